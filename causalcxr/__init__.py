@@ -1,0 +1,29 @@
+"""Chest X-ray classification from a causal perspective: layers, losses and models, registered in timm.
+
+Importing the package registers its models, so that `timm.create_model("causal_resnet101")` works too.
+"""
+
+from causalcxr import data, explain, layers, losses, metrics, models
+from causalcxr.factory import create_model, is_model, list_models, list_pretrained
+from causalcxr.models import CausalCXR, CausalHead
+from causalcxr.objective import CausalObjective
+from causalcxr.outputs import CausalOutput
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CausalCXR",
+    "CausalHead",
+    "CausalObjective",
+    "CausalOutput",
+    "create_model",
+    "data",
+    "explain",
+    "is_model",
+    "layers",
+    "list_models",
+    "list_pretrained",
+    "losses",
+    "metrics",
+    "models",
+]

@@ -1,0 +1,51 @@
+"""Checks of tensors given by users, with messages that say what was given and what was expected."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_choice", "check_heads", "check_tensor"]
+
+
+def check_tensor(name: str, x: Any, shape: str, **sizes: int) -> None:
+    """Raise unless `x` is a floating-point tensor of the given shape.
+
+    Args:
+        name: The argument's name, for the message.
+        x: The value to check.
+        shape: Names of the axes, such as `"B C H W"`.
+        **sizes: Sizes that some of these axes must have.
+
+    Raises:
+        TypeError: If `x` is not a tensor or not of floating point.
+        ValueError: If the number of axes or one of `sizes` differs.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a floating-point tensor of shape ({shape}), but got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(
+            f"{name} must be a floating-point tensor of shape ({shape}), but got dtype {x.dtype}; use {name}.float()"
+        )
+    axes = shape.split()
+    if x.ndim != len(axes) or any(x.shape[axes.index(axis)] != size for axis, size in sizes.items()):
+        fixed = "".join(f", {axis}={size}" for axis, size in sizes.items())
+        raise ValueError(f"{name} must have shape ({', '.join(axes)}){fixed}, but got {tuple(x.shape)}")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raise `ValueError` unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, but got {value!r}")
+
+
+def check_heads(dim: int, num_heads: int) -> None:
+    """Raise `ValueError` unless `dim` splits into `num_heads` heads of equal width."""
+    if dim < 1 or num_heads < 1 or dim % num_heads:
+        raise ValueError(f"the width must be a positive multiple of num_heads, but got {dim} and {num_heads}")
+
+
+def eager() -> bool:
+    """Whether tensor values may be looked at: not while a graph is being captured."""
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())

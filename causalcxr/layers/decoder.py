@@ -1,0 +1,153 @@
+"""The decoder: label queries that collect causal and confounding features from an image."""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, reduce
+from timm.layers import Mlp, build_sincos2d_pos_embed
+from torch import Tensor, nn
+
+from causalcxr._checks import check_tensor
+from causalcxr.layers.cross_attention import DisentangledAttention, DisentangledCrossAttention
+
+__all__ = ["CausalDecoder", "DecodedFeatures"]
+
+
+class DecodedFeatures(NamedTuple):
+    """What `CausalDecoder` returns.
+
+    Attributes:
+        causal: (B, K, D) causal features Q of the last layer.
+        confounder: (B, K, D) confounding features, the complement in the last layer.
+        attention: (B, K, H, W) attention of the last layer averaged over heads, or `None` where it was not asked for.
+    """
+
+    causal: Tensor
+    confounder: Tensor
+    attention: Tensor | None
+
+
+class CausalDecoderLayer(nn.Module):
+    """Cross-attention and a two-layer network, each added to the content and normalised (post-norm)."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        complement: str,
+        proj_drop: float,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.attn = DisentangledCrossAttention(dim, num_heads=num_heads, complement=complement, **dd)
+        self.norm1 = nn.LayerNorm(dim, **dd)
+        self.mlp = Mlp(dim, hidden_features=4 * dim, drop=proj_drop, **dd)
+        self.norm2 = nn.LayerNorm(dim, **dd)
+        self.drop = nn.Dropout(proj_drop)
+
+    def forward(
+        self, content: Tensor, query_pos: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, need_attention: bool
+    ) -> tuple[Tensor, DisentangledAttention]:
+        attended = self.attn(content + query_pos, key, value, mask=mask, need_attention=need_attention)
+        content = self.norm1(content + self.drop(attended.causal))
+        return self.norm2(content + self.mlp(content)), attended
+
+
+class CausalDecoder(nn.Module):
+    """Decode a feature map into one causal and one confounding feature for each label (arXiv 2305.12072, Eq. 2).
+
+    K label queries start with zero content; the learned label embedding is their position, added before each
+    attention. Keys carry a fixed sine-cosine position of the map, values do not. Each layer updates the queries by its
+    causal branch; the confounding feature is the complement of the last layer. There is no attention among labels: the
+    equations have none, and labels may then be added without changing the others.
+
+    Args:
+        num_classes: Number of labels K.
+        dim: Width D, a multiple of 4 (sine and cosine for two axes) and of `num_heads`.
+        depth: Number of layers.
+        num_heads: Number of heads.
+        complement: `"normalized"` or `"paper"`, see `DisentangledCrossAttention`.
+        proj_drop: Dropout rate after attention and within the two-layer network.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+
+    Shape:
+        - features: (B, D, H, W)
+        - mask: (B, H, W), boolean, True for cells that take part, or `None` for all
+        - Output: `DecodedFeatures` of (B, K, D), (B, K, D) and (B, K, H, W) or `None`
+
+    Raises:
+        ValueError: If shapes do not fit, or `dim` or `depth` is out of range.
+        TypeError: If the features are not of floating point or the mask is not boolean.
+
+    Example:
+        >>> import torch
+        >>> decoder = CausalDecoder(14, 64, num_heads=4)
+        >>> decoder(torch.randn(2, 64, 7, 9), need_attention=True).attention.shape
+        torch.Size([2, 14, 7, 9])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        dim: int = 256,
+        *,
+        depth: int = 2,
+        num_heads: int = 8,
+        complement: str = "normalized",
+        proj_drop: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if dim % 4:
+            raise ValueError(f"dim must be a multiple of 4 for sine-cosine positions, but got {dim}")
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, but got {depth}")
+        self.dim = dim
+        self.label_embed: nn.Module = nn.Identity()
+        self.layers = nn.ModuleList(
+            CausalDecoderLayer(
+                dim, num_heads=num_heads, complement=complement, proj_drop=proj_drop, device=device, dtype=dtype
+            )
+            for _ in range(depth)
+        )
+        self.reset_classes(num_classes, device=device, dtype=dtype)
+
+    def reset_classes(
+        self, num_classes: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        """Replace the label embeddings by new ones for `num_classes` labels; 0 leaves none."""
+        if num_classes < 0:
+            raise ValueError(f"num_classes must be 0 or more, but got {num_classes}")
+        self.num_classes = num_classes
+        if num_classes:
+            self.label_embed = nn.Embedding(num_classes, self.dim, device=device, dtype=dtype)
+        else:
+            self.label_embed = nn.Identity()
+
+    def forward(self, features: Tensor, *, mask: Tensor | None = None, need_attention: bool = False) -> DecodedFeatures:
+        """Decode a feature map, see the class."""
+        check_tensor("features", features, "B D H W", D=self.dim)
+        if not isinstance(self.label_embed, nn.Embedding):
+            raise ValueError("the decoder has no labels (num_classes=0); give it some with reset_classes(num_classes)")
+        batch, _, height, width = features.shape
+        if mask is not None and mask.shape != (batch, height, width):
+            raise ValueError(f"mask must have shape {(batch, height, width)}, but got {tuple(mask.shape)}")
+        tokens = rearrange(features, "b d h w -> b (h w) d")
+        position = build_sincos2d_pos_embed([height, width], self.dim, dtype=torch.float32, device=features.device)
+        keys = tokens + position.to(tokens.dtype)
+        token_mask = None if mask is None else rearrange(mask, "b h w -> b (h w)")
+        query_pos = self.label_embed.weight.to(tokens.dtype).expand(batch, -1, -1)
+        content = torch.zeros_like(query_pos)
+        attended = None
+        for i, layer in enumerate(self.layers):
+            last = i == len(self.layers) - 1
+            content, attended = layer(content, query_pos, keys, tokens, token_mask, need_attention and last)
+        attention = attended.attention
+        if attention is not None:
+            attention = reduce(attention, "b heads k (h w) -> b k h w", "mean", h=height)
+        return DecodedFeatures(content, attended.confounder, attention)

@@ -1,0 +1,83 @@
+"""The attention-augmented encoder on top of a backbone."""
+
+from collections.abc import Callable
+
+import torch
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+
+from causalcxr._checks import check_tensor
+from causalcxr.layers.attention_conv import ACmix
+
+__all__ = ["FeatureLearning"]
+
+
+class FeatureLearning(nn.Module):
+    """Channel, position and gate attention over a backbone's feature map (arXiv 2305.12072, Fig. 3, left).
+
+    The map F is projected to D channels, then
+
+    - attention branch: ACmix(Conv3x3(F)) [channel] + ACmix(Conv3x3(F)) [position];
+    - gate branch: Conv1x1(F) + sigmoid(Conv1x1(GAP(F))) * F;
+    - both are concatenated and projected to D channels.
+
+    The figure draws no normalisation. Here one follows the input projection, each 3x3 convolution (with a ReLU) and the
+    output projection; the default normalises over channels, so that nothing depends on the other images of a batch.
+
+    Args:
+        in_chs: Channels C of the backbone's feature map.
+        dim: Width D.
+        num_heads: Heads of both `ACmix` layers.
+        norm_layer: Normalisation over a (B, D, H, W) map, called as `norm_layer(dim)`.
+        act_layer: Activation after the 3x3 convolutions.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+
+    Shape:
+        - Input: (B, C, H, W)
+        - Output: (B, D, H, W)
+
+    Raises:
+        ValueError: If the input has another shape or `dim` is no multiple of `num_heads`.
+        TypeError: If the input is not of floating point.
+
+    Example:
+        >>> import torch
+        >>> FeatureLearning(512, 64)(torch.randn(2, 512, 7, 7)).shape
+        torch.Size([2, 64, 7, 7])
+    """
+
+    def __init__(
+        self,
+        in_chs: int,
+        dim: int = 256,
+        *,
+        num_heads: int = 8,
+        norm_layer: Callable[[int], nn.Module] = LayerNorm2d,
+        act_layer: Callable[[], nn.Module] = nn.ReLU,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.in_chs = in_chs
+
+        def conv_norm(chs: int, kernel_size: int) -> nn.Sequential:
+            conv = nn.Conv2d(chs, dim, kernel_size, padding=kernel_size // 2, bias=False, **dd)
+            return nn.Sequential(conv, norm_layer(dim).to(**dd))
+
+        self.input_proj = conv_norm(in_chs, 1)
+        self.channel_attn = nn.Sequential(conv_norm(dim, 3), act_layer(), ACmix(dim, dim, num_heads=num_heads, **dd))
+        self.position_attn = nn.Sequential(conv_norm(dim, 3), act_layer(), ACmix(dim, dim, num_heads=num_heads, **dd))
+        self.gate_conv = nn.Conv2d(dim, dim, 1, **dd)
+        self.gate_fc = nn.Conv2d(dim, dim, 1, **dd)
+        self.output_proj = conv_norm(2 * dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the augmented feature map, see the class."""
+        check_tensor("x", x, "B C H W", C=self.in_chs)
+        x = self.input_proj(x)
+        attended = self.channel_attn(x) + self.position_attn(x)
+        gate = self.gate_fc(x.mean(dim=(-2, -1), keepdim=True)).sigmoid()
+        gated = self.gate_conv(x) + gate * x
+        return self.output_proj(torch.cat([attended, gated], dim=1))

@@ -1,0 +1,74 @@
+"""One linear classifier for each label."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from causalcxr._checks import check_tensor
+
+__all__ = ["GroupLinear"]
+
+
+class GroupLinear(nn.Module):
+    """Apply to each label's feature its own linear classifier: the Phi of Eq. 3 and Eq. 6.
+
+    The parameters are called `weight` and `bias`, so that timm re-initialises them when the number of labels changes.
+
+    Args:
+        num_groups: Number of labels K.
+        in_features: Width D of each label's feature.
+        bias: Whether to add a bias for each label.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+
+    Shape:
+        - Input: (..., K, D)
+        - Output: (..., K)
+
+    Raises:
+        ValueError: If the last two axes of the input are not (K, D).
+
+    Example:
+        >>> import torch
+        >>> GroupLinear(14, 256)(torch.randn(2, 14, 256)).shape
+        torch.Size([2, 14])
+    """
+
+    def __init__(
+        self,
+        num_groups: int,
+        in_features: int,
+        *,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if num_groups < 1 or in_features < 1:
+            raise ValueError(f"num_groups and in_features must be positive, but got {num_groups} and {in_features}")
+        self.num_groups, self.in_features = num_groups, in_features
+        self.weight = nn.Parameter(torch.empty(num_groups, in_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(num_groups, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters as `torch.nn.Linear` does: uniform within 1 / sqrt(D)."""
+        bound = 1 / math.sqrt(self.in_features)
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (..., K) of label features (..., K, D)."""
+        if x.ndim < 2 or x.shape[-2:] != self.weight.shape:
+            raise ValueError(
+                f"x must have shape (..., {self.num_groups}, {self.in_features}), but got {tuple(x.shape)}"
+            )
+        check_tensor("x", x, " ".join(f"d{i}" for i in range(x.ndim)))
+        logits = torch.einsum("...kd,kd->...k", x, self.weight)
+        return logits if self.bias is None else logits + self.bias
+
+    def extra_repr(self) -> str:
+        """Sizes, for printing."""
+        return f"num_groups={self.num_groups}, in_features={self.in_features}, bias={self.bias is not None}"

@@ -1,0 +1,20 @@
+"""Losses: functions of logits first, thin modules over them."""
+
+from causalcxr.losses.functional import (
+    asymmetric_loss,
+    backdoor_loss,
+    backdoor_weights,
+    classification_loss,
+    uniform_kl_loss,
+)
+from causalcxr.losses.modules import AsymmetricLoss, CausalLoss
+
+__all__ = [
+    "AsymmetricLoss",
+    "CausalLoss",
+    "asymmetric_loss",
+    "backdoor_loss",
+    "backdoor_weights",
+    "classification_loss",
+    "uniform_kl_loss",
+]

@@ -1,0 +1,306 @@
+"""The losses of the causal objective as functions of logits."""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from causalcxr._checks import check_choice, check_tensor, eager
+
+__all__ = [
+    "ClassificationLoss",
+    "asymmetric_loss",
+    "backdoor_loss",
+    "backdoor_weights",
+    "classification_loss",
+    "uniform_kl_loss",
+]
+
+
+class ClassificationLoss(Protocol):
+    """A multi-label loss with the arguments of `classification_loss`; (B, K) may have axes between, as (B, S, K)."""
+
+    def __call__(
+        self, logits: Tensor, targets: Tensor, *, weight: Tensor | None = None, reduction: str = "mean"
+    ) -> Tensor:
+        """Return the loss."""
+        ...
+
+
+def classification_loss(
+    logits: Tensor, targets: Tensor, *, weight: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    r"""Binary cross-entropy over labels, unknown ones left out (arXiv 2305.12072, Eq. 4 for several labels).
+
+    .. math:: \ell = -y \log \sigma(z) - (1 - y) \log(1 - \sigma(z))
+
+    Args:
+        logits: (..., K), any real number; computed in float32 at least.
+        targets: (..., K) of the same shape, in [0, 1]; NaN where the label is unknown.
+        weight: Weight of each element, of a shape that broadcasts, as from `backdoor_weights`.
+        reduction: `"mean"` over the known labels, `"sum"`, or `"none"` for the shape of the logits, 0 where unknown.
+            The mean divides by the number of known labels, not by the sum of the weights.
+
+    Returns:
+        The loss, a scalar or of the shape of `logits`.
+
+    Raises:
+        ValueError: If shapes differ, a target lies outside [0, 1] or `reduction` is unknown.
+        TypeError: If an input is not a floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> classification_loss(torch.zeros(1, 3), torch.tensor([[0.0, 1.0, float("nan")]]))
+        tensor(0.6931)
+    """
+    logits, targets, known = _prepare(logits, targets)
+    loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return _reduce(loss, known, weight, reduction)
+
+
+def asymmetric_loss(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    gamma_pos: float = 0.0,
+    gamma_neg: float = 4.0,
+    margin: float = 0.05,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""Asymmetric loss (Ridnik et al., *Asymmetric Loss For Multi-Label Classification*, ICCV 2021, Eq. 4 to 7).
+
+    .. math:: \ell = -y (1 - p)^{\gamma_+} \log p - (1 - y) p_m^{\gamma_-} \log(1 - p_m), \qquad p_m = \max(p - m, 0)
+
+    With both exponents and the margin at 0 it is `classification_loss`.
+
+    Args:
+        logits: (..., K), any real number; computed in float32 at least.
+        targets: (..., K) of the same shape, in [0, 1]; NaN where the label is unknown.
+        gamma_pos: Focusing exponent of positive labels, 0 or more.
+        gamma_neg: Focusing exponent of negative labels, 0 or more.
+        margin: Probability below which a negative label costs nothing, in [0, 1).
+        weight: As in `classification_loss`.
+        reduction: As in `classification_loss`.
+
+    Returns:
+        The loss, a scalar or of the shape of `logits`.
+
+    Raises:
+        ValueError: As `classification_loss`, and if an exponent is negative or the margin outside [0, 1).
+        TypeError: If an input is not a floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> asymmetric_loss(torch.zeros(1, 2), torch.tensor([[0.0, 1.0]]), gamma_neg=0, margin=0)
+        tensor(0.6931)
+    """
+    if gamma_pos < 0 or gamma_neg < 0 or not 0 <= margin < 1:
+        raise ValueError(
+            "gamma_pos and gamma_neg must be 0 or more and margin in [0, 1), "
+            f"but got {gamma_pos}, {gamma_neg} and {margin}"
+        )
+    logits, targets, known = _prepare(logits, targets)
+    probability = logits.sigmoid()
+    # With a margin, 1 - p_m stays at or above it and the plain logarithm is safe; without one logsigmoid has to be
+    # used.
+    if margin:
+        shifted = (probability - margin).clamp(min=0)
+        log_negative = torch.log1p(-shifted)
+    else:
+        shifted, log_negative = probability, F.logsigmoid(-logits)
+    positive = targets * F.logsigmoid(logits)
+    negative = (1 - targets) * log_negative
+    if gamma_pos:
+        positive = positive * (-logits).sigmoid() ** gamma_pos
+    if gamma_neg:
+        negative = negative * shifted**gamma_neg
+    return _reduce(-positive - negative, known, weight, reduction)
+
+
+def uniform_kl_loss(logits: Tensor, *, uniform: str = "categorical", reduction: str = "mean") -> Tensor:
+    r"""Divergence of the confounder prediction from a uniform one (arXiv 2305.12072, Eq. 5), to be minimised.
+
+    The minus sign in print is a misprint: it would push the prediction *away* from uniform.
+    `"categorical"`, the paper's form, takes a softmax over the K labels; `"bernoulli"` compares each label with 0.5 and
+    averages over labels, which suits labels that do not exclude each other:
+
+    .. math:: -\log K - \frac 1 K \sum_k \log \mathrm{softmax}(z)_k \qquad\text{or}\qquad
+       \frac 1 K \sum_k \left[-\log 2 - \tfrac 1 2 \log \sigma(z_k) - \tfrac 1 2 \log \sigma(-z_k)\right]
+
+    Args:
+        logits: (..., K), any real number; computed in float32 at least.
+        uniform: `"categorical"` or `"bernoulli"`.
+        reduction: `"mean"`, `"sum"`, or `"none"` for one value an image, of shape (...).
+
+    Returns:
+        The divergence, 0 or more.
+
+    Raises:
+        ValueError: If an option is unknown or the logits have no label axis.
+        TypeError: If the logits are not a floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> uniform_kl_loss(torch.full((2, 14), 3.0)).abs() < 1e-6
+        tensor(True)
+    """
+    check_choice("uniform", uniform, ("categorical", "bernoulli"))
+    check_choice("reduction", reduction, ("none", "mean", "sum"))
+    _check_logits(logits)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if uniform == "categorical":
+        divergence = logits.logsumexp(dim=-1) - logits.mean(dim=-1) - torch.tensor(float(logits.shape[-1])).log()
+    else:
+        log_two = torch.tensor(2.0, dtype=torch.float64).log().item()
+        divergence = -(F.logsigmoid(logits) + F.logsigmoid(-logits)).mean(dim=-1) / 2 - log_two
+    if reduction == "none":
+        return divergence
+    return divergence.sum() if reduction == "sum" else divergence.mean()
+
+
+def backdoor_loss(
+    intervened: Tensor,
+    targets: Tensor,
+    *,
+    prior: Tensor | None = None,
+    criterion: ClassificationLoss = classification_loss,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""Classification loss averaged over borrowed confounders (arXiv 2305.12072, Eq. 7).
+
+    .. math:: L_{bd} = \frac 1 B \sum_i \sum_s P(c_s) \, \ell(\Phi(h_x^{(i)} + h_c^{(s)}), y^{(i)})
+
+    Args:
+        intervened: (B, S, K) logits of every image with every confounder, as from `BackdoorIntervention`.
+        targets: (B, K) labels of the *images*, in [0, 1]; NaN where unknown.
+        prior: (S,) weight P(c) of each confounder, adding up to 1. Default: all the same.
+        criterion: Classification loss of one prediction.
+        weight: (B, K) weight of each label, as from `backdoor_weights`.
+        reduction: `"mean"` over the known labels, `"sum"`, or `"none"` for (B, K).
+
+    Returns:
+        The loss. With no confounder at all, S = 0, it is 0: there is nothing to intervene with.
+
+    Raises:
+        ValueError: If shapes do not fit; and as `criterion` does.
+        TypeError: If an input is not a floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> backdoor_loss(torch.zeros(2, 100, 3), torch.ones(2, 3))
+        tensor(0.6931)
+    """
+    check_tensor("intervened", intervened, "B S K")
+    check_tensor("targets", targets, "B K", B=intervened.shape[0], K=intervened.shape[2])
+    num_confounders = intervened.shape[1]
+    each = criterion(intervened, targets.unsqueeze(1).expand_as(intervened), reduction="none")
+    if prior is None:
+        loss = each.sum(dim=1) / max(num_confounders, 1)
+    else:
+        if not isinstance(prior, Tensor) or prior.shape != (num_confounders,):
+            raise ValueError(
+                f"prior must hold one weight for each of the {num_confounders} confounders of `intervened`, but got "
+                f"{tuple(prior.shape) if isinstance(prior, Tensor) else prior}; where strategy='random' picks one partner, "
+                "draw by the prior instead (ConfounderBank.draw) and leave prior out"
+            )
+        loss = torch.einsum("bsk,s->bk", each, prior.to(each))
+    return _reduce(loss, ~targets.isnan(), weight, reduction)
+
+
+def backdoor_weights(targets: Tensor, strata: Tensor) -> Tensor:
+    r"""Weights that make an observed confounder independent of every label (backdoor adjustment by weighting).
+
+    .. math:: w_{ik} = \frac{P(y_k) P(c)}{P(y_k, c)} \quad\text{at}\quad y_k = y_{ik}, \; c = c_i
+
+    A loss weighted so is, for each label, an unbiased estimate of the loss under P(y_k) P(c), where the confounder
+    tells nothing of the label (Pearl, *Causality*, 2009, section 3.3; inverse probability weighting). Probabilities are
+    frequencies in `targets`: give the whole training set, once, not a batch.
+
+    Args:
+        targets: (N, K) labels, 0 or 1; NaN where unknown (weight 0).
+        strata: (N,) integers, the confounder's value c for each image (view, site, device).
+
+    Returns:
+        (N, K) weights, float32. Over the known labels they average to 1 where every combination of label and stratum
+        occurs; a combination that never occurs cannot be weighted up, and the average is then below 1.
+
+    Raises:
+        ValueError: If shapes do not fit or a target is not 0, 1 or NaN.
+        TypeError: If targets are not of floating point or strata not of integers.
+
+    Example:
+        >>> import torch
+        >>> backdoor_weights(torch.tensor([[1.0], [1.0], [0.0], [1.0]]), torch.tensor([0, 0, 1, 1])).squeeze()
+        tensor([0.7500, 0.7500, 0.5000, 1.5000])
+    """
+    check_tensor("targets", targets, "N K")
+    if not isinstance(strata, Tensor) or strata.is_floating_point() or strata.is_complex():
+        raise TypeError(
+            f"strata must be a tensor of integers, but got {getattr(strata, 'dtype', type(strata).__name__)}"
+        )
+    if strata.shape != targets.shape[:1]:
+        raise ValueError(f"strata must have shape (N,) = ({len(targets)},), but got {tuple(strata.shape)}")
+    known = ~targets.isnan()
+    if not bool(((targets == 0) | (targets == 1) | ~known).all()):
+        raise ValueError("targets must be 0, 1 or NaN to be weighted, but got other values")
+    stratum_of = strata.unique(return_inverse=True)[1]
+    in_stratum = F.one_hot(stratum_of).to(torch.float64).T  # (C, N)
+    total = known.sum(dim=0).double()
+    weights = torch.zeros(targets.shape, dtype=torch.float64, device=targets.device)
+    stratum_count = in_stratum @ known.double()  # (C, K)
+    for value in (0, 1):
+        member = targets == value
+        joint = (in_stratum @ member.double())[stratum_of]  # (N, K)
+        expected = member.sum(dim=0) * stratum_count[stratum_of] / total
+        weights = torch.where(member, expected / joint, weights)
+    return weights.float()
+
+
+def _check_logits(logits: Tensor) -> None:
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        raise TypeError(
+            f"logits must be a floating-point tensor, but got {getattr(logits, 'dtype', type(logits).__name__)}"
+        )
+    if logits.ndim < 1 or logits.shape[-1] == 0:
+        raise ValueError(f"logits must have shape (..., K) with at least one label, but got {tuple(logits.shape)}")
+
+
+def _prepare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Check both, and return them in float32 at least, unknown targets set to 0, with the mask of known ones."""
+    _check_logits(logits)
+    if not isinstance(targets, Tensor) or not targets.is_floating_point():
+        given = getattr(targets, "dtype", type(targets).__name__)
+        raise TypeError(
+            f"targets must be a floating-point tensor (NaN for unknown), but got {given}; use targets.float()"
+        )
+    if targets.shape != logits.shape:
+        raise ValueError(
+            f"logits and targets must have the same shape, but got {tuple(logits.shape)} and {tuple(targets.shape)}"
+        )
+    if eager() and bool(((targets < 0) | (targets > 1)).any()):
+        low, high = targets.nan_to_num().aminmax()
+        raise ValueError(
+            f"targets must lie in [0, 1], NaN for unknown, but reach from {low:g} to {high:g}; "
+            "write uncertain labels such as -1 as NaN"
+        )
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    known = ~targets.isnan()
+    return logits.to(dtype), targets.to(dtype).masked_fill(~known, 0.0), known
+
+
+def _reduce(loss: Tensor, known: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
+    check_choice("reduction", reduction, ("none", "mean", "sum"))
+    if weight is not None:
+        try:
+            loss = loss * weight.to(loss).expand_as(loss)
+        except RuntimeError:
+            raise ValueError(
+                f"weight must broadcast to the shape {tuple(loss.shape)} of the labels, but got {tuple(weight.shape)}"
+            ) from None
+    loss = loss.masked_fill(~known, 0.0)
+    if reduction == "none":
+        return loss
+    return loss.sum() if reduction == "sum" else loss.sum() / known.sum().clamp(min=1)

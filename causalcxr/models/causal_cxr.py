@@ -1,0 +1,229 @@
+"""CausalCXR: a timm backbone with the causal head.
+
+Reference: Nie et al., *Chest X-ray Image Classification: A Causal Perspective*, arXiv 2305.12072.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from causalcxr._checks import check_tensor, eager
+from causalcxr.layers import ConfounderBank
+from causalcxr.models._backbone import create_backbone, feature_map
+from causalcxr.models.causal_head import CausalHead
+from causalcxr.outputs import CausalOutput
+
+__all__ = ["CausalCXR"]
+
+# Normalised radiographs stay within about +-3; pixel values of 0 to 255 or Hounsfield-like ones do not.
+MAX_ABS_INPUT = 20.0
+
+
+class CausalCXR(nn.Module):
+    """Chest X-ray classifier of the causal method, on any timm backbone that yields a feature map.
+
+    Args:
+        backbone: Name of a timm model.
+        num_classes: Number of labels K; 0 makes `forward` return pooled features (B, D).
+        in_chans: Channels of the images.
+        dim: Width D of encoder and decoder.
+        num_heads: Number of attention heads.
+        depth: Number of decoder layers.
+        complement: `"normalized"` or `"paper"`, see `causalcxr.layers.DisentangledCrossAttention`.
+        combine: `"add"` or `"cat"`, see `causalcxr.layers.BackdoorIntervention`.
+        strategy: `"full"` or `"random"`, see `causalcxr.layers.BackdoorIntervention`.
+        output_stride: Pixels of a cell of the feature map. Default: 16 where the backbone can be built so, else its
+            own.
+        drop_rate: Dropout rate of the head.
+        drop_path_rate: Stochastic depth rate of the backbone.
+        pretrained_backbone: True for timm's published weights of the backbone, or the path of a file with them.
+        backbone_args: More arguments for the backbone's constructor.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+
+    Shape:
+        - Input: (B, C, H, W) normalised images, of any size that the backbone takes
+        - Output: (B, K) logits
+
+    Raises:
+        ValueError: If the backbone is unknown or yields no feature map, if weights do not fit, if images have another
+            shape or channel count or are not normalised, or if an option is unknown.
+        TypeError: If images are not a floating-point tensor.
+
+    Example:
+        >>> import torch
+        >>> model = CausalCXR("test_resnet", dim=64)
+        >>> model(torch.randn(2, 3, 96, 96)).shape
+        torch.Size([2, 14])
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet101",
+        *,
+        num_classes: int = 14,
+        in_chans: int = 3,
+        dim: int = 256,
+        num_heads: int = 8,
+        depth: int = 2,
+        complement: str = "normalized",
+        combine: str = "add",
+        strategy: str = "full",
+        output_stride: int | None = None,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        pretrained_backbone: bool | str | Path = False,
+        backbone_args: dict[str, Any] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_chans = in_chans
+        self.num_features = self.head_hidden_size = dim
+        with torch.device(device or torch.get_default_device()):
+            self.backbone, in_chs, self.reduction = create_backbone(
+                backbone,
+                in_chans=in_chans,
+                output_stride=output_stride,
+                drop_path_rate=drop_path_rate,
+                pretrained=pretrained_backbone,
+                backbone_args=backbone_args,
+            )
+            self.head = CausalHead(
+                in_chs,
+                num_classes,
+                dim=dim,
+                num_heads=num_heads,
+                depth=depth,
+                complement=complement,
+                combine=combine,
+                strategy=strategy,
+                drop_rate=drop_rate,
+            )
+        self.to(dtype=dtype)
+        self.feature_info = [
+            {**info, "module": f"backbone.{info['module']}"} for info in list(self.backbone.feature_info)
+        ]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels K."""
+        return self.head.num_classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the causal logits z_x, (B, K)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_causal(
+        self, x: Tensor, confounders: Tensor | None = None, need_attention: bool = False
+    ) -> CausalOutput:
+        """Return all three predictions with the features behind them.
+
+        Args:
+            x: (B, C, H, W) normalised images.
+            confounders: (S, K, D) confounder features, as from `ConfounderBank.features`. Default: those of the other
+                images of the batch.
+            need_attention: Whether to compute the attention maps, which takes the unfused attention in the last layer.
+        """
+        return self.head.decode(self.forward_features(x), confounders, need_attention=need_attention)
+
+    @torch.no_grad()
+    def predict_do(self, x: Tensor, bank: ConfounderBank) -> Tensor:
+        r"""Return the adjusted probabilities (B, K), in float32 at least (arXiv 2305.12072, Eq. 1).
+
+        .. math:: P(Y \mid do(X)) = \sum_c P(c) \, \sigma(\Phi(h_x + c))
+
+        Args:
+            x: (B, C, H, W) normalised images.
+            bank: Confounder features with their P(c), collected from training images by `CausalObjective`.
+        """
+        if not isinstance(bank, ConfounderBank):
+            raise TypeError(f"bank must be a ConfounderBank, but got {type(bank).__name__}")
+        weights = bank.weights
+        if not bool(weights.any()):
+            raise ValueError("the bank has no confounder features; fill it by training or with bank.update(features)")
+        output = self.head.decode(self.forward_features(x))
+        # All confounders, whatever the training strategy: a prediction is not drawn.
+        intervened = self.head.intervention.all_pairs(output.causal, bank.features)
+        probabilities = intervened.to(torch.promote_types(intervened.dtype, torch.float32)).sigmoid()
+        return torch.einsum("bsk,s->bk", probabilities, weights.to(probabilities))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the encoded feature map (B, D, H, W)."""
+        self._check_images(x)
+        return self.head.feature_learning(feature_map(self.backbone, x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Return the logits (B, K) of an encoded feature map, or its causal features h_x (B, K, D) before them."""
+        causal = self.head.causal_features(x)
+        return causal if pre_logits or self.num_classes == 0 else self.head.causal_classifier(causal)
+
+    def forward_intermediates(self, x: Tensor, indices: int | list[int] | None = None, **kwargs: Any) -> Any:
+        """Return the backbone's intermediate feature maps as timm's models do; the final features are the encoded map.
+
+        Args:
+            x: (B, C, H, W) normalised images.
+            indices: Which maps, the last n, or all.
+            **kwargs: `norm`, `stop_early`, `output_fmt`, `intermediates_only`, as in timm.
+        """
+        self._check_images(x)
+        if kwargs.get("intermediates_only"):
+            return self.backbone.forward_intermediates(x, indices=indices, **kwargs)
+        _, intermediates = self.backbone.forward_intermediates(x, indices=indices, **kwargs)
+        return self.head.feature_learning(feature_map(self.backbone, x)), intermediates
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the layers of the backbone after the deepest index and, with `prune_head`, the classifiers."""
+        if prune_head:
+            self.reset_classifier(0)
+        return self.backbone.prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
+
+    def get_classifier(self) -> nn.Module:
+        """Return the classifier of the causal branch, Phi_x."""
+        return self.head.causal_classifier
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Start anew with other labels: label embeddings and all three classifiers; 0 for pooled features."""
+        self.head.reset_classifier(num_classes)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Group the backbone's parameters by depth for layer-wise learning rates; the head comes last."""
+        matcher = self.backbone.group_matcher(coarse=coarse)
+        return {group: _under_backbone(patterns) for group, patterns in matcher.items()}
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of parameters that should not decay."""
+        backbone = getattr(self.backbone, "no_weight_decay", set)()
+        return {f"backbone.{name}" for name in backbone} | {"head.decoder.label_embed.weight"}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the backbone's activations in the backward pass instead of storing them."""
+        self.backbone.set_grad_checkpointing(enable)
+
+    def _check_images(self, x: Tensor) -> None:
+        check_tensor("images", x, "B C H W", C=self.in_chans)
+        # Looking at values would stall an accelerator on every step, so only images on the CPU are looked at.
+        if x.device.type == "cpu" and eager() and x.numel():
+            largest = float(x.detach().abs().amax())
+            if not largest <= MAX_ABS_INPUT:
+                raise ValueError(
+                    f"images must be normalised, within +-{MAX_ABS_INPUT:g}, but reach {largest:g}; scale pixels to "
+                    "[0, 1], subtract the mean and divide by the standard deviation of model.pretrained_cfg"
+                )
+
+
+def _under_backbone(patterns: Any) -> Any:
+    """Rewrite timm's parameter patterns, which start at the backbone's root, for names below `backbone.`."""
+    if patterns is None or isinstance(patterns, int):
+        return patterns
+    if isinstance(patterns, str):
+        unanchored = re.sub(r"(?<!\[)\^", "", patterns)
+        return rf"^backbone\.(?:{unanchored})"
+    if callable(patterns):
+        return lambda name: patterns(name.removeprefix("backbone.")) if name.startswith("backbone.") else None
+    return type(patterns)(_under_backbone(pattern) for pattern in patterns)

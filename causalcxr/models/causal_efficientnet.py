@@ -1,0 +1,42 @@
+"""Causal classifiers on EfficientNet.
+
+Backbone: Tan and Le, *EfficientNet*, ICML 2019 and *EfficientNetV2*, ICML 2021, in the variants that TensorFlow's
+weights belong to, from timm.
+"""
+
+from typing import Any
+
+from timm.models import generate_default_cfgs, register_model
+
+from causalcxr.models._builder import build_causal_model, causal_cfg
+from causalcxr.models.causal_cxr import CausalCXR
+
+__all__: list[str] = []
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "causal_efficientnet_lite0.untrained": causal_cfg("conv_stem"),
+        "causal_efficientnetv2_s.untrained": causal_cfg("conv_stem"),
+    }
+)
+
+
+def _create_causal_efficientnet(variant: str, pretrained: bool = False, **kwargs: Any) -> CausalCXR:
+    return build_causal_model(variant, pretrained, **kwargs)
+
+
+@register_model
+def causal_efficientnet_lite0(pretrained: bool = False, **kwargs: Any) -> CausalCXR:
+    """EfficientNet-Lite0 with the causal head."""
+    return _create_causal_efficientnet(
+        "causal_efficientnet_lite0", pretrained, **dict({"backbone": "tf_efficientnet_lite0"}, **kwargs)
+    )
+
+
+@register_model
+def causal_efficientnetv2_s(pretrained: bool = False, **kwargs: Any) -> CausalCXR:
+    """EfficientNetV2-S with the causal head."""
+    return _create_causal_efficientnet(
+        "causal_efficientnetv2_s", pretrained, **dict({"backbone": "tf_efficientnetv2_s"}, **kwargs)
+    )
