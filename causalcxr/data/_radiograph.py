@@ -1,0 +1,273 @@
+"""Schematic anatomy of a frontal chest radiograph, drawn as a sum of attenuations in centimetres.
+
+A film is a map of attenuation; ``develop`` turns it into grey values by an exposure curve. Everything that is drawn, findings
+included, adds to the attenuation, so that a finding alters the image only where its own attenuation is not zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from causalcxr.data._canvas import HILUM_X, Array, Canvas, cover
+
+_AIR = 0.52  # attenuation that the air of a lung takes away
+_HEART = 0.25  # attenuation of heart and great vessels beyond that of the chest wall
+_ABDOMEN = 0.5
+
+
+class Anatomy(NamedTuple):
+    """One patient, in cm: what differs from person to person."""
+
+    x: float  # midline
+    y: float  # shift of the whole chest
+    lean: float  # shear of the midline
+    twist: float  # rotation about the long axis: one lung looks wider
+    apex: float  # top of the lungs
+    dome: tuple[float, float]  # top of the diaphragm, image left and right (the patient's right and left)
+    drop: float  # from the dome to the costophrenic angle
+    width: float  # half width of the thorax
+    atrium: float  # how far the heart reaches beyond the mediastinum, to the image's left ...
+    ventricle: float  # ... and right
+    knob: float  # aortic knob
+    ribs: tuple[float, float, float]  # spacing, phase, slope
+    clavicle: float
+    breast: float  # attenuation of breast tissue
+    stomach: float  # radius of the gastric bubble
+    tree: int  # which vessel tree
+    grain: tuple[float, float]  # where the texture of the soft tissue is cut out
+
+
+def draw_anatomy(
+    patient: np.random.Generator, pose: np.random.Generator, *, ap: bool, female: bool, age: float
+) -> Anatomy:
+    """Draw a patient as he or she stands before the detector; equal generators give the same patient in either view."""
+    u = [float(value) for value in patient.uniform(-1.0, 1.0, 14)]
+    v = [float(value) for value in pose.uniform(-1.0, 1.0, 5)]
+    width = (12.4 if female else 13.2) + 0.8 * u[0]
+    dome = 4.6 + 1.0 * u[1] + 0.5 * v[0] - (1.9 if ap else 0.0)  # supine or sitting, one breathes in less deeply
+    heart = (1.0 + 0.09 * u[2]) * (1.18 if ap else 1.0)  # the heart lies further from the detector
+    return Anatomy(
+        x=0.9 * v[1],
+        y=0.8 * v[2],
+        lean=0.03 * v[3],
+        twist=(0.06 if ap else 0.03) * v[4],
+        apex=-14.2 + 0.5 * u[3],
+        dome=(dome - 0.4, dome + 0.6 + 0.4 * u[4]),
+        drop=3.6 + 0.5 * u[5],
+        width=width,
+        atrium=heart * width * 0.145 * (1 + 0.15 * u[6]),
+        ventricle=heart * width * 0.40 * (1 + 0.06 * u[7]),
+        knob=0.9 + 0.012 * age + 0.2 * u[8],
+        ribs=(2.55 + 0.15 * u[0], u[9], 0.12 + 0.05 * u[3] - (0.05 if ap else 0.0)),
+        clavicle=-11.6 + 0.6 * u[8] - (0.7 if ap else 0.0),
+        breast=0.1 + 0.05 * u[10] if female else 0.0,
+        stomach=max(0.0, 1.0 + 1.2 * u[5]),
+        tree=int(8 * (u[11] + 1)),
+        grain=((u[12] + 1) / 2, (u[13] + 1) / 2),
+    )
+
+
+@dataclass(eq=False)
+class Film:
+    """Geometry and attenuation of one patient's normal radiograph.
+
+    Attributes:
+        canvas: Grids of the image size.
+        anatomy: The patient.
+        y: Distance below the patient's origin in cm, (H, 1).
+        dx: Signed distance from the midline in cm, (H, W); negative on the image's left.
+        ax: Distance from the midline in cm, corrected for rotation, (H, W).
+        outer: Lateral border of the lungs per row, as ``ax``, (H, 1).
+        inner: Medial border of the lungs per row before the heart is drawn, as ``ax``, (H, 1).
+        base: Diaphragm per column, as ``y``, (1, W).
+        soft: Attenuation of the chest wall, (H, W).
+        lung: Coverage by lung, the part behind the heart included, (H, W).
+        centre: Coverage by heart and mediastinum, (H, W).
+        abdomen: Coverage by what lies below the diaphragm, (H, W).
+        markings: Attenuation of the pulmonary vessels as drawn, (H, W).
+        density: Attenuation of everything, (H, W).
+    """
+
+    canvas: Canvas
+    anatomy: Anatomy
+    y: Array
+    dx: Array
+    ax: Array
+    outer: Array
+    inner: Array
+    base: Array
+    soft: Array
+    lung: Array
+    centre: Array
+    abdomen: Array
+    markings: Array
+    density: Array
+
+    @property
+    def air(self) -> Array:
+        """Coverage by lung that is not hidden by the heart, (H, W)."""
+        return self.lung * (1.0 - self.centre)
+
+    def locate(self, side: int, height: float, depth: float) -> tuple[float, float]:
+        """A place (dx, y) in the visible lung of a side (-1 image left, 1 right).
+
+        ``height`` runs from 0 at the apex to 1 at the dome of the diaphragm, ``depth`` from 0 at the mediastinum to 1 at the chest wall.
+        """
+        anatomy = self.anatomy
+        y = anatomy.apex + height * (anatomy.dome[(side + 1) // 2] - anatomy.apex)
+        outer, inner = _lung_borders(np.float32([[y]]), anatomy)
+        heart = _heart_borders(np.float32([[y]]), anatomy)[(side + 1) // 2]
+        near = max(float(inner[0, 0]), float(heart[0, 0])) * (1 - side * anatomy.twist)
+        return side * (near + depth * (float(outer[0, 0]) * (1 - side * anatomy.twist) - near)), y
+
+
+def _lung_borders(y: Array, anatomy: Anatomy) -> tuple[Array, Array]:
+    """Lateral and medial border of the lungs (H, 1), as distance from the midline."""
+    p = np.clip((y - anatomy.apex) / (6.0 - anatomy.apex), 0.0, 1.0)
+    outer = anatomy.width * (0.36 + 0.64 * np.sqrt(1.0 - (1.0 - p) ** 4))
+    inner = 4.6 - 2.6 * np.sqrt(1.0 - np.clip(1.0 - p / 0.22, 0.0, 1.0) ** 2)
+    return np.where(y < anatomy.apex, outer - 3.0, outer), inner
+
+
+def _heart_borders(y: Array, anatomy: Anatomy, grow: float = 1.0) -> tuple[Array, Array]:
+    """Left and right image border of heart and mediastinum (H, 1), as distance from the midline."""
+    low = max(anatomy.dome)
+    right = 2.2 + grow * anatomy.atrium * np.exp(-(np.abs((y - low + 3.5) / 4.2) ** 3))
+    z = y - low + 1.2
+    z = np.abs(np.where(z < 0, z / (5.0 + 0.7 * grow), z / 4.5)) ** 1.9
+    reach = grow * anatomy.ventricle * np.maximum(1.15 * np.exp(-z) - 0.15, 0.0)  # ends where the vessels begin
+    left = 1.9 + anatomy.knob * np.exp(-(((y + 6.6) / 1.5) ** 2)) + 0.8 * np.exp(-(((y + 2.8) / 1.6) ** 2)) + reach
+    return right, left
+
+
+def heart_cover(film: Film, grow: float = 1.0) -> Array:
+    """Coverage by heart and mediastinum (H, W), the heart ``grow`` times as wide."""
+    right, left = _heart_borders(film.y, film.anatomy, grow)
+    return cover(np.minimum(left - film.dx, right + film.dx), film.canvas.edge(0.5))
+
+
+def diaphragm(film: Film, shift: tuple[float, float] = (0.0, 0.0), flatten: float = 0.0) -> Array:
+    """Height of the diaphragm (1, W) as ``y``; positive ``shift`` (image left, right) is down, ``flatten`` lifts the angles."""
+    anatomy = film.anatomy
+    dx = film.canvas.x - anatomy.x
+    a = np.minimum(np.abs(dx) * (1.0 / anatomy.width), 1.0) - 0.45
+    bend = (np.maximum(a, 0.0) / 0.55) ** 2 * (anatomy.drop - flatten) + (np.minimum(a, 0.0) / 0.45) ** 2 * 0.8
+    left, right = (top + move for top, move in zip(anatomy.dome, shift, strict=True))
+    weight = cover(dx, 2.0)
+    return (left + weight * (right - left) + bend + anatomy.lean * dx).astype(np.float32)
+
+
+def abdomen_cover(film: Film, base: Array) -> Array:
+    """Coverage by what lies below a diaphragm (H, W); it fades in where only chest wall lies above it."""
+    beyond = np.abs(film.canvas.x - film.anatomy.x) - (film.anatomy.width - 0.3)
+    softness = film.canvas.edge(0.45) + 7.0 * np.clip(beyond, 0.0, 1.0)
+    return cover(film.y - base, softness)
+
+
+def lung_cover(film: Film, base: Array) -> Array:
+    """Coverage by both lungs (H, W) above a diaphragm."""
+    distance = np.minimum(film.outer - film.ax, film.ax - film.inner)
+    return cover(np.minimum(distance, base - film.y, out=distance), film.canvas.edge(0.45))
+
+
+def organs(film: Film, lung: Array, centre: Array, abdomen: Array) -> Array:
+    """Attenuation (H, W) that lungs, heart and abdomen add to that of the chest wall."""
+    density = (_HEART * centre) * (1.0 - abdomen)
+    density += (film.soft * (_ABDOMEN / 0.75)) * abdomen
+    density -= (_AIR * lung) * (1.0 - centre)
+    return density
+
+
+def draw_film(canvas: Canvas, anatomy: Anatomy) -> Film:
+    """Draw the normal radiograph of a patient."""
+    y = canvas.y - anatomy.y
+    dx = canvas.x - (anatomy.x + anatomy.lean * y)
+    ax = np.maximum(dx * (1.0 / (1 - anatomy.twist)), dx * (-1.0 / (1 + anatomy.twist)))
+    outer, inner = _lung_borders(y, anatomy)
+    nothing = np.zeros((0, 0), dtype=np.float32)
+    film = Film(canvas, anatomy, y, dx, ax, outer, inner, *[nothing] * 7)
+    film.base = diaphragm(film)
+    film.lung = lung_cover(film, film.base)
+    film.centre = heart_cover(film)
+    film.abdomen = abdomen_cover(film, film.base)
+    film.soft = _chest_wall(film)
+    film.markings = canvas.vessels(anatomy.tree, anatomy.x, anatomy.y - 1.8) * film.lung
+    film.markings *= 1.0 - 0.6 * film.centre
+    film.density = film.soft + organs(film, film.lung, film.centre, film.abdomen)
+    film.density += film.markings
+    _add_bones(film)
+    return film
+
+
+def _chest_wall(film: Film) -> Array:
+    """Attenuation of skin, fat and muscle (H, W): neck, shoulders, chest, and breasts."""
+    y, anatomy = film.y, film.anatomy
+    shoulder = 1.0 / (1.0 + np.exp(np.clip(-(y + 15.0) / 0.7, -30, 30)))
+    waist = 1.0 / (1.0 + np.exp(np.clip(-(y + 1.0) / 1.6, -30, 30)))
+    half = 6.0 + 15.0 * shoulder + (anatomy.width + 2.3 - 21.0) * waist
+    u = film.ax * (1.0 / half)
+    u *= u
+    soft = 0.80 - 0.22 * u
+    soft += 0.025 * film.canvas.texture("coarse", *film.anatomy.grain)
+    soft *= cover(1.0 - u * u, 0.6)
+    if anatomy.breast > 0:
+        disc = ((film.ax - 7.6) * (1 / 5.0)) ** 2
+        disc = disc + ((y - 3.2) * (1 / 5.2)) ** 2
+        soft += anatomy.breast * cover(1.0 - disc, 0.7)
+    return soft
+
+
+def _add_bones(film: Film) -> None:
+    """Add ribs, spine, clavicles, windpipe and the gastric bubble to a film's density."""
+    canvas, anatomy, y, ax, density = film.canvas, film.anatomy, film.y, film.ax, film.density
+    spacing, phase, slope = anatomy.ribs
+    turn = 2 * np.pi / spacing
+    cage = cover(film.outer + 0.7 - ax, canvas.edge(0.5))
+    cage *= 1.0 - 0.6 * film.abdomen
+    curve = ax * (turn * 0.034)
+    curve += turn * slope
+    curve *= ax
+    back = np.cos((turn * y + np.pi * phase) - curve)  # posterior ribs fall gently to the side
+    cage *= 0.10 * cover(back - 0.15, 0.9) + 0.06 * cover(np.cos((turn * y - phase) + curve * 0.8) - 0.45, 0.8)
+    density += cage
+    bone = cover(1.8 - ax, canvas.edge(0.6)) * (0.24 + 0.05 * np.cos(y * (2 * np.pi / 2.5) + phase))
+    bone -= cover(0.85 - ax, canvas.edge(0.5)) * (0.2 * cover(-4.5 - y, 1.5))
+    density += bone
+    rows = slice(*np.searchsorted(y[:, 0], [anatomy.clavicle - 4.0, anatomy.clavicle + 2.0]))
+    middle = anatomy.clavicle - 0.17 * (ax[rows] - 2.0) - 0.45 * np.sin(0.42 * ax[rows])
+    shaft = cover(0.6 - np.abs(y[rows] - middle), canvas.edge(0.5)) * cover(ax[rows] - 1.6, 0.8)
+    density[rows] += 0.13 * shaft
+    if anatomy.stomach > 0:
+        disc = (film.dx - 5.2) ** 2 + (y - anatomy.dome[1] - 4.6) ** 2
+        density -= 0.35 * cover(anatomy.stomach - np.sqrt(disc), canvas.edge(0.6))
+
+
+class Exposure(NamedTuple):
+    """How an attenuation map becomes grey values."""
+
+    gain: float
+    contrast: float
+    noise: float
+
+
+def draw_exposure(rng: np.random.Generator, *, ap: bool) -> Exposure:
+    """Draw the exposure of one film; bedside films (AP) get less and look whiter, flatter and noisier."""
+    u = [float(value) for value in rng.uniform(-1.0, 1.0, 3)]
+    if ap:
+        return Exposure(gain=1.8 + 0.3 * u[0], contrast=0.05 + 0.2 * u[1], noise=0.016 + 0.005 * u[2])
+    return Exposure(gain=1.5 + 0.25 * u[0], contrast=0.25 + 0.2 * u[1], noise=0.012 + 0.004 * u[2])
+
+
+def develop(density: Array, exposure: Exposure, rng: np.random.Generator) -> Array:
+    """Turn attenuation into grey values in [0, 1]: Beer's law, a contrast curve, and detector noise."""
+    image = density * -exposure.gain
+    np.exp(image, out=image)
+    # image is now the transmitted part; white means little of it. The quadratic term darkens the middle tones.
+    grey = 1.0 - image
+    image *= grey
+    grey -= exposure.contrast * image
+    grey += rng.standard_normal(density.shape, dtype=np.float32) * exposure.noise
+    return np.clip(grey, 0.0, 1.0, out=grey)

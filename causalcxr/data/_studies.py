@@ -1,0 +1,88 @@
+"""Sampling of findings, view and markers for synthetic radiographs, apart from their drawing."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from causalcxr.data._markers import MARKERS
+from causalcxr.data.labels import NIH_LABELS
+
+_AP_SHARE = 0.4  # as in ChestX-ray14
+_PORTABLE_SHARE = 0.6  # of the AP films
+_MARKER_SHARES = {"letter": 0.85, "tube": 0.25, "electrodes": 0.2, "border": 0.2}
+
+# A random stream belongs to a seed, a purpose, and an item or patient, so that a new kind of random number never changes
+# those that exist.
+FINDINGS_STREAM, VIEW_STREAM, MARKERS_STREAM, PEOPLE_STREAM, ANATOMY_STREAM, FILM_STREAM, PLANT_STREAM, MARK_STREAM = (
+    range(8)
+)
+
+
+def stream(seed: int, *key: int) -> np.random.Generator:
+    """The random stream of a seed, a purpose, and further numbers."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+class Studies(NamedTuple):
+    """What is shown on each of N films."""
+
+    findings: npt.NDArray[np.bool_]
+    """(N, 14), in the order of `NIH_LABELS`."""
+    view: npt.NDArray[np.str_]
+    """(N,) "AP" or "PA"."""
+    markers: npt.NDArray[np.bool_]
+    """(N, M), in the order of `MARKERS`."""
+    patient: npt.NDArray[np.int64]
+    """(N,) patient numbers."""
+    sex: npt.NDArray[np.str_]
+    """(N,) "M" or "F"."""
+    age: npt.NDArray[np.float64]
+    """(N,) years."""
+
+
+def sample_studies(
+    length: int,
+    *,
+    prevalence: npt.NDArray[np.float64],
+    marker_code: int | None,
+    marker_correlation: float,
+    images_per_patient: int,
+    seed: int,
+) -> Studies:
+    """Sample N films; row i never depends on ``length``, since each stream is filled row by row.
+
+    Args:
+        length: Number of films.
+        prevalence: (14,) probability of each finding.
+        marker_code: Position in `NIH_LABELS` of the finding that the stamp accompanies, if any.
+        marker_correlation: Strength of that association, in [-1, 1].
+        images_per_patient: Consecutive films of one patient.
+        seed: Number of the data set.
+
+    Returns:
+        Findings, view, markers and patient of each film.
+    """
+    findings = stream(seed, FINDINGS_STREAM).random((length, len(NIH_LABELS))) < prevalence
+    ap = stream(seed, VIEW_STREAM).random(length) < _AP_SHARE
+    share = np.empty((length, len(MARKERS)))
+    for column, name in enumerate(MARKERS):
+        if name != "portable":
+            share[:, column] = _MARKER_SHARES[name]
+        elif marker_code is None:
+            share[:, column] = np.where(ap, _PORTABLE_SHARE, 0.0)
+        else:
+            share[:, column] = 0.5 + 0.5 * marker_correlation * np.where(findings[:, marker_code], 1.0, -1.0)
+    markers = stream(seed, MARKERS_STREAM).random((length, len(MARKERS))) < share
+    patient = np.arange(length, dtype=np.int64) // images_per_patient
+    people = stream(seed, PEOPLE_STREAM).random((int(patient[-1]) + 1, 2))[patient]
+    return Studies(
+        findings=findings,
+        view=np.where(ap, "AP", "PA"),
+        markers=markers,
+        patient=patient,
+        sex=np.where(people[:, 0] < 0.45, "F", "M"),
+        age=np.floor(18.0 + 70.0 * people[:, 1]),
+    )

@@ -1,0 +1,208 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from causalcxr.data.image import read_image
+from causalcxr.data.labels import NIH_LABELS
+from causalcxr.data.nih import Box, NIHChestXray14
+
+NAMES = ["00000001_000.png", "00000002_000.png", "00000003_000.png", "00000003_001.png"]
+
+
+@pytest.fixture(params=["one folder", "folders"])
+def release(request, tmp_path, write_release):
+    """A release of four images, image i filled with the grey value 10 i; images 1 to 3 are in train_val."""
+    root = write_release(tmp_path / "nih", train_val=(1, 2, 3), test=(0,))
+    for i, name in enumerate(NAMES):
+        folder = (
+            root / "images" if request.param == "one folder" else root / f"images_{1 + 11 * (i % 2):03d}" / "images"
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 6), 10 * i, dtype=np.uint8)).save(folder / name)
+    return root
+
+
+def find(root, name):
+    return next(root.rglob(name))
+
+
+def test_items_are_images_and_targets_aligned_with_the_attributes(release):
+    dataset = NIHChestXray14(release, "all")
+    assert len(dataset) == 4
+    for i, (image, target) in enumerate(dataset):
+        assert torch.equal(image, torch.full((1, 8, 6), 10 * i / 255))
+        assert torch.equal(target, dataset.targets[i])
+        assert dataset.image_path(i) == str(find(release, dataset.names[i]))
+    assert dataset.names == NAMES
+    assert dataset.label_names == NIH_LABELS
+    assert dataset.targets.shape == (4, 14)
+    assert dataset.targets.dtype == torch.float32
+    assert dataset.patient.tolist() == [1, 2, 3, 3]
+    assert dataset.patient.dtype == np.int64
+    assert dataset.view.tolist() == ["PA", "AP", "PA", "PA"]
+    assert dataset.sex.tolist() == ["M", "F", "F", "F"]
+    assert dataset.age.tolist() == [57, 80, 1, 0]
+    assert dataset.follow_up.tolist() == [0, 0, 0, 7]
+    assert dataset.original_size.shape == dataset.spacing.shape == (4, 2)
+    assert dataset.skipped == {}
+    assert torch.equal(dataset[-1][0], dataset[3][0])
+    with pytest.raises(IndexError):
+        dataset[4]
+
+
+def test_splits_select_their_images(release):
+    assert NIHChestXray14(release, "test").names == NAMES[:1]
+    assert NIHChestXray14(release, "train_val").names == NAMES[1:]
+    train, val = (NIHChestXray14(release, split, val_fraction=0.5, seed=3) for split in ("train", "val"))
+    assert sorted(train.names + val.names) == NAMES[1:]
+    assert not set(train.patient) & set(val.patient)
+    with pytest.raises(ValueError, match="unknown split 'valid'"):
+        NIHChestXray14(release, "valid")
+
+
+def test_size_and_transform(release):
+    dataset = NIHChestXray14(release, "all", image_size=(4, 5), transform=lambda image: image.expand(3, -1, -1) * 2)
+    assert dataset[1][0].shape == (3, 4, 5)
+    torch.testing.assert_close(dataset[1][0].max(), torch.tensor(20 / 255))
+
+
+def test_labels_can_be_fewer_and_in_another_order(release):
+    dataset = NIHChestXray14(release, "all", labels=("Hernia", "Cardiomegaly"))
+    assert dataset.label_names == ("Hernia", "Cardiomegaly")
+    assert [target.tolist() for _, target in dataset] == [[0, 1], [0, 0], [1, 0], [1, 0]]
+    with pytest.raises(ValueError, match="unknown label 'Cardiomegalie' \\(closest: 'Cardiomegaly'"):
+        NIHChestXray14(release, labels=("Cardiomegalie",))
+
+
+def test_changing_an_item_leaves_the_labels_alone(release):
+    dataset = NIHChestXray14(release, "all")
+    dataset[2][1].fill_(5)
+    assert dataset.targets.max() == 1
+
+
+def test_2017_labels_and_boxes_reach_the_dataset(release, write_release):
+    write_release(release, version="2017", train_val=(1, 2, 3), test=(0,))
+    (release / "BBox_List_2017.csv").write_text("h,,,,,\n00000003_001.png,Infiltrate,1,2,3,4\n")
+    dataset = NIHChestXray14(release, "train_val", label_version="2017")
+    assert dataset.age.tolist() == pytest.approx([80, 1.5, 73 / 365.25])
+    assert dataset.boxes == {"00000003_001.png": [Box("Infiltration", 1, 2, 3, 4)]}
+
+
+def test_missing_images_are_reported_on_construction(release):
+    for name in NAMES[1:3]:
+        find(release, name).unlink()
+    message = (
+        r"2 of 4 images of split 'all' cannot be used \(2 not on disk: 00000002_000\.png, 00000003_000\.png\); "
+        r"looked in: .*images; restore them, or leave them out with bad_images='skip'"
+    )
+    with pytest.raises(FileNotFoundError, match=message):
+        NIHChestXray14(release, "all")
+    assert len(NIHChestXray14(release, "test")) == 1  # the other split is whole
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"), [(lambda data: b"", "empty file"), (lambda data: data[:-20], "truncated PNG")]
+)
+def test_damaged_images_are_reported_on_construction(release, damage, reason):
+    path = find(release, NAMES[2])
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(
+        ValueError, match=rf"1 of 4 images .*1 damaged: 00000003_000\.png \({reason}.*bad_images='skip'"
+    ):
+        NIHChestXray14(release, "all")
+
+
+def test_bad_images_can_be_skipped_and_are_counted(release):
+    find(release, NAMES[1]).unlink()
+    find(release, NAMES[2]).write_bytes(b"")
+    with pytest.warns(
+        UserWarning, match=r"2 of 4 images of split 'all' are left out .*1 not on disk.*1 damaged"
+    ) as seen:
+        dataset = NIHChestXray14(release, "all", bad_images="skip")
+    assert len(seen) == 1
+    assert seen[0].filename == __file__
+    assert dataset.skipped == {NAMES[1]: "not on disk", NAMES[2]: "empty file"}
+    assert dataset.names == [NAMES[0], NAMES[3]]
+    assert dataset.patient.tolist() == [1, 3]
+    assert [round(image[0, 0, 0].item() * 255) for image, _ in dataset] == [0, 30]
+    assert dataset[1][1][NIH_LABELS.index("Hernia")] == 1
+
+
+def test_skipping_images_moves_no_patient_between_train_and_val(release):
+    before = {split: set(NIHChestXray14(release, split, val_fraction=0.5).names) for split in ("train", "val")}
+    find(release, NAMES[2]).unlink()
+    with pytest.warns(UserWarning, match="left out"):
+        after = {
+            split: set(NIHChestXray14(release, split, val_fraction=0.5, bad_images="skip").names) for split in before
+        }
+    assert after == {split: names - {NAMES[2]} for split, names in before.items()}
+
+
+@pytest.mark.parametrize("bad_images", ["raise", "skip"])
+def test_nothing_usable_is_always_an_error(release, bad_images):
+    for name in NAMES:
+        find(release, name).rename(find(release, name).with_suffix(".jpg"))
+    with pytest.raises(FileNotFoundError, match=r"none of the 4 images .*looked in: .*images"):
+        NIHChestXray14(release, "all", bad_images=bad_images)
+    for name in NAMES:
+        path = find(release, name.replace("png", "jpg"))
+        path.with_suffix(".png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"none of the 4 images .*4 damaged: .*empty file"):
+        NIHChestXray14(release, "all", bad_images=bad_images)
+
+
+def test_release_without_image_folders_is_refused(tmp_path, write_release):
+    with pytest.raises(FileNotFoundError, match=r"no image folder in .*'images_001/images'.*read_nih_tables"):
+        NIHChestXray14(write_release(tmp_path))
+
+
+def test_damage_in_the_middle_is_found_on_reading(release):
+    path = find(release, NAMES[2])
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 8] ^= 0xFF
+    path.write_bytes(data)
+    dataset = NIHChestXray14(release, "all")
+    with pytest.raises(ValueError, match=rf"cannot read image .*{NAMES[2]}.*damaged PNG"):
+        dataset[2]
+
+
+def test_unknown_handling_of_bad_images_is_refused(release):
+    with pytest.raises(ValueError, match="bad_images must be 'raise' or 'skip', got 'ignore'"):
+        NIHChestXray14(release, bad_images="ignore")
+
+
+def test_dataset_survives_pickling_and_batching(release):
+    dataset = pickle.loads(pickle.dumps(NIHChestXray14(release, "all", image_size=4)))  # noqa: S301
+    images, targets = next(iter(torch.utils.data.DataLoader(dataset, batch_size=4)))
+    assert images.shape == (4, 1, 4, 4)
+    assert torch.equal(targets, dataset.targets)
+
+
+def test_ten_thousand_real_images(shared_data):
+    root = shared_data / "nih-10k"
+    test = NIHChestXray14(root, "test")
+    assert len(test) == 1_492
+    assert len(set(test.patient.tolist())) == 91
+    assert (np.sum(test.view == "AP"), np.sum(test.view == "PA")) == (937, 555)
+    assert sum(len(boxes) for boxes in test.boxes.values()) == 50
+    train_val = NIHChestXray14(root, "train_val")
+    assert len(train_val) == 8_508
+    assert train_val.boxes == {}
+    image, target = train_val[123]
+    assert image.shape == (1, 128, 128)
+    assert 0 <= image.min() < image.max() <= 1
+    assert target.shape == (14,)
+
+
+def test_full_size_real_images_have_one_channel(shared_data):
+    dataset = NIHChestXray14(shared_data / "nih-1024", "all", image_size=64)
+    assert len(dataset) == 24
+    assert all(image.shape == (1, 64, 64) and image.std() > 0.05 for image, _ in dataset)
+    assert dataset.names.index("00005567_025.png") < dataset.names.index("00005567_000.png")  # as in the label file
+    for name, boxes in dataset.boxes.items():
+        assert name in dataset.names
+        assert all(box.x >= 0 and box.x + box.w <= 1024 and box.y + box.h <= 1024 for box in boxes)
+    assert torch.equal(dataset[0][0], read_image(dataset.image_path(0), size=64))
