@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check_choice", "check_heads", "check_tensor"]
+__all__ = ["check_choice", "check_heads", "check_mask", "check_tensor", "eager"]
 
 
 def check_tensor(name: str, x: Any, shape: str, **sizes: int) -> None:
@@ -15,7 +15,7 @@ def check_tensor(name: str, x: Any, shape: str, **sizes: int) -> None:
     Args:
         name: The argument's name, for the message.
         x: The value to check.
-        shape: Names of the axes, such as `"B C H W"`.
+        shape: Names of the axes, such as `"B C H W"`; `"... K D"` allows any number of axes before.
         **sizes: Sizes that some of these axes must have.
 
     Raises:
@@ -29,7 +29,8 @@ def check_tensor(name: str, x: Any, shape: str, **sizes: int) -> None:
             f"{name} must be a floating-point tensor of shape ({shape}), but got dtype {x.dtype}; use {name}.float()"
         )
     axes = shape.split()
-    if x.ndim != len(axes) or any(x.shape[axes.index(axis)] != size for axis, size in sizes.items()):
+    fits = x.ndim >= len(axes) - 1 if axes[0] == "..." else x.ndim == len(axes)
+    if not fits or any(x.shape[axes.index(axis) - len(axes)] != size for axis, size in sizes.items()):
         fixed = "".join(f", {axis}={size}" for axis, size in sizes.items())
         raise ValueError(f"{name} must have shape ({', '.join(axes)}){fixed}, but got {tuple(x.shape)}")
 
@@ -44,6 +45,15 @@ def check_heads(dim: int, num_heads: int) -> None:
     """Raise `ValueError` unless `dim` splits into `num_heads` heads of equal width."""
     if dim < 1 or num_heads < 1 or dim % num_heads:
         raise ValueError(f"the width must be a positive multiple of num_heads, but got {dim} and {num_heads}")
+
+
+def check_mask(mask: Any, axes: str, shape: tuple[int, ...]) -> None:
+    """Raise unless `mask` is a boolean tensor of the given shape, whose axes are called `axes`."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        given = f"dtype {mask.dtype}" if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask must be a boolean tensor, True for what takes part, but got {given}")
+    if mask.shape != shape:
+        raise ValueError(f"mask must have shape ({', '.join(axes.split())}) = {shape}, but got {tuple(mask.shape)}")
 
 
 def eager() -> bool:

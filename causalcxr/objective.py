@@ -1,9 +1,10 @@
 """The training objective as one module: images and targets in, losses out."""
 
-import torch
+from typing import Any
+
 from torch import Tensor, nn
 
-from causalcxr.layers import ConfounderBank
+from causalcxr.layers import BackdoorIntervention, ConfounderBank
 from causalcxr.losses import CausalLoss
 
 __all__ = ["CausalObjective"]
@@ -43,6 +44,8 @@ class CausalObjective(nn.Module):
         4
     """
 
+    model: Any
+
     def __init__(
         self, model: nn.Module, criterion: CausalLoss | None = None, *, bank: ConfounderBank | None = None
     ) -> None:
@@ -55,6 +58,9 @@ class CausalObjective(nn.Module):
         self.model = model
         self.criterion = CausalLoss() if criterion is None else criterion
         self.bank = bank
+        self._samples = any(
+            isinstance(module, BackdoorIntervention) and module.strategy == "random" for module in model.modules()
+        )
 
     def forward(
         self, images: Tensor, targets: Tensor, strata: Tensor | None = None, *, weight: Tensor | None = None
@@ -64,12 +70,16 @@ class CausalObjective(nn.Module):
             if strata is not None:
                 raise ValueError("strata need a bank that keeps them; give bank=ConfounderBank(..., num_strata=...)")
             return self.criterion(self.model.forward_causal(images), targets, weight=weight)
-        # A copy: the bank is overwritten in place before the gradient is taken.
-        confounders = self.bank.features.clone()
-        prior = self.bank.weights if self.bank.num_strata else None
+        confounders, prior = self._borrow(self.bank)
         output = self.model.forward_causal(images, confounders)
         losses = self.criterion(output, targets, prior=prior, weight=weight)
         if self.training:
-            with torch.no_grad():
-                self.bank.update(output.confounder, strata)
+            self.bank.update(output.confounder, strata)
         return losses
+
+    def _borrow(self, bank: ConfounderBank) -> tuple[Tensor, Tensor | None]:
+        """Return confounders for the model and their P(c), `None` where all weigh the same."""
+        if bank.num_strata and self.training and self._samples:
+            return bank.draw(len(bank)), None  # one partner an image is then picked evenly from a sample of P(c)
+        # A copy: the bank is overwritten in place before the gradient is taken.
+        return bank.features.clone(), bank.weights if bank.num_strata else None

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from itertools import pairwise
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]  # float32 throughout
 
 FILM_CM = 36.0  # the shorter side of every film
-HILUM_X = 3.4  # distance of the lung root from the midline, in cm
+_HILUM_X = 3.4  # distance of the lung root from the midline, in cm
 _WAVELENGTHS = {"coarse": 4.0, "medium": 1.6, "fine": 0.8}  # of the textures, in cm
 _TREES = 4
 _TREE_MARGIN = 5.0  # how far the lung root may lie from the film's centre, in cm
@@ -85,6 +88,19 @@ def get_canvas(height: int, width: int) -> Canvas:
     return Canvas(x, y, px, textures, trees)
 
 
+def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width in pixels."""
+    sides = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
+    if len(sides) != 2:
+        raise ValueError(f"image_size must be one side or (height, width), got {image_size!r}")
+    height, width = sides
+    if not all(isinstance(side, numbers.Integral) for side in sides):
+        raise TypeError(f"image_size must be in whole pixels, got {image_size!r}")
+    if min(height, width) < 64 or max(height, width) > 1024:
+        raise ValueError(f"image_size must be from 64 to 1024 pixels a side, got {image_size!r}")
+    return int(height), int(width)
+
+
 def _texture(rng: np.random.Generator, height: int, width: int, wavelength: float) -> Array:
     """Gaussian noise (height, width) around one wavelength in pixels."""
     noise = np.fft.rfft2(rng.standard_normal((height, width)))
@@ -105,7 +121,7 @@ def _vessel_tree(rng: np.random.Generator, height: int, width: int, px: float) -
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     total = np.zeros((height, width // 2 + 1), dtype=np.complex128)
     edges = [0.0, 0.07, 0.11, 0.16, 0.24, np.inf]
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         chosen = inside & (radius >= low) & (radius < high)
         if not chosen.any():
             continue
@@ -125,7 +141,7 @@ _STEP = 0.1  # distance between two points of a vessel in cm
 
 def _branches(rng: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points (x, y, radius) of all vessels of one lung, from stems at the root to two generations of branches."""
-    stems = [(HILUM_X - 0.8, 0.0, angle, 0.3, 9.5) for angle in np.linspace(-1.35, 1.45, 9) + rng.normal(0, 0.1, 9)]
+    stems = [(_HILUM_X - 0.8, 0.0, angle, 0.3, 9.5) for angle in np.linspace(-1.35, 1.45, 9) + rng.normal(0, 0.1, 9)]
     points = []
     for generation in range(3):
         children = []

@@ -1,7 +1,7 @@
 """Fourteen planted findings: each adds attenuation to a film inside a region that is returned as its mask.
 
-A finding depends on the patient's normal anatomy and on its own generator alone, never on other findings; outside its mask
-the film stays exactly as it was.
+A finding depends on the patient's normal anatomy and on its own generator alone, never on other findings; outside its
+mask the film stays exactly as it was.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import numpy as np
 
 from causalcxr.data._canvas import Array, cover
 from causalcxr.data._radiograph import Film, abdomen_cover, diaphragm, heart_cover, lung_cover, organs
-
 
 _VISIBLE = 0.03  # attenuation
 
@@ -46,7 +45,7 @@ def _side(rng: np.random.Generator) -> int:
     return int(rng.integers(2)) * 2 - 1
 
 
-def _half(film: Film, side: int) -> Array:
+def _half(film: Film, side: int) -> np.ndarray:
     """The image half (H, W) on one side of the midline."""
     return film.dx * side > 0
 
@@ -65,7 +64,7 @@ def _wobble(film: Film, rng: np.random.Generator, size: float) -> Array:
 def atelectasis(film: Film, rng: np.random.Generator) -> Finding:
     """Collapsed lower lobe: a wedge from the hilum to the base, or a plate above it; the diaphragm is pulled up."""
     side, anatomy = _side(rng), film.anatomy
-    rise = _draw(rng, 1.6, 2.6)
+    rise = _draw(rng, 0.5, 2.4)
     lateral = (film.canvas.x - anatomy.x) * side
     taper = np.clip(lateral * (1 / 3.0), 0.0, 1.0) * np.clip((1.0 - lateral * (1.0 / anatomy.width)) * 3.0, 0.0, 1.0)
     base = film.base - rise * taper  # the midline and the costophrenic angle stay
@@ -83,13 +82,13 @@ def atelectasis(film: Film, rng: np.random.Generator) -> Finding:
         across = thick - np.abs(film.y - height - tilt * (film.ax - 6.0))
         wedge = cover(np.minimum(across, far - film.ax), film.canvas.edge(0.5))
     wedge *= film.air * _half(film, side)
-    density = pulled + _draw(rng, 0.3, 0.45) * wedge
+    density = pulled + _draw(rng, 0.12, 0.4) * wedge
     return _finding(density, wedge > 0.4)
 
 
 def cardiomegaly(film: Film, rng: np.random.Generator) -> Finding:
     """A heart wider than half the thorax; the mask is the whole heart."""
-    grown = heart_cover(film, grow=_draw(rng, 1.4, 1.75))
+    grown = heart_cover(film, grow=_draw(rng, 1.15, 1.7))
     density = organs(film, film.lung, grown, film.abdomen) - organs(film, film.lung, film.centre, film.abdomen)
     low = max(film.anatomy.dome)
     heart = (grown > 0.5) & (film.abdomen < 0.5) & (film.y > low - 9.5)
@@ -99,13 +98,13 @@ def cardiomegaly(film: Film, rng: np.random.Generator) -> Finding:
 def effusion(film: Film, rng: np.random.Generator) -> Finding:
     """Fluid at the base of one lung: blunted costophrenic angle, its upper border rising to the wall (meniscus)."""
     side, anatomy = _side(rng), film.anatomy
-    depth = _draw(rng, 4.5, 10.0)
+    depth = _draw(rng, 3.0, 10.0)
     angle = anatomy.dome[(side + 1) // 2] + anatomy.drop
     a = np.minimum(film.ax * (1.0 / anatomy.width), 1.0)
     a *= a
     fluid = cover(film.y - angle + depth * (0.25 + 0.75 * a), film.canvas.edge(0.7))
     fluid *= film.air * _half(film, side)
-    return _finding(_draw(rng, 0.6, 0.75) * fluid, fluid > 0.5)
+    return _finding(_draw(rng, 0.3, 0.75) * fluid, fluid > 0.5)
 
 
 def infiltration(film: Film, rng: np.random.Generator) -> Finding:
@@ -119,7 +118,7 @@ def infiltration(film: Film, rng: np.random.Generator) -> Finding:
     texture = film.canvas.texture
     streaks = 0.25 * texture("fine", *rng.random(2)) + 0.4 * texture("medium", *rng.random(2))
     streaks = np.clip(0.6 + streaks, 0.0, 1.6)
-    return _finding(_draw(rng, 0.22, 0.32) * region * streaks, region > 0.3)
+    return _finding(_draw(rng, 0.1, 0.3) * region * streaks, region > 0.3)
 
 
 def mass(film: Film, rng: np.random.Generator) -> Finding:
@@ -129,7 +128,7 @@ def mass(film: Film, rng: np.random.Generator) -> Finding:
     disc = _blob(film, place, (radius, radius * _draw(rng, 0.85, 1.15)), _draw(rng, -0.3, 0.3))
     near = np.clip(1.0 + disc, 0.0, 1.0)  # the lobulation must not start islands far away
     body = cover(disc + _wobble(film, rng, 0.12) * near, film.canvas.edge(0.5) * 2 / radius) * film.lung
-    return _finding(_draw(rng, 0.38, 0.5) * body, body > 0.4)
+    return _finding(_draw(rng, 0.25, 0.5) * body, body > 0.4)
 
 
 def nodule(film: Film, rng: np.random.Generator) -> Finding:
@@ -137,7 +136,7 @@ def nodule(film: Film, rng: np.random.Generator) -> Finding:
     side, radius = _side(rng), _draw(rng, 0.75, 1.35)
     place = film.locate(side, _draw(rng, 0.12, 0.9), _draw(rng, 0.2, 0.85))
     disc = cover(_blob(film, place, (radius, radius)), film.canvas.edge(0.3) * 2 / radius) * film.lung
-    return _finding(_draw(rng, 0.34, 0.46) * disc, disc > 0.4)
+    return _finding(_draw(rng, 0.3, 0.5) * disc, disc > 0.4)
 
 
 def pneumonia(film: Film, rng: np.random.Generator) -> Finding:
@@ -150,13 +149,13 @@ def pneumonia(film: Film, rng: np.random.Generator) -> Finding:
         region = np.maximum(region, _blob(film, place, (radius, radius * _draw(rng, 0.8, 1.2))))
     near = np.minimum(region * 2.0, 1.0)
     fluff = cover(region + _wobble(film, rng, 0.22) * near - 0.35, 0.8) * film.air * _half(film, side) * (region > 0)
-    return _finding(_draw(rng, 0.34, 0.46) * fluff, fluff > 0.3)
+    return _finding(_draw(rng, 0.16, 0.44) * fluff, fluff > 0.3)
 
 
 def pneumothorax(film: Film, rng: np.random.Generator) -> Finding:
     """Air around a collapsed apex: a dark rim without vessels, bounded by the thin line of the visceral pleura."""
     side, anatomy = _side(rng), film.anatomy
-    top, reach = _draw(rng, 2.6, 4.5), _draw(rng, 10.0, 17.0)
+    top, reach = _draw(rng, 1.2, 4.5), _draw(rng, 8.0, 17.0)
     width = top * np.clip(1.0 - (film.y - anatomy.apex) * (1.0 / reach), 0.0, 1.0) ** 0.7
     # The apex itself is free as well: the pleura lies below it by as much as it lies beside the wall.
     beside, above = np.maximum(film.outer - film.ax, 0.01), np.maximum(film.y - anatomy.apex, 0.01) * 1.3
@@ -164,7 +163,7 @@ def pneumothorax(film: Film, rng: np.random.Generator) -> Finding:
     lung = film.lung * _half(film, side)
     rim = cover(width - inward, film.canvas.edge(0.3)) * (width > 0.3) * lung
     pleura = cover(0.22 - np.abs(inward - width - 0.1), film.canvas.edge(0.25)) * (width > 0.3) * lung
-    density = 0.22 * pleura - rim * film.markings - _draw(rng, 0.09, 0.15) * rim
+    density = _draw(rng, 0.08, 0.22) * pleura - rim * film.markings - _draw(rng, 0.03, 0.13) * rim
     return _finding(density, (rim > 0.5) | (pleura > 0.5))
 
 
@@ -178,7 +177,7 @@ def consolidation(film: Film, rng: np.random.Generator) -> Finding:
     lobe = _blob(film, place, (_draw(rng, 5.0, 6.5), _draw(rng, 6.0, 7.5)))
     filled = np.minimum(cover(lobe - 0.25, 0.5), cover(beside, film.canvas.edge(0.4)))
     filled *= film.air * _half(film, side)
-    density = filled * (_draw(rng, 0.42, 0.52) - 0.8 * film.markings)
+    density = filled * (_draw(rng, 0.2, 0.52) - 0.6 * film.markings)
     return _finding(density, filled > 0.4)
 
 
@@ -192,18 +191,19 @@ def edema(film: Film, rng: np.random.Generator) -> Finding:
     low = min(film.anatomy.dome)
     strip = np.minimum(1.4 - np.abs(film.outer - film.ax - 1.4), 2.6 - np.abs(film.y - low + 1.0))
     lines = cover(strip, 0.4) * film.air
+    strength = _draw(rng, 0.1, 0.34)
     kerley = lines * cover(np.cos(film.y * (2 * np.pi / 1.1)) - 0.3, 1.0)
-    return _finding(_draw(rng, 0.26, 0.36) * haze * mottle + 0.15 * kerley, (haze > 0.3) | (lines > 0.5))
+    return _finding(strength * (haze * mottle + 0.4 * kerley), (haze > 0.3) | (lines > 0.5))
 
 
 def emphysema(film: Film, rng: np.random.Generator) -> Finding:
     """Overinflated lungs: more lucent, fewer vessels, a low and flat diaphragm."""
-    fall = _draw(rng, 1.8, 2.6)
+    fall = _draw(rng, 0.6, 2.4)
     base = diaphragm(film, shift=(fall, fall), flatten=0.9 * fall)
     lung, abdomen = lung_cover(film, base), abdomen_cover(film, base)
     density = organs(film, lung, film.centre, abdomen) - organs(film, film.lung, film.centre, film.abdomen)
     air = lung * (1.0 - film.centre)
-    density -= _draw(rng, 0.06, 0.11) * air + (0.5 * film.markings) * (1.0 - film.centre)
+    density -= _draw(rng, 0.03, 0.1) * air + (0.5 * film.markings) * (1.0 - film.centre)
     return _finding(density, (air > 0.5) | (film.lung > 0.5))
 
 
@@ -213,19 +213,19 @@ def fibrosis(film: Film, rng: np.random.Generator) -> Finding:
     inside = np.minimum(film.y - top + 0.5 * film.ax - 3.0, film.ax - _draw(rng, 4.0, 6.0))
     region = cover(inside, 1.5) * film.air
     net = np.maximum(1.0 - np.abs(film.canvas.texture("fine", *rng.random(2))) * 1.3, 0.0)
-    return _finding(_draw(rng, 0.26, 0.38) * region * net, region > 0.4)
+    return _finding(_draw(rng, 0.07, 0.3) * region * net, region > 0.4)
 
 
 def pleural_thickening(film: Film, rng: np.random.Generator) -> Finding:
     """A dense band along the wall of one lung, with an uneven inner border."""
     side, anatomy = _side(rng), film.anatomy
-    thick, phase = _draw(rng, 0.8, 1.5), _draw(rng, 0.0, 6.3)
+    thick, phase = _draw(rng, 0.5, 1.4), _draw(rng, 0.0, 6.3)
     centre, length = anatomy.apex + _draw(rng, 7.0, 13.0), _draw(rng, 4.0, 6.5)
     taper = np.sqrt(np.clip(1.0 - ((film.y - centre) * (1.0 / length)) ** 2, 0.0, 1.0))
     inner = thick * taper * (1.0 + 0.25 * np.sin(film.y * 1.7 + phase))
     band = cover(film.ax - film.outer + inner, film.canvas.edge(0.4)) * (taper > 0.1)
     band *= film.lung * _half(film, side)
-    return _finding(_draw(rng, 0.34, 0.46) * band, band > 0.4)
+    return _finding(_draw(rng, 0.15, 0.45) * band, band > 0.4)
 
 
 def hernia(film: Film, rng: np.random.Generator) -> Finding:
@@ -238,7 +238,7 @@ def hernia(film: Film, rng: np.random.Generator) -> Finding:
     disc = cover(distance, edge)
     wall = disc - cover(distance - 0.45, edge)
     gas = (disc - wall) * cover(_draw(rng, 0.2, 0.5) * radius - down, edge)
-    return _finding(0.3 * wall - _draw(rng, 0.5, 0.65) * gas + 0.1 * (disc - wall - gas), disc > 0.4)
+    return _finding(_draw(rng, 0.1, 0.3) * wall - _draw(rng, 0.2, 0.6) * gas + 0.08 * (disc - wall - gas), disc > 0.4)
 
 
 FINDINGS: dict[str, Callable[[Film, np.random.Generator], Finding]] = {

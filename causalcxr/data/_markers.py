@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from causalcxr.data._canvas import Array, Canvas, cover
 from causalcxr.data._radiograph import Film
@@ -115,3 +117,12 @@ def _paste(image: Array, canvas: Canvas, text: str, place: tuple[float, float], 
     columns, across = _overlap(bitmap.shape[1], left, size, W)
     alpha = down @ bitmap @ across.T
     image[rows, columns] += alpha * (value - image[rows, columns])
+
+
+def check_markers(markers: Iterable[str]) -> NDArray[np.bool_]:
+    """Which of the markers are named (M,)."""
+    named = [markers] if isinstance(markers, str) else list(markers)
+    for name in named:
+        if name not in MARKERS:
+            raise ValueError(f"unknown marker {name!r}; choose from: {', '.join(MARKERS)}")
+    return np.array([name in named for name in MARKERS])

@@ -1,7 +1,8 @@
 """Schematic anatomy of a frontal chest radiograph, drawn as a sum of attenuations in centimetres.
 
-A film is a map of attenuation; ``develop`` turns it into grey values by an exposure curve. Everything that is drawn, findings
-included, adds to the attenuation, so that a finding alters the image only where its own attenuation is not zero.
+A film is a map of attenuation; ``develop`` turns it into grey values by an exposure curve. Everything that is drawn,
+findings included, adds to the attenuation, so that a finding alters the image only where its own attenuation is not
+zero.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from causalcxr.data._canvas import HILUM_X, Array, Canvas, cover
+from causalcxr.data._canvas import Array, Canvas, cover
 
 _AIR = 0.52  # attenuation that the air of a lung takes away
 _HEART = 0.25  # attenuation of heart and great vessels beyond that of the chest wall
@@ -114,12 +115,14 @@ class Film:
     def locate(self, side: int, height: float, depth: float) -> tuple[float, float]:
         """A place (dx, y) in the visible lung of a side (-1 image left, 1 right).
 
-        ``height`` runs from 0 at the apex to 1 at the dome of the diaphragm, ``depth`` from 0 at the mediastinum to 1 at the chest wall.
+        ``height`` runs from 0 at the apex to 1 at the dome of the diaphragm, ``depth`` from 0 at the mediastinum to 1
+        at the chest wall.
         """
         anatomy = self.anatomy
         y = anatomy.apex + height * (anatomy.dome[(side + 1) // 2] - anatomy.apex)
-        outer, inner = _lung_borders(np.float32([[y]]), anatomy)
-        heart = _heart_borders(np.float32([[y]]), anatomy)[(side + 1) // 2]
+        row = np.array([[y]], dtype=np.float32)
+        outer, inner = _lung_borders(row, anatomy)
+        heart = _heart_borders(row, anatomy)[(side + 1) // 2]
         near = max(float(inner[0, 0]), float(heart[0, 0])) * (1 - side * anatomy.twist)
         return side * (near + depth * (float(outer[0, 0]) * (1 - side * anatomy.twist) - near)), y
 
@@ -150,7 +153,7 @@ def heart_cover(film: Film, grow: float = 1.0) -> Array:
 
 
 def diaphragm(film: Film, shift: tuple[float, float] = (0.0, 0.0), flatten: float = 0.0) -> Array:
-    """Height of the diaphragm (1, W) as ``y``; positive ``shift`` (image left, right) is down, ``flatten`` lifts the angles."""
+    """Height of the diaphragm (1, W) as ``y``; ``shift`` (image left, right) is down, ``flatten`` lifts the angles."""
     anatomy = film.anatomy
     dx = film.canvas.x - anatomy.x
     a = np.minimum(np.abs(dx) * (1.0 / anatomy.width), 1.0) - 0.45

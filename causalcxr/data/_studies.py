@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from causalcxr.data._markers import MARKERS
-from causalcxr.data.labels import NIH_LABELS
+from causalcxr.data.labels import NIH_LABELS, label_positions
 
 _AP_SHARE = 0.4  # as in ChestX-ray14
 _PORTABLE_SHARE = 0.6  # of the AP films
 _MARKER_SHARES = {"letter": 0.85, "tube": 0.25, "electrodes": 0.2, "border": 0.2}
 
-# A random stream belongs to a seed, a purpose, and an item or patient, so that a new kind of random number never changes
-# those that exist.
+# A random stream belongs to a seed, a purpose, and an item or patient, so that a new kind of random number never
+# changes those that exist.
 FINDINGS_STREAM, VIEW_STREAM, MARKERS_STREAM, PEOPLE_STREAM, ANATOMY_STREAM, FILM_STREAM, PLANT_STREAM, MARK_STREAM = (
     range(8)
 )
@@ -86,3 +88,31 @@ def sample_studies(
         sex=np.where(people[:, 0] < 0.45, "F", "M"),
         age=np.floor(18.0 + 70.0 * people[:, 1]),
     )
+
+
+def check_prevalence(
+    prevalence: float | Sequence[float] | Mapping[str, float], label_names: tuple[str, ...]
+) -> npt.NDArray[np.float64]:
+    """Prevalence of each label (K,)."""
+    if isinstance(prevalence, Mapping):
+        label_positions(list(prevalence), label_names)
+        prevalence = [prevalence.get(name, 0.0) for name in label_names]
+    chance = np.asarray(prevalence, dtype=np.float64)
+    if chance.ndim > 1 or (chance.ndim == 1 and len(chance) != len(label_names)):
+        raise ValueError(
+            f"prevalence must be one number or one for each of the {len(label_names)} labels, got {prevalence!r}"
+        )
+    if not ((chance >= 0) & (chance <= 1)).all():
+        raise ValueError(f"prevalence must be in [0, 1], got {prevalence!r}")
+    return np.broadcast_to(chance, len(label_names))
+
+
+def whole_number(name: str, value: int, minimum: int) -> int:
+    """Check an integer argument."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
+    if number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {number}")
+    return number

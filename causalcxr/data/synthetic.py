@@ -11,12 +11,21 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from causalcxr.data._canvas import get_canvas
+from causalcxr.data._canvas import check_image_size, get_canvas
 from causalcxr.data._findings import FINDINGS, Finding
-from causalcxr.data._markers import DEVICES, MARKERS, device_density, mark_image
+from causalcxr.data._markers import DEVICES, MARKERS, check_markers, device_density, mark_image
 from causalcxr.data._nih_files import Box
 from causalcxr.data._radiograph import Film, develop, draw_anatomy, draw_exposure, draw_film
-from causalcxr.data._studies import ANATOMY_STREAM, FILM_STREAM, MARK_STREAM, PLANT_STREAM, sample_studies, stream
+from causalcxr.data._studies import (
+    ANATOMY_STREAM,
+    FILM_STREAM,
+    MARK_STREAM,
+    PLANT_STREAM,
+    check_prevalence,
+    sample_studies,
+    stream,
+    whole_number,
+)
 from causalcxr.data.labels import NIH_LABELS, label_positions
 
 __all__ = ["SyntheticCXR", "SyntheticSample"]
@@ -46,14 +55,14 @@ class SyntheticSample(NamedTuple):
 class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Schematic chest radiographs with planted findings, drawn when they are asked for.
 
-    Each item shows a patient (lungs with vessels, ribs, spine, clavicles, heart, diaphragm, chest wall), in a view (an AP
-    film has a larger heart, a higher diaphragm, and less exposure), with markers (a side letter, a "PORTABLE" stamp, a
-    tube, electrodes, the black border of the collimator) and findings. Findings, view and markers are sampled first and
-    apart from the drawing: `sample` draws the same patient with any of them replaced.
+    Each item shows a patient (lungs with vessels, ribs, spine, clavicles, heart, diaphragm, chest wall), in a view (an
+    AP film has a larger heart, a higher diaphragm, and less exposure), with markers (a side letter, a "PORTABLE" stamp,
+    a tube, electrodes, the black border of the collimator) and findings. Findings, view and markers are sampled first
+    and apart from the drawing: `sample` draws the same patient with any of them replaced.
 
-    Item i depends on ``seed`` and i alone, not on the length, the order of access, the worker or the process. A finding
-    changes the image only inside its mask and a soft edge of a few pixels. The pictures imitate the signs of the
-    findings so that programs can learn and locate them; they stand in for no real radiograph.
+    Item i depends on its number, ``seed`` and the sampling arguments alone, not on the length, the order of access, the
+    worker or the process. A finding changes the image inside its mask and nowhere else. The pictures imitate the signs
+    of the findings so that programs can learn and locate them; they stand in for no real radiograph.
 
     Args:
         length: Number of items.
@@ -108,26 +117,29 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         seed: int = 0,
         transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
-        self.image_size = _check_image_size(image_size)
+        self.image_size = check_image_size(image_size)
         self.transform = transform
-        self.seed = _whole("seed", seed, 0)
+        self.seed = whole_number("seed", seed, 0)
         # Streams go by the position in NIH_LABELS, so a finding looks the same in any selection of labels.
         self._codes = label_positions(labels)
         self.label_names = tuple(NIH_LABELS[code] for code in self._codes)
         chance = np.zeros(len(NIH_LABELS))
-        chance[self._codes] = _check_prevalence(prevalence, self.label_names)
+        chance[self._codes] = check_prevalence(prevalence, self.label_names)
         if not -1 <= marker_correlation <= 1:
             raise ValueError(f"marker_correlation must be in [-1, 1], got {marker_correlation!r}")
         if marker_label is None and marker_correlation != 0:
             raise ValueError(
                 f"marker_correlation={marker_correlation!r} needs marker_label, the label that the stamp accompanies"
             )
+        marker_code = None
+        if marker_label is not None:
+            marker_code = self._codes[label_positions([marker_label], self.label_names)[0]]
         studies = sample_studies(
-            _whole("length", length, 1),
+            whole_number("length", length, 1),
             prevalence=chance,
-            marker_code=marker_label and self._codes[label_positions([marker_label], self.label_names)[0]],
+            marker_code=marker_code,
             marker_correlation=marker_correlation,
-            images_per_patient=_whole("images_per_patient", images_per_patient, 1),
+            images_per_patient=whole_number("images_per_patient", images_per_patient, 1),
             seed=self.seed,
         )
         self.targets = torch.from_numpy(studies.findings[:, self._codes].astype(np.float32))
@@ -184,7 +196,7 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             raise ValueError(f"view must be 'AP' or 'PA', got {view!r}")
         marked = self.markers[index]
         if markers is not None:
-            marked = np.isin(np.arange(len(MARKERS)), label_positions(list(markers), MARKERS) if markers else [])
+            marked = check_markers(markers)
         film, findings = self._draw(index, present, view)
         return SyntheticSample(
             image=self._develop(index, film, findings, view, marked),
@@ -289,40 +301,3 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             if finding is not None:
                 mask[:] = finding.mask
         return torch.from_numpy(masks)
-
-
-def _whole(name: str, value: int, minimum: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
-    if number < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {number}")
-    return number
-
-
-def _check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    sides = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
-    if len(sides) != 2:
-        raise ValueError(f"image_size must be one side or (height, width), got {image_size!r}")
-    height, width = (_whole("image_size", side, 1) for side in sides)
-    if not (64 <= min(height, width) and max(height, width) <= 1024):
-        raise ValueError(f"image_size must be from 64 to 1024 pixels a side, got {image_size!r}")
-    return height, width
-
-
-def _check_prevalence(
-    prevalence: float | Sequence[float] | Mapping[str, float], label_names: tuple[str, ...]
-) -> npt.NDArray[np.float64]:
-    """Prevalence of each label (K,)."""
-    if isinstance(prevalence, Mapping):
-        label_positions(list(prevalence), label_names)
-        prevalence = [prevalence.get(name, 0.0) for name in label_names]
-    chance = np.asarray(prevalence, dtype=np.float64)
-    if chance.ndim > 1 or chance.ndim == 1 and len(chance) != len(label_names):
-        raise ValueError(
-            f"prevalence must be one number or one for each of the {len(label_names)} labels, got {prevalence!r}"
-        )
-    if not ((chance >= 0) & (chance <= 1)).all():
-        raise ValueError(f"prevalence must be in [0, 1], got {prevalence!r}")
-    return np.broadcast_to(chance, len(label_names))

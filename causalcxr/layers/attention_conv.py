@@ -1,5 +1,7 @@
 """ACmix: self-attention in a window and convolution over shared projections."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,6 +9,10 @@ from torch import Tensor, nn
 from causalcxr._checks import check_heads, check_tensor
 
 __all__ = ["ACmix"]
+
+# Up to this many tokens (a 512 px image at stride 16) fused attention over all of them beats 49 passes over the map;
+# beyond, its cost grows with their square and the passes win.
+DENSE_TOKENS = 1024
 
 
 class ACmix(nn.Module):
@@ -42,7 +48,8 @@ class ACmix(nn.Module):
         - Output: (B, C_out, H, W)
 
     Raises:
-        ValueError: If a kernel is even, `out_chs` is no multiple of `num_heads`, or the input has another shape.
+        ValueError: If a kernel is not odd and positive, `out_chs` is no multiple of `num_heads`, or the input has
+            another shape.
         TypeError: If the input is not of floating point.
 
     Example:
@@ -64,11 +71,12 @@ class ACmix(nn.Module):
     ) -> None:
         super().__init__()
         check_heads(out_chs, num_heads)
-        if attn_kernel_size % 2 == 0 or kernel_size % 2 == 0:
+        if min(attn_kernel_size, kernel_size) < 1 or attn_kernel_size % 2 == 0 or kernel_size % 2 == 0:
             raise ValueError(
-                f"attn_kernel_size and kernel_size must be odd, but got {attn_kernel_size} and {kernel_size}"
+                "attn_kernel_size and kernel_size must be odd and positive, "
+                f"but got {attn_kernel_size} and {kernel_size}"
             )
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.in_chs, self.num_heads, self.head_dim = in_chs, num_heads, out_chs // num_heads
         self.attn_kernel_size, self.kernel_size = attn_kernel_size, kernel_size
         self.conv1 = nn.Conv2d(in_chs, out_chs, 1, **dd)
@@ -92,7 +100,7 @@ class ACmix(nn.Module):
             self.rate1.fill_(0.5)
             self.rate2.fill_(0.5)
             self.dep_conv.weight.copy_(torch.eye(size**2).view(1, size**2, size, size).expand_as(self.dep_conv.weight))
-            self.dep_conv.bias.zero_()
+            self.dep_conv.get_parameter("bias").zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mixed features, see the class."""
@@ -101,19 +109,13 @@ class ACmix(nn.Module):
         return self.rate1 * self._attention(q, k, v) + self.rate2 * self._convolution(q, k, v)
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        size, radius = self.attn_kernel_size, self.attn_kernel_size // 2
         height, width = q.shape[-2:]
-        position = self.conv_p(_coordinate_grid(height, width, q)).repeat(1, self.num_heads, 1, 1)
-        q, k, v = (
-            t.unflatten(1, (self.num_heads, self.head_dim))
-            for t in (q * self.head_dim**-0.5, _reflect_pad(k - position, radius), _reflect_pad(v, radius))
-        )
-        windows = [(dy, dx) for dy in range(size) for dx in range(size)]
-        logits = [(q * k[..., dy : dy + height, dx : dx + width]).sum(dim=2) for dy, dx in windows]
-        weights = torch.stack(logits, dim=2).softmax(dim=2).to(v.dtype)
-        attended = torch.zeros_like(q)
-        for weight, (dy, dx) in zip(weights.unbind(dim=2), windows, strict=True):
-            attended = torch.addcmul(attended, weight.unsqueeze(2), v[..., dy : dy + height, dx : dx + width])
+        k = k - self.conv_p(_coordinate_grid(height, width, q)).repeat(1, self.num_heads, 1, 1)
+        q, k, v = (t.unflatten(1, (self.num_heads, self.head_dim)) for t in (q, k, v))
+        if height * width <= DENSE_TOKENS:
+            attended = _dense_attention(q, k, v, self.attn_kernel_size)
+        else:
+            attended = _shifted_attention(q, k, v, self.attn_kernel_size)
         return attended.flatten(1, 2)
 
     def _convolution(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -124,6 +126,40 @@ class ACmix(nn.Module):
     def extra_repr(self) -> str:
         """Options, for printing."""
         return f"num_heads={self.num_heads}, attn_kernel_size={self.attn_kernel_size}"
+
+
+def _dense_attention(q: Tensor, k: Tensor, v: Tensor, size: int) -> Tensor:
+    """Attend within windows by fused attention over all tokens of (B, heads, d, H, W).
+
+    A reflected pixel has the key and the value of the pixel it mirrors. So the softmax over a window is one over all
+    tokens, each counted as often as the window holds it: its logit plus the logarithm of that number.
+    """
+    height, width = q.shape[-2:]
+    rows, cols = (_log_multiplicity(n, size, q.device) for n in (height, width))
+    log_count = (rows[:, None, :, None] + cols[None, :, None, :]).flatten(2, 3).flatten(0, 1)
+    q, k, v = (t.flatten(3).mT for t in (q, k, v))
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=log_count.to(q.dtype))
+    return attended.mT.unflatten(3, (height, width))
+
+
+def _log_multiplicity(length: int, size: int, device: torch.device) -> Tensor:
+    """Return the logarithm of how often the window of pixel i holds pixel j along one axis, (length, length)."""
+    windows = _reflected_indices(length, size // 2, device).unfold(0, size, 1)
+    return F.one_hot(windows, length).sum(dim=1).double().log()
+
+
+def _shifted_attention(q: Tensor, k: Tensor, v: Tensor, size: int) -> Tensor:
+    """Attend within windows of (B, heads, d, H, W) by summing over the shifts of the window."""
+    height, width = q.shape[-2:]
+    k, v = (_reflect_pad(t.flatten(1, 2), size // 2).unflatten(1, t.shape[1:3]) for t in (k, v))
+    q = q * q.shape[2] ** -0.5
+    shifts = [(slice(dy, dy + height), slice(dx, dx + width)) for dy in range(size) for dx in range(size)]
+    logits = torch.stack([(q * k[..., rows, cols]).sum(dim=2) for rows, cols in shifts], dim=2)
+    weights = logits.softmax(dim=2).to(v.dtype)
+    attended = torch.zeros_like(q)
+    for weight, (rows, cols) in zip(weights.unbind(dim=2), shifts, strict=True):
+        attended = torch.addcmul(attended, weight.unsqueeze(2), v[..., rows, cols])
+    return attended
 
 
 def _coordinate_grid(height: int, width: int, like: Tensor) -> Tensor:

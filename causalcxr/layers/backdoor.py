@@ -86,11 +86,7 @@ class BackdoorIntervention(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return the intervened logits, see the class. `generator` draws the random partners."""
-        if not isinstance(self.classifier, GroupLinear):
-            raise ValueError(
-                "the intervention has no labels (num_classes=0); give it some with reset_classes(num_classes)"
-            )
-        sizes = {"K": self.classifier.num_groups, "D": self.dim}
+        sizes = {"K": self._phi().num_groups, "D": self.dim}
         check_tensor("causal", causal, "B K D", **sizes)
         check_tensor("confounder", confounder, "B K D", B=causal.shape[0], **sizes)
         if confounders is not None:
@@ -107,14 +103,24 @@ class BackdoorIntervention(nn.Module):
 
     def all_pairs(self, causal: Tensor, confounders: Tensor) -> Tensor:
         """Return the logits (B, S, K) of every image with every confounder, nothing drawn and nothing left out."""
+        sizes = {"K": self._phi().num_groups, "D": self.dim}
+        check_tensor("causal", causal, "B K D", **sizes)
+        check_tensor("confounders", confounders, "S K D", **sizes)
         causal_part, confounder_part = self._parts(causal, confounders)
         return causal_part[:, None] + confounder_part
 
     def _parts(self, causal: Tensor, confounders: Tensor) -> tuple[Tensor, Tensor]:
         """Return w.h_x + b, (B, K), and w.h_c, (S, K)."""
-        weight, bias = self.classifier.weight, self.classifier.bias
+        weight, bias = self._phi().weight, self._phi().get_parameter("bias")
         causal_part = torch.einsum("bkd,kd->bk", causal, weight[:, : self.dim]) + bias
         return causal_part, torch.einsum("skd,kd->sk", confounders.to(causal.dtype), weight[:, -self.dim :])
+
+    def _phi(self) -> GroupLinear:
+        if not isinstance(self.classifier, GroupLinear):
+            raise ValueError(
+                "the intervention has no labels (num_classes=0); give it some with reset_classes(num_classes)"
+            )
+        return self.classifier
 
     def extra_repr(self) -> str:
         """Options, for printing."""
@@ -124,7 +130,7 @@ class BackdoorIntervention(nn.Module):
 def _other_images(batch: int, device: torch.device) -> Tensor:
     """Return the (B, B - 1) indices of all images but the row's own."""
     image = torch.arange(batch, device=device)
-    return (image[:, None] + 1 + torch.arange(batch - 1, device=device)) % batch
+    return (image[:, None] + 1 + image[: batch - 1]) % max(batch, 1)
 
 
 def _draw(high: int, count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:

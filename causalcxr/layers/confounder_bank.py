@@ -14,9 +14,9 @@ __all__ = ["ConfounderBank"]
 class ConfounderBank(nn.Module):
     r"""First-in, first-out memory of confounder features, the set C of the backdoor adjustment.
 
-    Equation 1 of arXiv 2305.12072. It extends the confounders beyond one batch and keeps P(c). Without strata every stored feature weighs the same.
-    With `num_strata`, each feature is stored with the stratum it came from (view, site, device), and `weights` gives
-    the strata their prior P(c) however often each was seen:
+    It extends the confounders of arXiv 2305.12072, Eq. 1, beyond one batch and keeps P(c). Without strata every stored
+    feature weighs the same. With `num_strata`, each feature is stored with the stratum it came from (view, site,
+    device), and `weights` gives the strata their prior P(c) however often each was seen:
 
     .. math:: w_s = P(c_s) / |\{s' : c_{s'} = c_s\}|, \qquad \sum_s w_s = 1.
 
@@ -121,10 +121,12 @@ class ConfounderBank(nn.Module):
         return self.features[drawn.to(self.stored.device)]
 
     def _check_prior(self, prior: Sequence[float] | Tensor) -> Tensor:
-        values = torch.as_tensor(prior, dtype=torch.float32)
-        if values.shape != (self.num_strata,) or bool((values < 0).any()) or abs(float(values.sum()) - 1) > 1e-4:
+        values = torch.as_tensor(prior, dtype=torch.float32).detach().clone()
+        is_distribution = bool((values >= 0).all()) and abs(float(values.sum()) - 1) <= 1e-4  # false for NaN as well
+        if self.num_strata == 0 or values.shape != (self.num_strata,) or not is_distribution:
             raise ValueError(
-                f"prior must be {self.num_strata} probabilities that add up to 1, one for each stratum, but got {prior}"
+                f"prior must hold num_strata={self.num_strata} probabilities that add up to 1, one for each stratum, "
+                f"but got {values.tolist()}; without strata (num_strata=0) leave prior out"
             )
         return values
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from causalcxr._checks import check_choice, check_heads, check_tensor, eager
+from causalcxr._checks import check_choice, check_heads, check_mask, check_tensor, eager
 
 __all__ = ["DisentangledAttention", "DisentangledCrossAttention"]
 
@@ -98,7 +98,11 @@ class DisentangledCrossAttention(nn.Module):
         check_tensor("key", key, "B N D", B=query.shape[0], D=self.dim)
         check_tensor("value", value, "B N D", B=query.shape[0], N=key.shape[1], D=self.dim)
         if mask is not None:
-            self._check_mask(mask, key)
+            check_mask(mask, "B N", tuple(key.shape[:2]))
+            if eager() and not bool(mask.any(dim=-1).all()):
+                raise ValueError(
+                    "mask must leave every image at least one token that takes part, but got a row of False"
+                )
         q, k, v = (
             rearrange(projected, "b n (h d) -> b h n d", h=self.num_heads)
             for projected in (self.q_proj(query), self.k_proj(key), self.v_proj(value))
@@ -115,7 +119,7 @@ class DisentangledCrossAttention(nn.Module):
         return DisentangledAttention(causal, confounder, attention)
 
     def _attention(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
-        logits = (q @ k.mT) * q.shape[-1] ** -0.5
+        logits = (q * q.shape[-1] ** -0.5) @ k.mT  # scaled first: the product of long vectors overflows float16
         if mask is not None:
             logits = logits.masked_fill(~mask, float("-inf"))
         return logits.softmax(dim=-1).to(q.dtype)
@@ -133,14 +137,6 @@ class DisentangledCrossAttention(nn.Module):
             else:
                 complement = complement / (mask.sum(dim=-1) - 1).clamp(min=1)[:, None, None, None]
         return complement.to(causal.dtype)
-
-    def _check_mask(self, mask: Tensor, key: Tensor) -> None:
-        if mask.dtype != torch.bool:
-            raise TypeError(f"mask must be boolean, True for tokens that take part, but got dtype {mask.dtype}")
-        if mask.shape != key.shape[:2]:
-            raise ValueError(f"mask must have shape (B, N) = {tuple(key.shape[:2])}, but got {tuple(mask.shape)}")
-        if eager() and not bool(mask.any(dim=-1).all()):
-            raise ValueError("mask must leave every image at least one token that takes part, but got a row of False")
 
     def extra_repr(self) -> str:
         """Options, for printing."""

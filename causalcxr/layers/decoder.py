@@ -1,13 +1,13 @@
 """The decoder: label queries that collect causal and confounding features from an image."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange, reduce
 from timm.layers import Mlp, build_sincos2d_pos_embed
 from torch import Tensor, nn
 
-from causalcxr._checks import check_tensor
+from causalcxr._checks import check_mask, check_tensor
 from causalcxr.layers.cross_attention import DisentangledAttention, DisentangledCrossAttention
 
 __all__ = ["CausalDecoder", "DecodedFeatures"]
@@ -41,7 +41,7 @@ class CausalDecoderLayer(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.attn = DisentangledCrossAttention(dim, num_heads=num_heads, complement=complement, **dd)
         self.norm1 = nn.LayerNorm(dim, **dd)
         self.mlp = Mlp(dim, hidden_features=4 * dim, drop=proj_drop, **dd)
@@ -135,18 +135,18 @@ class CausalDecoder(nn.Module):
         if not isinstance(self.label_embed, nn.Embedding):
             raise ValueError("the decoder has no labels (num_classes=0); give it some with reset_classes(num_classes)")
         batch, _, height, width = features.shape
-        if mask is not None and mask.shape != (batch, height, width):
-            raise ValueError(f"mask must have shape {(batch, height, width)}, but got {tuple(mask.shape)}")
+        if mask is not None:
+            check_mask(mask, "B H W", (batch, height, width))
         tokens = rearrange(features, "b d h w -> b (h w) d")
         position = build_sincos2d_pos_embed([height, width], self.dim, dtype=torch.float32, device=features.device)
         keys = tokens + position.to(tokens.dtype)
         token_mask = None if mask is None else rearrange(mask, "b h w -> b (h w)")
         query_pos = self.label_embed.weight.to(tokens.dtype).expand(batch, -1, -1)
         content = torch.zeros_like(query_pos)
-        attended = None
-        for i, layer in enumerate(self.layers):
-            last = i == len(self.layers) - 1
-            content, attended = layer(content, query_pos, keys, tokens, token_mask, need_attention and last)
+        *layers, last_layer = self.layers
+        for layer in layers:
+            content, _ = layer(content, query_pos, keys, tokens, token_mask, False)
+        content, attended = last_layer(content, query_pos, keys, tokens, token_mask, need_attention)
         attention = attended.attention
         if attention is not None:
             attention = reduce(attention, "b heads k (h w) -> b k h w", "mean", h=height)

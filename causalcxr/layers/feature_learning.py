@@ -1,6 +1,7 @@
 """The attention-augmented encoder on top of a backbone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from timm.layers import LayerNorm2d
@@ -59,7 +60,7 @@ class FeatureLearning(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.in_chs = in_chs
 
         def conv_norm(chs: int, kernel_size: int) -> nn.Sequential:

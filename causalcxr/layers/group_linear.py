@@ -27,7 +27,8 @@ class GroupLinear(nn.Module):
         - Output: (..., K)
 
     Raises:
-        ValueError: If the last two axes of the input are not (K, D).
+        ValueError: If a size is not positive, or the last two axes of the input are not (K, D).
+        TypeError: If the input is not of floating point.
 
     Example:
         >>> import torch
@@ -61,11 +62,7 @@ class GroupLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (..., K) of label features (..., K, D)."""
-        if x.ndim < 2 or x.shape[-2:] != self.weight.shape:
-            raise ValueError(
-                f"x must have shape (..., {self.num_groups}, {self.in_features}), but got {tuple(x.shape)}"
-            )
-        check_tensor("x", x, " ".join(f"d{i}" for i in range(x.ndim)))
+        check_tensor("x", x, "... K D", K=self.num_groups, D=self.in_features)
         logits = torch.einsum("...kd,kd->...k", x, self.weight)
         return logits if self.bias is None else logits + self.bias
 

@@ -1,5 +1,6 @@
 """The losses of the causal objective as functions of logits."""
 
+import math
 from typing import Protocol
 
 import torch
@@ -102,20 +103,16 @@ def asymmetric_loss(
             f"but got {gamma_pos}, {gamma_neg} and {margin}"
         )
     logits, targets, known = _prepare(logits, targets)
-    probability = logits.sigmoid()
-    # With a margin, 1 - p_m stays at or above it and the plain logarithm is safe; without one logsigmoid has to be
-    # used.
+    log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
     if margin:
-        shifted = (probability - margin).clamp(min=0)
-        log_negative = torch.log1p(-shifted)
+        # 1 - p_m = (1 - p) + m is at least m and its logarithm safe; p - m would round to 1 for a small margin.
+        log_negative = (log_not_p.exp() + margin).clamp(max=1).log()
+        # The power of 0 has no finite slope for an exponent below 1; here its factor, the logarithm, is exactly 0.
+        focus = (log_p.exp() - margin).clamp(min=torch.finfo(logits.dtype).tiny) ** gamma_neg
     else:
-        shifted, log_negative = probability, F.logsigmoid(-logits)
-    positive = targets * F.logsigmoid(logits)
-    negative = (1 - targets) * log_negative
-    if gamma_pos:
-        positive = positive * (-logits).sigmoid() ** gamma_pos
-    if gamma_neg:
-        negative = negative * shifted**gamma_neg
+        log_negative, focus = log_not_p, (gamma_neg * log_p).exp()
+    positive = targets * (gamma_pos * log_not_p).exp() * log_p
+    negative = (1 - targets) * focus * log_negative
     return _reduce(-positive - negative, known, weight, reduction)
 
 
@@ -135,7 +132,7 @@ def uniform_kl_loss(logits: Tensor, *, uniform: str = "categorical", reduction: 
         reduction: `"mean"`, `"sum"`, or `"none"` for one value an image, of shape (...).
 
     Returns:
-        The divergence, 0 or more.
+        The divergence, 0 or more up to rounding.
 
     Raises:
         ValueError: If an option is unknown or the logits have no label axis.
@@ -151,10 +148,9 @@ def uniform_kl_loss(logits: Tensor, *, uniform: str = "categorical", reduction: 
     _check_logits(logits)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if uniform == "categorical":
-        divergence = logits.logsumexp(dim=-1) - logits.mean(dim=-1) - torch.tensor(float(logits.shape[-1])).log()
+        divergence = -logits.log_softmax(dim=-1).mean(dim=-1) - math.log(logits.shape[-1])
     else:
-        log_two = torch.tensor(2.0, dtype=torch.float64).log().item()
-        divergence = -(F.logsigmoid(logits) + F.logsigmoid(-logits)).mean(dim=-1) / 2 - log_two
+        divergence = -(F.logsigmoid(logits) + F.logsigmoid(-logits)).mean(dim=-1) / 2 - math.log(2)
     if reduction == "none":
         return divergence
     return divergence.sum() if reduction == "sum" else divergence.mean()
@@ -203,10 +199,10 @@ def backdoor_loss(
         if not isinstance(prior, Tensor) or prior.shape != (num_confounders,):
             raise ValueError(
                 f"prior must hold one weight for each of the {num_confounders} confounders of `intervened`, but got "
-                f"{tuple(prior.shape) if isinstance(prior, Tensor) else prior}; where strategy='random' picks one partner, "
-                "draw by the prior instead (ConfounderBank.draw) and leave prior out"
+                f"{tuple(prior.shape) if isinstance(prior, Tensor) else prior}; where strategy='random' picks one "
+                "partner, draw by the prior instead (ConfounderBank.draw) and leave prior out"
             )
-        loss = torch.einsum("bsk,s->bk", each, prior.to(each))
+        loss = (each * prior.to(each)[:, None]).sum(dim=1)  # not a matrix product, which autocast takes in half
     return _reduce(loss, ~targets.isnan(), weight, reduction)
 
 
@@ -246,15 +242,20 @@ def backdoor_weights(targets: Tensor, strata: Tensor) -> Tensor:
     known = ~targets.isnan()
     if not bool(((targets == 0) | (targets == 1) | ~known).all()):
         raise ValueError("targets must be 0, 1 or NaN to be weighted, but got other values")
-    stratum_of = strata.unique(return_inverse=True)[1]
-    in_stratum = F.one_hot(stratum_of).to(torch.float64).T  # (C, N)
-    total = known.sum(dim=0).double()
+    values, stratum_of = strata.unique(return_inverse=True)
+    stratum_of = stratum_of.to(targets.device)
+
+    def count(member: Tensor) -> Tensor:
+        """Return how many images are members in the stratum of each, (N, K)."""
+        counts = torch.zeros(len(values), targets.shape[1], dtype=torch.float64, device=targets.device)
+        return counts.index_add(0, stratum_of, member.double())[stratum_of]
+
+    in_stratum, total = count(known), known.sum(dim=0)
     weights = torch.zeros(targets.shape, dtype=torch.float64, device=targets.device)
-    stratum_count = in_stratum @ known.double()  # (C, K)
     for value in (0, 1):
         member = targets == value
-        joint = (in_stratum @ member.double())[stratum_of]  # (N, K)
-        expected = member.sum(dim=0) * stratum_count[stratum_of] / total
+        joint = count(member)
+        expected = member.sum(dim=0) * in_stratum / total
         weights = torch.where(member, expected / joint, weights)
     return weights.float()
 
@@ -294,6 +295,8 @@ def _prepare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _reduce(loss: Tensor, known: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
     check_choice("reduction", reduction, ("none", "mean", "sum"))
     if weight is not None:
+        if not isinstance(weight, Tensor):
+            raise TypeError(f"weight must be a tensor, as from backdoor_weights, but got {type(weight).__name__}")
         try:
             loss = loss * weight.to(loss).expand_as(loss)
         except RuntimeError:

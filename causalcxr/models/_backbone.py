@@ -19,7 +19,7 @@ def create_backbone(
     drop_path_rate: float = 0.0,
     pretrained: bool | str | Path = False,
     backbone_args: dict[str, Any] | None = None,
-) -> tuple[nn.Module, int, int]:
+) -> tuple[Any, int, int]:  # not Module, which has none of the methods of timm's models
     """Build a timm model without its pooling and classifier.
 
     Args:
@@ -70,7 +70,7 @@ def create_backbone(
     return backbone, last["num_chs"], last["reduction"]
 
 
-def feature_map(backbone: nn.Module, x: Tensor) -> Tensor:
+def feature_map(backbone: Any, x: Tensor) -> Tensor:
     """Return the last feature map (B, C, H, W) of a backbone from `create_backbone`."""
     return backbone.forward_intermediates(x, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True)[-1]
 
@@ -89,7 +89,7 @@ def _check_name(name: str) -> None:
         )
 
 
-def _build(name: str, output_stride: int, kwargs: dict[str, Any]) -> nn.Module:
+def _build(name: str, output_stride: int, kwargs: dict[str, Any]) -> Any:
     try:
         return timm.create_model(name, output_stride=output_stride, **kwargs)
     except (TypeError, NotImplementedError, AssertionError):
@@ -100,7 +100,7 @@ def _build(name: str, output_stride: int, kwargs: dict[str, Any]) -> nn.Module:
     return backbone
 
 
-def _dilate_densenet(backbone: nn.Module, output_stride: int) -> None:
+def _dilate_densenet(backbone: Any, output_stride: int) -> None:
     """Trade the last poolings of a DenseNet for dilation, as `output_stride` does in timm's other families."""
     for native_stride, block in ((16, 3), (32, 4)):
         dilation = native_stride // output_stride

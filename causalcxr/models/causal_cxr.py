@@ -60,6 +60,9 @@ class CausalCXR(nn.Module):
         torch.Size([2, 14])
     """
 
+    backbone: Any  # a timm model; Module declares none of the methods used here
+    pretrained_cfg: dict[str, Any]  # set by timm's builder
+
     def __init__(
         self,
         backbone: str = "resnet101",
@@ -149,7 +152,8 @@ class CausalCXR(nn.Module):
         # All confounders, whatever the training strategy: a prediction is not drawn.
         intervened = self.head.intervention.all_pairs(output.causal, bank.features)
         probabilities = intervened.to(torch.promote_types(intervened.dtype, torch.float32)).sigmoid()
-        return torch.einsum("bsk,s->bk", probabilities, weights.to(probabilities))
+        # Not a matrix product, which autocast would take in half precision.
+        return (probabilities * weights.to(probabilities)[:, None]).sum(dim=1)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the encoded feature map (B, D, H, W)."""
@@ -198,7 +202,7 @@ class CausalCXR(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters that should not decay."""
-        backbone = getattr(self.backbone, "no_weight_decay", set)()
+        backbone: set[str] = getattr(self.backbone, "no_weight_decay", set)()
         return {f"backbone.{name}" for name in backbone} | {"head.decoder.label_embed.weight"}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -14,10 +14,13 @@ from causalcxr.models.causal_cxr import CausalCXR
 __all__: list[str] = []
 
 
+# The backbones' weights were trained on images scaled to [-1, 1].
+HALF = (0.5, 0.5, 0.5)
+
 default_cfgs = generate_default_cfgs(
     {
-        "causal_efficientnet_lite0.untrained": causal_cfg("conv_stem"),
-        "causal_efficientnetv2_s.untrained": causal_cfg("conv_stem"),
+        "causal_efficientnet_lite0.untrained": causal_cfg("conv_stem", mean=HALF, std=HALF),
+        "causal_efficientnetv2_s.untrained": causal_cfg("conv_stem", mean=HALF, std=HALF),
     }
 )
 

@@ -1,5 +1,7 @@
 """The causal head: from any feature map to causal, confounding and intervened predictions."""
 
+from typing import Any
+
 import torch
 from timm.layers import Mlp
 from torch import Tensor, nn
@@ -65,7 +67,7 @@ class CausalHead(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.dim = dim
         self.feature_learning = FeatureLearning(in_chs, dim, num_heads=num_heads, **dd)
         self.decoder = CausalDecoder(

@@ -13,13 +13,19 @@ __all__: list[str] = []
 default_cfgs = generate_default_cfgs(
     {
         "causal_timm.untrained": causal_cfg(()),
-        "causal_test_resnet.untrained": causal_cfg("conv1.0", input_size=(3, 96, 96), pool_size=(6, 6)),
+        "causal_test_resnet.untrained": causal_cfg(
+            "conv1.0", input_size=(3, 96, 96), pool_size=(6, 6), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+        ),
     }
 )
 
 
 def _create_causal_timm(variant: str, pretrained: bool = False, **kwargs: Any) -> CausalCXR:
-    return build_causal_model(variant, pretrained, **kwargs)
+    model = build_causal_model(variant, pretrained, **kwargs)
+    if not pretrained:  # images are scaled as the backbone's own weights expect them
+        backbone_cfg = model.backbone.pretrained_cfg
+        model.pretrained_cfg |= {key: backbone_cfg[key] for key in ("mean", "std")}
+    return model
 
 
 @register_model

@@ -16,10 +16,13 @@ from causalcxr.models.causal_cxr import CausalCXR
 __all__: list[str] = []
 
 
+# The backbones' weights were trained on images scaled to [-1, 1].
+HALF = (0.5, 0.5, 0.5)
+
 default_cfgs = generate_default_cfgs(
     {
-        "causal_vit_small_patch16.untrained": causal_cfg("patch_embed.proj"),
-        "causal_vit_base_patch16.untrained": causal_cfg("patch_embed.proj"),
+        "causal_vit_small_patch16.untrained": causal_cfg("patch_embed.proj", mean=HALF, std=HALF),
+        "causal_vit_base_patch16.untrained": causal_cfg("patch_embed.proj", mean=HALF, std=HALF),
     }
 )
 
