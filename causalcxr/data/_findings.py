@@ -14,7 +14,8 @@ import numpy as np
 from causalcxr.data._canvas import Array, cover
 from causalcxr.data._radiograph import Film, abdomen_cover, diaphragm, heart_cover, lung_cover, organs
 
-_VISIBLE = 0.03  # attenuation
+DENSEST = 1.05  # attenuation: several findings together make no lung denser than the abdomen
+_VISIBLE = 0.03
 
 
 class Finding(NamedTuple):

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from causalcxr.data._canvas import check_image_size, get_canvas
-from causalcxr.data._findings import FINDINGS, Finding
+from causalcxr.data._findings import DENSEST, FINDINGS, Finding
 from causalcxr.data._markers import DEVICES, MARKERS, check_markers, device_density, mark_image
 from causalcxr.data._nih_files import Box
 from causalcxr.data._radiograph import Film, develop, draw_anatomy, draw_exposure, draw_film
@@ -280,10 +280,11 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self, index: int, film: Film, findings: list[Finding | None], view: str, markers: npt.NDArray[np.bool_]
     ) -> torch.Tensor:
         """The image (1, H, W) of a film with findings and markers."""
-        density = film.density.copy()
+        density = np.zeros_like(film.density)
         for finding in findings:
             if finding is not None:
                 density += finding.density
+        density = film.density + np.minimum(density, DENSEST)
         names = [(code, name) for code, name in enumerate(MARKERS) if markers[code]]
         for code, name in names:
             if name in DEVICES:
