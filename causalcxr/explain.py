@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._checks import check_tensor
+from causalcxr._checks import check_tensor
 
 __all__ = ["HEAT", "AttentionMaps", "attention_maps", "overlay"]
 

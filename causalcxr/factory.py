@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import get_arch_name, model_entrypoint
+from timm.models import get_arch_name, get_arch_pretrained_cfgs, model_entrypoint, split_model_name_tag
 from torch import nn
 
 __all__ = ["create_model", "is_model", "list_models", "list_pretrained"]
@@ -30,8 +30,8 @@ def create_model(name: str | Path, pretrained: bool | None = None, **kwargs: Any
         The model, in training mode as timm returns it.
 
     Raises:
-        ValueError: If the name is unknown (the message has the closest ones), no weights are published for it, or
-            weights do not fit.
+        ValueError: If the name or its tag is unknown (the message has the closest ones), no weights are published for
+            it, or weights do not fit.
         TypeError: If `name` is neither a string nor a path, or an argument is unknown.
 
     Example:
@@ -46,6 +46,7 @@ def create_model(name: str | Path, pretrained: bool | None = None, **kwargs: Any
         return timm.create_model(name, pretrained=pretrained is not False, **kwargs)
     if not is_model(name):
         raise _unknown_model(name)
+    _check_tag(name)
     return timm.create_model(name, pretrained=bool(pretrained), **kwargs)
 
 
@@ -72,6 +73,13 @@ def is_model(name: str) -> bool:
     """Return whether `name`, with or without a tag, is a model of the library."""
     arch = get_arch_name(name) if isinstance(name, str) else ""
     return timm.is_model(arch) and model_entrypoint(arch).__module__.startswith("causalcxr.")
+
+
+def _check_tag(name: str) -> None:
+    arch, tag = split_model_name_tag(name)
+    tags = [known.removeprefix(f"{arch}.") for known in get_arch_pretrained_cfgs(arch)]
+    if tag and tag not in tags:
+        raise ValueError(f"{arch!r} has no tag {tag!r}; its tags: {', '.join(tags)}")
 
 
 def _unknown_model(name: str) -> ValueError:

@@ -10,22 +10,18 @@ Images of one patient are not independent, so patients are drawn instead of imag
 bootstrap; Field & Welsh, J. R. Stat. Soc. B 69, 2007).
 """
 
+import math
 import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 __all__ = ["BootstrapResult", "auroc", "bootstrap_auroc"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-_RESAMPLES_PER_BLOCK = 32  # one row of multiplicities is then 128 bytes, two cache lines
-_CELLS_PER_BLOCK = 2**22  # images times resamples
-_FLOAT32_EXACT = 2**24  # every integer up to here is a float32
 
 
 class BootstrapResult(NamedTuple):
@@ -77,7 +73,9 @@ def auroc(scores: Any, targets: Any) -> FloatArray:
         array([0.875])
     """
     values, labels = _check_inputs(scores, targets)
-    result = _auroc_of_labels(values, labels)
+    each_once = np.ones(len(values), dtype=np.int64)
+    rankings = _rank_labels(values, labels, np.arange(len(values)))
+    result = np.array([_weighted_auroc(ranking, each_once) for ranking in rankings])
     _warn_undefined(result)
     return result
 
@@ -102,10 +100,10 @@ def bootstrap_auroc(
 
         AUROC* = sum_{p, n} m_p m_n [1(s_p > s_n) + 1/2 1(s_p = s_n)] / (sum_p m_p sum_n m_n).
 
-    The scores are therefore sorted once a label, and a resample costs one pass over the images: the multiplicities of
-    the commoner class are summed between neighbouring scores of the rarer one. All sums are of integers and exact, so
-    the result depends neither on the number of threads nor on the block size. Resamples are taken in blocks, whose
-    working memory stays below about 250 MB up to 4 million images.
+    The scores are therefore sorted once a label, and a resample costs one cumulative sum of the negatives'
+    multiplicities in that order, read off at the positives. All sums are of integers, so nothing is rounded before the
+    one division. The work is single-threaded and needs memory for a few copies of the inputs, whatever the number of
+    resamples.
 
     Args:
         scores: As for [`auroc`][causalcxr.metrics.auroc].
@@ -141,17 +139,17 @@ def bootstrap_auroc(
         raise ValueError(f"confidence must lie between 0 and 1, such as 0.95, got {confidence}")
     members = _group_indices(groups, len(values))
 
-    point = _auroc_of_labels(values, labels)
+    rankings = _rank_labels(values, labels, members)
+    num_groups = int(members.max()) + 1
+    each_once = np.ones(num_groups, dtype=np.int64)
+    point = np.array([_weighted_auroc(ranking, each_once) for ranking in rankings])
     _warn_undefined(point)
-    resamples = np.full((n_resamples, values.shape[1]), np.nan)
-    rankings = {k: _rank(values[:, k], labels[:, k], members) for k in np.flatnonzero(~np.isnan(point))}
+
     rng = np.random.default_rng(seed)
-    block = max(1, min(_RESAMPLES_PER_BLOCK, _CELLS_PER_BLOCK // len(values)))
-    for start in range(0, n_resamples, block):
-        stop = min(start + block, n_resamples)
-        weights = _draw(rng, members, stop - start)
-        for k, ranking in rankings.items():
-            resamples[start:stop, k] = _weighted_auroc(ranking, weights)
+    resamples = np.empty((n_resamples, len(rankings)))
+    for row in resamples:
+        drawn = np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups)
+        row[:] = [_weighted_auroc(ranking, drawn) for ranking in rankings]
 
     low, high = _percentile_interval(resamples, confidence)
     mean_low, mean_high = _percentile_interval(_mean_over_labels(resamples)[:, None], confidence)
@@ -180,21 +178,6 @@ def _check_inputs(scores: Any, targets: Any) -> tuple[FloatArray, FloatArray]:
     return values.reshape(len(values), -1), labels.reshape(len(labels), -1)
 
 
-def _auroc_of_labels(scores: FloatArray, targets: FloatArray) -> FloatArray:
-    result = np.full(scores.shape[1], np.nan)
-    for k in range(scores.shape[1]):
-        positives, negatives = scores[targets[:, k] == 1, k], np.sort(scores[targets[:, k] == 0, k])
-        if len(positives) and len(negatives):
-            result[k] = _doubled_rank(negatives, positives).sum() / (2 * len(positives) * len(negatives))
-    return result
-
-
-def _doubled_rank(ordered: FloatArray, values: FloatArray) -> IntArray:
-    """Twice the number of entries of `ordered` below each value plus half of those equal to it; an integer."""
-    below = np.searchsorted(ordered, values, side="left")
-    return below + np.searchsorted(ordered, values, side="right")
-
-
 def _warn_undefined(result: FloatArray) -> None:
     undefined = np.flatnonzero(np.isnan(result)).tolist()
     if undefined:
@@ -221,56 +204,36 @@ def _group_indices(groups: Any, num_images: int) -> IntArray:
 
 
 class _Ranking(NamedTuple):
-    """One label's images in the order of their scores, each given by its group, split into bags by `starts`.
+    """One label's images in the order of their scores, each image given by its group."""
 
-    With m distinct scores in the rarer class, bag j of `rare` holds its images at the j-th of them; `common` has 2m + 1
-    bags: bag 2j + 1 holds the images of the commoner class at the j-th score, the even bags those between two of them.
-    """
-
-    rare: torch.Tensor
-    rare_starts: torch.Tensor
-    common: torch.Tensor
-    common_starts: torch.Tensor
+    negatives: IntArray  # groups of the negatives
+    positives: IntArray  # groups of the positives
+    below: IntArray  # for each positive, how many negatives score less
+    up_to: IntArray  # for each positive, how many negatives score no more: those below and its ties
 
 
-def _rank(scores: FloatArray, targets: FloatArray, members: IntArray) -> _Ranking:
-    rare, common, sign = targets == 1, targets == 0, 1
-    if rare.sum() > common.sum():  # P(s_p > s_n) = P(-s_n > -s_p), and fewer distinct scores are fewer sums
-        rare, common, sign = common, rare, -1
-    levels, rare_bags = np.unique(sign * scores[rare], return_inverse=True)
-    common_bags = _doubled_rank(levels, sign * scores[common])
-    return _Ranking(
-        *_sort_into_bags(members[rare], rare_bags, len(levels)),
-        *_sort_into_bags(members[common], common_bags, 2 * len(levels) + 1),
-    )
+def _rank_labels(scores: FloatArray, targets: FloatArray, members: IntArray) -> list[_Ranking]:
+    rankings = []
+    for k in range(scores.shape[1]):
+        order = np.argsort(scores[:, k])
+        negatives, positives = order[targets[order, k] == 0], order[targets[order, k] == 1]
+        low, high = scores[negatives, k], scores[positives, k]
+        below, up_to = np.searchsorted(low, high, side="left"), np.searchsorted(low, high, side="right")
+        rankings.append(_Ranking(members[negatives], members[positives], below, up_to))
+    return rankings
 
 
-def _sort_into_bags(members: IntArray, bags: IntArray, num_bags: int) -> tuple[torch.Tensor, torch.Tensor]:
-    order = np.argsort(bags, kind="stable")
-    starts = np.searchsorted(bags[order], np.arange(num_bags))
-    return torch.from_numpy(members[order].astype(np.int32)), torch.from_numpy(starts.astype(np.int32))
-
-
-def _draw(rng: np.random.Generator, members: IntArray, num_resamples: int) -> torch.Tensor:
-    """How often each group is drawn in each resample (G, R), in a type that holds twice any sum over images exactly."""
-    num_groups = int(members.max()) + 1
-    counts = np.stack(
-        [np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups) for _ in range(num_resamples)]
-    )
-    largest_sum = (counts @ np.bincount(members)).max()
-    dtype = torch.float32 if 2 * largest_sum <= _FLOAT32_EXACT else torch.float64
-    return torch.from_numpy(counts).T.to(dtype).contiguous()
-
-
-def _weighted_auroc(ranking: _Ranking, weights: torch.Tensor) -> FloatArray:
-    """AUROC of each resample (R,) from the multiplicities of the groups (G, R)."""
-    rare = F.embedding_bag(ranking.rare, weights, ranking.rare_starts, mode="sum")  # (m, R)
-    common = F.embedding_bag(ranking.common, weights, ranking.common_starts, mode="sum")  # (2m + 1, R)
-    below = common.cumsum(0)
-    # below[2j] leaves out what equals score j, below[2j + 1] includes it: their sum counts ties once, the rest twice
-    doubled = (rare.double() * (below[0:-1:2] + below[1::2])).sum(0)
-    pairs = rare.sum(0, dtype=torch.float64) * below[-1].double()
-    return (doubled / (2 * pairs)).numpy()  # 0 / 0 = NaN where a class was not drawn
+def _weighted_auroc(ranking: _Ranking, multiplicities: IntArray) -> float:
+    """AUROC with every image taken as often as its group (G,) is; NaN where one class is not taken at all."""
+    cumulative = np.zeros(len(ranking.negatives) + 1, dtype=np.int64)
+    np.cumsum(multiplicities.take(ranking.negatives), out=cumulative[1:])
+    positives = multiplicities.take(ranking.positives)
+    pairs = positives.sum() * cumulative[-1]
+    if pairs == 0:
+        return math.nan
+    # Twice the statistic, an integer: a negative below a positive is in both sums, a tie in one of them.
+    doubled = positives @ (cumulative.take(ranking.below) + cumulative.take(ranking.up_to))
+    return float(doubled / (2 * pairs))
 
 
 def _mean_over_labels(values: FloatArray) -> FloatArray:

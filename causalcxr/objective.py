@@ -14,8 +14,9 @@ class CausalObjective(nn.Module):
     """A causal model with its loss: the thing to train, and to wrap in `DistributedDataParallel`.
 
     Everything that a training step needs happens within one `forward`, so that a wrapper sees every parameter used.
-    With a bank, confounders are those of past batches, weighted by P(c), and this batch's are stored afterwards;
-    without one they are those of the other images of the batch (of this process).
+    With a bank, confounders are those of past batches, weighted by P(c) (drawn by P(c) for a model that samples its
+    partners), and this batch's are stored afterwards; without one they are those of the other images of the batch (of
+    this process).
 
     Args:
         model: A model with `forward_causal`, such as `CausalCXR`.

@@ -1,14 +1,12 @@
 """Train a causal classifier, or a plain timm model beside it, on NIH ChestX-ray14 or on generated radiographs.
 
     python examples/train_nih.py --data path/to/nih --output runs/causal --backbone-weights path/to/backbone.safetensors
-    python examples/train_nih.py --data path/to/nih --output runs/plain --model tf_efficientnet_lite0 ...
-    python examples/train_nih.py --data path/to/nih --output runs/paper --preset paper
-    torchrun --nproc-per-node 4 examples/train_nih.py --data path/to/nih --output runs/causal
+    python examples/train_nih.py --data path/to/nih --output runs/plain --model tf_efficientnet_lite0
+    torchrun --nproc-per-node 4 examples/train_nih.py --data path/to/nih --output runs/paper --preset paper
     python examples/train_nih.py --data synthetic:2000 --output runs/synthetic --model causal_test_resnet
 
-Run again with the same arguments to resume after a stop: training goes on after the last finished epoch.
-The folder `output` gets `config.json`, `log.jsonl` (a line an epoch), `last.pt` (to resume) and `best.pt` (best
-validation AUROC; see `evaluate_nih.py`).
+Run again with the same arguments to go on after the last finished epoch. `output` gets `config.json`, `log.jsonl` (a
+line an epoch), `last.pt` (to resume) and `best.pt` (best validation AUROC; for `evaluate_nih.py`).
 """
 
 import argparse
@@ -31,7 +29,7 @@ import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, StackDataset, Subset
 from tqdm import tqdm
 
 import causalcxr
@@ -99,13 +97,12 @@ def parse_config(argv: list[str] | None = None) -> Config:
 def build_model(config: Config) -> nn.Module:
     """Build the causal model, or the plain timm model that it is compared with."""
     weights: bool | str = True if config.backbone_weights == "timm" else config.backbone_weights
+    model_args: dict[str, Any] = {"drop_rate": config.drop_rate}
     if causalcxr.is_model(config.model):
-        backbone = {"backbone": config.backbone} if config.backbone else {}
-        return causalcxr.create_model(
-            config.model, pretrained_backbone=weights or False, drop_rate=config.drop_rate, **backbone
-        )
+        model_args |= {"backbone": config.backbone} if config.backbone else {}
+        return causalcxr.create_model(config.model, pretrained_backbone=weights or False, **model_args)
+    model_args["num_classes"] = len(NIH_LABELS)
     overlay = {"file": weights} if isinstance(weights, str) and weights else None
-    model_args = {"num_classes": len(NIH_LABELS), "drop_rate": config.drop_rate}
     model = timm.create_model(config.model, pretrained=bool(weights), pretrained_cfg_overlay=overlay, **model_args)
     model.model_args = model_args
     return model
@@ -139,27 +136,8 @@ def build_dataset(config: Config, split: str) -> Dataset:
         number = {"train": length, "val": max(length // 4, 64), "test": max(length // 2, 64)}[split]
         seed = 3 * config.seed + ("train", "val", "test").index(split)  # other radiographs for every split
         return SyntheticCXR(number, image_size=config.image_size, seed=seed)
-    return NIHChestXray14(
-        config.data,
-        split,
-        image_size=config.image_size,
-        val_fraction=config.val_fraction,
-        seed=config.seed,
-        bad_images=config.bad_images,
-    )
-
-
-class Indexed(Dataset):
-    """Images, targets and the index of each, from which its augmentation is drawn."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int]:
-        return *self.dataset[i], i
+    options = {"val_fraction": config.val_fraction, "seed": config.seed, "bad_images": config.bad_images}
+    return NIHChestXray14(config.data, split, image_size=config.image_size, **options)
 
 
 def augment(images: Tensor, indices: Tensor, epoch: int, config: Config) -> Tensor:
@@ -225,11 +203,8 @@ class State:
     def resume(self, path: Path) -> None:
         saved = torch.load(path, map_location=self.config.device, weights_only=True)
         here, then = dataclasses.asdict(self.config), saved["config"]
-        changed = {k: (v, here[k]) for k, v in then.items() if here[k] != v and k not in self.FREE}
-        if changed:
-            raise ValueError(
-                f"{path} was written with other arguments, then and now: {changed}; use another --output or the same"
-            )
+        if changed := {k: (v, here[k]) for k, v in then.items() if here[k] != v and k not in self.FREE}:
+            raise ValueError(f"{path} has other arguments, then and now: {changed}; use another --output or the same")
         for name in self.PARTS:
             getattr(self, name).load_state_dict(saved[name])
         self.epoch, self.best = saved["epoch"], saved["best"]
@@ -277,7 +252,7 @@ def train_epoch(state: "State", loader: DataLoader, epoch: int) -> dict[str, flo
     """Train one epoch; return the mean of each loss."""
     config, totals, steps = state.config, {}, 0
     state.objective.train()
-    for images, targets, indices in progress(loader, f"epoch {epoch + 1}/{config.epochs}"):
+    for (images, targets), indices in progress(loader, f"epoch {epoch + 1}/{config.epochs}"):
         images = augment(images.to(config.device), indices, epoch, config)
         with state.autocast():
             losses = state.wrapped(prepare(images, state.model), targets.to(config.device))
@@ -296,8 +271,7 @@ def train_epoch(state: "State", loader: DataLoader, epoch: int) -> dict[str, flo
         state.scheduler.step()
         state.ema.update(state.model)
         steps += 1
-        for name, value in values.items():
-            totals[name] = totals.get(name, 0.0) + value
+        totals = {name: totals.get(name, 0.0) + value for name, value in values.items()}
     return {name: total / steps for name, total in totals.items()}
 
 
@@ -360,10 +334,10 @@ def main(argv: list[str] | None = None) -> None:
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     train_set, val_set = build_dataset(config, "train"), build_dataset(config, "val")
-    sampler = DistributedSampler(Indexed(train_set), world, rank, shuffle=True, seed=config.seed, drop_last=True)
-    loader = DataLoader(
-        sampler.dataset, config.batch_size // world, sampler=sampler, num_workers=config.workers, drop_last=True
-    )
+    sampler = DistributedSampler(train_set, world, rank, shuffle=True, seed=config.seed, drop_last=True)
+    numbered = StackDataset(train_set, range(len(train_set)))  # (image, target), index
+    share = config.batch_size // world
+    loader = DataLoader(numbered, share, sampler=sampler, num_workers=config.workers, drop_last=True)
     if len(loader) == 0:
         raise ValueError(f"{len(train_set)} training images do not fill one batch of {config.batch_size}")
     state = State(config, len(loader))
@@ -390,7 +364,7 @@ def main(argv: list[str] | None = None) -> None:
             with log.open("a") as file:
                 file.write(json.dumps(record) + "\n")
             print(json.dumps(record))
-            if chosen > state.best:
+            if not chosen <= state.best:  # a NaN, of a validation part without findings, is no reason to keep nothing
                 state.best = chosen
                 state.save_best(output / "best.pt")
             state.save(output / "last.pt")

@@ -25,8 +25,9 @@ class ACmix(nn.Module):
 
     .. math:: \mathrm{logit}_{ij} = q_i \cdot (k_j + p_i - p_j) / \sqrt d.
 
-    As :math:`q_i \cdot p_i` is the same for every j, softmax drops it: p is subtracted from k once and padded once.
-    Summing over the shifts of the window instead of unfolding it keeps the memory at O(B C H W).
+    As :math:`q_i \cdot p_i` is the same for every j, softmax drops it: p is subtracted from k once. Small maps take
+    fused attention over all pixels, large ones a sum over the shifts of the window; neither unfolds the windows, which
+    would take `attn_kernel_size ** 2` times the memory of the map.
     In the convolution path `fc` maps the 3 * heads stacked q, k, v maps to `kernel_size ** 2` maps for each channel of
     a head, and a grouped convolution, initialised to shifts, sums them. The output is
     rate1 * attention + rate2 * convolution.
@@ -135,17 +136,17 @@ def _dense_attention(q: Tensor, k: Tensor, v: Tensor, size: int) -> Tensor:
     tokens, each counted as often as the window holds it: its logit plus the logarithm of that number.
     """
     height, width = q.shape[-2:]
-    rows, cols = (_log_multiplicity(n, size, q.device) for n in (height, width))
+    rows, cols = (_log_multiplicity(n, size, q) for n in (height, width))
     log_count = (rows[:, None, :, None] + cols[None, :, None, :]).flatten(2, 3).flatten(0, 1)
     q, k, v = (t.flatten(3).mT for t in (q, k, v))
     attended = F.scaled_dot_product_attention(q, k, v, attn_mask=log_count.to(q.dtype))
     return attended.mT.unflatten(3, (height, width))
 
 
-def _log_multiplicity(length: int, size: int, device: torch.device) -> Tensor:
+def _log_multiplicity(length: int, size: int, like: Tensor) -> Tensor:
     """Return the logarithm of how often the window of pixel i holds pixel j along one axis, (length, length)."""
-    windows = _reflected_indices(length, size // 2, device).unfold(0, size, 1)
-    return F.one_hot(windows, length).sum(dim=1).double().log()
+    windows = _reflected_indices(length, size // 2, like.device).unfold(0, size, 1)
+    return F.one_hot(windows, length).sum(dim=1).to(torch.promote_types(like.dtype, torch.float32)).log()
 
 
 def _shifted_attention(q: Tensor, k: Tensor, v: Tensor, size: int) -> Tensor:

@@ -111,8 +111,9 @@ class BackdoorIntervention(nn.Module):
 
     def _parts(self, causal: Tensor, confounders: Tensor) -> tuple[Tensor, Tensor]:
         """Return w.h_x + b, (B, K), and w.h_c, (S, K)."""
-        weight, bias = self._phi().weight, self._phi().get_parameter("bias")
-        causal_part = torch.einsum("bkd,kd->bk", causal, weight[:, : self.dim]) + bias
+        weight, bias = self._phi().weight, self._phi().bias
+        causal_part = torch.einsum("bkd,kd->bk", causal, weight[:, : self.dim])
+        causal_part = causal_part if bias is None else causal_part + bias
         return causal_part, torch.einsum("skd,kd->sk", confounders.to(causal.dtype), weight[:, -self.dim :])
 
     def _phi(self) -> GroupLinear:

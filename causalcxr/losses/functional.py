@@ -97,7 +97,7 @@ def asymmetric_loss(
         >>> asymmetric_loss(torch.zeros(1, 2), torch.tensor([[0.0, 1.0]]), gamma_neg=0, margin=0)
         tensor(0.6931)
     """
-    if gamma_pos < 0 or gamma_neg < 0 or not 0 <= margin < 1:
+    if not (gamma_pos >= 0 and gamma_neg >= 0 and 0 <= margin < 1):
         raise ValueError(
             "gamma_pos and gamma_neg must be 0 or more and margin in [0, 1), "
             f"but got {gamma_pos}, {gamma_neg} and {margin}"
@@ -270,7 +270,7 @@ def _check_logits(logits: Tensor) -> None:
 
 
 def _prepare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Check both, and return them in float32 at least, unknown targets set to 0, with the mask of known ones."""
+    """Check both, and return them in float32 at least, 0 where the target is unknown, with the mask of known ones."""
     _check_logits(logits)
     if not isinstance(targets, Tensor) or not targets.is_floating_point():
         given = getattr(targets, "dtype", type(targets).__name__)
@@ -289,7 +289,8 @@ def _prepare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         )
     dtype = torch.promote_types(logits.dtype, torch.float32)
     known = ~targets.isnan()
-    return logits.to(dtype), targets.to(dtype).masked_fill(~known, 0.0), known
+    # Logits of unknown labels are left out here already: an infinite one would make a gradient of 0 * inf.
+    return logits.to(dtype).masked_fill(~known, 0.0), targets.to(dtype).masked_fill(~known, 0.0), known
 
 
 def _reduce(loss: Tensor, known: Tensor, weight: Tensor | None, reduction: str) -> Tensor:

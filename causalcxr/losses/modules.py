@@ -74,6 +74,7 @@ class CausalLoss(nn.Module):
 
     Raises:
         ValueError: If a weight is negative or an option unknown.
+        TypeError: If what is given is not a `CausalOutput`.
 
     Example:
         >>> import torch, causalcxr

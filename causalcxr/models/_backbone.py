@@ -1,14 +1,17 @@
 """Any timm model as a backbone that yields one feature map."""
 
+import copy
 import difflib
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import get_arch_name, model_entrypoint
+import torch
+from timm.models import get_arch_name, get_pretrained_cfg_value, load_state_dict, model_entrypoint
 from torch import Tensor, nn
 
-__all__ = ["create_backbone", "feature_map"]
+__all__ = ["check_backbone_name", "check_feature_map", "create_backbone", "feature_map"]
 
 
 def create_backbone(
@@ -39,35 +42,36 @@ def create_backbone(
             had or if the weights do not fit.
         FileNotFoundError: If there is no file of weights at that path.
     """
-    _check_name(name)
+    check_backbone_name(name)
     kwargs: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans, **(backbone_args or {})}
     if drop_path_rate:
         kwargs["drop_path_rate"] = drop_path_rate
     if pretrained is True:
         kwargs["pretrained"] = True
     elif pretrained:
-        if not Path(pretrained).is_file():
-            raise FileNotFoundError(f"no file of backbone weights at {pretrained}")
-        kwargs |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(pretrained)}}
+        kwargs |= _weights_from_file(name, pretrained)
     try:
         backbone = _build(name, 16 if output_stride is None else output_stride, kwargs)
     except RuntimeError as error:
         if not pretrained:
             raise
         raise ValueError(
-            f"weights {'of timm' if pretrained is True else pretrained} do not fit the backbone {name!r}: {error}"
+            f"weights {'of timm' if pretrained is True else pretrained} do not fit the backbone {name!r}: "
+            + textwrap.shorten(str(error), 400)
         ) from error
+    backbone.pretrained_cfg.pop("state_dict", None)  # would keep a second copy of the weights
     try:
         backbone.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
     except (AttributeError, AssertionError, NotImplementedError) as error:
-        raise _no_feature_map(name) from error
+        raise _no_feature_map(name, str(error)) from error
     last = list(backbone.feature_info)[-1]
     if output_stride is not None and last["reduction"] != output_stride:
         raise ValueError(
             f"backbone {name!r} has a stride of {last['reduction']} pixels and cannot be built with "
             f"output_stride={output_stride}; leave output_stride out"
         )
-    return backbone, last["num_chs"], last["reduction"]
+    # Some final norms project as well, which timm notes beside the channels before them.
+    return backbone, last.get("num_chs_norm", last["num_chs"]), last["reduction"]
 
 
 def feature_map(backbone: Any, x: Tensor) -> Tensor:
@@ -75,7 +79,55 @@ def feature_map(backbone: Any, x: Tensor) -> Tensor:
     return backbone.forward_intermediates(x, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True)[-1]
 
 
-def _check_name(name: str) -> None:
+def check_feature_map(backbone: nn.Module, name: str, *, in_chans: int, in_chs: int, img_size: Any = None) -> None:
+    """Raise unless a backbone yields the map that it declares; freeze parameters that the map does not depend on.
+
+    A copy runs on the meta device, so nothing is computed. Parameters without gradient, such as those of outputs that
+    are not used, would stop `DistributedDataParallel`.
+
+    Args:
+        backbone: As from `create_backbone`.
+        name: Its name, for the message.
+        in_chans: Input channels.
+        in_chs: Channels that the map should have.
+        img_size: Size of the images, a number or (H, W). Default: the one of the pretrained cfg.
+
+    Raises:
+        ValueError: If there is no such feature map.
+    """
+    twin = copy.deepcopy(backbone).to("meta")
+    cfg: Any = backbone.pretrained_cfg
+    size = img_size or cfg["input_size"][1:]
+    height, width = (size, size) if isinstance(size, int) else size
+    try:
+        with torch.device("meta"), torch.enable_grad():
+            features = feature_map(twin, torch.empty(2, in_chans, height, width))
+    except (AssertionError, AttributeError, NotImplementedError, RuntimeError) as error:
+        raise _no_feature_map(name, str(error)) from error
+    if features.ndim != 4 or features.shape[1] != in_chs:
+        raise _no_feature_map(name, f"shape {tuple(features.shape)} instead of (B, {in_chs}, H, W)")
+    features.sum().backward()
+    for parameter, copied in zip(backbone.parameters(), twin.parameters(), strict=True):
+        if copied.grad is None:
+            parameter.requires_grad_(False)
+
+
+def _weights_from_file(name: str, path: str | Path) -> dict[str, Any]:
+    """Return the arguments with which timm loads a file into a backbone without classifier, strictly."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file of backbone weights at {path}")
+    state_dict = load_state_dict(str(path))
+    classifiers = get_pretrained_cfg_value(name, "classifier") or ()
+    for classifier in (classifiers,) if isinstance(classifiers, str) else classifiers:
+        state_dict.pop(f"{classifier}.weight", None)
+        state_dict.pop(f"{classifier}.bias", None)
+    # timm tolerates missing weights, of any layer, where the numbers of classes differ: so they must not.
+    overlay = {"state_dict": state_dict, "num_classes": 0, "classifier": None, "custom_load": False}
+    return {"pretrained": True, "pretrained_cfg_overlay": overlay}
+
+
+def check_backbone_name(name: str) -> None:
+    """Raise unless `name` is a model of timm, not one of ours."""
     if not isinstance(name, str):
         raise TypeError(f"backbone must be the name of a timm model, but got {type(name).__name__}")
     arch = get_arch_name(name)
@@ -102,6 +154,8 @@ def _build(name: str, output_stride: int, kwargs: dict[str, Any]) -> Any:
 
 def _dilate_densenet(backbone: Any, output_stride: int) -> None:
     """Trade the last poolings of a DenseNet for dilation, as `output_stride` does in timm's other families."""
+    if output_stride not in (8, 16):
+        return
     for native_stride, block in ((16, 3), (32, 4)):
         dilation = native_stride // output_stride
         if dilation > 1:
@@ -111,8 +165,8 @@ def _dilate_densenet(backbone: Any, output_stride: int) -> None:
             backbone.feature_info[block]["reduction"] = output_stride
 
 
-def _no_feature_map(name: str) -> ValueError:
+def _no_feature_map(name: str, reason: str) -> ValueError:
     return ValueError(
-        f"backbone {name!r} yields no feature map (timm's forward_intermediates); "
+        f"backbone {name!r} yields no feature map ({textwrap.shorten(reason, 200)}); "
         "use a convolutional network or a vision transformer such as 'resnet50' or 'vit_small_patch16_224'"
     )

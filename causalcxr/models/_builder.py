@@ -1,8 +1,10 @@
 """What every entry point of the registry does."""
 
+import inspect
 from typing import Any
 
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+from torch import Tensor
 
 from causalcxr.data.labels import NIH_LABELS
 from causalcxr.models.causal_cxr import CausalCXR
@@ -17,7 +19,9 @@ CLASSIFIER = (
     "head.intervention.classifier",
     "head.decoder.label_embed",
 )
-NOT_ARCHITECTURE = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "pretrained_backbone", "device", "dtype")
+# Arguments that rebuild a model; the number of labels is known from the weights.
+NOT_SAVED = ("num_classes", "pretrained_backbone", "device", "dtype")
+ARCHITECTURE = inspect.signature(CausalCXR).parameters.keys() - NOT_SAVED
 
 
 def causal_cfg(first_conv: str | tuple[str, ...], **kwargs: Any) -> dict[str, Any]:
@@ -43,7 +47,7 @@ def build_causal_model(variant: str, pretrained: bool = False, **kwargs: Any) ->
     """Build a registered model, load its weights where asked for, and note the arguments that rebuild it.
 
     Raises:
-        ValueError: If `pretrained` is true and no weights are published for the model.
+        ValueError: If `pretrained` is true and no weights are published for the model, or they do not fit.
     """
     if pretrained:
         cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
@@ -55,10 +59,43 @@ def build_causal_model(variant: str, pretrained: bool = False, **kwargs: Any) ->
         variant,
         pretrained,
         feature_cfg={"feature_cls": "getter", "out_indices": (-1,)},
+        pretrained_filter_fn=_check_weights,
         **kwargs,
     )
-    model.model_args = {key: value for key, value in kwargs.items() if key not in NOT_ARCHITECTURE}
+    model.model_args = {key: value for key, value in kwargs.items() if key in ARCHITECTURE}
     return model
+
+
+def _check_weights(state_dict: dict[str, Tensor], model: CausalCXR) -> dict[str, Tensor]:
+    """Return the weights, or raise unless they are exactly the model's, but for labels and stem where these change.
+
+    timm tolerates missing weights of any layer where the number of labels differs.
+    """
+    cfg, own = model.pretrained_cfg, model.state_dict()
+    replaced = set()
+    if model.num_classes != cfg["num_classes"]:
+        replaced = {f"{name}.{kind}" for name in cfg["classifier"] for kind in ("weight", "bias")}
+    stems = {f"{name}.weight" for name in cfg["first_conv"] or ()}
+    problems = {
+        "missing": own.keys() - state_dict.keys() - replaced,
+        "unexpected": state_dict.keys() - own.keys() - replaced,
+        "of another shape": {
+            name
+            for name in (own.keys() & state_dict.keys()) - replaced
+            if _shape(name, own[name], stems) != _shape(name, state_dict[name], stems)
+        },
+    }
+    if any(problems.values()):
+        found = "; ".join(f"{len(names)} {kind} ({min(names)}, ...)" for kind, names in problems.items() if names)
+        raise ValueError(
+            f"weights do not fit {cfg['architecture']!r}: {found}; give the arguments that they were trained with"
+        )
+    return state_dict
+
+
+def _shape(name: str, tensor: Tensor, stems: set[str]) -> tuple[int, ...]:
+    """Return the shape of a weight, of a stem without its input channels, which timm adapts."""
+    return tuple(tensor.shape[:1] + tensor.shape[2:] if name in stems else tensor.shape)
 
 
 def no_weights_error(variant: str) -> ValueError:

@@ -3,6 +3,7 @@
 Reference: Nie et al., *Chest X-ray Image Classification: A Causal Perspective*, arXiv 2305.12072.
 """
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,8 @@ class CausalCXR(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if in_chans < 1:
+            raise ValueError(f"in_chans must be at least 1, but got {in_chans}")
         self.in_chans = in_chans
         self.num_features = self.head_hidden_size = dim
         with torch.device(device or torch.get_default_device()):
@@ -168,6 +171,8 @@ class CausalCXR(nn.Module):
     def forward_intermediates(self, x: Tensor, indices: int | list[int] | None = None, **kwargs: Any) -> Any:
         """Return the backbone's intermediate feature maps as timm's models do; the final features are the encoded map.
 
+        The backbone runs twice, once for each, unless `intermediates_only=True`.
+
         Args:
             x: (B, C, H, W) normalised images.
             indices: Which maps, the last n, or all.
@@ -195,9 +200,11 @@ class CausalCXR(nn.Module):
         """Start anew with other labels: label embeddings and all three classifiers; 0 for pooled features."""
         self.head.reset_classifier(num_classes)
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> Any:
         """Group the backbone's parameters by depth for layer-wise learning rates; the head comes last."""
         matcher = self.backbone.group_matcher(coarse=coarse)
+        if callable(matcher):
+            return lambda name: matcher(name.removeprefix("backbone.")) if name.startswith("backbone.") else math.inf
         return {group: _under_backbone(patterns) for group, patterns in matcher.items()}
 
     def no_weight_decay(self) -> set[str]:
@@ -228,6 +235,4 @@ def _under_backbone(patterns: Any) -> Any:
     if isinstance(patterns, str):
         unanchored = re.sub(r"(?<!\[)\^", "", patterns)
         return rf"^backbone\.(?:{unanchored})"
-    if callable(patterns):
-        return lambda name: patterns(name.removeprefix("backbone.")) if name.startswith("backbone.") else None
     return type(patterns)(_under_backbone(pattern) for pattern in patterns)

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from timm.models import generate_default_cfgs, register_model
+from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg, register_model
 
+from causalcxr.models._backbone import check_backbone_name, check_feature_map
 from causalcxr.models._builder import build_causal_model, causal_cfg
 from causalcxr.models.causal_cxr import CausalCXR
 
@@ -21,11 +22,14 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create_causal_timm(variant: str, pretrained: bool = False, **kwargs: Any) -> CausalCXR:
-    model = build_causal_model(variant, pretrained, **kwargs)
-    if not pretrained:  # images are scaled as the backbone's own weights expect them
-        backbone_cfg = model.backbone.pretrained_cfg
-        model.pretrained_cfg |= {key: backbone_cfg[key] for key in ("mean", "std")}
-    return model
+    return build_causal_model(variant, pretrained, **kwargs)
+
+
+def _cfg_of_backbone(name: str) -> dict[str, Any]:
+    """Return what the cfg takes over from a backbone: the scale of its images and the name of its stem."""
+    cfg = get_pretrained_cfg(name) or PretrainedCfg()
+    stems = (cfg.first_conv,) if isinstance(cfg.first_conv, str) else cfg.first_conv or ()
+    return {"mean": cfg.mean, "std": cfg.std, "first_conv": tuple(f"backbone.{stem}" for stem in stems)}
 
 
 @register_model
@@ -35,7 +39,20 @@ def causal_timm(pretrained: bool = False, **kwargs: Any) -> CausalCXR:
         raise ValueError(
             "causal_timm needs the name of a timm model, as create_model('causal_timm', backbone='resnet26d')"
         )
-    return _create_causal_timm("causal_timm", pretrained, **kwargs)
+    check_backbone_name(kwargs["backbone"])
+    if not pretrained:
+        overlay = kwargs.pop("pretrained_cfg_overlay", None) or {}
+        kwargs["pretrained_cfg_overlay"] = _cfg_of_backbone(kwargs["backbone"]) | overlay
+    model = _create_causal_timm("causal_timm", pretrained, **kwargs)
+    if isinstance(model, CausalCXR):  # not with features_only, where the head has nothing to do
+        check_feature_map(
+            model.backbone,
+            kwargs["backbone"],
+            in_chans=model.in_chans,
+            in_chs=model.head.feature_learning.in_chs,
+            img_size=(kwargs.get("backbone_args") or {}).get("img_size"),
+        )
+    return model
 
 
 @register_model

@@ -1,0 +1,149 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_nih
+
+STATES = ("objective", "ema", "optimizer", "scheduler")
+
+
+def load(path: Path) -> dict:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def flat(value: object, name: str = "") -> dict[str, object]:
+    """Return the leaves of nested dicts and lists by their paths."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    else:
+        return {name: value}
+    return {key: leaf for k, v in items for key, leaf in flat(v, f"{name}/{k}").items()}
+
+
+def assert_same(a: object, b: object) -> None:
+    left, right = flat(a), flat(b)
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        same = torch.equal(value, right[key]) if isinstance(value, torch.Tensor) else value == right[key]
+        assert same, key
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        [],
+        ["--model=test_resnet"],
+        ["--loss=asymmetric", "--bank-size=0", "--amp=bfloat16", "--preset=paper", "--model=causal_test_resnet"],
+        ["--model=causal_timm", "--backbone=test_vit"],
+    ],
+    ids=["causal", "plain", "options", "any-backbone"],
+)
+def test_writes_log_and_checkpoints(tmp_path: Path, options: list[str], extra: list[str]) -> None:
+    train_nih.main([*options, *extra, "--epochs=1", f"--output={tmp_path}"])
+    (record,) = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert record["epoch"] == 1
+    assert set(record["val_auroc"]) in ({"plain"}, {"causal", "confounding", "intervened"})
+    best = load(tmp_path / "best.pt")
+    assert best["config"] == json.loads((tmp_path / "config.json").read_text())
+    assert best["label_names"][:2] == ["Atelectasis", "Cardiomegaly"]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_resumes_bit_for_bit_after_a_kill(tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train_nih.main([*options, f"--output={whole}"])
+    augment, calls = train_nih.augment, []
+
+    def killed_in_second_epoch(*args: object) -> torch.Tensor:
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return augment(*args)
+
+    monkeypatch.setattr(train_nih, "augment", killed_in_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        train_nih.main([*options, f"--output={broken}"])
+    assert load(broken / "last.pt")["epoch"] == 1
+    torch.rand(7)  # whatever the random state is when the run is started again
+    train_nih.main([*options, f"--output={broken}"])
+    assert len(calls) == 6  # the second epoch alone was done again
+    ended, resumed = load(whole / "last.pt"), load(broken / "last.pt")
+    for part in STATES:
+        assert_same(ended[part], resumed[part])
+    logs = [
+        [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in (whole, broken)
+    ]
+    assert [(r["losses"], r["val_auroc"]) for r in logs[0]] == [(r["losses"], r["val_auroc"]) for r in logs[1]]
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path, options: list[str]) -> None:
+    # A backbone without batch statistics, which only accelerators synchronise.
+    options = [*options, "--model=causal_timm", "--backbone=test_convnext", "--drop-rate=0", "--epochs=1"]
+    script = [train_nih.__file__, *options]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    for name, command in (("one", []), ("two", launcher)):
+        run = subprocess.run(
+            [sys.executable, *command, *script, f"--output={tmp_path / name}"],
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+        assert run.returncode == 0, run.stderr
+    one, two = load(tmp_path / "one" / "last.pt"), load(tmp_path / "two" / "last.pt")
+    left, right = one["ema"], two["ema"]
+    assert left.keys() == right.keys()
+    assert max(float((left[key].float() - right[key].float()).abs().max()) for key in left) < 1e-5
+    # The bank holds the same features on one process and on two; their order within a batch differs.
+    banks = [run["objective"]["bank.stored"].flatten(1).sum(1).sort().values for run in (one, two)]
+    torch.testing.assert_close(banks[0], banks[1], atol=1e-3, rtol=1e-3)
+    records = [json.loads((tmp_path / name / "log.jsonl").read_text()) for name in ("one", "two")]
+    assert records[0]["val_auroc"]["causal"] == pytest.approx(records[1]["val_auroc"]["causal"], abs=1e-2)
+
+
+def test_stops_on_a_loss_that_is_not_finite(tmp_path: Path, options: list[str]) -> None:
+    with pytest.raises(FloatingPointError, match=r"loss is .* lower --lr"):
+        train_nih.main([*options, "--lr=1e25", f"--output={tmp_path}"])
+
+
+def test_refuses_to_resume_another_run(tmp_path: Path, options: list[str]) -> None:
+    train_nih.main([*options, "--epochs=1", f"--output={tmp_path}"])
+    with pytest.raises(ValueError, match=r"other arguments.*'seed': \(0, 1\).*another --output"):
+        train_nih.main([*options, "--epochs=1", "--seed=1", f"--output={tmp_path}"])
+
+
+def test_refuses_a_batch_that_is_never_full(tmp_path: Path, options: list[str]) -> None:
+    with pytest.raises(ValueError, match="16 training images do not fill one batch of 32"):
+        train_nih.main([*options, "--batch-size=32", f"--output={tmp_path}"])
+
+
+def test_presets_are_overridden_by_arguments() -> None:
+    config = train_nih.parse_config(["--preset=paper", "--epochs=3"])
+    assert (config.model, config.optimizer, config.weight_decay, config.lr) == ("causal_resnet101", "adam", 1e-2, 1e-3)
+    assert (config.image_size, config.epochs) == (512, 3)
+    with pytest.raises(SystemExit):
+        train_nih.parse_config(["--preset=none"])
+
+
+def test_augmentation_depends_on_seed_epoch_and_index_alone() -> None:
+    config = train_nih.Config(seed=3)
+    images = torch.rand(1, 1, 32, 32).expand(3, -1, -1, -1)
+    first = train_nih.augment(images, torch.tensor([4, 5, 6]), 1, config)
+    again = train_nih.augment(images[:2], torch.tensor([6, 4]), 1, config)
+    torch.testing.assert_close(again, first[[2, 0]])
+    assert not torch.allclose(first[0], first[1])
+    assert not torch.allclose(first, train_nih.augment(images, torch.tensor([4, 5, 6]), 2, config))
+    assert 0 <= first.min() <= first.max() <= 1
+
+
+def test_no_augmentation_leaves_images_as_they_are() -> None:
+    config = train_nih.Config(rotate=0, scale=0, shift=0, contrast=0)
+    images = torch.rand(2, 1, 24, 40)
+    torch.testing.assert_close(train_nih.augment(images, torch.arange(2), 0, config), images)
