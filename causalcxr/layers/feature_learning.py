@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from causalcxr._checks import check_tensor
@@ -23,7 +22,8 @@ class FeatureLearning(nn.Module):
     - both are concatenated and projected to D channels.
 
     The figure draws no normalisation. Here one follows the input projection, each 3x3 convolution (with a ReLU) and the
-    output projection; the default normalises over channels, so that nothing depends on the other images of a batch.
+    output projection. Batch normalisation takes away what all images have in common, which channel normalisation leaves
+    in; without it the decoder learns several times slower.
 
     Args:
         in_chs: Channels C of the backbone's feature map.
@@ -54,7 +54,7 @@ class FeatureLearning(nn.Module):
         dim: int = 256,
         *,
         num_heads: int = 8,
-        norm_layer: Callable[[int], nn.Module] = LayerNorm2d,
+        norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
         act_layer: Callable[[], nn.Module] = nn.ReLU,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,

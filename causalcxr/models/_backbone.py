@@ -19,7 +19,7 @@ def create_backbone(
     *,
     in_chans: int = 3,
     output_stride: int | None = None,
-    drop_path_rate: float = 0.0,
+    drop_path_rate: float | None = None,
     pretrained: bool | str | Path = False,
     backbone_args: dict[str, Any] | None = None,
 ) -> tuple[Any, int, int]:  # not Module, which has none of the methods of timm's models
@@ -30,7 +30,7 @@ def create_backbone(
         in_chans: Input channels.
         output_stride: Pixels of a cell of the feature map. Default: 16 where the backbone can be built so, else its
             own.
-        drop_path_rate: Stochastic depth rate.
+        drop_path_rate: Stochastic depth rate. Default: the backbone's own.
         pretrained: True for timm's published weights, or the path of a file with weights of this backbone.
         backbone_args: More arguments for the backbone's constructor.
 
@@ -44,7 +44,7 @@ def create_backbone(
     """
     check_backbone_name(name)
     kwargs: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans, **(backbone_args or {})}
-    if drop_path_rate:
+    if drop_path_rate is not None:
         kwargs["drop_path_rate"] = drop_path_rate
     if pretrained is True:
         kwargs["pretrained"] = True
@@ -101,7 +101,8 @@ def check_feature_map(backbone: nn.Module, name: str, *, in_chans: int, in_chs: 
     height, width = (size, size) if isinstance(size, int) else size
     try:
         with torch.device("meta"), torch.enable_grad():
-            features = feature_map(twin, torch.empty(2, in_chans, height, width))
+            images = next(twin.parameters()).new_empty(2, in_chans, height, width)
+            features = feature_map(twin, images)
     except (AssertionError, AttributeError, NotImplementedError, RuntimeError) as error:
         raise _no_feature_map(name, str(error)) from error
     if features.ndim != 4 or features.shape[1] != in_chs:

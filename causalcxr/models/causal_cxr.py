@@ -39,7 +39,7 @@ class CausalCXR(nn.Module):
         output_stride: Pixels of a cell of the feature map. Default: 16 where the backbone can be built so, else its
             own.
         drop_rate: Dropout rate of the head.
-        drop_path_rate: Stochastic depth rate of the backbone.
+        drop_path_rate: Stochastic depth rate of the backbone. Default: the backbone's own, 0 for most.
         pretrained_backbone: True for timm's published weights of the backbone, or the path of a file with them.
         backbone_args: More arguments for the backbone's constructor.
         device: Device of the parameters.
@@ -78,7 +78,7 @@ class CausalCXR(nn.Module):
         strategy: str = "full",
         output_stride: int | None = None,
         drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        drop_path_rate: float | None = None,
         pretrained_backbone: bool | str | Path = False,
         backbone_args: dict[str, Any] | None = None,
         device: torch.device | str | None = None,

@@ -18,7 +18,8 @@ class CausalHead(nn.Module):
 
     `FeatureLearning` augments the map, `CausalDecoder` splits it into one causal and one confounding feature a label,
     two networks refine them, h_x = MLP_causal(Q) and h_c = MLP_confounding(Qc) (Eq. 3, where the print has Q in both
-    lines), and three classifiers predict: Phi_x from h_x, Phi_c from h_c, Phi from h_x + h_c' (Eq. 6).
+    lines), and three classifiers predict: Phi_x from h_x, Phi_c from h_c, Phi from h_x + h_c' (Eq. 6). Each network has
+    a skip connection, MLP(Q) = Q + W_2 gelu(W_1 Q), which the paper leaves open and without which training is slow.
 
     Args:
         in_chs: Channels C of the feature map.
@@ -116,8 +117,8 @@ class CausalHead(nn.Module):
     ) -> CausalOutput:
         """Return all three predictions from the encoded map (B, D, H, W) that `feature_learning` returned."""
         decoded = self.decoder(encoded, mask=mask, need_attention=need_attention)
-        causal = self.drop(self.causal_mlp(decoded.causal))
-        confounder = self.drop(self.confounder_mlp(decoded.confounder))
+        causal = self.drop(decoded.causal + self.causal_mlp(decoded.causal))
+        confounder = self.drop(decoded.confounder + self.confounder_mlp(decoded.confounder))
         return CausalOutput(
             logits=self.causal_classifier(causal),
             confounder_logits=self.confounder_classifier(confounder),
@@ -132,4 +133,5 @@ class CausalHead(nn.Module):
         check_tensor("encoded", encoded, "B D H W", D=self.dim)
         if self.num_classes == 0:
             return encoded.mean(dim=(-2, -1))
-        return self.drop(self.causal_mlp(self.decoder(encoded).causal))
+        decoded = self.decoder(encoded).causal
+        return self.drop(decoded + self.causal_mlp(decoded))
