@@ -66,6 +66,7 @@ class Config:
     scale: float = 0.1  # larger or smaller, at most
     shift: float = 0.05  # part of the side, at most
     contrast: float = 0.15  # stronger or weaker, and brighter or darker, at most
+    freeze_norm: bool = False  # leave the batch statistics as they are, for batches of few images a process
     amp: str = "none"  # "bfloat16" or "float16"
     val_fraction: float = 0.1
     seed: int = 0
@@ -86,7 +87,8 @@ def parse_config(argv: list[str] | None = None) -> Config:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for field in dataclasses.fields(Config):
         flag = f"--{field.name.replace('_', '-')}"
-        parser.add_argument(flag, type=type(field.default), default=argparse.SUPPRESS, help=f"default: {field.default}")
+        kind = {"action": argparse.BooleanOptionalAction} if field.type is bool else {"type": type(field.default)}
+        parser.add_argument(flag, **kind, default=argparse.SUPPRESS, help=f"default: {field.default}")
     given = vars(parser.parse_args(argv))
     preset = given.get("preset", "")
     if preset not in PRESETS:
@@ -252,6 +254,9 @@ def train_epoch(state: "State", loader: DataLoader, epoch: int) -> dict[str, flo
     """Train one epoch; return the mean of each loss."""
     config, totals, steps = state.config, {}, 0
     state.objective.train()
+    if config.freeze_norm:
+        for norm in (m for m in state.objective.modules() if isinstance(m, nn.modules.batchnorm._NormBase)):
+            norm.eval()
     for (images, targets), indices in progress(loader, f"epoch {epoch + 1}/{config.epochs}"):
         images = augment(images.to(config.device), indices, epoch, config)
         with state.autocast():

@@ -1,0 +1,253 @@
+"""The memory of confounders: order, weights, draws, and one bank for all processes."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from causalcxr.layers import ConfounderBank
+from reference.backdoor import bank_weights
+
+
+def _rows(*numbers: int) -> Tensor:
+    """Features (B, 2, 3), recognisable by their number."""
+    return torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1).expand(-1, 2, 3)
+
+
+def _numbers(features: Tensor) -> list[int]:
+    assert bool((features == features[:, :1, :1]).all())
+    return features[:, 0, 0].long().tolist()
+
+
+def _bank(size: int = 5, **kwargs: object) -> ConfounderBank:
+    return ConfounderBank(size, num_classes=2, dim=3, **kwargs)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5])
+@pytest.mark.parametrize("lengths", [(3, 3, 3), (1, 1, 1, 1, 1, 1), (7, 2, 1), (2, 12, 3, 4), (5, 5), (0, 3, 0)])
+def test_the_newest_features_are_kept_with_their_strata(size: int, lengths: tuple[int, ...]) -> None:
+    bank, seen = _bank(size, num_strata=3), []
+    for length in lengths:
+        numbers = list(range(len(seen) + 1, len(seen) + 1 + length))
+        seen += numbers
+        bank.update(_rows(*numbers), torch.tensor([n % 3 for n in numbers], dtype=torch.long))
+        kept = seen[-size:]
+        assert len(bank) == len(kept)
+        assert sorted(_numbers(bank.features)) == kept
+        assert bank.strata.tolist() == [n % 3 for n in _numbers(bank.features)]
+
+
+def test_stored_features_are_detached_copies() -> None:
+    bank, features = _bank(), torch.ones(2, 2, 3, requires_grad=True)
+    bank.update(features)
+    with torch.no_grad():
+        features.zero_()
+    assert not bank.features.requires_grad
+    assert _numbers(bank.features) == [1, 1]
+
+
+@pytest.mark.parametrize("stored", [torch.float64, torch.bfloat16])
+def test_features_are_stored_in_the_type_of_the_bank(stored: torch.dtype) -> None:
+    bank = _bank(dtype=stored)
+    bank.update(_rows(1, 2).half())
+    assert bank.features.dtype == stored
+    assert _numbers(bank.features) == [1, 2]
+
+
+def test_saved_bank_goes_on_where_it_was() -> None:
+    bank, resumed = (_bank(4, num_strata=2, prior=(0.25, 0.75)) for _ in range(2))
+    bank.update(_rows(1, 2, 3, 4, 5, 6), torch.tensor([0, 0, 1, 0, 1, 0]))
+    resumed.load_state_dict(bank.state_dict())
+    for either in (bank, resumed):
+        either.update(_rows(7), torch.tensor([1]))
+    assert sorted(_numbers(resumed.features)) == [4, 5, 6, 7]
+    assert torch.equal(resumed.features, bank.features)
+    assert torch.equal(resumed.strata, bank.strata)
+    assert torch.equal(resumed.weights, bank.weights)
+
+
+def test_nothing_of_the_bank_is_a_parameter_and_everything_moves_with_it() -> None:
+    bank = _bank(num_strata=2, prior=(0.5, 0.5))
+    assert not list(bank.parameters())
+    assert set(bank.state_dict()) == {"stored", "stored_strata", "num_seen", "prior"}
+    assert {buffer.device.type for buffer in bank.to("meta").buffers()} == {"meta"}
+
+
+@pytest.mark.parametrize("strata", [[2], [0, 0, 0, 1], [2, 1, 0, 1, 2], [1, 1, 1]])
+@pytest.mark.parametrize("prior", [None, [0.5, 0.3, 0.2], [0.0, 0.9, 0.1]])
+def test_weights_equal_the_reference(strata: list[int], prior: list[float] | None) -> None:
+    bank = _bank(num_strata=3, prior=prior)
+    bank.update(_rows(*range(len(strata))), torch.tensor(strata))
+    torch.testing.assert_close(bank.weights, torch.tensor(bank_weights(strata, prior)))
+    torch.testing.assert_close(bank.weights.sum(), torch.tensor(1.0))
+
+
+def test_each_stratum_weighs_its_prior_however_often_it_was_seen() -> None:
+    bank = _bank(100, num_strata=2, prior=(0.5, 0.5))
+    bank.update(_rows(*range(100)), (torch.arange(100) < 5).long())
+    torch.testing.assert_close(bank.weights[bank.strata == 1].sum(), torch.tensor(0.5))
+
+
+def test_without_strata_all_weigh_the_same() -> None:
+    bank = _bank()
+    bank.update(_rows(1, 2, 3, 4))
+    assert bank.weights.tolist() == [0.25] * 4
+    assert bank.strata.tolist() == [0] * 4
+
+
+def test_prior_is_a_copy() -> None:
+    prior = torch.tensor([0.5, 0.5])
+    bank = _bank(num_strata=2, prior=prior)
+    prior[0] = 9
+    assert bank.prior.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("prior", [None, (0.8, 0.2)])
+def test_draws_follow_the_prior(prior: tuple[float, float] | None) -> None:
+    bank, count = _bank(num_strata=2, prior=prior), 20000
+    bank.update(_rows(0, 1, 2, 3), torch.tensor([0, 1, 1, 1]))
+    drawn = bank.draw(count, generator=torch.Generator().manual_seed(0))
+    assert drawn.shape == (count, 2, 3)
+    expected = bank.weights
+    shares = torch.tensor(_numbers(drawn)).bincount(minlength=4) / count
+    assert bool(((shares - expected).abs() < 4 * (expected * (1 - expected) / count).sqrt()).all())
+
+
+def test_draws_repeat_with_the_seed() -> None:
+    bank = _bank()
+    bank.update(_rows(1, 2, 3, 4, 5))
+    first, again, other = (bank.draw(40, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    torch.manual_seed(5)
+    from_global = bank.draw(40)
+    torch.manual_seed(5)
+    assert torch.equal(bank.draw(40), from_global)
+
+
+@pytest.mark.parametrize("prior", [None, (0.5, 0.5)])
+def test_empty_bank_gives_nothing(prior: tuple[float, float] | None) -> None:
+    bank = _bank(num_strata=2, prior=prior)
+    assert len(bank) == 0
+    assert bank.features.shape == (0, 2, 3)
+    assert bank.strata.shape == bank.weights.shape == (0,)
+    assert bank.draw(7).shape == (0, 2, 3)
+
+
+def test_bank_of_impossible_strata_weighs_and_draws_nothing() -> None:
+    bank = _bank(num_strata=2, prior=(0.0, 1.0))
+    bank.update(_rows(1, 2), torch.tensor([0, 0]))
+    assert bank.weights.tolist() == [0, 0]
+    assert bank.draw(7).shape == (0, 2, 3)
+
+
+def test_grad_mode_stays_as_it_is() -> None:
+    bank = _bank()
+    bank.update(_rows(1))
+    assert torch.is_grad_enabled()
+    with torch.no_grad():
+        bank.update(_rows(2))
+        assert not torch.is_grad_enabled()
+
+
+def test_repr_names_the_sizes() -> None:
+    assert "size=5, num_strata=2" in repr(_bank(num_strata=2))
+
+
+@pytest.mark.parametrize(
+    ("size", "num_classes", "dim", "num_strata"), [(0, 2, 3, 0), (5, 0, 3, 0), (5, 2, 0, 0), (5, 2, 3, -1)]
+)
+def test_sizes_must_be_positive(size: int, num_classes: int, dim: int, num_strata: int) -> None:
+    with pytest.raises(ValueError, match=f"but got {size}, {num_classes}, {dim} and {num_strata}"):
+        ConfounderBank(size, num_classes, dim, num_strata=num_strata)
+
+
+@pytest.mark.parametrize(
+    "prior", [(0.5, 0.6), (1.5, -0.5), (1.0,), (0.2, 0.3, 0.5), (float("nan"), 1.0), (float("nan"), float("nan"))]
+)
+def test_prior_must_be_a_distribution_over_the_strata(prior: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"prior must hold num_strata=2 probabilities that add up to 1.* but got \["):
+        _bank(num_strata=2, prior=prior)
+
+
+@pytest.mark.parametrize("prior", [(0.5, 0.5), ()])
+def test_prior_needs_strata(prior: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"without strata \(num_strata=0\) leave prior out"):
+        _bank(prior=prior)
+
+
+def test_strata_must_be_given_to_a_bank_that_has_some() -> None:
+    with pytest.raises(ValueError, match="num_strata=2, but strata were not given; build it with"):
+        _bank(num_strata=2).update(_rows(1))
+
+
+def test_strata_must_not_be_given_to_a_bank_without() -> None:
+    with pytest.raises(ValueError, match="num_strata=0, but strata were given; build it with"):
+        _bank().update(_rows(1), torch.tensor([0]))
+
+
+@pytest.mark.parametrize(("strata", "given"), [(torch.tensor([0.0]), "torch.float32"), ([0], "list")])
+def test_strata_must_be_integers(strata: object, given: str) -> None:
+    with pytest.raises(TypeError, match=f"strata must be a tensor of integers, but got {given}"):
+        _bank(num_strata=2).update(_rows(1), strata)
+
+
+@pytest.mark.parametrize("strata", [[0, 2], [-1, 0], [0], [0, 1, 1]])
+def test_strata_must_be_one_number_in_range_for_each_feature(strata: list[int]) -> None:
+    with pytest.raises(
+        ValueError, match=r"strata must have shape \(2,\) and values from 0 to 1, but got shape \(\d,\)"
+    ):
+        _bank(num_strata=2).update(_rows(1, 2), torch.tensor(strata))
+
+
+def test_features_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"features must have shape \(B, K, D\), K=2, D=3, but got \(4, 3, 3\)"):
+        _bank().update(torch.zeros(4, 3, 3))
+
+
+def test_integer_features_are_refused() -> None:
+    with pytest.raises(TypeError, match="features must be a floating-point tensor"):
+        _bank().update(torch.zeros(4, 2, 3, dtype=torch.long))
+
+
+# The numbers that each of two processes stores, update by update: of equal and unequal length, none, more than fit.
+UPDATES = [([1, 2], [11, 12]), ([3], [13, 14, 15]), ([4, 5], []), (list(range(20, 29)), [40])]
+
+
+def _store_as(rank: int, folder: str) -> None:
+    """Make the updates of one process and save the bank's state after each."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(minutes=2)
+    )
+    try:
+        bank, states = _bank(6, num_strata=2), []
+        for numbers in UPDATES:
+            bank.update(_rows(*numbers[rank]), torch.tensor(numbers[rank], dtype=torch.long) % 2)
+            states.append({name: buffer.clone() for name, buffer in bank.state_dict().items()})
+        torch.save(states, f"{folder}/{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def _store_as_second(_: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    _store_as(1, folder)
+
+
+def test_all_processes_hold_the_same_bank_of_all_their_features(tmp_path: Path) -> None:
+    other_process = mp.spawn(_store_as_second, args=(str(tmp_path),), nprocs=1, join=False)
+    _store_as(0, str(tmp_path))
+    other_process.join()
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    alone = _bank(6, num_strata=2)
+    for numbers, state, other in zip(UPDATES, first, second, strict=True):
+        both = numbers[0] + numbers[1]
+        alone.update(_rows(*both), torch.tensor(both) % 2)
+        assert state.keys() == other.keys()
+        for name, expected in alone.state_dict().items():
+            assert torch.equal(state[name], other[name])
+            assert torch.equal(state[name], expected)

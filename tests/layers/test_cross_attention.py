@@ -1,0 +1,179 @@
+"""Disentangled cross-attention against the reference that forms softmax and 1 - softmax, and its identities."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from causalcxr.layers import DisentangledCrossAttention
+from reference.comparison import EXACT, normal, randomised
+from reference.cross_attention import disentangled_attention
+
+COMPLEMENTS = ["normalized", "paper"]
+MASK = torch.tensor([[True, False, True, True, False], [False, False, True, False, False]])
+
+
+def _layer(
+    complement: str = "normalized", *, dim: int = 6, num_heads: int = 3, **kwargs: bool
+) -> DisentangledCrossAttention:
+    return randomised(DisentangledCrossAttention(dim, num_heads=num_heads, complement=complement, **kwargs))
+
+
+def _inputs(batch: int = 2, num_tokens: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    return normal(batch, 4, 6), normal(batch, num_tokens, 6, seed=2), normal(batch, num_tokens, 6, seed=3)
+
+
+@pytest.mark.parametrize("need_attention", [False, True])
+@pytest.mark.parametrize("mask", [None, MASK], ids=["all", "masked"])
+@pytest.mark.parametrize("complement", COMPLEMENTS)
+def test_outputs_and_gradients_equal_the_reference(complement: str, mask: Tensor | None, need_attention: bool) -> None:
+    layer, inputs = _layer(complement), [t.requires_grad_() for t in _inputs()]
+    weights = {name: value.detach().clone().requires_grad_() for name, value in layer.named_parameters()}
+    output = layer(*inputs, mask=mask, need_attention=need_attention)
+    causal, confounder, attention = disentangled_attention(
+        *inputs, weights, num_heads=3, complement=complement, mask=mask
+    )
+    torch.testing.assert_close(output.causal, causal, **EXACT)
+    torch.testing.assert_close(output.confounder, confounder, **EXACT)
+    if need_attention:
+        torch.testing.assert_close(output.attention, attention, **EXACT)
+    else:
+        assert output.attention is None
+    directions = normal(2, *causal.shape, seed=4)
+    ours = torch.autograd.grad(
+        (output.causal * directions[0] + output.confounder * directions[1]).sum(), [*inputs, *layer.parameters()]
+    )
+    theirs = torch.autograd.grad(
+        (causal * directions[0] + confounder * directions[1]).sum(), [*inputs, *weights.values()]
+    )
+    torch.testing.assert_close(ours, theirs, **EXACT)
+
+
+@pytest.mark.parametrize(("dim", "num_heads", "qkv_bias"), [(6, 1, True), (6, 6, True), (6, 2, False)])
+def test_outputs_equal_the_reference_with_other_options(dim: int, num_heads: int, qkv_bias: bool) -> None:
+    layer = _layer(dim=dim, num_heads=num_heads, qkv_bias=qkv_bias)
+    query, key, _ = _inputs(batch=1)
+    output = layer(query, key)  # the value defaults to the key
+    causal, confounder, _ = disentangled_attention(
+        query, key, key, layer.state_dict(), num_heads=num_heads, complement="normalized"
+    )
+    torch.testing.assert_close(output.causal, causal, **EXACT)
+    torch.testing.assert_close(output.confounder, confounder, **EXACT)
+
+
+@pytest.mark.parametrize("mask", [None, MASK], ids=["all", "masked"])
+def test_rows_of_the_attention_sum_to_one(mask: Tensor | None) -> None:
+    attention = _layer()(*_inputs(), mask=mask, need_attention=True).attention
+    torch.testing.assert_close(attention.sum(dim=-1), torch.ones(2, 3, 4, dtype=torch.float64), **EXACT)
+    if mask is not None:
+        assert not attention.movedim(-1, 1)[~mask].any()
+
+
+def test_both_branches_add_up_to_the_sum_of_the_values() -> None:
+    """A v + (1 - A) v = sum_n v_n before the projection, so their projections share one bias too many."""
+    layer = _layer("paper")
+    query, key, value = _inputs()
+    output = layer(query, key, value)
+    total = layer.out_proj(layer.v_proj(value).sum(dim=1, keepdim=True)) + layer.out_proj.bias
+    torch.testing.assert_close(output.causal + output.confounder, total.expand(2, 4, 6), **EXACT)
+
+
+@pytest.mark.parametrize(("mask", "counts"), [(None, [5, 5]), (MASK, [3, 1])], ids=["all", "masked"])
+def test_paper_form_is_n_minus_one_times_the_normalized_one(mask: Tensor | None, counts: list[int]) -> None:
+    """The projection's bias comes after: paper - b = (N - 1) (normalized - b), with N the tokens that take part."""
+    normalized, paper = _layer("normalized"), _layer("paper")
+    bias = normalized.out_proj.bias
+    factor = torch.tensor(counts, dtype=torch.float64).view(2, 1, 1) - 1
+    torch.testing.assert_close(
+        paper(*_inputs(), mask=mask).confounder - bias,
+        factor * (normalized(*_inputs(), mask=mask).confounder - bias),
+        **EXACT,
+    )
+
+
+def test_normalized_complement_of_constant_values_is_their_projection() -> None:
+    """A weighted mean, with weights (1 - A) / (N - 1) that sum to 1, leaves a constant alone."""
+    layer = _layer()
+    query, key, _ = _inputs()
+    value = normal(1, 1, 6, seed=5).expand(2, 5, 6)
+    expected = layer.out_proj(layer.v_proj(value[:, :1])).expand(2, 4, 6)
+    torch.testing.assert_close(layer(query, key, value).confounder, expected, **EXACT)
+
+
+@pytest.mark.parametrize("need_attention", [False, True])
+@pytest.mark.parametrize("complement", COMPLEMENTS)
+def test_single_token_has_no_complement(complement: str, need_attention: bool) -> None:
+    layer, inputs = _layer(complement), _inputs(num_tokens=1)
+    output = layer(*inputs, need_attention=need_attention)
+    torch.testing.assert_close(output.confounder, layer.out_proj.bias.expand(2, 4, 6), **EXACT)
+    torch.testing.assert_close(output.causal, layer.out_proj(layer.v_proj(inputs[2])).expand(2, 4, 6), **EXACT)
+    for gradient in torch.autograd.grad(output.confounder.sum(), list(layer.parameters()), allow_unused=True):
+        assert gradient is None or bool(gradient.isfinite().all())
+
+
+@pytest.mark.parametrize("need_attention", [False, True])
+@pytest.mark.parametrize("complement", COMPLEMENTS)
+def test_masked_tokens_do_not_count(complement: str, need_attention: bool) -> None:
+    layer = _layer(complement)
+    query, key, value = _inputs(batch=1)
+    keep = MASK[:1]
+    masked = layer(query, key, value, mask=keep, need_attention=need_attention)
+    removed = layer(query, key[:, keep[0]], value[:, keep[0]])
+    torch.testing.assert_close(masked[:2], removed[:2], **EXACT)
+
+
+def test_order_of_the_tokens_does_not_matter() -> None:
+    layer, order = _layer(), torch.tensor([3, 0, 4, 1, 2])
+    query, key, value = _inputs()
+    torch.testing.assert_close(layer(query, key, value)[:2], layer(query, key[:, order], value[:, order])[:2], **EXACT)
+
+
+def test_repr_names_the_options() -> None:
+    assert "num_heads=3, complement='paper'" in repr(_layer("paper"))
+
+
+@pytest.mark.parametrize(("dim", "num_heads"), [(6, 4), (0, 1)])
+def test_width_must_split_into_heads(dim: int, num_heads: int) -> None:
+    with pytest.raises(ValueError, match=f"positive multiple of num_heads, but got {dim} and {num_heads}"):
+        DisentangledCrossAttention(dim, num_heads=num_heads)
+
+
+def test_unknown_complement_is_refused() -> None:
+    with pytest.raises(ValueError, match="complement must be one of 'normalized', 'paper', but got 'printed'"):
+        DisentangledCrossAttention(6, num_heads=3, complement="printed")
+
+
+@pytest.mark.parametrize(
+    ("query", "key", "value", "message"),
+    [
+        ((2, 4, 5), (2, 5, 6), None, r"query must have shape \(B, K, D\), D=6, but got \(2, 4, 5\)"),
+        ((2, 4, 6), (1, 5, 6), None, r"key must have shape \(B, N, D\), B=2, D=6, but got \(1, 5, 6\)"),
+        ((2, 4, 6), (2, 5, 6), (2, 4, 6), r"value must have shape \(B, N, D\), B=2, N=5, D=6, but got \(2, 4, 6\)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(
+    query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...] | None, message: str
+) -> None:
+    layer = DisentangledCrossAttention(6, num_heads=3)
+    with pytest.raises(ValueError, match=message):
+        layer(torch.zeros(query), torch.zeros(key), None if value is None else torch.zeros(value))
+
+
+def test_integer_query_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"query must be a floating-point tensor .* dtype torch.int64"):
+        _layer()(torch.zeros(2, 4, 6, dtype=torch.long), torch.zeros(2, 5, 6))
+
+
+@pytest.mark.parametrize(("mask", "given"), [(MASK.float(), "dtype torch.float32"), (MASK.tolist(), "list")])
+def test_mask_must_be_boolean(mask: object, given: str) -> None:
+    with pytest.raises(TypeError, match=f"mask must be a boolean tensor, True for what takes part, but got {given}"):
+        _layer()(*_inputs(), mask=mask)
+
+
+def test_mask_must_have_one_value_a_token() -> None:
+    with pytest.raises(ValueError, match=r"mask must have shape \(B, N\) = \(2, 5\), but got \(2, 4\)"):
+        _layer()(*_inputs(), mask=MASK[:, :4])
+
+
+def test_mask_must_leave_a_token() -> None:
+    with pytest.raises(ValueError, match=r"mask must leave every image at least one token .* row of False"):
+        _layer()(*_inputs(), mask=MASK & torch.tensor([[True], [False]]))

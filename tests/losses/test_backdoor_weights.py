@@ -1,0 +1,111 @@
+"""Weights that cut the link between a known confounder and the labels."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from causalcxr.losses import backdoor_weights, classification_loss
+from reference.losses import backdoor_weights as counted_weights
+
+NAN = float("nan")
+
+
+def _confounded(count: int = 60, num_strata: int = 3, unknown: bool = True) -> tuple[Tensor, Tensor]:
+    """Labels that are commoner in the later strata, a tenth of them unknown."""
+    generator = torch.Generator().manual_seed(0)
+    strata = torch.randint(num_strata, (count,), generator=generator)
+    chance = (strata[:, None] + 1.0) / (num_strata + 2) + torch.tensor([0.0, 0.1, -0.1, 0.2])
+    targets = (torch.rand(count, 4, generator=generator) < chance).float()
+    if unknown:
+        targets[torch.rand(count, 4, generator=generator) < 0.1] = NAN
+    return targets, strata
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+@pytest.mark.parametrize("num_strata", [1, 2, 3, 30])
+def test_weights_equal_those_from_counting(num_strata: int, unknown: bool) -> None:
+    targets, strata = _confounded(num_strata=num_strata, unknown=unknown)
+    expected = torch.tensor(counted_weights(targets.tolist(), strata.tolist()))
+    torch.testing.assert_close(backdoor_weights(targets, strata), expected, rtol=1e-6, atol=0)
+
+
+def test_weighted_joint_frequencies_are_the_product_of_the_marginals() -> None:
+    targets, strata = _confounded()
+    weights, known = backdoor_weights(targets, strata).double(), ~targets.isnan()
+    for k in range(4):
+        total = known[:, k].sum()
+        for value in (0, 1):
+            for c in range(3):
+                both = (targets[:, k] == value) & (strata == c)
+                assert both.any()
+                joint = weights[both, k].sum() / total
+                marginals = (targets[:, k] == value).sum() / total * (known[:, k] & (strata == c)).sum() / total
+                assert joint.item() == pytest.approx(marginals.item(), rel=1e-6)
+
+
+def test_weights_average_to_one_where_every_combination_occurs() -> None:
+    targets, strata = _confounded()
+    known = ~targets.isnan()
+    average = backdoor_weights(targets, strata).sum(dim=0) / known.sum(dim=0)
+    torch.testing.assert_close(average, torch.ones(4))
+
+
+def test_weighted_loss_is_the_loss_under_independence() -> None:
+    """Cells (y, c) of constant loss: the weighted mean is their mean by P(y) P(c), whatever the confounding was."""
+    targets, strata = _confounded(unknown=False)
+    targets = targets[:, :1]
+    logit_of_stratum = torch.tensor([-2.0, 0.5, 3.0], dtype=torch.float64)
+    loss = classification_loss(logit_of_stratum[strata][:, None], targets, weight=backdoor_weights(targets, strata))
+    expected = 0.0
+    for value in (0.0, 1.0):
+        for c in range(3):
+            cell = classification_loss(logit_of_stratum[c : c + 1], torch.tensor([value]))
+            expected += float((targets == value).double().mean() * (strata == c).double().mean() * cell)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_independent_labels_have_weights_of_one() -> None:
+    targets = torch.tensor([[0.0], [1.0]]).repeat(6, 1)
+    strata = torch.arange(3).repeat_interleave(4)
+    assert torch.equal(backdoor_weights(targets, strata), torch.ones(12, 1))
+
+
+def test_combination_that_never_occurs_lowers_the_average() -> None:
+    targets, strata = torch.tensor([[1.0], [0.0], [0.0]]), torch.tensor([0, 1, 1])
+    torch.testing.assert_close(backdoor_weights(targets, strata), torch.tensor([[1 / 3], [2 / 3], [2 / 3]]))
+
+
+def test_unknown_labels_weigh_nothing_even_where_no_label_is_known() -> None:
+    targets = torch.tensor([[NAN, 1.0], [NAN, NAN], [NAN, 0.0]])
+    weights = backdoor_weights(targets, torch.tensor([0, 0, 1]))
+    torch.testing.assert_close(weights, torch.tensor([[0.0, 0.5], [0.0, 0.0], [0.0, 0.5]]))
+
+
+@pytest.mark.parametrize("values", [[-7, 900], [False, True]])
+def test_names_of_the_strata_do_not_matter(values: list[int]) -> None:
+    targets, strata = _confounded(num_strata=2)
+    assert torch.equal(backdoor_weights(targets, torch.tensor(values)[strata]), backdoor_weights(targets, strata))
+
+
+def test_many_strata_take_no_more_memory_than_images() -> None:
+    """A table of images by strata would have 4e10 entries here."""
+    strata = torch.arange(200_000)
+    assert torch.equal(backdoor_weights(torch.ones(200_000, 1), strata), torch.ones(200_000, 1))
+
+
+@pytest.mark.parametrize(
+    ("targets", "strata", "error", "message"),
+    [
+        (torch.zeros(4), torch.zeros(4).long(), ValueError, r"targets must have shape \(N, K\), but got \(4,\)"),
+        (torch.zeros(4, 2).long(), torch.zeros(4).long(), TypeError, "targets must be a floating-point tensor"),
+        (torch.zeros(4, 2), torch.zeros(4), TypeError, "strata must be a tensor of integers, but got torch.float32"),
+        (torch.zeros(4, 2), [0] * 4, TypeError, "strata must be a tensor of integers, but got list"),
+        (torch.zeros(4, 2), torch.zeros(3).long(), ValueError, r"shape \(N,\) = \(4,\), but got \(3,\)"),
+        (torch.full((4, 2), 0.5), torch.zeros(4).long(), ValueError, "targets must be 0, 1 or NaN to be weighted"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(
+    targets: Tensor, strata: object, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        backdoor_weights(targets, strata)

@@ -1,0 +1,1 @@
+"""Literal, slow versions of the equations, written with explicit sums, to compare the layers and losses with."""

@@ -1,0 +1,102 @@
+"""ACmix (Pan et al., CVPR 2022), pixel by pixel.
+
+q = W1 x + b1,  k = W2 x + b2,  v = W3 x + b3,  p = Wp (x, y) + bp  on the grid [-1, 1]^2
+attention_i = sum_j softmax_j(q_i . (k_j + p_i - p_j) / sqrt(d)) v_j       j in the window, reflected at the border
+f_t = sum_g fc_tg s_g                                            s = the heads of q, then of k, then of v
+convolution = grouped convolution of f, one group for each channel of a head, zeros outside
+output = rate1 attention + rate2 convolution
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def acmix(x: Tensor, weights: dict[str, Tensor], *, num_heads: int, window: int = 7, kernel: int = 3) -> Tensor:
+    q, k, v = (pointwise(x, weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in ("conv1", "conv2", "conv3"))
+    attention = windowed_attention(
+        q, k, v, weights["conv_p.weight"], weights["conv_p.bias"], num_heads=num_heads, window=window
+    )
+    convolution = mixed_convolution(q, k, v, weights, num_heads=num_heads, kernel=kernel)
+    return weights["rate1"] * attention + weights["rate2"] * convolution
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """1x1 convolution: the same linear map at every pixel."""
+    out = torch.einsum("oc,bchw->bohw", weight[:, :, 0, 0], x)
+    return out if bias is None else out + bias[:, None, None]
+
+
+def reflected(index: int, size: int) -> int:
+    """Walk back and forth between the first and the last pixel."""
+    if size == 1:
+        return 0
+    while not 0 <= index < size:
+        index = -index if index < 0 else 2 * (size - 1) - index
+    return index
+
+
+def grid_value(index: int, size: int) -> float:
+    return -1.0 if size == 1 else -1.0 + 2.0 * index / (size - 1)
+
+
+def windowed_attention(
+    q: Tensor, k: Tensor, v: Tensor, weight_p: Tensor, bias_p: Tensor, *, num_heads: int, window: int
+) -> Tensor:
+    batch, channels, height, width = q.shape
+    d = channels // num_heads
+    radius = window // 2
+
+    weight_x, weight_y = weight_p[:, 0, 0, 0], weight_p[:, 1, 0, 0]
+    p = {
+        (row, col): weight_x * grid_value(col, width) + weight_y * grid_value(row, height) + bias_p
+        for row in range(height)
+        for col in range(width)
+    }
+
+    images = []
+    for b in range(batch):
+        heads = []
+        for head in range(num_heads):
+            chs = slice(head * d, (head + 1) * d)
+            pixels = []
+            for row in range(height):
+                for col in range(width):
+                    logits, values = [], []
+                    for dy in range(-radius, radius + 1):
+                        for dx in range(-radius, radius + 1):
+                            y, x = reflected(row + dy, height), reflected(col + dx, width)
+                            key = k[b, chs, y, x] + p[row, col] - p[y, x]
+                            logits.append((q[b, chs, row, col] * key).sum() / math.sqrt(d))
+                            values.append(v[b, chs, y, x])
+                    exponentials = (torch.stack(logits) - max(logits).detach()).exp()
+                    pixels.append((exponentials[:, None] * torch.stack(values)).sum(dim=0) / exponentials.sum())
+            heads.append(torch.stack(pixels, dim=1).reshape(d, height, width))
+        images.append(torch.cat(heads))
+    return torch.stack(images)
+
+
+def mixed_convolution(
+    q: Tensor, k: Tensor, v: Tensor, weights: dict[str, Tensor], *, num_heads: int, kernel: int
+) -> Tensor:
+    batch, channels, height, width = q.shape
+    d, radius = channels // num_heads, kernel // 2
+    fc, weight, bias = weights["fc.weight"][:, :, 0, 0], weights["dep_conv.weight"], weights["dep_conv.bias"]
+    images = []
+    for b in range(batch):
+        stacked = [m[b, h * d : (h + 1) * d] for m in (q, k, v) for h in range(num_heads)]  # 3 * heads maps (d, H, W)
+        outputs = []
+        for out in range(channels):
+            channel = out // num_heads  # each channel of a head is one group of num_heads outputs
+            total = bias[out] + torch.zeros(height, width, dtype=q.dtype)
+            for t in range(kernel**2):
+                f = sum(fc[t, g] * stacked[g][channel] for g in range(3 * num_heads))
+                padded = torch.zeros(height + 2 * radius, width + 2 * radius, dtype=q.dtype)
+                padded[radius : radius + height, radius : radius + width] = f
+                for i in range(kernel):
+                    for j in range(kernel):
+                        total = total + weight[out, t, i, j] * padded[i : i + height, j : j + width]
+            outputs.append(total)
+        images.append(torch.stack(outputs))
+    return torch.stack(images)

@@ -1,0 +1,57 @@
+"""The backdoor intervention, pair by pair (arXiv 2305.12072, Eq. 1, 6 and 7).
+
+z_ij = Phi(h_x[i] + h_c[j])   or   Phi([h_x[i], h_c[j]])
+P(Y | do(X)) = sum_c P(c) sigmoid(Phi(h_x + c))
+P(c_s) of stored confounder s = P(stratum of s) / (stored confounders of that stratum), scaled to add up to 1
+"""
+
+import torch
+from torch import Tensor
+
+from reference.group_linear import group_linear
+
+
+def intervene(causal: Tensor, confounder: Tensor, weight: Tensor, bias: Tensor, *, combine: str = "add") -> Tensor:
+    """Return z (K,) for one image's causal features (K, D) and one confounder (K, D)."""
+    joined = causal + confounder if combine == "add" else torch.cat([causal, confounder], dim=-1)
+    return group_linear(joined, weight, bias)
+
+
+def intervene_all(causal: Tensor, confounders: Tensor, weight: Tensor, bias: Tensor, *, combine: str = "add") -> Tensor:
+    """Return z (B, S, K) of every image with every confounder."""
+    return torch.stack(
+        [torch.stack([intervene(x, c, weight, bias, combine=combine) for c in confounders]) for x in causal]
+    )
+
+
+def intervene_others(
+    causal: Tensor, confounder: Tensor, weight: Tensor, bias: Tensor, *, combine: str = "add"
+) -> Tensor:
+    """Return z (B, B - 1, K) of every image with the confounders of the images after it, in a circle."""
+    batch = len(causal)
+    rows = []
+    for i in range(batch):
+        others = [j % batch for j in range(i + 1, i + batch)]
+        rows.append(torch.stack([intervene(causal[i], confounder[j], weight, bias, combine=combine) for j in others]))
+    return torch.stack(rows)
+
+
+def bank_weights(strata: list[int], prior: list[float] | None) -> list[float]:
+    """Return P(c) of each stored confounder."""
+    if prior is None:
+        return [1 / len(strata) for _ in strata]
+    shares = [prior[c] / sum(other == c for other in strata) for c in strata]
+    return [share / sum(shares) for share in shares]
+
+
+def predict_do(
+    causal: Tensor, confounders: Tensor, prior: list[float], weight: Tensor, bias: Tensor, *, combine: str = "add"
+) -> Tensor:
+    """Return P(Y | do(X)), (B, K)."""
+    rows = []
+    for x in causal:
+        total = torch.zeros(len(weight), dtype=causal.dtype)
+        for p, c in zip(prior, confounders, strict=True):
+            total = total + p / (1 + (-intervene(x, c, weight, bias, combine=combine)).exp())
+        rows.append(total)
+    return torch.stack(rows)

@@ -1,0 +1,45 @@
+"""The head of arXiv 2305.12072, Fig. 3 and Eq. 3 and 6, put together from the other references.
+
+h_x = MLP_causal(Q),  h_c = MLP_confounding(Qc),  MLP(Q) = Q + W_2 gelu(W_1 Q);
+z_x = Phi_x(h_x),  z_c = Phi_c(h_c),  z = Phi(h_x + h_c')
+"""
+
+import torch
+from torch import Tensor
+
+from reference.backdoor import intervene_all, intervene_others
+from reference.decoder import causal_decoder, two_layers
+from reference.feature_learning import feature_learning
+from reference.group_linear import group_linear
+
+
+def causal_head(
+    features: Tensor,
+    weights: dict[str, Tensor],
+    position: Tensor,
+    confounders: Tensor | None = None,
+    *,
+    depth: int,
+    num_heads: int,
+    complement: str = "normalized",
+    combine: str = "add",
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return z_x, z_c, z, h_x, h_c and the attention maps."""
+
+    def of(part: str) -> dict[str, Tensor]:
+        return {name.removeprefix(f"{part}."): w for name, w in weights.items() if name.startswith(f"{part}.")}
+
+    encoded = feature_learning(features, of("feature_learning"), num_heads=num_heads)
+    q, qc, attention = causal_decoder(
+        encoded, of("decoder"), position, depth=depth, num_heads=num_heads, complement=complement, mask=mask
+    )
+    h_x, h_c = q + two_layers(q, of("causal_mlp"), ""), qc + two_layers(qc, of("confounder_mlp"), "")
+    phi_x, phi_c, phi = of("causal_classifier"), of("confounder_classifier"), of("intervention.classifier")
+    z_x = torch.stack([group_linear(h, phi_x["weight"], phi_x["bias"]) for h in h_x])
+    z_c = torch.stack([group_linear(h, phi_c["weight"], phi_c["bias"]) for h in h_c])
+    if confounders is None:
+        z = intervene_others(h_x, h_c, phi["weight"], phi["bias"], combine=combine)
+    else:
+        z = intervene_all(h_x, confounders, phi["weight"], phi["bias"], combine=combine)
+    return z_x, z_c, z, h_x, h_c, attention

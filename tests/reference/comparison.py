@@ -1,0 +1,50 @@
+"""How results are compared: tolerances, devices, and parameters at which no term of an equation vanishes."""
+
+from typing import TypeVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+EXACT = {"rtol": 1e-9, "atol": 1e-9}
+
+# Largest error allowed in units of the largest value: two roundings in half precision (eps 1e-3, 8e-3).
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+    ),
+]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def randomised(module: M, *, scale: float = 0.5, seed: int = 0) -> M:
+    """Return the module in float64 with every parameter drawn anew: fresh layers have biases of 0 and rates of 0.5.
+
+    Batch normalisation gets other running statistics and uses them, until the module is put into training mode.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    module.double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+        for norm in (child for child in module.modules() if isinstance(child, nn.BatchNorm2d)):
+            norm.running_mean.copy_(scale * torch.randn(norm.running_mean.shape, generator=generator).double())
+            norm.running_var.copy_(0.5 + torch.rand(norm.running_var.shape, generator=generator).double())
+            norm.eval()
+    return module
+
+
+def normal(*shape: int, seed: int = 1) -> Tensor:
+    """Return float64 normal deviates."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def relative_error(given: Tensor, expected: Tensor) -> float:
+    """Return the largest difference in units of the largest expected value."""
+    difference = (given.detach().double().cpu() - expected.detach().cpu()).abs().max()
+    return float(difference / expected.detach().abs().max().cpu())

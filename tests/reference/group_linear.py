@@ -1,0 +1,14 @@
+"""One linear classifier for each label: z_k = sum_d w_kd h_kd + b_k (Phi of arXiv 2305.12072, Eq. 3 and 6)."""
+
+import torch
+from torch import Tensor
+
+
+def group_linear(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(K, D) -> (K,)."""
+    num_labels, dim = weight.shape
+    logits = []
+    for k in range(num_labels):
+        total = sum(weight[k, d] * h[k, d] for d in range(dim))
+        logits.append(total if bias is None else total + bias[k])
+    return torch.stack(logits)

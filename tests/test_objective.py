@@ -1,0 +1,153 @@
+"""The training objective against its parts called by hand."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from causalcxr import CausalHead, CausalObjective, CausalOutput
+from causalcxr.layers import ConfounderBank
+from causalcxr.losses import AsymmetricLoss, CausalLoss
+from reference.comparison import EXACT, normal, randomised
+
+NAN = float("nan")
+TARGETS = torch.tensor([[0.0, 1.0], [1.0, NAN], [0.0, 0.0], [1.0, 1.0]])
+STRATA = torch.tensor([0, 0, 0, 1])
+
+
+class _Model(nn.Module):
+    """A head behind `forward_causal`, the one method that the objective asks for."""
+
+    def __init__(self, strategy: str = "full") -> None:
+        super().__init__()
+        self.head = randomised(CausalHead(3, 2, dim=4, num_heads=2, strategy=strategy))
+
+    def forward_causal(self, images: Tensor, confounders: Tensor | None = None) -> CausalOutput:
+        return self.head(images, confounders)
+
+
+def _images(seed: int = 1) -> Tensor:
+    return normal(4, 3, 2, 2, seed=seed)
+
+
+def _bank(size: int = 6, **kwargs: object) -> ConfounderBank:
+    return ConfounderBank(size, num_classes=2, dim=4, dtype=torch.float64, **kwargs)
+
+
+def test_without_a_bank_confounders_are_those_of_the_batch() -> None:
+    model, criterion = _Model(), CausalLoss(0.3, 0.7, classification=AsymmetricLoss())
+    weight = normal(4, 2, seed=2).abs()
+    losses = CausalObjective(model, criterion)(_images(), TARGETS, weight=weight)
+    torch.testing.assert_close(losses, criterion(model.head(_images()), TARGETS, weight=weight), **EXACT)
+
+
+def test_default_criterion_is_the_causal_loss() -> None:
+    model = _Model()
+    losses = CausalObjective(model)(_images(), TARGETS)
+    torch.testing.assert_close(losses, CausalLoss()(model.head(_images()), TARGETS), **EXACT)
+
+
+@pytest.mark.parametrize("num_strata", [0, 2])
+def test_with_a_bank_confounders_are_those_of_past_batches_by_their_prior(num_strata: int) -> None:
+    """Bank of 6, batches of 4: the third step reads the full bank and overwrites it before its backward pass."""
+    prior = (0.5, 0.5) if num_strata else None
+    strata = STRATA if num_strata else None
+    model, bank = _Model(), _bank(num_strata=num_strata, prior=prior)
+    objective, by_hand = CausalObjective(model, bank=bank), _bank(num_strata=num_strata, prior=prior)
+    weight = normal(4, 2, seed=2).abs()
+    for step in range(3):
+        losses = objective(_images(step), TARGETS, strata, weight=weight)
+        output = model.head(_images(step), by_hand.features.clone())
+        expected = CausalLoss()(output, TARGETS, prior=by_hand.weights.clone() if num_strata else None, weight=weight)
+        torch.testing.assert_close(losses, expected, **EXACT)
+        assert (losses["bd"].item() == 0) == (step == 0)
+        torch.testing.assert_close(
+            torch.autograd.grad(losses["loss"], list(model.parameters())),
+            torch.autograd.grad(expected["loss"], list(model.parameters())),
+            **EXACT,
+        )
+        by_hand.update(output.confounder, strata)
+        assert torch.equal(bank.features, by_hand.features)
+        assert torch.equal(bank.strata, by_hand.strata)
+
+
+def test_bank_is_filled_in_training_and_left_alone_in_evaluation() -> None:
+    bank = _bank()
+    objective = CausalObjective(_Model(), bank=bank)
+    objective.eval()(_images(), TARGETS)
+    assert len(bank) == 0
+    objective.train()(_images(), TARGETS)
+    assert len(bank) == 4
+    stored = bank.features.clone()
+    first, second = (objective.eval()(_images(2), TARGETS) for _ in range(2))
+    assert torch.equal(bank.features, stored)
+    assert first["bd"].item() == second["bd"].item() > 0
+
+
+def test_random_partners_follow_the_prior_of_the_strata() -> None:
+    """With P(c) = (0, 1) only the confounders of stratum 1 are borrowed, all with the same features here."""
+    model, bank = _Model(strategy="random"), _bank(num_strata=2, prior=(0.0, 1.0))
+    confounder = normal(1, 2, 4, seed=3)
+    bank.update(torch.cat([normal(3, 2, 4, seed=4), confounder, confounder]), torch.tensor([0, 0, 0, 1, 1]))
+    expected = CausalLoss()(model.head(_images(), confounder), TARGETS)
+    losses = CausalObjective(model, bank=bank)(_images(), TARGETS, STRATA)
+    torch.testing.assert_close(losses, expected, **EXACT)
+
+
+def test_random_partners_in_evaluation_are_the_full_weighted_average() -> None:
+    bank = _bank(num_strata=2, prior=(0.3, 0.7))
+    bank.update(normal(4, 2, 4, seed=3), STRATA)
+    full, random = (
+        CausalObjective(_Model(strategy), bank=copy.deepcopy(bank)).eval()(_images(), TARGETS)
+        for strategy in ("full", "random")
+    )
+    torch.testing.assert_close(full, random, **EXACT)
+
+
+@pytest.mark.parametrize("filled", [False, True])
+@pytest.mark.parametrize("with_bank", [False, True])
+def test_every_parameter_takes_part_in_every_step(with_bank: bool, filled: bool) -> None:
+    objective = CausalObjective(_Model(), bank=_bank() if with_bank else None)
+    if filled:
+        objective(_images(), TARGETS)
+    objective(_images(2), TARGETS)["loss"].backward()
+    assert [name for name, parameter in objective.named_parameters() if parameter.grad is None] == []
+
+
+def test_bank_and_model_are_saved_together_and_resumed() -> None:
+    first, second = (CausalObjective(_Model(), bank=_bank()) for _ in range(2))
+    first(_images(), TARGETS)
+    second.load_state_dict(first.state_dict())
+    torch.testing.assert_close(first(_images(2), TARGETS), second(_images(2), TARGETS), rtol=0, atol=0)
+
+
+def test_grad_mode_stays_as_it_is() -> None:
+    objective = CausalObjective(_Model(), bank=_bank())
+    assert objective(_images(), TARGETS)["loss"].requires_grad
+    assert torch.is_grad_enabled()
+    with torch.no_grad():
+        assert not objective(_images(), TARGETS)["loss"].requires_grad
+        assert not torch.is_grad_enabled()
+
+
+def test_model_must_have_forward_causal() -> None:
+    with pytest.raises(
+        TypeError, match=r"model must have forward_causal.* but Linear has none; put a causalcxr.CausalHead"
+    ):
+        CausalObjective(nn.Linear(2, 2))
+
+
+def test_strata_need_a_bank() -> None:
+    with pytest.raises(ValueError, match="strata need a bank that keeps them; give bank=ConfounderBank"):
+        CausalObjective(_Model())(_images(), TARGETS, STRATA)
+
+
+def test_strata_must_be_given_where_the_bank_has_some() -> None:
+    with pytest.raises(ValueError, match="num_strata=2, but strata were not given"):
+        CausalObjective(_Model(), bank=_bank(num_strata=2))(_images(), TARGETS)
+
+
+def test_strata_must_not_be_given_where_the_bank_has_none() -> None:
+    with pytest.raises(ValueError, match="num_strata=0, but strata were given"):
+        CausalObjective(_Model(), bank=_bank())(_images(), TARGETS, STRATA)

@@ -1,0 +1,104 @@
+"""The adjusted prediction against the literal sum over confounders (arXiv 2305.12072, Eq. 1)."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from causalcxr import CausalCXR
+from causalcxr.layers import ConfounderBank
+from reference.backdoor import bank_weights, predict_do
+from reference.comparison import EXACT, normal
+
+PRIOR = [0.3, 0.7]
+STRATA = [0, 1, 0, 0, 1]
+
+
+@pytest.fixture(scope="module", params=["add", "cat"])
+def model(request: pytest.FixtureRequest) -> CausalCXR:
+    torch.manual_seed(0)
+    return CausalCXR("test_resnet", num_classes=3, dim=8, num_heads=2, combine=request.param).double().eval()
+
+
+def _bank(num_strata: int = 0, copies: int = 1) -> ConfounderBank:
+    bank = ConfounderBank(20, 3, 8, num_strata=num_strata, prior=PRIOR if num_strata else None, dtype=torch.float64)
+    features = 3 * normal(5, 3, 8, seed=2)
+    bank.update(features.repeat(copies, 1, 1), torch.tensor(STRATA * copies) if num_strata else None)
+    return bank
+
+
+def _images() -> Tensor:
+    return normal(2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("num_strata", [0, 2])
+def test_prediction_equals_the_reference(model: CausalCXR, num_strata: int) -> None:
+    bank, phi = _bank(num_strata), model.head.intervention
+    expected = predict_do(
+        model.forward_causal(_images()).causal,
+        bank.features,
+        bank_weights(STRATA, PRIOR if num_strata else None),
+        phi.classifier.weight,
+        phi.classifier.bias,
+        combine=phi.combine,
+    )
+    # P(c) is kept in float32.
+    torch.testing.assert_close(model.predict_do(_images(), bank), expected.detach(), rtol=1e-7, atol=0)
+
+
+def test_prediction_does_not_depend_on_the_other_images(model: CausalCXR) -> None:
+    bank = _bank()
+    alone = torch.cat([model.predict_do(image, bank) for image in _images().split(1)])
+    torch.testing.assert_close(model.predict_do(_images(), bank), alone, **EXACT)
+
+
+def test_storing_the_confounders_twice_changes_nothing(model: CausalCXR) -> None:
+    once, twice = (model.predict_do(_images(), _bank(2, copies)) for copies in (1, 2))
+    torch.testing.assert_close(once, twice, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_prediction_is_never_drawn(training: bool) -> None:
+    torch.manual_seed(0)
+    model = CausalCXR("test_resnet", num_classes=3, dim=8, num_heads=2, strategy="random").double()
+    model.eval()
+    model.head.intervention.train(training)
+    first, second = (model.predict_do(_images(), _bank()) for _ in range(2))
+    model.head.intervention.eval()
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    torch.testing.assert_close(first, model.predict_do(_images(), _bank()), rtol=0, atol=0)
+
+
+def test_grad_mode_stays_as_it_is(model: CausalCXR) -> None:
+    assert not model.predict_do(_images(), _bank()).requires_grad
+    assert torch.is_grad_enabled()
+
+
+def test_average_stays_in_float32_under_autocast() -> None:
+    """Averaging equal probabilities must return them; in bfloat16 it would round them to 3 digits."""
+    torch.manual_seed(0)
+    model = CausalCXR("test_resnet", num_classes=3, dim=8, num_heads=2).eval()
+    bank = ConfounderBank(7, 3, 8)
+    bank.update(normal(1, 3, 8, seed=2).float().expand(7, 3, 8))
+    images = _images().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        given = model.predict_do(images, bank)
+        expected = model.head.intervention.all_pairs(model.forward_causal(images).causal, bank.features)[:, 0]
+    assert given.dtype == torch.float32
+    torch.testing.assert_close(given, expected.detach().float().sigmoid(), rtol=1e-6, atol=0)
+
+
+def test_bank_must_be_a_bank(model: CausalCXR) -> None:
+    with pytest.raises(TypeError, match="bank must be a ConfounderBank, but got Tensor"):
+        model.predict_do(_images(), torch.zeros(5, 3, 8))
+
+
+def test_bank_must_hold_something(model: CausalCXR) -> None:
+    with pytest.raises(ValueError, match=r"no confounder features; fill it by training or with bank\.update"):
+        model.predict_do(_images(), ConfounderBank(5, 3, 8))
+
+
+def test_bank_of_other_labels_is_refused(model: CausalCXR) -> None:
+    bank = ConfounderBank(5, 4, 8, dtype=torch.float64)
+    bank.update(normal(2, 4, 8))
+    with pytest.raises(ValueError, match=r"confounders must have shape \(S, K, D\), K=3, D=8, but got \(2, 4, 8\)"):
+        model.predict_do(_images(), bank)
