@@ -107,7 +107,7 @@ def asymmetric_loss(
     if margin:
         # 1 - p_m = (1 - p) + m is at least m and its logarithm safe; p - m would round to 1 for a small margin.
         log_negative = (log_not_p.exp() + margin).clamp(max=1).log()
-        # The power of 0 has no finite slope for an exponent below 1; here its factor, the logarithm, is exactly 0.
+        # At 0 a power below 1 has no finite slope; below the smallest number the clamp passes no gradient on.
         focus = (log_p.exp() - margin).clamp(min=torch.finfo(logits.dtype).tiny) ** gamma_neg
     else:
         log_negative, focus = log_not_p, (gamma_neg * log_p).exp()

@@ -102,8 +102,10 @@ def test_two_processes_train_as_one_does(tmp_path: Path, options: list[str]) -> 
     assert left.keys() == right.keys()
     assert max(float((left[key].float() - right[key].float()).abs().max()) for key in left) < 1e-5
     # The bank holds the same features on one process and on two; their order within a batch differs.
-    banks = [run["objective"]["bank.stored"].flatten(1).sum(1).sort().values for run in (one, two)]
-    torch.testing.assert_close(banks[0], banks[1], atol=1e-3, rtol=1e-3)
+    banks = [run["objective"]["bank.stored"].flatten(1) for run in (one, two)]
+    nearest = torch.cdist(*banks).min(dim=1)
+    assert sorted(nearest.indices.tolist()) == list(range(12))
+    assert float((banks[0] - banks[1][nearest.indices]).abs().max()) < 1e-3
     records = [json.loads((tmp_path / name / "log.jsonl").read_text()) for name in ("one", "two")]
     assert records[0]["val_auroc"]["causal"] == pytest.approx(records[1]["val_auroc"]["causal"], abs=1e-2)
 

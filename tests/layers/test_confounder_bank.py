@@ -221,7 +221,7 @@ UPDATES = [([1, 2], [11, 12]), ([3], [13, 14, 15]), ([4, 5], []), (list(range(20
 def _store_as(rank: int, folder: str) -> None:
     """Make the updates of one process and save the bank's state after each."""
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(minutes=2)
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(minutes=10)
     )
     try:
         bank, states = _bank(6, num_strata=2), []
