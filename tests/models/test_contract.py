@@ -1,0 +1,223 @@
+"""What every registered model does, on small versions with real numbers."""
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import timm
+import timm.optim
+import torch
+from torch import Tensor
+
+import causalcxr
+from causalcxr import CausalCXR, CausalObjective
+from causalcxr.models._backbone import feature_map
+
+NAMES = causalcxr.list_models()
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def model(request: pytest.FixtureRequest, small: Callable[..., CausalCXR]) -> CausalCXR:
+    """Shared by the tests of this file, which leave it as it is, in evaluation mode and without gradients."""
+    return small(request.param).eval().requires_grad_(False)
+
+
+def _trainable(model: CausalCXR) -> CausalCXR:
+    return copy.deepcopy(model).requires_grad_(True).train()
+
+
+def _images(*size: int, batch: int = 2, seed: int = 0) -> Tensor:
+    return torch.randn(batch, 3, *(size or (64, 64)), generator=torch.Generator().manual_seed(seed))
+
+
+def _targets() -> Tensor:
+    return (torch.arange(28).view(2, 14) % 3 == 0).float()
+
+
+def test_logits_are_finite_and_the_same_again(model: CausalCXR) -> None:
+    logits = model(_images())
+    assert logits.shape == (2, 14)
+    assert logits.isfinite().all()
+    assert torch.equal(logits, model(_images()))
+    assert not torch.equal(logits, model(_images(seed=1)))
+
+
+def test_parts_of_the_forward_agree_with_the_whole(model: CausalCXR) -> None:
+    features = model.forward_features(_images())
+    output = model.forward_causal(_images())
+    assert features.shape[1] == model.num_features == model.head_hidden_size
+    torch.testing.assert_close(model.forward_head(features), model(_images()))
+    torch.testing.assert_close(output.logits, model(_images()))
+    pre_logits = model.forward_head(features, pre_logits=True)
+    torch.testing.assert_close(pre_logits, output.causal)
+    torch.testing.assert_close(model.get_classifier()(pre_logits), output.logits)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 160), (160, 96)])
+def test_attention_maps_cover_the_image(model: CausalCXR, size: tuple[int, int]) -> None:
+    output = model.forward_causal(_images(*size), need_attention=True)
+    assert output.attention is not None
+    assert output.attention.shape == (2, 14, *(-(-side // model.reduction) for side in size))
+    torch.testing.assert_close(output.attention.sum(dim=(-2, -1)), torch.ones(2, 14))
+    torch.testing.assert_close(output.logits, model(_images(*size)))
+
+
+def test_an_image_is_classified_alone_as_in_a_batch(model: CausalCXR) -> None:
+    images = _images()
+    alone = model.forward_causal(images[:1])
+    assert alone.intervened.shape == (1, 0, 14)
+    torch.testing.assert_close(alone.logits, model(images)[:1], rtol=1e-4, atol=1e-5)
+
+
+def test_every_parameter_has_a_gradient(model: CausalCXR) -> None:
+    model = _trainable(model)
+    losses = CausalObjective(model)(_images(), _targets())
+    assert all(loss.isfinite() for loss in losses.values())
+    losses["loss"].backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_checkpointing_recomputes_blocks_for_the_same_gradients(model: CausalCXR) -> None:
+    plain, recomputing = _trainable(model), _trainable(model)
+    recomputing.set_grad_checkpointing()
+    calls = [_calls_in_a_step(plain), _calls_in_a_step(recomputing)]
+    assert calls[0] < calls[1]
+    expected = {name: parameter.grad for name, parameter in plain.named_parameters()}
+    torch.testing.assert_close({name: parameter.grad for name, parameter in recomputing.named_parameters()}, expected)
+    recomputing.set_grad_checkpointing(False)
+    assert _calls_in_a_step(recomputing) == calls[0]
+
+
+def _calls_in_a_step(model: CausalCXR) -> int:
+    """Take the gradients and return how many layers of the backbone were called for it."""
+    called: list[str] = []
+    hooks = [module.register_forward_hook(lambda *_: called.append("")) for module in model.backbone.modules()]
+    model.zero_grad()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # for stochastic depth
+        CausalObjective(model)(_images(), _targets())["loss"].backward()
+    for hook in hooks:
+        hook.remove()
+    return len(called)
+
+
+def test_labels_can_be_changed(model: CausalCXR) -> None:
+    other = copy.deepcopy(model)
+    other.reset_classifier(5)
+    output = other.forward_causal(_images())
+    assert other.num_classes == 5
+    assert (output.logits.shape, output.confounder_logits.shape, output.intervened.shape) == ((2, 5), (2, 5), (2, 1, 5))
+    other.reset_classifier(0)
+    assert other(_images()).shape == (2, other.num_features)
+    torch.testing.assert_close(other(_images()), model.forward_features(_images()).mean(dim=(2, 3)))
+    other.reset_classifier(14)
+    assert other(_images()).shape == (2, 14)
+    assert not torch.equal(other(_images()), model(_images()))
+
+
+def test_weights_go_from_model_to_model(model: CausalCXR, small: Callable[..., CausalCXR]) -> None:
+    other = small(model.pretrained_cfg["architecture"], seed=1).eval()
+    assert not torch.equal(other(_images()), model(_images()))
+    other.load_state_dict(model.state_dict(), strict=True)
+    assert torch.equal(other(_images()), model(_images()))
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])  # noqa: S301
+def test_copies_predict_the_same(model: CausalCXR, duplicate: Callable[[CausalCXR], CausalCXR]) -> None:
+    other = duplicate(model)
+    assert torch.equal(other(_images()), model(_images()))
+    assert (other.pretrained_cfg, other.model_args) == (model.pretrained_cfg, model.model_args)
+
+
+def test_memory_format_changes_nothing(model: CausalCXR) -> None:
+    other = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    logits = other(_images().to(memory_format=torch.channels_last))
+    torch.testing.assert_close(logits, model(_images()), rtol=1e-4, atol=1e-5)
+
+
+def test_type_reaches_every_parameter(model: CausalCXR, small: Callable[..., CausalCXR]) -> None:
+    other = small(model.pretrained_cfg["architecture"], dtype=torch.float64).eval()
+    tensors = [*other.parameters(), *(buffer for buffer in other.buffers() if buffer.is_floating_point())]
+    assert {tensor.dtype for tensor in tensors} == {torch.float64}
+    logits = other(_images().double())
+    assert logits.dtype == torch.float64
+    torch.testing.assert_close(logits.float(), model(_images()), rtol=1e-3, atol=1e-4)
+
+
+def test_autocast_is_float32_up_to_rounding(model: CausalCXR) -> None:
+    """The head adds a few roundings of 2^-8 to those of the backbone, which are many in a deep untrained one."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low, low_map = model.forward_causal(_images()), feature_map(model.backbone, _images())
+    full, full_map = model.forward_causal(_images()), feature_map(model.backbone, _images())
+    for name in ("logits", "confounder_logits", "intervened"):
+        assert _error(getattr(low, name), getattr(full, name)) < 5 * 2**-8 + _error(low_map, full_map)
+
+
+def _error(x: Tensor, expected: Tensor) -> float:
+    assert x.isfinite().all()
+    return float((x.float() - expected).norm() / expected.norm())
+
+
+def test_intermediate_maps_are_those_of_feature_info(model: CausalCXR) -> None:
+    final, maps = model.forward_intermediates(_images(96, 160))
+    torch.testing.assert_close(final, model.forward_features(_images(96, 160)))
+    assert [x.shape[1] for x in maps] == [info["num_chs"] for info in model.feature_info]
+    for x, info in zip(maps, model.feature_info, strict=True):
+        assert x.shape[2:] == (-(-96 // info["reduction"]), -(-160 // info["reduction"]))
+        model.get_submodule(info["module"])
+    last = model.forward_intermediates(_images(96, 160), indices=1, intermediates_only=True)
+    torch.testing.assert_close(last, maps[-1:])
+
+
+def test_layers_after_the_deepest_index_can_be_dropped(model: CausalCXR) -> None:
+    other = copy.deepcopy(model)
+    maps = model.forward_intermediates(_images(), intermediates_only=True)
+    kept = other.prune_intermediate_layers([0])
+    assert kept == [0]
+    assert other.num_classes == 0
+    assert sum(p.numel() for p in other.backbone.parameters()) < sum(p.numel() for p in model.backbone.parameters())
+    torch.testing.assert_close(other.forward_intermediates(_images(), kept, intermediates_only=True), maps[:1])
+
+
+def test_features_only_through_timm(model: CausalCXR) -> None:
+    name = model.pretrained_cfg["architecture"]
+    arguments = model.model_args | {"out_indices": (0, -1), "features_only": True}
+    backbone = timm.create_model(name, **arguments).eval()
+    backbone.model.backbone.load_state_dict(model.backbone.state_dict(), strict=False)
+    maps = model.forward_intermediates(_images(), [0, len(model.feature_info) - 1], intermediates_only=True)
+    torch.testing.assert_close(backbone(_images()), maps)
+    assert backbone.feature_info.channels() == [x.shape[1] for x in maps]
+    assert backbone.feature_info.reduction()[-1] == model.reduction
+
+
+def test_layers_are_grouped_as_the_backbone_groups_them(model: CausalCXR) -> None:
+    for coarse in (False, True):
+        groups = timm.models.group_parameters(model, model.group_matcher(coarse), reverse=True)
+        expected = timm.models.group_parameters(model.backbone, model.backbone.group_matcher(coarse), reverse=True)
+        assert {name: groups[f"backbone.{name}"] for name in expected} == expected
+        assert {group for name, group in groups.items() if name.startswith("head.")} == {max(groups.values())}
+        assert groups.keys() == {name for name, _ in model.named_parameters()}
+        assert len(set(expected.values())) > 2
+
+
+def test_learning_rates_fall_from_the_head_to_the_stem(model: CausalCXR) -> None:
+    model = _trainable(model)
+    optimizer = timm.optim.create_optimizer_v2(model, "adamw", lr=1.0, weight_decay=0.05, layer_decay=0.75)
+    scale = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
+    assert scale.keys() == {id(parameter) for parameter in model.parameters()}
+    assert {scale[id(parameter)] for parameter in model.head.parameters()} == {1.0}
+    stem = model.get_submodule(model.pretrained_cfg["first_conv"][0])
+    assert scale[id(stem.weight)] == min(scale.values()) < 0.6
+
+
+def test_embeddings_and_positions_do_not_decay(model: CausalCXR) -> None:
+    model = _trainable(model)
+    optimizer = timm.optim.create_optimizer_v2(model, "adamw", lr=1.0, weight_decay=0.05)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    kept = {name for name, p in model.named_parameters() if p.ndim > 1 and decay[id(p)] == 0}
+    positions = ("pos_embed", "cls_token", "relative_position_bias_table")
+    expected = {name for name, _ in model.named_parameters() if name.endswith(positions)}
+    assert kept == expected | {"head.decoder.label_embed.weight"}
+    assert decay[id(model.head.causal_classifier.weight)] == 0.05

@@ -1,0 +1,163 @@
+"""Creating models by name, and the messages for names, options and images that do not fit."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+import causalcxr
+from causalcxr import CausalCXR
+from causalcxr.layers import ConfounderBank
+
+
+@pytest.fixture(scope="module")
+def model(small: Callable[..., CausalCXR]) -> CausalCXR:
+    return small("causal_test_resnet").eval()
+
+
+def test_names_are_listed_by_pattern() -> None:
+    assert causalcxr.list_models("*resnet1*") == ["causal_resnet18", "causal_resnet101", "causal_resnet152"]
+    assert causalcxr.list_models("resnet*") == []
+    assert set(causalcxr.list_models()) == set(timm.list_models("causal_*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("causal_resnet18", True),
+        ("causal_resnet18.untrained", True),
+        ("resnet18", False),
+        ("causal_resnet19", False),
+        (18, False),
+    ],
+)
+def test_is_model(name: Any, known: bool) -> None:
+    assert causalcxr.is_model(name) is known
+
+
+def test_tag_in_the_name() -> None:
+    model = causalcxr.create_model("causal_test_resnet.untrained", device="meta")
+    assert model.pretrained_cfg["tag"] == "untrained"
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("causal_resnet19", ValueError, "unknown model 'causal_resnet19'; close names: causal_resnet18"),
+        ("zzzz", ValueError, r"unknown model 'zzzz'; causalcxr.list_models\(\) lists them"),
+        (
+            "resnet18",
+            ValueError,
+            r"not a causal one; create_model\('causal_timm', backbone='resnet18'\)",
+        ),
+        ("resnet18.a1_in1k", ValueError, "backbone='resnet18.a1_in1k'"),
+        ("owner/repo", ValueError, "write 'hf-hub:owner/repo' for the Hub or 'local-dir:owner/repo' for a folder"),
+        ("causal_resnet18.nih14", ValueError, "'causal_resnet18' has no tag 'nih14'; its tags: untrained"),
+        (18, TypeError, "name must be a string or a Path, but got int"),
+        (Path("no_such_folder"), FileNotFoundError, "no_such_folder"),
+        ("causal_timm", ValueError, r"needs the name of a timm model, as create_model\('causal_timm', backbone="),
+    ],
+)
+def test_names_that_do_not_fit(name: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        causalcxr.create_model(name)
+
+
+@pytest.mark.parametrize("create_model", [causalcxr.create_model, timm.create_model])
+@pytest.mark.parametrize("name", ["causal_resnet18", "causal_resnet18.untrained", "causal_test_resnet"])
+def test_weights_that_are_not_published(create_model: Callable[..., CausalCXR], name: str) -> None:
+    message = f"no weights are published for '{name.partition('.')[0]}'; models with weights: none yet"
+    with pytest.raises(ValueError, match=message):
+        create_model(name, pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"backbone": "resnet51"}, ValueError, "unknown backbone 'resnet51'; close names: .*resnet50"),
+        ({"backbone": "zzzz"}, ValueError, r"unknown backbone 'zzzz'; timm.list_models\(\) lists them"),
+        ({"backbone": "causal_resnet18"}, ValueError, "'causal_resnet18' is a causal model itself"),
+        ({"backbone": 18}, TypeError, "backbone must be the name of a timm model, but got int"),
+        ({"width": 64}, TypeError, "unexpected keyword argument 'width'"),
+        ({"backbone_args": {"widths": 64}}, TypeError, "unexpected keyword argument 'widths'"),
+        ({"num_classes": -1}, ValueError, "num_classes must be 0 or more, but got -1"),
+        ({"in_chans": 0}, ValueError, "in_chans must be at least 1, but got 0"),
+        ({"dim": 30}, ValueError, "the width must be a positive multiple of num_heads, but got 30 and 4"),
+        ({"complement": "other"}, ValueError, "complement must be one of 'normalized', 'paper', but got 'other'"),
+        ({"combine": "other"}, ValueError, "combine must be one of 'add', 'cat', but got 'other'"),
+        ({"strategy": "other"}, ValueError, "strategy must be one of 'full', 'random', but got 'other'"),
+        ({"output_stride": 5}, ValueError, "has a stride of 32 pixels and cannot be built with output_stride=5"),
+    ],
+)
+@pytest.mark.parametrize("name", ["causal_timm", "causal_test_resnet"])
+def test_options_that_do_not_fit(name: str, options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        causalcxr.create_model(name, **({"backbone": "test_resnet", "num_heads": 4} | options))
+
+
+def test_options_reach_the_model() -> None:
+    model = causalcxr.create_model(
+        "causal_test_resnet", dim=32, num_heads=2, depth=3, complement="paper", combine="cat", strategy="random"
+    )
+    attention = model.head.decoder.layers[0].attn
+    assert (model.num_features, len(model.head.decoder.layers), attention.num_heads) == (32, 3, 2)
+    assert (attention.complement, model.head.intervention.combine) == ("paper", "cat")
+    assert model.head.intervention.strategy == "random"
+    assert causalcxr.create_model("causal_test_resnet", drop_rate=0.5).head.drop.p == 0.5
+
+
+def test_rate_of_stochastic_depth() -> None:
+    def rates(rate: float | None) -> list[float]:
+        model = causalcxr.create_model("causal_swin_tiny", device="meta", drop_path_rate=rate)
+        return [module.drop_prob for module in model.modules() if hasattr(module, "drop_prob")]
+
+    assert max(rates(None)) == pytest.approx(0.1)  # Swin's own
+    assert rates(0.0) == []
+    assert max(rates(0.4)) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (torch.zeros(3, 64, 64), ValueError, r"images must have shape \(B, C, H, W\), C=3, but got \(3, 64, 64\)"),
+        (
+            torch.zeros(2, 1, 64, 64),
+            ValueError,
+            r"images must have shape \(B, C, H, W\), C=3, but got \(2, 1, 64, 64\)",
+        ),
+        (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), TypeError, "images must be a floating-point .* torch.uint8"),
+        ([[0.0]], TypeError, "images must be a floating-point tensor .* but got list"),
+        (torch.full((2, 3, 64, 64), 255.0), ValueError, r"images must be normalised, within \+-20, but reach 255"),
+        (torch.full((2, 3, 64, 64), -1024.0), ValueError, "images must be normalised"),
+        (torch.full((2, 3, 64, 64), float("nan")), ValueError, "images must be normalised, .* but reach nan"),
+        (torch.full((2, 3, 64, 64), float("inf")), ValueError, "images must be normalised, .* but reach inf"),
+    ],
+)
+@pytest.mark.parametrize(
+    "method", ["forward", "forward_causal", "forward_features", "forward_intermediates", "predict_do"]
+)
+def test_images_that_do_not_fit(
+    model: CausalCXR, method: str, images: Any, error: type[Exception], message: str
+) -> None:
+    arguments = []
+    if method == "predict_do":
+        arguments = [ConfounderBank(4, num_classes=14, dim=32)]
+        arguments[0].update(torch.ones(1, 14, 32))
+    with pytest.raises(error, match=message):
+        getattr(model, method)(images, *arguments)
+
+
+def test_prediction_needs_confounders(model: CausalCXR) -> None:
+    images = torch.zeros(2, 3, 64, 64)
+    with pytest.raises(ValueError, match="the bank has no confounder features; fill it"):
+        model.predict_do(images, ConfounderBank(4, num_classes=14, dim=32))
+    with pytest.raises(TypeError, match="bank must be a ConfounderBank, but got Tensor"):
+        model.predict_do(images, torch.zeros(4, 14, 32))
+
+
+def test_causal_forward_needs_labels(small: Callable[..., CausalCXR]) -> None:
+    with pytest.raises(ValueError, match=r"no labels \(num_classes=0\)"):
+        small("causal_test_resnet", num_classes=0).forward_causal(torch.zeros(2, 3, 64, 64))
