@@ -50,8 +50,8 @@ def draw_heatmaps(model: nn.Module, dataset: SyntheticCXR, path: Path) -> None:
     for column, label in zip(axes.T, SHOWN, strict=True):
         k = NIH_LABELS.index(label)
         i = int(dataset.targets[:, k].argmax())
-        image, mask = dataset[i][0], dataset.masks(i)[k]
-        maps = attention_maps(model, train_nih.prepare(image[None], model))
+        image, mask = dataset[i][0].numpy(), dataset.masks(i)[k].numpy()
+        maps = attention_maps(model, train_nih.prepare(torch.from_numpy(image)[None], model))
         column[0].imshow(image[0], cmap="gray", vmin=0, vmax=1)
         column[0].set_title(label)
         column[1].imshow(overlay(image, maps.causal[0, k]))

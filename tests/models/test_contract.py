@@ -14,7 +14,12 @@ import causalcxr
 from causalcxr import CausalCXR, CausalObjective
 from causalcxr.models._backbone import feature_map
 
-NAMES = causalcxr.list_models()
+# Without their depth or width these are another one of the list over again.
+ALIKE = ("causal_resnet34", "causal_resnet101", "causal_resnet152", "causal_convnext_small")
+WIDE = ("causal_convnext_base", "causal_vit_base_patch16")
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if name in ALIKE + WIDE else name for name in causalcxr.list_models()
+]
 
 
 @pytest.fixture(scope="module", params=NAMES)
