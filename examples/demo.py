@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("demo_output"))
     parser.add_argument("--images", type=int, default=2000, help="training radiographs; default: 2000")
-    parser.add_argument("--epochs", type=int, default=9, help="default: 9")
+    parser.add_argument("--epochs", type=int, default=8, help="default: 8")
     args = parser.parse_args(argv)
     shutil.rmtree(args.output / "run", ignore_errors=True)
     options = {

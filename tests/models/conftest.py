@@ -1,6 +1,6 @@
 """Small versions of the registered models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +17,15 @@ SHALLOW = {
     "causal_swin": {"depths": (1, 1, 2, 2)},  # with shifted windows
     "causal_vit": {"depth": 2},
 }
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tensors are so small here that threads cost more than they save, much more on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def _small(name: str, *, seed: int = 0, **kwargs: Any) -> CausalCXR:
