@@ -19,7 +19,7 @@ class CausalHead(nn.Module):
     `FeatureLearning` augments the map, `CausalDecoder` splits it into one causal and one confounding feature a label,
     two networks refine them, h_x = MLP_causal(Q) and h_c = MLP_confounding(Qc) (Eq. 3, where the print has Q in both
     lines), and three classifiers predict: Phi_x from h_x, Phi_c from h_c, Phi from h_x + h_c' (Eq. 6). Each network has
-    a skip connection, MLP(Q) = Q + W_2 gelu(W_1 Q), which the paper leaves open and without which training is slow.
+    a skip connection, MLP(Q) = Q + W_2 gelu(W_1 Q), which the paper leaves open and without which training was slower.
 
     Args:
         in_chs: Channels C of the feature map.
