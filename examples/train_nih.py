@@ -282,7 +282,7 @@ def train_epoch(state: "State", loader: DataLoader, epoch: int) -> dict[str, flo
 
 @torch.no_grad()
 def predict(state: "State", model: nn.Module, dataset: Dataset, description: str) -> dict[str, np.ndarray]:
-    """Return the probabilities of every classifier and the targets, each image once, in the order of the data set."""
+    """Return the scores of every classifier and the targets, each image once, in the order of the data set."""
     rank, world = process()
     loader = DataLoader(
         Subset(dataset, range(rank, len(dataset), world)), state.config.batch_size, num_workers=state.config.workers
@@ -300,7 +300,7 @@ def predict(state: "State", model: nn.Module, dataset: Dataset, description: str
                 scores = {
                     "causal": output.logits,
                     "confounding": output.confounder_logits,
-                    "intervened": output.intervened.float().sigmoid().mean(dim=1).logit(),
+                    "intervened": output.intervened.float().sigmoid().mean(dim=1),
                 }
             else:
                 scores = {"plain": model(images)}

@@ -116,6 +116,8 @@ class CausalHead(nn.Module):
         need_attention: bool = False,
     ) -> CausalOutput:
         """Return all three predictions from the encoded map (B, D, H, W) that `feature_learning` returned."""
+        if self.num_classes == 0:
+            raise ValueError("there are no labels (num_classes=0) to predict; call reset_classifier(num_classes) first")
         decoded = self.decoder(encoded, mask=mask, need_attention=need_attention)
         causal = self.drop(decoded.causal + self.causal_mlp(decoded.causal))
         confounder = self.drop(decoded.confounder + self.confounder_mlp(decoded.confounder))

@@ -148,3 +148,12 @@ def test_no_augmentation_leaves_images_as_they_are() -> None:
     config = train_nih.Config(rotate=0, scale=0, shift=0, contrast=0)
     images = torch.rand(2, 1, 24, 40)
     torch.testing.assert_close(train_nih.augment(images, torch.arange(2), 0, config), images)
+
+
+def test_certain_predictions_are_still_ranked(options: list[str]) -> None:
+    config = train_nih.parse_config(options)
+    state = train_nih.State(config, 2)
+    with torch.no_grad():
+        state.model.head.intervention.classifier.bias.fill_(200.0)  # probabilities of exactly 1
+    state.ema.set(state.model)
+    assert train_nih.validate(state, train_nih.build_dataset(config, "val"))["intervened"] == 0.5
