@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from causalcxr.layers import BackdoorIntervention, ConfounderBank
@@ -71,16 +72,23 @@ class CausalObjective(nn.Module):
             if strata is not None:
                 raise ValueError("strata need a bank that keeps them; give bank=ConfounderBank(..., num_strata=...)")
             return self.criterion(self.model.forward_causal(images), targets, weight=weight)
-        confounders, prior = self._borrow(self.bank)
+        confounders, prior = self._borrow(self.bank, len(images))
         output = self.model.forward_causal(images, confounders)
         losses = self.criterion(output, targets, prior=prior, weight=weight)
         if self.training:
             self.bank.update(output.confounder, strata)
         return losses
 
-    def _borrow(self, bank: ConfounderBank) -> tuple[Tensor, Tensor | None]:
-        """Return confounders for the model and their P(c), `None` where all weigh the same."""
-        if bank.num_strata and self.training and self._samples:
-            return bank.draw(len(bank)), None  # one partner an image is then picked evenly from a sample of P(c)
-        # A copy: the bank is overwritten in place before the gradient is taken.
-        return bank.features.clone(), bank.weights if bank.num_strata else None
+    def _borrow(self, bank: ConfounderBank, batch: int) -> tuple[Tensor, Tensor]:
+        """Return confounders for the model and their P(c).
+
+        All slots take part, those that are empty with a weight of 0: the shapes are the same at every step.
+        """
+        weights = bank.slot_weights
+        if not (self.training and self._samples):
+            # A copy: the bank is overwritten in place before the gradient is taken.
+            return bank.stored.clone(), weights
+        # The model picks one partner an image evenly from what it is given: a sample of P(c).
+        has_weight = weights.any()
+        drawn = torch.where(has_weight, weights, 1.0).multinomial(batch, replacement=True)
+        return bank.stored[drawn], has_weight.to(weights).unsqueeze(0)

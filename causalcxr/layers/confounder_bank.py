@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from causalcxr._checks import check_tensor
+from causalcxr._checks import check_tensor, eager
 
 __all__ = ["ConfounderBank"]
 
@@ -90,10 +90,21 @@ class ConfounderBank(nn.Module):
     @property
     def weights(self) -> Tensor:
         """P(c) for each stored feature, (S,), adding up to 1; strata not stored yet leave their share to the others."""
-        strata = self.strata
+        return self.slot_weights[: len(self)]
+
+    @property
+    def slot_weights(self) -> Tensor:
+        """`weights` for all slots, (size,), 0 for those that hold nothing yet.
+
+        With `stored` it has the same shape at every step and is computed without a look at values, so that a training
+        step neither waits for an accelerator nor is compiled anew while the bank fills up.
+        """
+        dtype = torch.promote_types(self.stored.dtype, torch.float32)
+        filled = (torch.arange(self.size, device=self.num_seen.device) < self.num_seen).to(dtype)
         if self.prior is None:
-            return torch.full(strata.shape, 1 / max(len(strata), 1), device=strata.device)
-        weights = self.prior[strata] / strata.bincount(minlength=self.num_strata)[strata]
+            return filled / filled.sum().clamp(min=1)
+        counts = filled.new_zeros(self.num_strata).index_add(0, self.stored_strata, filled)
+        weights = filled * self.prior.to(dtype)[self.stored_strata] / counts[self.stored_strata].clamp(min=1)
         return weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
 
     @torch.no_grad()
@@ -142,7 +153,7 @@ class ConfounderBank(nn.Module):
             raise TypeError(
                 f"strata must be a tensor of integers, but got {getattr(strata, 'dtype', type(strata).__name__)}"
             )
-        if strata.shape != (batch,) or bool(((strata < 0) | (strata >= self.num_strata)).any()):
+        if strata.shape != (batch,) or (eager() and bool(((strata < 0) | (strata >= self.num_strata)).any())):
             raise ValueError(
                 f"strata must have shape ({batch},) and values from 0 to {self.num_strata - 1}, "
                 f"but got shape {tuple(strata.shape)} and values {strata.unique().tolist()[:10]}"

@@ -33,7 +33,8 @@ class DisentangledCrossAttention(nn.Module):
 
     .. math:: Q = A v, \qquad \overline{Q} = (1 - A) v = \sum_n v_n - A v.
 
-    The identity on the right needs neither a second attention nor the map A, so fused attention serves both branches.
+    The identity on the right needs neither a second attention nor the map A, so fused attention serves both branches;
+    the sum comes from the same call, as the output for one more query that attends to all tokens alike.
     The rows of 1 - A sum to N - 1: the printed form grows with the resolution. `complement="normalized"` divides it by
     N - 1, which makes it a weighted mean as A v is one; `complement="paper"` keeps it as printed.
     Both branches go through the same output projection.
@@ -107,14 +108,16 @@ class DisentangledCrossAttention(nn.Module):
             rearrange(projected, "b n (h d) -> b h n d", h=self.num_heads)
             for projected in (self.q_proj(query), self.k_proj(key), self.v_proj(value))
         )
-        bias_mask = None if mask is None else mask[:, None, None, :]
+        q = F.pad(q, (0, 0, 0, 1))  # one more query, of zeros: it attends to all tokens alike, to the mean of v
+        token_mask = None if mask is None else mask[:, None, None, :]
         if need_attention:
-            attention = self._attention(q, k, bias_mask)
-            causal = attention @ v
+            attention = self._attention(q, k, token_mask)
+            attended, attention = attention @ v, attention[:, :, :-1]
         else:
-            attention = None
-            causal = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_mask)
-        branches = torch.stack([causal, self._complement(causal, v, mask)])
+            attended, attention = F.scaled_dot_product_attention(q, k, v, attn_mask=token_mask), None
+        causal, mean = attended[:, :, :-1], attended[:, :, -1:]
+        num_tokens = k.shape[-2] if token_mask is None else token_mask.sum(dim=-1, keepdim=True)
+        branches = torch.stack([causal, self._complement(causal, mean, num_tokens)])
         causal, confounder = self.out_proj(rearrange(branches, "s b h k d -> s b k (h d)")).unbind()
         return DisentangledAttention(causal, confounder, attention)
 
@@ -124,18 +127,13 @@ class DisentangledCrossAttention(nn.Module):
             logits = logits.masked_fill(~mask, float("-inf"))
         return logits.softmax(dim=-1).to(q.dtype)
 
-    def _complement(self, causal: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Return (1 - A) v by the identity sum_n v_n - A v; the sum is taken in float32 at least."""
-        sum_dtype = torch.promote_types(v.dtype, torch.float32)
-        if mask is not None:
-            v = v * mask[:, None, :, None]
-        complement = v.sum(dim=-2, keepdim=True, dtype=sum_dtype) - causal
+    def _complement(self, causal: Tensor, mean: Tensor, num_tokens: int | Tensor) -> Tensor:
+        """Return (1 - A) v by the identity sum_n v_n - A v, in float32 at least until the end."""
+        complement = mean.to(torch.promote_types(mean.dtype, torch.float32)) * num_tokens - causal
         if self.complement == "normalized":
             # A single token has no complement: 1 - A is zero there, and so is the result, not 0 / 0.
-            if mask is None:
-                complement = complement / max(v.shape[-2] - 1, 1)
-            else:
-                complement = complement / (mask.sum(dim=-1) - 1).clamp(min=1)[:, None, None, None]
+            others = num_tokens - 1
+            complement = complement / (others.clamp(min=1) if isinstance(others, Tensor) else max(others, 1))
         return complement.to(causal.dtype)
 
     def extra_repr(self) -> str:

@@ -21,6 +21,8 @@ class FeatureLearning(nn.Module):
     - gate branch: Conv1x1(F) + sigmoid(Conv1x1(GAP(F))) * F;
     - both are concatenated and projected to D channels.
 
+    The output has the memory format `channels_last`, whatever that of the input.
+
     The figure draws no normalisation. Here one follows the input projection, each 3x3 convolution (with a ReLU) and the
     output projection. Batch normalisation takes away what all images have in common, which channel normalisation leaves
     in; with the latter the decoder learnt more slowly on generated radiographs.
@@ -77,7 +79,8 @@ class FeatureLearning(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the augmented feature map, see the class."""
         check_tensor("x", x, "B C H W", C=self.in_chs)
-        x = self.input_proj(x)
+        # Windows and decoder read the map as rows of tokens, and convolutions of this format are faster too.
+        x = self.input_proj(x).contiguous(memory_format=torch.channels_last)
         attended = self.channel_attn(x) + self.position_attn(x)
         gate = self.gate_fc(x.mean(dim=(-2, -1), keepdim=True)).sigmoid()
         gated = self.gate_conv(x) + gate * x

@@ -55,9 +55,9 @@ def classification_loss(
         >>> classification_loss(torch.zeros(1, 3), torch.tensor([[0.0, 1.0, float("nan")]]))
         tensor(0.6931)
     """
-    logits, targets, known = _prepare(logits, targets)
+    logits, targets, unknown = _prepare(logits, targets)
     loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return _reduce(loss, known, weight, reduction)
+    return _reduce(loss, unknown, weight, reduction)
 
 
 def asymmetric_loss(
@@ -102,7 +102,7 @@ def asymmetric_loss(
             "gamma_pos and gamma_neg must be 0 or more and margin in [0, 1), "
             f"but got {gamma_pos}, {gamma_neg} and {margin}"
         )
-    logits, targets, known = _prepare(logits, targets)
+    logits, targets, unknown = _prepare(logits, targets)
     log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
     if margin:
         # 1 - p_m = (1 - p) + m is at least m and its logarithm safe; p - m would round to 1 for a small margin.
@@ -113,7 +113,7 @@ def asymmetric_loss(
         log_negative, focus = log_not_p, (gamma_neg * log_p).exp()
     positive = targets * (gamma_pos * log_not_p).exp() * log_p
     negative = (1 - targets) * focus * log_negative
-    return _reduce(-positive - negative, known, weight, reduction)
+    return _reduce(-positive - negative, unknown, weight, reduction)
 
 
 def uniform_kl_loss(logits: Tensor, *, uniform: str = "categorical", reduction: str = "mean") -> Tensor:
@@ -203,7 +203,7 @@ def backdoor_loss(
                 "partner, draw by the prior instead (ConfounderBank.draw) and leave prior out"
             )
         loss = (each * prior.to(each)[:, None]).sum(dim=1)  # not a matrix product, which autocast takes in half
-    return _reduce(loss, ~targets.isnan(), weight, reduction)
+    return _reduce(loss, targets.isnan(), weight, reduction)
 
 
 def backdoor_weights(targets: Tensor, strata: Tensor) -> Tensor:
@@ -269,8 +269,11 @@ def _check_logits(logits: Tensor) -> None:
         raise ValueError(f"logits must have shape (..., K) with at least one label, but got {tuple(logits.shape)}")
 
 
-def _prepare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Check both, and return them in float32 at least, 0 where the target is unknown, with the mask of known ones."""
+def _prepare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Check both, and return them in float32 at least, 0 where the target is unknown, with the mask of unknown ones.
+
+    The mask broadcasts to the shape of the logits; it is `None` where all targets are seen to be known.
+    """
     _check_logits(logits)
     if not isinstance(targets, Tensor) or not targets.is_floating_point():
         given = getattr(targets, "dtype", type(targets).__name__)
@@ -281,19 +284,34 @@ def _prepare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         raise ValueError(
             f"logits and targets must have the same shape, but got {tuple(logits.shape)} and {tuple(targets.shape)}"
         )
-    if eager() and bool(((targets < 0) | (targets > 1)).any()):
-        low, high = targets.nan_to_num().aminmax()
-        raise ValueError(
-            f"targets must lie in [0, 1], NaN for unknown, but reach from {low:g} to {high:g}; "
-            "write uncertain labels such as -1 as NaN"
-        )
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    known = ~targets.isnan()
+    distinct = _without_repeats(targets)
+    unknown = distinct.isnan()
+    if eager():
+        out_of_range = (distinct < 0) | (distinct > 1)
+        any_out_of_range, any_unknown = torch.stack([out_of_range.any(), unknown.any()]).tolist()
+        if any_out_of_range:
+            low, high = distinct.nan_to_num().aminmax()
+            raise ValueError(
+                f"targets must lie in [0, 1], NaN for unknown, but reach from {low:g} to {high:g}; "
+                "write uncertain labels such as -1 as NaN"
+            )
+        if not any_unknown:
+            return logits.to(dtype), distinct.to(dtype).expand(targets.shape), None
+    targets = distinct.to(dtype).masked_fill(unknown, 0.0).expand(targets.shape)
     # Logits of unknown labels are left out here already: an infinite one would make a gradient of 0 * inf.
-    return logits.to(dtype).masked_fill(~known, 0.0), targets.to(dtype).masked_fill(~known, 0.0), known
+    return logits.to(dtype).masked_fill(unknown, 0.0), targets, unknown
 
 
-def _reduce(loss: Tensor, known: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
+def _without_repeats(x: Tensor) -> Tensor:
+    """Return an expanded tensor, such as labels repeated for each confounder, with its repeated axes once."""
+    for axis in range(x.ndim):
+        if x.stride(axis) == 0 and x.shape[axis] > 1:
+            x = x.narrow(axis, 0, 1)
+    return x
+
+
+def _reduce(loss: Tensor, unknown: Tensor | None, weight: Tensor | None, reduction: str) -> Tensor:
     check_choice("reduction", reduction, ("none", "mean", "sum"))
     if weight is not None:
         if not isinstance(weight, Tensor):
@@ -304,7 +322,12 @@ def _reduce(loss: Tensor, known: Tensor, weight: Tensor | None, reduction: str) 
             raise ValueError(
                 f"weight must broadcast to the shape {tuple(loss.shape)} of the labels, but got {tuple(weight.shape)}"
             ) from None
-    loss = loss.masked_fill(~known, 0.0)
+    if unknown is not None:
+        loss = loss.masked_fill(unknown, 0.0)
     if reduction == "none":
         return loss
-    return loss.sum() if reduction == "sum" else loss.sum() / known.sum().clamp(min=1)
+    if reduction == "sum":
+        return loss.sum()
+    if unknown is None:
+        return loss.sum() / max(loss.numel(), 1)
+    return loss.sum() / (~unknown).expand_as(loss).sum().clamp(min=1)

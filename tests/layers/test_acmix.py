@@ -3,26 +3,18 @@
 import pytest
 import torch
 
-from causalcxr.layers import ACmix, attention_conv
+from causalcxr.layers import ACmix
 from reference.acmix import acmix
 from reference.comparison import EXACT, normal, randomised
 
-# The attention has one form for small maps and one for large ones; here either takes any map.
-FORMS = {"dense": 10**6, "shifted": 0}
-MAPS = [(1, 1), (1, 4), (2, 3), (3, 2), (4, 3), (4, 9)]
+# Smaller than a window, within one block of queries, and over several blocks that are not all full.
+MAPS = [(1, 1), (1, 4), (2, 3), (3, 2), (4, 3), (4, 9), (8, 8), (10, 17)]
 
 
 def _layer(in_chs: int = 3, out_chs: int = 4, num_heads: int = 2, window: int = 7, kernel: int = 3) -> ACmix:
     return randomised(ACmix(in_chs, out_chs, num_heads=num_heads, attn_kernel_size=window, kernel_size=kernel))
 
 
-@pytest.fixture(params=FORMS)
-def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(attention_conv, "DENSE_TOKENS", FORMS[request.param])
-    return request.param
-
-
-@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("size", MAPS)
 @pytest.mark.parametrize("batch", [1, 2])
 def test_output_equals_the_reference_on_any_map(size: tuple[int, int], batch: int) -> None:
@@ -30,10 +22,9 @@ def test_output_equals_the_reference_on_any_map(size: tuple[int, int], batch: in
     torch.testing.assert_close(layer(x), acmix(x, layer.state_dict(), num_heads=2), **EXACT)
 
 
-@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize(
     ("in_chs", "out_chs", "num_heads", "window", "kernel"),
-    [(2, 3, 1, 7, 3), (4, 6, 3, 3, 3), (3, 4, 4, 5, 1), (2, 4, 2, 1, 5)],
+    [(2, 3, 1, 7, 3), (4, 6, 3, 3, 3), (3, 4, 4, 5, 1), (2, 4, 2, 1, 5), (1, 2, 1, 11, 3)],
 )
 def test_output_equals_the_reference_with_other_options(
     in_chs: int, out_chs: int, num_heads: int, window: int, kernel: int
@@ -43,8 +34,7 @@ def test_output_equals_the_reference_with_other_options(
     torch.testing.assert_close(layer(x), expected, **EXACT)
 
 
-@pytest.mark.usefixtures("form")
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 3)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 3), (9, 8)])
 def test_gradients_equal_those_of_the_reference(size: tuple[int, int]) -> None:
     layer, x, direction = _layer(), normal(1, 3, *size).requires_grad_(), normal(1, 4, *size, seed=2)
     weights = {name: value.detach().clone().requires_grad_() for name, value in layer.named_parameters()}
@@ -55,17 +45,6 @@ def test_gradients_equal_those_of_the_reference(size: tuple[int, int]) -> None:
         torch.testing.assert_close(given, expected, **EXACT, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("size", [(16, 20), (32, 32), (33, 32)])
-def test_both_forms_agree_on_maps_beyond_the_reference(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, x = _layer(), normal(1, 3, *size)
-    with torch.no_grad():
-        chosen = layer(x)
-        for limit in FORMS.values():
-            monkeypatch.setattr(attention_conv, "DENSE_TOKENS", limit)
-            torch.testing.assert_close(layer(x), chosen, **EXACT)
-
-
-@pytest.mark.usefixtures("form")
 def test_attention_averages_a_constant_value_to_itself() -> None:
     layer = _layer()
     with torch.no_grad():
@@ -76,7 +55,6 @@ def test_attention_averages_a_constant_value_to_itself() -> None:
     torch.testing.assert_close(output, layer.conv3.bias.detach().view(1, 4, 1, 1).expand(2, 4, 5, 4), **EXACT)
 
 
-@pytest.mark.usefixtures("form")
 def test_attention_sees_its_window_and_no_further() -> None:
     layer = _layer(window=3)
     with torch.no_grad():
@@ -89,6 +67,23 @@ def test_attention_sees_its_window_and_no_further() -> None:
     expected = torch.zeros(7, 7, dtype=torch.bool)
     expected[2:5, 2:5] = True
     assert torch.equal(differs, expected)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_output_has_the_memory_format_of_the_input(memory_format: torch.memory_format) -> None:
+    layer = _layer().to(memory_format=memory_format)
+    assert layer(normal(2, 3, 9, 5).to(memory_format=memory_format)).is_contiguous(memory_format=memory_format)
+
+
+def test_no_window_is_stored_for_the_backward_pass() -> None:
+    """Unfolded keys alone would be 49 maps."""
+    layer, x = ACmix(8, 8).float(), torch.randn(1, 8, 32, 32)
+    saved = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: saved.setdefault(t.untyped_storage().data_ptr(), t.untyped_storage().nbytes()) and t, lambda t: t
+    ):
+        layer(x).sum()
+    assert sum(saved.values()) < 24 * x.nbytes
 
 
 def test_convolution_starts_as_a_sum_of_shifted_maps() -> None:

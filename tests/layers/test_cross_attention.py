@@ -127,6 +127,16 @@ def test_order_of_the_tokens_does_not_matter() -> None:
     torch.testing.assert_close(layer(query, key, value)[:2], layer(query, key[:, order], value[:, order])[:2], **EXACT)
 
 
+def test_no_map_is_stored_for_the_backward_pass() -> None:
+    layer, query, key = _layer().float(), torch.randn(2, 14, 6), torch.randn(2, 50, 6)
+    for need_attention in (False, True):
+        shapes: set[tuple[int, ...]] = set()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: shapes.add(tuple(t.shape)) or t, lambda t: t):  # noqa: B023
+            layer(query, key, need_attention=need_attention)
+        has_a_map = any(shape[-1] == 50 and shape[-2] in (14, 15) for shape in shapes if len(shape) > 2)
+        assert has_a_map == need_attention  # a map that is asked for is the sign that the test would notice one
+
+
 def test_repr_names_the_options() -> None:
     assert "num_heads=3, complement='paper'" in repr(_layer("paper"))
 

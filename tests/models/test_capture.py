@@ -5,9 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import causalcxr
 from causalcxr import CausalCXR, CausalObjective
+from causalcxr.layers import ConfounderBank
 
 NAMES = causalcxr.list_models()
 AT_ONCE = ("causal_densenet121", "causal_test_resnet", "causal_vit_small_patch16")
@@ -43,6 +45,37 @@ def test_compiled_forward_is_one_graph(small: Callable[..., CausalCXR], training
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     expected = torch.autograd.grad(model(_images()).sum(), model.get_classifier().weight)
     torch.testing.assert_close(torch.autograd.grad(compiled(_images()).sum(), model.get_classifier().weight), expected)
+
+
+@pytest.mark.parametrize(("strategy", "bank"), [("full", None), ("full", 0), ("random", 2)])
+def test_compiled_training_step_is_one_graph_for_all_steps(
+    small: Callable[..., CausalCXR], strategy: str, bank: int | None
+) -> None:
+    """While the bank of 6 fills up by batches of 4 and is overwritten, too."""
+    torch.compiler.reset()
+
+    def objective() -> CausalObjective:
+        model = small("causal_test_resnet", strategy=strategy)
+        if bank is None:
+            return CausalObjective(model)
+        prior = (0.3, 0.7) if bank else None
+        return CausalObjective(model, bank=ConfounderBank(6, 14, model.num_features, num_strata=bank, prior=prior))
+
+    eager, captured = objective(), objective()
+    count = CompileCounterWithBackend("aot_eager")
+    step = torch.compile(captured, backend=count, fullgraph=True)
+    strata = torch.tensor([0, 1, 1, 0]) if bank else None
+    targets = (torch.arange(56).view(4, 14) % 3 == 0).float()
+    targets[0, 0] = float("nan")
+    for number in range(4):
+        results = []
+        for run, module in ((step, captured), (eager, eager)):
+            torch.manual_seed(0)
+            losses = run(_images(4) + number, targets, strata)
+            results.append((losses, torch.autograd.grad(losses["loss"], list(module.parameters()))))
+        torch.testing.assert_close(*results)
+    assert count.frame_count == 1
+    torch.testing.assert_close(captured.state_dict(), eager.state_dict())
 
 
 @pytest.mark.slow

@@ -142,6 +142,23 @@ def test_memory_format_changes_nothing(model: CausalCXR) -> None:
     torch.testing.assert_close(logits, model(_images()), rtol=1e-4, atol=1e-5)
 
 
+def test_channels_last_is_kept_through_the_whole_model(model: CausalCXR) -> None:
+    """Every map that a convolution or an encoder layer makes; a copy into the other format would cost a pass."""
+    other = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    kept: dict[str, bool] = {}
+
+    def note(name: str, x: object) -> None:
+        if isinstance(x, Tensor) and x.ndim == 4:
+            kept[name] = x.is_contiguous(memory_format=torch.channels_last)
+
+    for name, module in other.named_modules():
+        if isinstance(module, torch.nn.Conv2d | causalcxr.layers.ACmix | causalcxr.layers.FeatureLearning):
+            module.register_forward_hook(lambda _, inputs, output, name=name: note(name, output))
+    other(_images().to(memory_format=torch.channels_last))
+    assert len(kept) > 10
+    assert [name for name, channels_last in kept.items() if not channels_last] == []
+
+
 def test_type_reaches_every_parameter(model: CausalCXR, small: Callable[..., CausalCXR]) -> None:
     other = small(model.pretrained_cfg["architecture"], dtype=torch.float64).eval()
     tensors = [*other.parameters(), *(buffer for buffer in other.buffers() if buffer.is_floating_point())]
