@@ -148,13 +148,26 @@ def augment(images: Tensor, indices: Tensor, epoch: int, config: Config) -> Tens
     angle, zoom, x, y, gain, offset = torch.tensor(draws, dtype=images.dtype, device=images.device).unbind(1)
     angle, zoom = angle * math.radians(config.rotate), 1 + zoom * config.scale
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
-    shift = 2 * config.shift
-    theta = torch.stack([torch.stack([cos, -sin, x * shift], 1), torch.stack([sin, cos, y * shift], 1)], 1)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    grid = sampling_grid(cos, sin, x * 2 * config.shift, y * 2 * config.shift, *images.shape[-2:])
     images = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
     gain, offset = 1 + gain * config.contrast, offset * config.contrast
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return ((images - mean) * gain.view(-1, 1, 1, 1) + mean + offset.view(-1, 1, 1, 1)).clamp(0, 1)
+    # (image - mean) * gain + mean + offset, in one pass
+    mean = images.mean(dim=(1, 2, 3))
+    gain, offset = (t.view(-1, 1, 1, 1) for t in (gain, mean * (1 - gain) + offset))
+    return torch.addcmul(offset, images, gain).clamp_(0, 1)
+
+
+def sampling_grid(cos: Tensor, sin: Tensor, x: Tensor, y: Tensor, height: int, width: int) -> Tensor:
+    """Return where to sample images (B, 1, H, W) turned, scaled and shifted so, (B, H, W, 2).
+
+    As `F.affine_grid`, which takes three times as long as the sampling itself.
+    """
+    rows, cols = (torch.arange(1 - n, n, 2, dtype=cos.dtype, device=cos.device) / n for n in (height, width))
+    cos, sin, x, y = (t.view(-1, 1) for t in (cos, sin, x, y))
+    grid = torch.empty(len(cos), height, width, 2, dtype=cos.dtype, device=cos.device)
+    torch.add((cols * cos)[:, None], (x - rows * sin)[:, :, None], out=grid[..., 0])
+    torch.add((cols * sin)[:, None], (y + rows * cos)[:, :, None], out=grid[..., 1])
+    return grid
 
 
 def prepare(images: Tensor, model: nn.Module) -> Tensor:

@@ -51,7 +51,10 @@ def _block_indices(height: int, width: int, side: int, margin: int, device: torc
 
 
 def _reflected_blocks(length: int, side: int, margin: int, device: torch.device) -> Tensor:
-    """Return the positions along one axis of each block and its margin, (blocks, side + 2 * margin), reflected at the ends."""
+    """Return the positions along one axis of each block and its margin, (blocks, side + 2 * margin).
+
+    Positions beyond either end are reflected.
+    """
     starts = torch.arange(0, length, side, device=device) - margin
     positions = starts[:, None] + torch.arange(side + 2 * margin, device=device)
     period = max(2 * (length - 1), 1)  # walking back and forth between the first and the last pixel

@@ -103,8 +103,12 @@ class ACmix(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the mixed features, see the class."""
         check_tensor("x", x, "B C H W", C=self.in_chs)
-        # The first term decides on the memory format of the sum, which is then that of x.
-        return self.rate2 * self._convolution(x) + self.rate1 * self._attention(x)
+        memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        x = x.contiguous(memory_format=torch.channels_last)  # windows are cut from tokens, one after the other
+        attended = self.rate1 * self._attention(x)
+        # Second, so that the backward pass is done with it before it needs memory for the attention.
+        mixed = self.rate2 * self._convolution(x) + attended
+        return mixed.contiguous(memory_format=memory_format)
 
     def _attention(self, x: Tensor) -> Tensor:
         position = self.conv_p(_coordinate_grid(x.shape[-2], x.shape[-1], x)).repeat(1, self.num_heads, 1, 1)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from causalcxr._checks import check_choice, check_tensor
-from causalcxr.layers.group_linear import GroupLinear
+from causalcxr.layers.group_linear import GroupLinear, label_products
 
 __all__ = ["BackdoorIntervention"]
 
@@ -112,9 +112,9 @@ class BackdoorIntervention(nn.Module):
     def _parts(self, causal: Tensor, confounders: Tensor) -> tuple[Tensor, Tensor]:
         """Return w.h_x + b, (B, K), and w.h_c, (S, K)."""
         weight, bias = self._phi().weight, self._phi().bias
-        causal_part = _label_products(causal, weight[:, : self.dim])
+        causal_part = label_products(causal, weight[:, : self.dim])
         causal_part = causal_part if bias is None else causal_part + bias
-        return causal_part, _label_products(confounders.to(causal.dtype), weight[:, -self.dim :])
+        return causal_part, label_products(confounders.to(causal.dtype), weight[:, -self.dim :])
 
     def _phi(self) -> GroupLinear:
         if not isinstance(self.classifier, GroupLinear):
@@ -126,14 +126,6 @@ class BackdoorIntervention(nn.Module):
     def extra_repr(self) -> str:
         """Options, for printing."""
         return f"combine={self.combine!r}, strategy={self.strategy!r}"
-
-
-def _label_products(features: Tensor, weight: Tensor) -> Tensor:
-    """Return the product of each label's features (S, K, D) and weights (K, D), (S, K).
-
-    As a row times a matrix for each label: a matrix times a column takes several times as long over a large bank.
-    """
-    return (weight.unsqueeze(1) @ features.permute(1, 2, 0)).squeeze(1).mT
 
 
 def _other_images(batch: int, device: torch.device) -> Tensor:

@@ -3,11 +3,11 @@
 from causalcxr.losses.functional import (
     asymmetric_loss,
     backdoor_loss,
-    backdoor_weights,
     classification_loss,
     uniform_kl_loss,
 )
 from causalcxr.losses.modules import AsymmetricLoss, CausalLoss
+from causalcxr.losses.reweighting import backdoor_weights
 
 __all__ = [
     "AsymmetricLoss",

@@ -1,0 +1,157 @@
+"""Time and peak memory of several ways to do the same thing, taken in turns in one process."""
+
+import ctypes
+import gc
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import nn
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # the examples are scripts, not a package
+
+from train_nih import commit  # noqa: E402
+
+Side = Callable[[], object]
+
+
+class Ratio(NamedTuple):
+    """Median and quartiles over the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+
+def in_turns(
+    sides: dict[str, Side], *, rounds: int, seconds: float = 0.0, warmup: int = 1, device: str = "cpu"
+) -> dict[str, list[float]]:
+    """Return the seconds of each round for each side.
+
+    A round runs every side once, in the order of the one before reversed, so that neither drift nor who comes first
+    favours a side. There are at least `rounds`, and more until `seconds` have passed.
+    """
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    order, done, started = list(sides), -warmup, 0.0
+    while done < rounds or time.perf_counter() - started < seconds:
+        started = time.perf_counter() if done <= 0 else started
+        for name in order:
+            took = once(sides[name], device)
+            if done >= 0:
+                times[name].append(took)
+        order.reverse()
+        done += 1
+    return times
+
+
+def once(run: Side, device: str = "cpu") -> float:
+    """Return the seconds that one run takes."""
+    synchronize(device)
+    start = time.perf_counter()
+    run()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def synchronize(device: str) -> None:
+    """Wait until an accelerator has done all that it was given."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+
+
+def ratio(times: dict[str, list[float]], over: str, under: str) -> Ratio:
+    """Return the ratio of two sides, round by round."""
+    ratios = [a / b for a, b in zip(times[over], times[under], strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return Ratio(statistics.median(ratios), low, high)
+
+
+def peak_memory(run: Side, device: str = "cpu", *, rounds: int = 3) -> int | None:
+    """Return the bytes that a run takes at its peak beyond those held before, the median of some rounds.
+
+    On an accelerator these are PyTorch's own figures. On a CPU it is the resident memory of the process, with the work
+    space of libraries; `None` where the system cannot tell (it takes Linux).
+    """
+    peaks = [_peak_on_cpu(run) if device == "cpu" else _peak_on_cuda(run, device) for _ in range(rounds)]
+    return None if None in peaks else int(statistics.median(peaks))
+
+
+def _peak_on_cuda(run: Side, device: str) -> int:
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run()
+    synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _peak_on_cpu(run: Side) -> int | None:
+    reset = Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return None
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # gives freed memory back, else it would be taken again unseen
+    reset.write_text("5")  # the high-water mark starts anew at what is held now
+    before = _resident("VmRSS")
+    run()
+    return max(_resident("VmHWM") - before, 0)
+
+
+def _resident(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def held_by(module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> int:
+    """Return the bytes of a module's parameters and buffers and of its optimizer's state."""
+    tensors = [*module.parameters(), *module.buffers()]
+    if optimizer is not None:
+        tensors += [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return what the figures depend on besides the code."""
+    return {
+        "commit": commit(),
+        "device": torch.cuda.get_device_name(device) if device != "cpu" else _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+    }
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def read_results(path: Path | None) -> dict[str, Any]:
+    """Return what an earlier run has written, so that a run goes on where it was stopped."""
+    return json.loads(path.read_text())["results"] if path and path.exists() else {}
+
+
+def write_results(path: Path | None, device: str, results: dict[str, Any]) -> None:
+    """Write all results so far, under a temporary name first."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"device": device, "results": results}, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def say(text: str) -> None:
+    """Report progress apart from the tables, which go to the standard output."""
+    print(text, file=sys.stderr, flush=True)
