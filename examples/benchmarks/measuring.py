@@ -2,11 +2,13 @@
 
 import ctypes
 import gc
+import itertools
 import json
 import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,7 @@ from torch import nn
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # the examples are scripts, not a package
 
-from train_nih import commit  # noqa: E402
+from train_nih import commit
 
 Side = Callable[[], object]
 
@@ -74,31 +76,39 @@ def ratio(times: dict[str, list[float]], over: str, under: str) -> Ratio:
     return Ratio(statistics.median(ratios), low, high)
 
 
-def peak_memory(run: Side, device: str = "cpu", *, rounds: int = 3) -> int | None:
-    """Return the bytes that a run takes at its peak beyond those held before, the median of some rounds.
+def peak_memory(run: Side, device: str = "cpu") -> dict[str, int]:
+    """Return the bytes that a run takes at its peak beyond those held before.
 
-    On an accelerator these are PyTorch's own figures. On a CPU it is the resident memory of the process, with the work
-    space of libraries; `None` where the system cannot tell (it takes Linux).
+    `tensors` is what PyTorch allocates: the same at every run. `resident`, on Linux without an accelerator, is the
+    growth of the process in memory, with the work space of libraries and what the allocator keeps; the median of three.
     """
-    peaks = [_peak_on_cpu(run) if device == "cpu" else _peak_on_cuda(run, device) for _ in range(rounds)]
-    return None if None in peaks else int(statistics.median(peaks))
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        synchronize(device)
+        return {"tensors": torch.cuda.max_memory_allocated(device) - before}
+    peaks = {"tensors": _peak_of_tensors(run)}
+    if Path("/proc/self/clear_refs").exists():
+        peaks["resident"] = int(statistics.median(_resident_growth(run) for _ in range(3)))
+    return peaks
 
 
-def _peak_on_cuda(run: Side, device: str) -> int:
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    run()
-    synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
+def _peak_of_tensors(run: Side) -> int:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profile.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    changes = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]")
+    return max(itertools.accumulate((size for _, size in changes), initial=0))
 
 
-def _peak_on_cpu(run: Side) -> int | None:
-    reset = Path("/proc/self/clear_refs")
-    if not reset.exists():
-        return None
+def _resident_growth(run: Side) -> int:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # gives freed memory back, else it would be taken again unseen
-    reset.write_text("5")  # the high-water mark starts anew at what is held now
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew at what is held now
     before = _resident("VmRSS")
     run()
     return max(_resident("VmHWM") - before, 0)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from train_nih import Config, augment
 
 from causalcxr.data import read_image
+from train_nih import Config, augment
 
 CONFIG = Config(**{field.name: field.default for field in dataclasses.fields(Config)})
 

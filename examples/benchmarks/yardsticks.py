@@ -24,7 +24,9 @@ class UnfoldACmix(ACmix):
         x = x.contiguous()  # unfolding wants one channel after the other
         batch, _, height, width = x.shape
         heads, head_dim = self.num_heads, self.head_dim
-        q, k, v = (conv(x).view(batch * heads, head_dim, height, width) for conv in (self.conv1, self.conv2, self.conv3))
+        q, k, v = (
+            conv(x).view(batch * heads, head_dim, height, width) for conv in (self.conv1, self.conv2, self.conv3)
+        )
         y, x_ = (torch.linspace(-1, 1, size, device=x.device, dtype=x.dtype) for size in (height, width))
         p = self.conv_p(torch.stack([x_.expand(height, width), y[:, None].expand(height, width)])[None])
         keys = self._windows(k) + p[:, :, None] - self._windows(p)
@@ -75,8 +77,26 @@ class OneBranchCrossAttention(DisentangledCrossAttention):
 Classifier = Callable[[Tensor], Tensor]
 
 
+def loop_over_pairs(
+    classify: Classifier, causal: Tensor, confounders: Tensor, targets: Tensor, inputs: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Eq. 7 of arXiv 2305.12072 as its double sum is written: every image (K, D) with every confounder (K, D).
+
+    Returns the loss and its gradients, taken image by image, as those of all pairs at once would need gigabytes.
+    """
+    sums = [torch.zeros_like(t) for t in (causal.new_zeros(()), *inputs)]
+    for features, target in zip(causal, targets, strict=True):
+        total = causal.new_zeros(())
+        for confounder in confounders:
+            total = total + F.binary_cross_entropy_with_logits(classify(features + confounder), target)
+        total = total / (len(causal) * len(confounders))
+        taken = (total.detach(), *torch.autograd.grad(total, inputs, retain_graph=True))
+        sums = [a + b for a, b in zip(sums, taken, strict=True)]
+    return tuple(sums)
+
+
 def loop_over_confounders(classify: Classifier, causal: Tensor, confounders: Tensor, targets: Tensor) -> Tensor:
-    """Eq. 7 of arXiv 2305.12072, one confounder (K, D) after the other, for all images (B, K, D) at once."""
+    """The same for all images (B, K, D) at once: only the inner sum is a loop."""
     total = causal.new_zeros(())
     for confounder in confounders:
         total = total + F.binary_cross_entropy_with_logits(classify(causal + confounder), targets)
@@ -84,7 +104,7 @@ def loop_over_confounders(classify: Classifier, causal: Tensor, confounders: Ten
 
 
 def written_out(layer: GroupLinear) -> Classifier:
-    """Return Phi of Eq. 6, z_k = sum_d w_kd h_kd + b_k, as the equation has it; `layer` itself is a matrix product."""
+    """Return Phi of Eq. 6, z_k = sum_d w_kd h_kd + b_k, as the equation has it."""
     return lambda features: (features * layer.weight).sum(dim=-1) + layer.bias
 
 
@@ -104,7 +124,7 @@ def published_design(name: str = "causal_resnet101", *, dim: int = 2048, **kwarg
 def loop_over_resamples(
     scores: np.ndarray, targets: np.ndarray, groups: np.ndarray, n_resamples: int, seed: int = 0
 ) -> Iterator[list[float]]:
-    """Bootstrap over groups by scikit-learn: each resample is built and each label scored, drawn as the library does."""
+    """Bootstrap over groups by scikit-learn, drawn as the library does: build each resample and score each label."""
     members = np.unique(groups, return_inverse=True)[1]
     rng = np.random.default_rng(seed)
     num_groups = members.max() + 1
