@@ -112,8 +112,8 @@ def share(results: dict[str, Result]) -> str:
     if not ours or not steps:
         return ""
     return (
-        f"`BackdoorIntervention` and `backdoor_loss` over 64 images and 4,096 confounders take {max(ours) / steps[0]:.2%} "
-        "of the time of a training step of `causal_resnet101` on 2 images of 512 px."
+        f"`BackdoorIntervention` and `backdoor_loss` over 64 images and 4,096 confounders take "
+        f"{max(ours) / steps[0]:.2%} of the time of a training step of `causal_resnet101` on 2 images of 512 px."
     )
 
 

@@ -25,7 +25,7 @@ class UnfoldACmix(ACmix):
         batch, _, height, width = x.shape
         heads, head_dim = self.num_heads, self.head_dim
         q, k, v = (
-            conv(x).view(batch * heads, head_dim, height, width) for conv in (self.conv1, self.conv2, self.conv3)
+            conv(x).reshape(batch * heads, head_dim, height, width) for conv in (self.conv1, self.conv2, self.conv3)
         )
         y, x_ = (torch.linspace(-1, 1, size, device=x.device, dtype=x.dtype) for size in (height, width))
         p = self.conv_p(torch.stack([x_.expand(height, width), y[:, None].expand(height, width)])[None])
