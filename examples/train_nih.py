@@ -25,7 +25,6 @@ import numpy as np
 import timm
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -33,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, StackDatas
 from tqdm import tqdm
 
 import causalcxr
+from augmentation import augment
 from causalcxr.data import NIH_LABELS, NIHChestXray14, SyntheticCXR
 from causalcxr.losses import AsymmetricLoss, CausalLoss, classification_loss
 from causalcxr.metrics import auroc
@@ -73,6 +73,11 @@ class Config:
     workers: int = 2
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     bad_images: str = "raise"  # "skip" to leave unreadable files out
+
+    @property
+    def augmentation(self) -> dict[str, Any]:
+        """Arguments of `augment`."""
+        return {name: getattr(self, name) for name in ("seed", "rotate", "scale", "shift", "contrast")}
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -140,34 +145,6 @@ def build_dataset(config: Config, split: str) -> Dataset:
         return SyntheticCXR(number, image_size=config.image_size, seed=seed)
     options = {"val_fraction": config.val_fraction, "seed": config.seed, "bad_images": config.bad_images}
     return NIHChestXray14(config.data, split, image_size=config.image_size, **options)
-
-
-def augment(images: Tensor, indices: Tensor, epoch: int, config: Config) -> Tensor:
-    """Turn, scale, shift and re-expose each image by its own draw, which depends on (seed, epoch, index) alone."""
-    draws = np.stack([np.random.default_rng((config.seed, epoch, int(i))).uniform(-1, 1, 6) for i in indices])
-    angle, zoom, x, y, gain, offset = torch.tensor(draws, dtype=images.dtype, device=images.device).unbind(1)
-    angle, zoom = angle * math.radians(config.rotate), 1 + zoom * config.scale
-    cos, sin = angle.cos() * zoom, angle.sin() * zoom
-    grid = sampling_grid(cos, sin, x * 2 * config.shift, y * 2 * config.shift, *images.shape[-2:])
-    images = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
-    gain, offset = 1 + gain * config.contrast, offset * config.contrast
-    # (image - mean) * gain + mean + offset, in one pass
-    mean = images.mean(dim=(1, 2, 3))
-    gain, offset = (t.view(-1, 1, 1, 1) for t in (gain, mean * (1 - gain) + offset))
-    return torch.addcmul(offset, images, gain).clamp_(0, 1)
-
-
-def sampling_grid(cos: Tensor, sin: Tensor, x: Tensor, y: Tensor, height: int, width: int) -> Tensor:
-    """Return where to sample images (B, 1, H, W) turned, scaled and shifted so, (B, H, W, 2).
-
-    As `F.affine_grid`, which takes three times as long as the sampling itself.
-    """
-    rows, cols = (torch.arange(1 - n, n, 2, dtype=cos.dtype, device=cos.device) / n for n in (height, width))
-    cos, sin, x, y = (t.view(-1, 1) for t in (cos, sin, x, y))
-    grid = torch.empty(len(cos), height, width, 2, dtype=cos.dtype, device=cos.device)
-    torch.add((cols * cos)[:, None], (x - rows * sin)[:, :, None], out=grid[..., 0])
-    torch.add((cols * sin)[:, None], (y + rows * cos)[:, :, None], out=grid[..., 1])
-    return grid
 
 
 def prepare(images: Tensor, model: nn.Module) -> Tensor:
@@ -271,7 +248,7 @@ def train_epoch(state: "State", loader: DataLoader, epoch: int) -> dict[str, flo
         for norm in (m for m in state.objective.modules() if isinstance(m, nn.modules.batchnorm._NormBase)):
             norm.eval()
     for (images, targets), indices in progress(loader, f"epoch {epoch + 1}/{config.epochs}"):
-        images = augment(images.to(config.device), indices, epoch, config)
+        images = augment(images.to(config.device), indices, epoch, **config.augmentation)
         with state.autocast():
             losses = state.wrapped(prepare(images, state.model), targets.to(config.device))
         values = {name: loss.item() for name, loss in losses.items()}

@@ -1,7 +1,6 @@
 """Reading and augmenting images of 512 px: from files of that size, and from the 1024 px of the release."""
 
 import contextlib
-import dataclasses
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from PIL import Image
 from causalcxr.data import read_image
 from train_nih import Config, augment
 
-CONFIG = Config(**{field.name: field.default for field in dataclasses.fields(Config)})
+AUGMENTATION = Config().augmentation
 
 
 @contextlib.contextmanager
@@ -43,4 +42,4 @@ def write_grey(image: torch.Tensor, path: Path) -> None:
 
 def _read_and_augment(paths: list[Path]) -> None:
     for index, path in enumerate(paths):
-        augment(read_image(path, size=512)[None], torch.tensor([index]), 0, CONFIG)
+        augment(read_image(path, size=512)[None], torch.tensor([index]), 0, **AUGMENTATION)
