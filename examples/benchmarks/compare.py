@@ -105,23 +105,6 @@ def table(results: dict[str, Result]) -> str:
     return "\n".join(lines)
 
 
-def share(results: dict[str, Result]) -> str:
-    """Return how much of a training step the intervention takes."""
-    ours = [row["seconds"]["ours"] for row in results.values() if row["row"] == "intervention"]
-    steps = [row["seconds"]["ours"] for title, row in results.items() if "channels_last, training step" in title]
-    if not ours or not steps:
-        return ""
-    return (
-        f"`BackdoorIntervention` and `backdoor_loss` over 64 images and 4,096 confounders take "
-        f"{max(ours) / steps[0]:.2%} of the time of a training step of `causal_resnet101` on 2 images of 512 px."
-    )
-
-
-def summary(results: dict[str, Result]) -> str:
-    """Return all that is printed."""
-    return "\n\n".join(filter(None, [table(results), share(results)]))
-
-
 def shown(seconds: float) -> str:
     """Return a time in the unit that suits it."""
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
@@ -145,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
                 command += [option, str(value)] if value else []
             subprocess.run(command, check=True, stdout=None if args.json is None else subprocess.DEVNULL)
         if args.json:
-            print(summary(read_results(args.json)))
+            print(table(read_results(args.json)))
         return
     (name,) = args.rows
     results = read_results(args.json)
@@ -161,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
         for title, row in ROWS[name](args.device, **options):
             results[title] = {"row": name, "seed": 0, **row, "environment": environment(args.device)}
         write_results(args.json, args.device, results)
-    print(summary(results))
+    print(table(results))
 
 
 if __name__ == "__main__":
