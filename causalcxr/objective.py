@@ -60,9 +60,11 @@ class CausalObjective(nn.Module):
         self.model = model
         self.criterion = CausalLoss() if criterion is None else criterion
         self.bank = bank
-        self._samples = any(
-            isinstance(module, BackdoorIntervention) and module.strategy == "random" for module in model.modules()
-        )
+        self._random = [  # a list, which does not register them a second time
+            module
+            for module in model.modules()
+            if isinstance(module, BackdoorIntervention) and module.strategy == "random"
+        ]
 
     def forward(
         self, images: Tensor, targets: Tensor, strata: Tensor | None = None, *, weight: Tensor | None = None
@@ -72,23 +74,23 @@ class CausalObjective(nn.Module):
             if strata is not None:
                 raise ValueError("strata need a bank that keeps them; give bank=ConfounderBank(..., num_strata=...)")
             return self.criterion(self.model.forward_causal(images), targets, weight=weight)
-        confounders, prior = self._borrow(self.bank, len(images))
+        confounders, prior = self._borrow(self.bank)
         output = self.model.forward_causal(images, confounders)
         losses = self.criterion(output, targets, prior=prior, weight=weight)
         if self.training:
             self.bank.update(output.confounder, strata)
         return losses
 
-    def _borrow(self, bank: ConfounderBank, batch: int) -> tuple[Tensor, Tensor]:
+    def _borrow(self, bank: ConfounderBank) -> tuple[Tensor, Tensor]:
         """Return confounders for the model and their P(c).
 
         All slots take part, those that are empty with a weight of 0: the shapes are the same at every step.
         """
         weights = bank.slot_weights
-        if not (self.training and self._samples):
+        if not any(module.training for module in self._random):
             # A copy: the bank is overwritten in place before the gradient is taken.
             return bank.stored.clone(), weights
         # The model picks one partner an image evenly from what it is given: a sample of P(c).
         has_weight = weights.any()
-        drawn = torch.where(has_weight, weights, 1.0).multinomial(batch, replacement=True)
+        drawn = torch.where(has_weight, weights, 1.0).multinomial(bank.size, replacement=True)
         return bank.stored[drawn], has_weight.to(weights).unsqueeze(0)

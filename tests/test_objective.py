@@ -95,6 +95,26 @@ def test_random_partners_follow_the_prior_of_the_strata() -> None:
     torch.testing.assert_close(losses, expected, **EXACT)
 
 
+def test_random_partners_of_an_empty_bank_cost_nothing() -> None:
+    losses = CausalObjective(_Model("random"), bank=_bank())(_images(), TARGETS)
+    assert losses["bd"].item() == 0
+    assert losses["sl"].item() > 0
+
+
+@pytest.mark.parametrize("num_strata", [0, 2])
+def test_partners_are_drawn_when_the_model_is_in_training(num_strata: int) -> None:
+    """Whatever the objective's own mode: the parts of a model may be frozen, or be sampled in evaluation."""
+    prior, strata = ((0.5, 0.5), STRATA) if num_strata else (None, None)
+    objective = CausalObjective(_Model("random"), bank=_bank(num_strata=num_strata, prior=prior))
+    objective(_images(), TARGETS, strata)
+    objective.model.eval()
+    full = [objective(_images(2), TARGETS, strata)["sl"].item() for _ in range(2)]
+    assert full[0] == full[1]
+    objective.eval().model.train()
+    drawn = {objective(_images(2), TARGETS, strata)["bd"].item() for _ in range(8)}
+    assert len(drawn) > 1
+
+
 def test_random_partners_in_evaluation_are_the_full_weighted_average() -> None:
     bank = _bank(num_strata=2, prior=(0.3, 0.7))
     bank.update(normal(4, 2, 4, seed=3), STRATA)

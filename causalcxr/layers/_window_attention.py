@@ -6,7 +6,7 @@ from torch import Tensor
 
 __all__ = ["window_attention"]
 
-# Side of a block of queries. A block of 8 x 8 reads 14 x 14 keys for a window of 7; 6, 10 and 16 were slower on a CPU.
+# Largest side of a block of queries: 8 x 8 read 14 x 14 keys for a window of 7. On a CPU 6, 10 and 16 were slower.
 BLOCK = 8
 
 
@@ -16,8 +16,8 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, window:
     .. math:: o_i = \sum_{j \in W(i)} \mathrm{softmax}_j (q_i \cdot k_j / \sqrt d) \, v_j
 
     The map is cut into blocks of queries. A block takes the keys and the values of all its windows, which overlap, and
-    fused attention with one mask for all blocks keeps each query to its own window. So each key is copied about three
-    times, where unfolding the windows would copy it `window ** 2` times.
+    fused attention with one mask for all blocks keeps each query to its own window. So on large maps each key is copied
+    about three times, where unfolding the windows would copy it `window ** 2` times.
 
     Args:
         q: Queries (B, C, H, W), C a multiple of `num_heads`.
@@ -30,23 +30,26 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, window:
         (B, C, H, W), in the memory format `channels_last`.
     """
     batch, chs, height, width = q.shape
-    radius, side = window // 2, max(BLOCK, window - 1)
-    rows, cols = -(-height // side), -(-width // side)  # blocks
+    rows, cols = (-(-length // max(BLOCK, window - 1)) for length in (height, width))  # blocks along each axis
+    block = (-(-height // rows), -(-width // cols))  # all alike, so that little of the last ones is beyond the map
 
     def blocks(x: Tensor, margin: int) -> Tensor:
         """Gather the tokens of each block with a margin around it, (B * blocks, heads, tokens, d)."""
-        tokens = x.flatten(2).mT.index_select(1, _block_indices(height, width, side, margin, x.device))
-        return tokens.reshape(batch * rows * cols, -1, num_heads, chs // num_heads).transpose(1, 2)
+        tokens = x.flatten(2).mT.index_select(1, _block_indices(height, width, block, margin, x.device))
+        count = (block[0] + 2 * margin) * (block[1] + 2 * margin)
+        return tokens.reshape(batch * rows * cols, count, num_heads, chs // num_heads).transpose(1, 2)
 
-    mask = _in_window(side, window, q.device)
-    attended = F.scaled_dot_product_attention(blocks(q, 0), blocks(k, radius), blocks(v, radius), attn_mask=mask)
-    attended = attended.transpose(1, 2).reshape(batch, rows, cols, side, side, chs).transpose(2, 3)
-    return attended.reshape(batch, rows * side, cols * side, chs)[:, :height, :width].permute(0, 3, 1, 2)
+    keys, values = (blocks(x, window // 2) for x in (k, v))
+    attended = F.scaled_dot_product_attention(blocks(q, 0), keys, values, attn_mask=_in_window(block, window, q.device))
+    attended = attended.transpose(1, 2).reshape(batch, rows, cols, *block, chs).transpose(2, 3)
+    return attended.reshape(batch, rows * block[0], cols * block[1], chs)[:, :height, :width].permute(0, 3, 1, 2)
 
 
-def _block_indices(height: int, width: int, side: int, margin: int, device: torch.device) -> Tensor:
+def _block_indices(height: int, width: int, block: tuple[int, int], margin: int, device: torch.device) -> Tensor:
     """Return the flat index of each pixel of each block and its margin, row by row within a block."""
-    rows, cols = (_reflected_blocks(length, side, margin, device) for length in (height, width))
+    rows, cols = (
+        _reflected_blocks(length, side, margin, device) for length, side in zip((height, width), block, strict=True)
+    )
     return (rows[:, None, :, None] * width + cols[None, :, None, :]).flatten()
 
 
@@ -62,9 +65,12 @@ def _reflected_blocks(length: int, side: int, margin: int, device: torch.device)
     return torch.where(positions < length, positions, period - positions)
 
 
-def _in_window(side: int, window: int, device: torch.device) -> Tensor:
-    """Return which keys of a block are in the window of which query, (side ** 2, (side + window - 1) ** 2)."""
-    query = torch.arange(side, device=device)[:, None]
-    key = torch.arange(side + window - 1, device=device)
-    along = (key >= query) & (key < query + window)
-    return (along[:, None, :, None] & along[None, :, None, :]).flatten(2).flatten(0, 1)
+def _in_window(block: tuple[int, int], window: int, device: torch.device) -> Tensor:
+    """Return which keys of a block and its margin are in the window of which query, (queries, keys)."""
+
+    def along(side: int) -> Tensor:
+        query, key = torch.arange(side, device=device)[:, None], torch.arange(side + window - 1, device=device)
+        return (key >= query) & (key < query + window)
+
+    rows, cols = (along(side) for side in block)
+    return (rows[:, None, :, None] & cols[None, :, None, :]).flatten(2).flatten(0, 1)

@@ -26,7 +26,8 @@ class ACmix(nn.Module):
     unfolded, which would take `attn_kernel_size ** 2` times the memory of the map.
     In the convolution path `fc` maps the 3 * heads stacked q, k, v maps to `kernel_size ** 2` maps for each channel of
     a head, and a grouped convolution, initialised to shifts, sums them. Both `fc` and the projections are 1x1
-    convolutions, so they are applied to x as one, with the product of their weights. The output is
+    convolutions, so they are applied to x as one, with the product of their weights: hooks on `conv1`, `conv2`, `conv3`
+    see the attention path alone. The output is
     rate1 * attention + rate2 * convolution, in the memory format of the input.
 
     Parameters keep their published names (`conv1 conv2 conv3 conv_p fc dep_conv rate1 rate2`) and shapes. Unlike the

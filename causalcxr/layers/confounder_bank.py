@@ -34,7 +34,7 @@ class ConfounderBank(nn.Module):
 
     Raises:
         ValueError: If a size is out of range, the prior is no distribution over the strata, or strata are missing, not
-            expected or out of range in `update`.
+            expected or out of range in `update` (a compiled step does not look at their values).
         TypeError: If features are not of floating point or strata not of integers.
 
     Example:
@@ -96,8 +96,8 @@ class ConfounderBank(nn.Module):
     def slot_weights(self) -> Tensor:
         """`weights` for all slots, (size,), 0 for those that hold nothing yet.
 
-        With `stored` it has the same shape at every step and is computed without a look at values, so that a training
-        step neither waits for an accelerator nor is compiled anew while the bank fills up.
+        With `stored` it has the same shape at every step and is computed without a look at values, so that a compiled
+        training step is one graph and is not compiled anew while the bank fills up.
         """
         dtype = torch.promote_types(self.stored.dtype, torch.float32)
         filled = (torch.arange(self.size, device=self.num_seen.device) < self.num_seen).to(dtype)

@@ -3,7 +3,8 @@
     python examples/benchmarks/compare.py --json docs/results/benchmarks/compare_cpu.json
     python examples/benchmarks/compare.py --device cuda --json docs/results/benchmarks/compare_cuda.json
 
-Both sides run in one process, in turns; a figure is the median over rounds, with quartiles. Where both sides compute
+Both sides run in one process, in turns; a figure is the median over rounds, with quartiles. (Imports run in processes
+of their own, and scikit-learn's bootstrap runs once beside five of ours.) Where both sides compute
 the same, they are checked to agree before they are timed. Finished rows are kept in the JSON file: a run that was
 stopped goes on where it was, `--again ROW` measures a row anew. Needs the extra `[train]`, and about half an hour on
 two cores, most of it for the full-size models and for scikit-learn's bootstrap.
@@ -88,7 +89,7 @@ def table(results: dict[str, Result]) -> str:
         "| what, and compared with | time | ratio (quartiles) | must reach | memory: tensors, resident | must reach |",
         "|---|---|---|---|---|---|",
     ]
-    for title, row in results.items():
+    for title, row in sorted(results.items(), key=lambda item: list(ROWS).index(item[1]["row"])):
         what, against = title.split(" | ")
         word = "times less" if row["faster"] else "times at most"
         low, high = row["quartiles"]

@@ -32,7 +32,7 @@ def compared(
         memory: The same for peak memory.
         faster: Whether ours should be the faster one, or may cost a little more.
         held: Bytes that each side holds all the time, counted towards its peak.
-        **turns: `rounds`, `seconds` and `warmup`.
+        **turns: `rounds` and `warmup`.
     """
     times = in_turns(sides, device=device, **turns)
     over, under = ("theirs", "ours") if faster else ("ours", "theirs")

@@ -95,9 +95,9 @@ def measure(axis: str, value: int, steps: dict[str, Step], device: str) -> list[
 def curves(points: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Return the points by axis and by what was measured, in the order of their values."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for point in sorted(points, key=lambda p: p["value"]):
+    for point in points:
         found.setdefault((point["axis"], point["of"]), []).append(point)
-    return found
+    return {key: sorted(curve, key=lambda p: p["value"]) for key, curve in found.items()}
 
 
 def exponent(before: dict[str, Any], after: dict[str, Any], key: str) -> float:

@@ -79,7 +79,8 @@ def intervention(device: str) -> Rows:
     phi = layer.classifier
     inputs = (causal, phi.weight, phi.bias)
     data = (written_out(phi), causal, bank, targets)
-    ours = partial(gradients, lambda: backdoor_loss(layer(causal, confounder, bank), targets), *inputs)
+    prior = torch.full((4096,), 1 / 4096, device=device)
+    ours = partial(gradients, lambda: backdoor_loss(layer(causal, confounder, bank), targets, prior=prior), *inputs)
     loops = {
         "loop over pairs": (partial(loop_over_pairs, *data, inputs), {"rounds": 3, "warmup": 0}),
         "loop over confounders, all images at once": (

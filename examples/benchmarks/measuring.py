@@ -33,24 +33,20 @@ class Ratio(NamedTuple):
     high: float
 
 
-def in_turns(
-    sides: dict[str, Side], *, rounds: int, seconds: float = 0.0, warmup: int = 1, device: str = "cpu"
-) -> dict[str, list[float]]:
+def in_turns(sides: dict[str, Side], *, rounds: int, warmup: int = 1, device: str = "cpu") -> dict[str, list[float]]:
     """Return the seconds of each round for each side.
 
     A round runs every side once, in the order of the one before reversed, so that neither drift nor who comes first
-    favours a side. There are at least `rounds`, and more until `seconds` have passed.
+    favours a side. `warmup` rounds before are not counted.
     """
     times: dict[str, list[float]] = {name: [] for name in sides}
-    order, done, started = list(sides), -warmup, 0.0
-    while done < rounds or time.perf_counter() - started < seconds:
-        started = time.perf_counter() if done <= 0 else started
+    order = list(sides)
+    for number in range(-warmup, rounds):
         for name in order:
             took = once(sides[name], device)
-            if done >= 0:
+            if number >= 0:
                 times[name].append(took)
         order.reverse()
-        done += 1
     return times
 
 

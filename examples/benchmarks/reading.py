@@ -28,8 +28,10 @@ def reading_sides(release: Path) -> Iterator[tuple[str, dict[str, Callable[[], o
         title = f"reading and augmenting {len(large)} NIH images at 512 px from a resized copy, one core | from 1024 px"
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        yield title, {"ours": lambda: _read_and_augment(small), "theirs": lambda: _read_and_augment(large)}
-        torch.set_num_threads(threads)
+        try:
+            yield title, {"ours": lambda: _read_and_augment(small), "theirs": lambda: _read_and_augment(large)}
+        finally:
+            torch.set_num_threads(threads)
 
 
 def write_grey(image: torch.Tensor, path: Path) -> None:

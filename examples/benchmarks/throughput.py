@@ -5,6 +5,7 @@
 Training steps with AdamW in bfloat16 and `channels_last`, with and without `torch.compile`, of causal models and of
 their plain backbones. The matrix rate is measured too, by products of large bfloat16 matrices, and the operations of a
 step are counted by PyTorch, so that the share is of what the device can do rather than of what is printed on it.
+Operations on masked pairs of the window attention are counted as well.
 """
 
 import argparse

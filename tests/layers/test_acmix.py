@@ -45,6 +45,10 @@ def test_gradients_equal_those_of_the_reference(size: tuple[int, int]) -> None:
         torch.testing.assert_close(given, expected, **EXACT, msg=lambda text, name=name: f"{name}: {text}")
 
 
+def test_empty_batch_stays_empty() -> None:
+    assert _layer()(normal(0, 3, 9, 10)).shape == (0, 4, 9, 10)
+
+
 def test_attention_averages_a_constant_value_to_itself() -> None:
     layer = _layer()
     with torch.no_grad():
