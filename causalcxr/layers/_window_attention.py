@@ -15,9 +15,10 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, window:
 
     .. math:: o_i = \sum_{j \in W(i)} \mathrm{softmax}_j (q_i \cdot k_j / \sqrt d) \, v_j
 
-    The map is cut into blocks of queries. A block takes the keys and the values of all its windows, which overlap, and
-    fused attention with one mask for all blocks keeps each query to its own window. So on large maps each key is copied
-    about three times, where unfolding the windows would copy it `window ** 2` times.
+    A large map is cut into blocks of queries. A block takes the keys and the values of all its windows, which overlap,
+    and fused attention with one mask for all blocks keeps each query to its own window. So each key is copied about
+    three times, where unfolding the windows would copy it `window ** 2` times. A map with no more pixels than a block
+    reads is attended to as a whole, with a mask that counts how often each window holds each pixel.
 
     Args:
         q: Queries (B, C, H, W), C a multiple of `num_heads`.
@@ -29,6 +30,30 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, window:
     Returns:
         (B, C, H, W), in the memory format `channels_last`.
     """
+    height, width = q.shape[-2:]
+    if height * width <= (max(BLOCK, window - 1) + window - 1) ** 2:
+        return _attend_to_whole_map(q, k, v, num_heads, window)
+    return _attend_by_blocks(q, k, v, num_heads, window)
+
+
+def _attend_to_whole_map(q: Tensor, k: Tensor, v: Tensor, num_heads: int, window: int) -> Tensor:
+    """Attend to all pixels, each as often as the window holds it: its logit plus the logarithm of that number."""
+    height, width = q.shape[-2:]
+    rows, cols = (_log_counts(length, window, q) for length in (height, width))
+    mask = (rows[:, None, :, None] + cols[None, :, None, :]).flatten(2).flatten(0, 1).to(q.dtype)
+    q, k, v = (x.flatten(2).mT.unflatten(2, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return attended.transpose(1, 2).flatten(2).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+
+def _log_counts(length: int, window: int, like: Tensor) -> Tensor:
+    """Return the logarithm of how often the window of position i holds position j along one axis, (length, length)."""
+    windows = _reflected_blocks(length, 1, window // 2, like.device)
+    return F.one_hot(windows, length).sum(dim=1).to(torch.promote_types(like.dtype, torch.float32)).log()
+
+
+def _attend_by_blocks(q: Tensor, k: Tensor, v: Tensor, num_heads: int, window: int) -> Tensor:
+    """Attend from blocks of queries to the keys around each."""
     batch, chs, height, width = q.shape
     rows, cols = (-(-length // max(BLOCK, window - 1)) for length in (height, width))  # blocks along each axis
     block = (-(-height // rows), -(-width // cols))  # all alike, so that little of the last ones is beyond the map
