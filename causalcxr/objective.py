@@ -60,11 +60,6 @@ class CausalObjective(nn.Module):
         self.model = model
         self.criterion = CausalLoss() if criterion is None else criterion
         self.bank = bank
-        self._random = [  # a list, which does not register them a second time
-            module
-            for module in model.modules()
-            if isinstance(module, BackdoorIntervention) and module.strategy == "random"
-        ]
 
     def forward(
         self, images: Tensor, targets: Tensor, strata: Tensor | None = None, *, weight: Tensor | None = None
@@ -87,10 +82,14 @@ class CausalObjective(nn.Module):
         All slots take part, those that are empty with a weight of 0: the shapes are the same at every step.
         """
         weights = bank.slot_weights
-        if not any(module.training for module in self._random):
+        if not self._draws_partners():
             # A copy: the bank is overwritten in place before the gradient is taken.
             return bank.stored.clone(), weights
         # The model picks one partner an image evenly from what it is given: a sample of P(c).
         has_weight = weights.any()
         drawn = torch.where(has_weight, weights, 1.0).multinomial(bank.size, replacement=True)
         return bank.stored[drawn], has_weight.to(weights).unsqueeze(0)
+
+    def _draws_partners(self) -> bool:
+        interventions = (module for module in self.model.modules() if isinstance(module, BackdoorIntervention))
+        return any(module.strategy == "random" and module.training for module in interventions)

@@ -6,8 +6,9 @@ from torch import Tensor
 
 __all__ = ["window_attention"]
 
-# Largest side of a block of queries: 8 x 8 read 14 x 14 keys for a window of 7. On a CPU 6, 10 and 16 were slower.
-BLOCK = 8
+# Largest side of a block of queries: 11 x 11 read 17 x 17 keys for a window of 7. On a CPU 8 is up to 15 % faster than
+# 11, which takes less memory, and 16 is slower.
+BLOCK = 11
 
 
 def window_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, window: int) -> Tensor:
@@ -16,7 +17,7 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, window:
     .. math:: o_i = \sum_{j \in W(i)} \mathrm{softmax}_j (q_i \cdot k_j / \sqrt d) \, v_j
 
     A large map is cut into blocks of queries. A block takes the keys and the values of all its windows, which overlap,
-    and fused attention with one mask for all blocks keeps each query to its own window. So each key is copied about
+    and fused attention with one mask for all blocks keeps each query to its own window. So each key is copied two or
     three times, where unfolding the windows would copy it `window ** 2` times. A map with no more pixels than a block
     reads is attended to as a whole, with a mask that counts how often each window holds each pixel.
 

@@ -8,7 +8,7 @@ from reference.acmix import acmix
 from reference.comparison import EXACT, normal, randomised
 
 # Smaller than a window, attended to as a whole, and cut into blocks, of which some reach beyond the map.
-MAPS = [(1, 1), (1, 4), (2, 3), (3, 2), (4, 3), (4, 9), (8, 8), (15, 14)]
+MAPS = [(1, 1), (1, 4), (2, 3), (3, 2), (4, 3), (4, 9), (8, 8), (15, 14), (23, 14)]
 
 
 def _layer(in_chs: int = 3, out_chs: int = 4, num_heads: int = 2, window: int = 7, kernel: int = 3) -> ACmix:
@@ -34,7 +34,7 @@ def test_output_equals_the_reference_with_other_options(
     torch.testing.assert_close(layer(x), expected, **EXACT)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 3), (15, 14)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 3), (15, 14), (23, 14)])
 def test_gradients_equal_those_of_the_reference(size: tuple[int, int]) -> None:
     layer, x, direction = _layer(), normal(1, 3, *size).requires_grad_(), normal(1, 4, *size, seed=2)
     weights = {name: value.detach().clone().requires_grad_() for name, value in layer.named_parameters()}
