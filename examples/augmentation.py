@@ -18,6 +18,7 @@ def augment(
     scale: float,
     shift: float,
     contrast: float,
+    mirror: bool = False,
 ) -> Tensor:
     """Turn, scale, shift and re-expose each image by its own draw, which depends on (seed, epoch, index) alone.
 
@@ -30,9 +31,12 @@ def augment(
         scale: Larger or smaller, at most, as a part of 1.
         shift: Part of the side, at most.
         contrast: Stronger or weaker, and brighter or darker, at most.
+        mirror: Whether to exchange left and right in half of the images.
     """
-    draws = np.stack([np.random.default_rng((seed, epoch, int(i))).uniform(-1, 1, 6) for i in indices])
-    angle, zoom, x, y, gain, offset = torch.tensor(draws, dtype=images.dtype, device=images.device).unbind(1)
+    draws = np.stack([np.random.default_rng((seed, epoch, int(i))).uniform(-1, 1, 7) for i in indices])
+    angle, zoom, x, y, gain, offset, side = torch.tensor(draws, dtype=images.dtype, device=images.device).unbind(1)
+    if mirror:
+        images = torch.where((side > 0).view(-1, 1, 1, 1), images.flip(-1), images)
     angle, zoom = angle * math.radians(rotate), 1 + zoom * scale
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
     grid = sampling_grid(cos, sin, x * 2 * shift, y * 2 * shift, *images.shape[-2:])

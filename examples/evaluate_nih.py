@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import causalcxr
 from causalcxr.data import NIH_LABELS, check_label_names
 from causalcxr.metrics import BootstrapResult, bootstrap_auroc
-from train_nih import Config, build_dataset, commit, prepare
+from provenance import commit
+from recipe import Config, build_dataset, build_model, prepare
 
 # Table 1 of arXiv 2305.12072, column "Ours", in the order of NIH_LABELS, and its mean.
 PAPER = (0.81, 0.94, 0.91, 0.75, 0.89, 0.76, 0.82, 0.91, 0.82, 0.90, 0.94, 0.84, 0.77, 0.94)
@@ -34,8 +33,7 @@ def load_checkpoint(path: Path, device: str) -> tuple[nn.Module, dict[str, Any]]
     """Rebuild the model of a `best.pt` of train_nih.py, in evaluation mode."""
     saved = torch.load(path, map_location="cpu", weights_only=True)
     check_label_names(saved["label_names"], NIH_LABELS)
-    create = causalcxr.create_model if causalcxr.is_model(saved["model"]) else timm.create_model
-    model = create(saved["model"], **saved["model_args"])
+    model = build_model(Config(**(saved["config"] | {"backbone_weights": ""})))
     model.load_state_dict(saved.pop("state_dict"))
     return model.to(device).eval(), saved
 
@@ -124,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
             "mean_auroc": round(float(whole.mean - first.mean), 4),
             "interval": interval(*np.percentile(differences, [2.5, 97.5])),
         }
-        name = saved["model"] if saved["model"] not in results else str(path)
+        name = config.model if config.model not in results else str(path)
         results[name] = figures | {
             "images": len(dataset),
             "patients": len(np.unique(dataset.patient)),

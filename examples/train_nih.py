@@ -9,12 +9,10 @@ Run again with the same arguments to go on after the last finished epoch. `outpu
 line an epoch), `last.pt` (to resume) and `best.pt` (best validation AUROC; for `evaluate_nih.py`).
 """
 
-import argparse
 import dataclasses
 import json
 import math
 import os
-import subprocess
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 import torch.distributed as dist
 from timm.optim import create_optimizer_v2
@@ -33,127 +30,10 @@ from tqdm import tqdm
 
 import causalcxr
 from augmentation import augment
-from causalcxr.data import NIH_LABELS, NIHChestXray14, SyntheticCXR
-from causalcxr.losses import AsymmetricLoss, CausalLoss, classification_loss
+from causalcxr.data import NIH_LABELS
 from causalcxr.metrics import auroc
-
-
-@dataclasses.dataclass
-class Config:
-    """Everything that decides a run; each field is an argument of the same name."""
-
-    data: str = "synthetic:2000"  # folder in the layout of the NIH release, or synthetic:NUMBER
-    output: str = "runs/train"
-    preset: str = ""  # "paper": the recipe of arXiv 2305.12072
-    model: str = "causal_efficientnet_lite0"  # one of causalcxr.list_models(), or any timm model as a plain classifier
-    backbone_weights: str = ""  # path of a file, or "timm" to download
-    backbone: str = ""  # for causal_timm
-    image_size: int = 128
-    epochs: int = 6
-    batch_size: int = 64  # over all processes
-    optimizer: str = "adamw"
-    lr: float = 5e-4  # maximum of the one-cycle schedule
-    weight_decay: float = 0.05
-    warmup: float = 0.2  # part of the schedule in which the rate rises
-    clip_grad: float = 1.0
-    ema_decay: float = 0.99
-    drop_rate: float = 0.1
-    loss: str = "bce"  # or "asymmetric"
-    alpha_conf: float = 1.0
-    alpha_bd: float = 0.5
-    bank_size: int = 1024  # confounders of past batches; 0: those of the batch
-    rotate: float = 8.0  # degrees, at most
-    scale: float = 0.1  # larger or smaller, at most
-    shift: float = 0.05  # part of the side, at most
-    contrast: float = 0.15  # stronger or weaker, and brighter or darker, at most
-    freeze_norm: bool = False  # leave the batch statistics as they are, for batches of few images a process
-    amp: str = "none"  # "bfloat16" or "float16"
-    val_fraction: float = 0.1
-    seed: int = 0
-    workers: int = 2
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    bad_images: str = "raise"  # "skip" to leave unreadable files out
-
-    @property
-    def augmentation(self) -> dict[str, Any]:
-        """Arguments of `augment`."""
-        return {name: getattr(self, name) for name in ("seed", "rotate", "scale", "shift", "contrast")}
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "": {},
-    "paper": dict(
-        model="causal_resnet101", image_size=512, optimizer="adam", lr=1e-3, weight_decay=1e-2, batch_size=16
-    ),
-}
-
-
-def parse_config(argv: list[str] | None = None) -> Config:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for field in dataclasses.fields(Config):
-        flag = f"--{field.name.replace('_', '-')}"
-        kind = {"action": argparse.BooleanOptionalAction} if field.type is bool else {"type": type(field.default)}
-        parser.add_argument(flag, **kind, default=argparse.SUPPRESS, help=f"default: {field.default}")
-    given = vars(parser.parse_args(argv))
-    preset = given.get("preset", "")
-    if preset not in PRESETS:
-        parser.error(f"unknown preset {preset!r}; there are {sorted(filter(None, PRESETS))}")
-    return Config(**{**PRESETS[preset], **given})
-
-
-def build_model(config: Config) -> nn.Module:
-    """Build the causal model, or the plain timm model that it is compared with."""
-    weights: bool | str = True if config.backbone_weights == "timm" else config.backbone_weights
-    model_args: dict[str, Any] = {"drop_rate": config.drop_rate}
-    if causalcxr.is_model(config.model):
-        model_args |= {"backbone": config.backbone} if config.backbone else {}
-        return causalcxr.create_model(config.model, pretrained_backbone=weights or False, **model_args)
-    model_args["num_classes"] = len(NIH_LABELS)
-    overlay = {"file": weights} if isinstance(weights, str) and weights else None
-    model = timm.create_model(config.model, pretrained=bool(weights), pretrained_cfg_overlay=overlay, **model_args)
-    model.model_args = model_args
-    return model
-
-
-class PlainObjective(nn.Module):
-    """The plain classifier with the same classification loss, called as `CausalObjective` is."""
-
-    def __init__(self, model: nn.Module, classification: Any) -> None:
-        super().__init__()
-        self.model, self.classification = model, classification
-
-    def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        return {"loss": self.classification(self.model(images), targets)}
-
-
-def build_objective(config: Config, model: nn.Module) -> nn.Module:
-    classification = {"bce": classification_loss, "asymmetric": AsymmetricLoss()}[config.loss]
-    if not isinstance(model, causalcxr.CausalCXR):
-        return PlainObjective(model, classification)
-    bank = None
-    if config.bank_size:
-        bank = causalcxr.layers.ConfounderBank(config.bank_size, model.num_classes, model.num_features)
-    criterion = CausalLoss(config.alpha_conf, config.alpha_bd, classification=classification)
-    return causalcxr.CausalObjective(model, criterion, bank=bank)
-
-
-def build_dataset(config: Config, split: str) -> Dataset:
-    if config.data.startswith("synthetic:"):
-        length = int(config.data.removeprefix("synthetic:"))
-        number = {"train": length, "val": max(length // 4, 64), "test": max(length // 2, 64)}[split]
-        seed = 3 * config.seed + ("train", "val", "test").index(split)  # other radiographs for every split
-        return SyntheticCXR(number, image_size=config.image_size, seed=seed)
-    options = {"val_fraction": config.val_fraction, "seed": config.seed, "bad_images": config.bad_images}
-    return NIHChestXray14(config.data, split, image_size=config.image_size, **options)
-
-
-def prepare(images: Tensor, model: nn.Module) -> Tensor:
-    """Normalise radiographs (B, 1, H, W) in [0, 1] as the model's configuration says."""
-    mean, std = (
-        torch.tensor(model.pretrained_cfg[key], dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
-        for key in ("mean", "std")
-    )
-    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+from provenance import commit, fingerprint, versions
+from recipe import Config, build_dataset, build_model, build_objective, parse_config, prepare
 
 
 def process() -> tuple[int, int]:
@@ -176,10 +56,16 @@ class State:
         if process()[1] > 1 and config.device != "cpu":
             self.objective = nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)
         self.ema = ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=True)
-        decay = {"weight_decay": config.weight_decay}
-        self.optimizer = create_optimizer_v2(self.model, config.optimizer, lr=config.lr, **decay)
+        self.optimizer = create_optimizer_v2(
+            self.model,
+            config.optimizer,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            layer_decay=config.layer_decay if config.layer_decay < 1 else None,
+        )
+        rates = [config.lr * group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
         total = config.epochs * steps_per_epoch
-        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, config.lr, total, pct_start=config.warmup)
+        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rates, total, pct_start=config.warmup)
         self.scaler = torch.amp.GradScaler(config.device, enabled=config.amp == "float16")
         self.wrapped: nn.Module = self.objective
         if process()[1] > 1:
@@ -201,17 +87,16 @@ class State:
             getattr(self, name).load_state_dict(saved[name])
         self.epoch, self.best = saved["epoch"], saved["best"]
 
-    def save_best(self, path: Path) -> None:
+    def save_best(self, path: Path, lists: dict[str, Any]) -> None:
         """Write the averaged model with all that it takes to rebuild and to judge it."""
         content = {
-            "model": self.config.model,
-            "model_args": self.model.model_args,
             "label_names": list(NIH_LABELS),
             "config": dataclasses.asdict(self.config),
             "epoch": self.epoch,
             "val_auroc": self.best,
+            "lists": lists,
             "commit": commit(),
-            "versions": {"causalcxr": causalcxr.__version__, "torch": str(torch.__version__), "timm": timm.__version__},
+            "versions": versions(),
             "state_dict": self.ema.module.state_dict(),
         }
         write_atomically(path, content)
@@ -229,15 +114,6 @@ def write_atomically(path: Path, content: Any) -> None:
     partial = path.with_suffix(".partial")
     torch.save(content, partial)
     os.replace(partial, path)
-
-
-def commit() -> str:
-    """Return the commit of the code that runs, or "unknown" outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def train_epoch(state: "State", loader: DataLoader, epoch: int) -> dict[str, float]:
@@ -339,6 +215,7 @@ def main(argv: list[str] | None = None) -> None:
     if (output / "last.pt").exists():
         state.resume(output / "last.pt")
     log = output / "log.jsonl"
+    lists = {"train": fingerprint(train_set), "val": fingerprint(val_set)}
     if rank == 0:
         (output / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
         records = log.read_text().splitlines()[: state.epoch] if log.exists() else []
@@ -361,7 +238,7 @@ def main(argv: list[str] | None = None) -> None:
             print(json.dumps(record))
             if not chosen <= state.best:  # a NaN, of a validation part without findings, is no reason to keep nothing
                 state.best = chosen
-                state.save_best(output / "best.pt")
+                state.save_best(output / "best.pt", lists)
             state.save(output / "last.pt")
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -57,6 +57,7 @@ class NIHChestXray14(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         original_size: (N, 2) width and height before the release's reduction to 1024 x 1024.
         spacing: (N, 2) pixel spacing in millimetres before that reduction.
         boxes: Image name to its list of `Box`, in pixels of the 1024 x 1024 release.
+        label_file: Name of the label file, which tells its version.
         skipped: Name of each image that was left out to the reason.
 
     Shape:
@@ -114,6 +115,7 @@ class NIHChestXray14(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.original_size = tables.original_size
         self.spacing = tables.spacing
         self.boxes = tables.boxes
+        self.label_file = tables.label_file
 
     def __len__(self) -> int:
         return len(self.names)

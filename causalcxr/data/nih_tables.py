@@ -49,6 +49,7 @@ class NIHTables:
         spacing: (N, 2) pixel spacing x and y in millimetres before that reduction.
         official_split: (N,) "train_val", "test" or "" (in neither list).
         boxes: Boxes of the images that have some, for the labels in ``label_names``; empty without a box file.
+        label_file: Name of the label file, which tells its version.
     """
 
     names: list[str]
@@ -63,6 +64,7 @@ class NIHTables:
     spacing: npt.NDArray[np.float64]
     official_split: npt.NDArray[np.str_]
     boxes: dict[str, list[Box]]
+    label_file: str
 
     def __len__(self) -> int:
         return len(self.names)
@@ -88,6 +90,7 @@ class NIHTables:
             label_names=self.label_names,
             official_split=self.official_split[index],
             boxes=boxes,
+            label_file=self.label_file,
             **arrays,
         )
 
@@ -181,6 +184,7 @@ def read_nih_tables(
         spacing=np.stack([numbers("spacing_x", float), numbers("spacing_y", float)], axis=1),
         official_split=read_official_split(root, row_of, path.name),
         boxes=read_boxes(root / BOX_FILE, row_of, chosen),
+        label_file=path.name,
     )
 
 

@@ -20,7 +20,7 @@ from torch import nn
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # the examples are scripts, not a package
 
-from train_nih import commit
+from provenance import commit
 
 Side = Callable[[], object]
 

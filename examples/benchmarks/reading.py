@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from augmentation import augment
 from causalcxr.data import read_image
-from train_nih import Config, augment
+from recipe import Config
 
 AUGMENTATION = Config().augmentation
 

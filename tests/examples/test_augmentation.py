@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from augmentation import augment, sampling_grid
-from train_nih import Config
+from recipe import Config
 
 
 def test_views_depend_on_seed_epoch_and_index_alone() -> None:
