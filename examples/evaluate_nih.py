@@ -19,23 +19,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from causalcxr.data import NIH_LABELS, check_label_names
+from causalcxr.data import NIH_LABELS
 from causalcxr.metrics import BootstrapResult, bootstrap_auroc
 from provenance import commit
-from recipe import Config, build_dataset, build_model, prepare
+from recipe import Config, build_dataset
+from scoring import load_checkpoint, prepare
 
 # Table 1 of arXiv 2305.12072, column "Ours", in the order of NIH_LABELS, and its mean.
 PAPER = (0.81, 0.94, 0.91, 0.75, 0.89, 0.76, 0.82, 0.91, 0.82, 0.90, 0.94, 0.84, 0.77, 0.94)
 PAPER_MEAN = 0.857
-
-
-def load_checkpoint(path: Path, device: str) -> tuple[nn.Module, dict[str, Any]]:
-    """Rebuild the model of a `best.pt` of train_nih.py, in evaluation mode."""
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    check_label_names(saved["label_names"], NIH_LABELS)
-    model = build_model(Config(**(saved["config"] | {"backbone_weights": ""})))
-    model.load_state_dict(saved.pop("state_dict"))
-    return model.to(device).eval(), saved
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ class Config:
     model: str = "causal_efficientnet_lite0"  # one of causalcxr.list_models(), or any timm model as a plain classifier
     backbone_weights: str = ""  # path of a file, or "timm" to download
     backbone: str = ""  # for causal_timm
+    dim: int = 0  # width of the causal head; 0: the model's own
     image_size: int = 128
     epochs: int = 6
     batch_size: int = 64  # over all processes
@@ -95,7 +96,7 @@ def build_model(config: Config) -> nn.Module:
         options = {"num_classes": len(NIH_LABELS), "pretrained_cfg_overlay": overlay, **drops}
         return timm.create_model(config.model, pretrained=bool(weights), **options)
     options = {name: getattr(config, name) for name in ("complement", "combine", "strategy")} | drops
-    options |= {"backbone": config.backbone} if config.backbone else {}
+    options |= {name: value for name in ("backbone", "dim") if (value := getattr(config, name))}
     model = causalcxr.create_model(config.model, pretrained_backbone=weights or False, **options)
     if not config.feature_learning:
         model.head.feature_learning = model.head.feature_learning.input_proj
@@ -132,12 +133,3 @@ def build_dataset(config: Config, split: str) -> Dataset:
         return SyntheticCXR(number, image_size=config.image_size, seed=seed)
     options = {"val_fraction": config.val_fraction, "seed": config.split_seed, "bad_images": config.bad_images}
     return NIHChestXray14(config.data, split, image_size=config.image_size, **options)
-
-
-def prepare(images: Tensor, model: nn.Module) -> Tensor:
-    """Normalise radiographs (B, 1, H, W) in [0, 1] as the model's configuration says."""
-    mean, std = (
-        torch.tensor(model.pretrained_cfg[key], dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
-        for key in ("mean", "std")
-    )
-    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)

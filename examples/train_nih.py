@@ -15,7 +15,6 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +23,21 @@ import torch
 import torch.distributed as dist
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, StackDataset, Subset
-from tqdm import tqdm
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, StackDataset
 
-import causalcxr
 from augmentation import augment
 from causalcxr.data import NIH_LABELS
 from causalcxr.metrics import auroc
 from provenance import commit, fingerprint, versions
-from recipe import Config, build_dataset, build_model, build_objective, parse_config, prepare
-
-
-def process() -> tuple[int, int]:
-    """Return the rank of this process and the number of processes."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+from recipe import Config, build_dataset, build_model, build_objective, parse_config
+from scoring import autocast, predict, prepare, process, progress
 
 
 class State:
     """What a run consists of, saved and resumed together."""
 
     PARTS = ("objective", "ema", "optimizer", "scheduler", "scaler")
-    # Arguments that may differ when a run is resumed: they do not change its result.
-    FREE = ("output", "workers", "device", "bad_images")
 
     def __init__(self, config: Config, steps_per_epoch: int) -> None:
         torch.manual_seed(config.seed)
@@ -80,8 +71,7 @@ class State:
 
     def resume(self, path: Path) -> None:
         saved = torch.load(path, map_location=self.config.device, weights_only=True)
-        here, then = dataclasses.asdict(self.config), saved["config"]
-        if changed := {k: (v, here[k]) for k, v in then.items() if here[k] != v and k not in self.FREE}:
+        if changed := changed_options(saved["config"], self.config):
             raise ValueError(f"{path} has other arguments, then and now: {changed}; use another --output or the same")
         for name in self.PARTS:
             getattr(self, name).load_state_dict(saved[name])
@@ -101,13 +91,12 @@ class State:
         }
         write_atomically(path, content)
 
-    def autocast(self) -> torch.autocast:
-        dtype = torch.float16 if self.config.amp == "float16" else torch.bfloat16
-        return torch.autocast(torch.device(self.config.device).type, dtype, enabled=self.config.amp != "none")
 
-
-def progress(loader: DataLoader, description: str) -> Iterator[Any]:
-    return tqdm(loader, description, leave=False, disable=process()[0] > 0, dynamic_ncols=True)
+def changed_options(then: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Return the options that differ from those of a saved run, then and now, without those that change no result."""
+    now = dataclasses.asdict(config)
+    free = ("output", "workers", "device", "bad_images")
+    return {name: (value, now[name]) for name, value in then.items() if now[name] != value and name not in free}
 
 
 def write_atomically(path: Path, content: Any) -> None:
@@ -125,7 +114,7 @@ def train_epoch(state: "State", loader: DataLoader, epoch: int) -> dict[str, flo
             norm.eval()
     for (images, targets), indices in progress(loader, f"epoch {epoch + 1}/{config.epochs}"):
         images = augment(images.to(config.device), indices, epoch, **config.augmentation)
-        with state.autocast():
+        with autocast(config):
             losses = state.wrapped(prepare(images, state.model), targets.to(config.device))
         values = {name: loss.item() for name, loss in losses.items()}
         if not math.isfinite(values["loss"]):
@@ -146,44 +135,9 @@ def train_epoch(state: "State", loader: DataLoader, epoch: int) -> dict[str, flo
     return {name: total / steps for name, total in totals.items()}
 
 
-@torch.no_grad()
-def predict(state: "State", model: nn.Module, dataset: Dataset, description: str) -> dict[str, np.ndarray]:
-    """Return the scores of every classifier and the targets, each image once, in the order of the data set."""
-    rank, world = process()
-    loader = DataLoader(
-        Subset(dataset, range(rank, len(dataset), world)), state.config.batch_size, num_workers=state.config.workers
-    )
-    parts: dict[str, list[Tensor]] = {}
-    confounders = None
-    model.eval()
-    for images, targets in progress(loader, description):
-        with state.autocast():
-            images = prepare(images.to(state.config.device), model)
-            if isinstance(model, causalcxr.CausalCXR):
-                if confounders is None:  # borrowed from the first batch by all
-                    confounders = model.forward_causal(images).confounder
-                output = model.forward_causal(images, confounders)
-                scores = {
-                    "causal": output.logits,
-                    "confounding": output.confounder_logits,
-                    "intervened": output.intervened.float().sigmoid().mean(dim=1),
-                }
-            else:
-                scores = {"plain": model(images)}
-        for name, value in (scores | {"targets": targets}).items():
-            parts.setdefault(name, []).append(value.float().cpu())
-    gathered = {name: torch.cat(values).numpy() for name, values in parts.items()}
-    if world == 1:
-        return gathered
-    shards: list[Any] = [None] * world
-    dist.all_gather_object(shards, gathered)
-    order = np.argsort(np.concatenate([np.arange(r, len(dataset), world) for r in range(world)]))
-    return {name: np.concatenate([shard[name] for shard in shards])[order] for name in gathered}
-
-
 def validate(state: State, dataset: Dataset) -> dict[str, float]:
     """Return the mean validation AUROC of each classifier of the averaged model."""
-    scores = predict(state, state.ema.module, dataset, "validation")
+    scores = predict(state.ema.module, dataset, state.config, "validation")
     targets = scores.pop("targets")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a small validation part may lack a rare label; it is left out of the mean

@@ -9,6 +9,7 @@ import torch
 import demo
 import evaluate_nih
 import existing_loop
+import scoring
 import train_nih
 
 
@@ -43,7 +44,7 @@ def test_refuses_a_checkpoint_with_other_labels(tmp_path: Path, options: list[st
     saved["label_names"] = saved["label_names"][::-1]
     torch.save(saved, tmp_path / "best.pt")
     with pytest.raises(ValueError, match="order"):
-        evaluate_nih.load_checkpoint(tmp_path / "best.pt", "cpu")
+        scoring.load_checkpoint(tmp_path / "best.pt", "cpu")
 
 
 @pytest.mark.parametrize("extra", [[], ["--causal"]])
