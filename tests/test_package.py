@@ -15,7 +15,8 @@ PUBLIC = {
     "FeatureLearning GroupLinear",
     "causalcxr.losses": "AsymmetricLoss CausalLoss asymmetric_loss backdoor_loss backdoor_weights classification_loss "
     "uniform_kl_loss",
-    "causalcxr.metrics": "auroc bootstrap_auroc",
+    "causalcxr.metrics": "auroc bootstrap_auroc box_iou expected_calibration_error paired_difference peak_box "
+    "pointing_game reliability_curve worst_group_auroc",
     "causalcxr.data": "NIH_LABELS NIHChestXray14 SyntheticCXR check_label_names read_image",
     "causalcxr.explain": "attention_maps overlay",
 }

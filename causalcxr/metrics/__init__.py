@@ -1,0 +1,21 @@
+"""Measures of a classifier of findings: ranking, comparison, calibration and localisation."""
+
+from causalcxr.metrics.calibration import ReliabilityCurve, expected_calibration_error, reliability_curve
+from causalcxr.metrics.comparison import PairedDifference, paired_difference, worst_group_auroc
+from causalcxr.metrics.localisation import box_iou, peak_box, pointing_game
+from causalcxr.metrics.roc import BootstrapResult, auroc, bootstrap_auroc
+
+__all__ = [
+    "BootstrapResult",
+    "PairedDifference",
+    "ReliabilityCurve",
+    "auroc",
+    "bootstrap_auroc",
+    "box_iou",
+    "expected_calibration_error",
+    "paired_difference",
+    "peak_box",
+    "pointing_game",
+    "reliability_curve",
+    "worst_group_auroc",
+]

@@ -1,0 +1,75 @@
+"""Scores, targets and groups as NumPy arrays, with messages that say what was given and what was expected."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+__all__ = ["ONE_CLASS", "FloatArray", "IntArray", "check_inputs", "check_runs", "group_indices", "warn_undefined"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+ONE_CLASS = "their known targets are all of one class"
+
+
+def check_inputs(scores: Any, targets: Any, name: str = "scores") -> tuple[FloatArray, FloatArray]:
+    """Scores and targets (N, K) in float64; `name` is what the message calls the scores."""
+    values, labels = _to_float64(scores), _to_float64(targets)
+    if values.shape != labels.shape:
+        raise ValueError(f"{name} and targets must have the same shape, got {values.shape} and {labels.shape}")
+    if values.ndim not in (1, 2) or values.size == 0:
+        raise ValueError(f"{name} and targets must be (N, K), or (N,) for one label, and not empty; got {values.shape}")
+    if not np.isfinite(values).all():
+        count = np.count_nonzero(~np.isfinite(values))
+        raise ValueError(f"{name} must be finite, got NaN or infinity in {count} of {values.size} values")
+    allowed = (labels == 0) | (labels == 1) | np.isnan(labels)
+    if not allowed.all():
+        raise ValueError(f"targets must be 0, 1 or NaN (unknown), got {labels[~allowed][0]:g}")
+    return values.reshape(len(values), -1), labels.reshape(len(labels), -1)
+
+
+def check_runs(scores: Any, targets: Any, name: str) -> tuple[FloatArray, FloatArray]:
+    """Scores (R, N, K) and targets (N, K) in float64; scores of the targets' shape are one run."""
+    if isinstance(scores, (list, tuple)):  # perhaps of tensors, which NumPy cannot always read
+        parts = [_to_float64(part) for part in scores]
+        shapes = sorted({part.shape for part in parts})
+        if len(shapes) > 1:
+            raise ValueError(f"{name} of several runs must all have the same shape, got {shapes}")
+        scores = np.stack(parts) if parts else np.empty(0)
+    values, labels = _to_float64(scores), _to_float64(targets)
+    if values.shape == labels.shape:
+        values = values[None]
+    if values.shape[1:] != labels.shape or len(values) == 0:
+        raise ValueError(
+            f"{name} must have the shape of the targets, {labels.shape}, or one leading axis of training runs before "
+            f"it, got {values.shape}"
+        )
+    runs = [check_inputs(run, labels, name)[0] for run in values]
+    return np.stack(runs), labels.reshape(len(labels), -1)
+
+
+def group_indices(groups: Any, num_images: int) -> IntArray:
+    """Number the groups from 0; the group of each image (N,)."""
+    names = np.asarray(groups.cpu() if isinstance(groups, torch.Tensor) else groups)
+    if names.shape != (num_images,):
+        raise ValueError(f"groups must name one group an image, shape ({num_images},), got {names.shape}")
+    listed = groups.tolist() if hasattr(groups, "tolist") else list(groups)  # before NumPy writes NaN as "nan"
+    missing = sum(name is None or name != name for name in listed)
+    if missing:
+        raise ValueError(f"groups must not have missing values, got {missing} of {num_images}")
+    return np.unique(names, return_inverse=True)[1]
+
+
+def warn_undefined(result: FloatArray, what: str, reason: str) -> None:
+    """Name the labels whose result is NaN, on behalf of the caller's caller."""
+    undefined = np.flatnonzero(np.isnan(result)).tolist()
+    if undefined:
+        warnings.warn(f"{what} is undefined (NaN) for labels {undefined}: {reason}", stacklevel=3)
+
+
+def _to_float64(values: Any) -> FloatArray:
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().double().numpy()  # NumPy has no bfloat16
+    return np.asarray(values, dtype=np.float64)

@@ -1,0 +1,117 @@
+"""Whether a predicted probability is the frequency of the finding among images with that prediction."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from causalcxr.metrics._inputs import FloatArray, IntArray, check_inputs, warn_undefined
+
+__all__ = ["ReliabilityCurve", "expected_calibration_error", "reliability_curve"]
+
+
+class ReliabilityCurve(NamedTuple):
+    """Prediction against frequency, from [`reliability_curve`][causalcxr.metrics.reliability_curve].
+
+    Attributes:
+        confidence: Mean predicted probability in each bin (K, n_bins), NaN in empty bins.
+        frequency: Share of positives in each bin (K, n_bins), NaN in empty bins.
+        size: Number of images with known target in each bin (K, n_bins).
+    """
+
+    confidence: FloatArray
+    frequency: FloatArray
+    size: IntArray
+
+
+def reliability_curve(probabilities: Any, targets: Any, *, n_bins: int = 15) -> ReliabilityCurve:
+    """Mean prediction and frequency of each label in bins of equal width, the points of a reliability diagram.
+
+    Bin m = 1 ... M holds the probabilities in ((m - 1)/M, m/M]; the first one holds 0 too (Guo et al., ICML 2017,
+    Eq. 2). Each label is a binary problem: the probability is that of the positive class, not of the likelier one.
+
+    Args:
+        probabilities: Predicted probability of the finding, in [0, 1]; array, tensor or nested list.
+        targets: 1 positive, 0 negative, NaN unknown. An unknown target leaves that image out for that label only.
+        n_bins: Number of bins M.
+
+    Shape:
+        probabilities and targets: (N, K), or (N,) for a single label, which is read as (N, 1).
+        Each field of the result: (K, n_bins).
+
+    Returns:
+        A [`ReliabilityCurve`][causalcxr.metrics.ReliabilityCurve]; of a calibrated label `confidence` and `frequency`
+        agree in every bin, but for chance.
+
+    Raises:
+        ValueError: Probabilities outside [0, 1], `n_bins` that is not a positive integer, shapes that differ or are not
+            (N, K), no images, NaN or infinite probabilities, a target that is not 0, 1 or NaN.
+
+    Example:
+        >>> curve = reliability_curve([0.1, 0.3, 0.9], [0, 1, 1], n_bins=2)
+        >>> curve.confidence, curve.frequency, curve.size
+        (array([[0.2, 0.9]]), array([[0.5, 1. ]]), array([[2, 1]]))
+    """
+    values, labels = check_inputs(probabilities, targets, "probabilities")
+    low, high = values.min(), values.max()
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"probabilities must lie in [0, 1], got values from {low:g} to {high:g}; apply a sigmoid to logits first"
+        )
+    if not isinstance(n_bins, (int, np.integer)) or n_bins < 1:
+        raise ValueError(f"n_bins must be a positive integer, such as 15, got {n_bins!r}")
+    inner_edges = np.arange(1, n_bins) / n_bins
+    shape = (values.shape[1], n_bins)
+    curve = ReliabilityCurve(np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64))
+    for k in range(values.shape[1]):
+        known = ~np.isnan(labels[:, k])
+        predicted, observed = values[known, k], labels[known, k]
+        bins = np.searchsorted(inner_edges, predicted, side="left")
+        count = np.bincount(bins, minlength=n_bins)
+        full = count > 0
+        curve.size[k] = count
+        curve.confidence[k, full] = np.bincount(bins, predicted, minlength=n_bins)[full] / count[full]
+        curve.frequency[k, full] = np.bincount(bins, observed, minlength=n_bins)[full] / count[full]
+    return curve
+
+
+def expected_calibration_error(probabilities: Any, targets: Any, *, n_bins: int = 15) -> FloatArray:
+    """Expected calibration error of each label: |prediction - frequency|, averaged over the images by bins.
+
+    With N_m of N images in bin m of equal width,
+
+        ECE = sum_m N_m / N |frequency_m - confidence_m|
+
+    (Naeini et al., AAAI 2015; Guo et al., ICML 2017, Eq. 3), for each label as a binary problem with the probability of
+    the positive class. The bins are those of [`reliability_curve`][causalcxr.metrics.reliability_curve].
+
+    It says nothing about ranking: predicting the label's frequency for every image has no error at all. A rare label
+    has a small one for the same reason, since nearly all of its images lie in the lowest bin. And chance within the
+    bins adds up, so that the error of a calibrated model is above zero, the more so the fewer the images. Read it
+    beside the AUROC and the reliability curve.
+
+    Args:
+        probabilities: Predicted probability of the finding, in [0, 1]; array, tensor or nested list.
+        targets: 1 positive, 0 negative, NaN unknown. An unknown target leaves that image out for that label only.
+        n_bins: Number of bins.
+
+    Shape:
+        probabilities and targets: (N, K), or (N,) for a single label. Result: (K,), always.
+
+    Returns:
+        The error of each label, from 0 to 1, in float64. A label without a known target has none: NaN, with a warning
+        that names the labels by index.
+
+    Raises:
+        ValueError: As for `reliability_curve`.
+
+    Example:
+        >>> expected_calibration_error([0.5, 0.5, 0.75, 0.75], [0, 1, 1, 1])
+        array([0.125])
+    """
+    curve = reliability_curve(probabilities, targets, n_bins=n_bins)
+    gap = np.nan_to_num(np.abs(curve.frequency - curve.confidence))  # empty bins weigh nothing
+    total = curve.size.sum(axis=1)
+    error = np.full(len(total), np.nan)
+    np.divide((curve.size * gap).sum(axis=1), total, out=error, where=total > 0)
+    warn_undefined(error, "calibration error", "they have no known targets")
+    return error

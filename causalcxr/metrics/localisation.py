@@ -1,0 +1,177 @@
+"""Whether a heat map points at the finding: its peak, a box around the peak, and the overlap of two boxes.
+
+A box is `(x, y, w, h)`: upper left corner, width and height in pixels of the map that it is compared with, x to the
+right and y down. The pixel in row r and column c covers the square from (c, r) to (c + 1, r + 1). A tuple, list or
+tensor of four numbers will do; of a `causalcxr.data.nih.Box`, which carries its label, take `box[1:]`.
+
+Bring the map to the image, not the boxes to a coarse map, and interpolate it there: on a coarse map a small box may
+hold no pixel's centre. Where boxes and map are of different scales, multiply all four numbers of a box.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from causalcxr._checks import check_tensor
+
+__all__ = ["box_iou", "peak_box", "pointing_game"]
+
+
+def pointing_game(heat_map: Tensor, boxes: Sequence[Any] | Tensor) -> bool:
+    """Whether the maximum of a heat map lies in one of the finding's boxes.
+
+    The pointing game of Zhang et al. (IJCV 126, 2018): the share of images with a hit is a model's score, of which
+    chance alone gives the share of the image that the boxes cover. The maximum counts as the centre of its pixel; of
+    several equal ones the first row by row is taken. Nothing is added around the boxes, where some published code
+    allows 15 pixels. A map that is constant but for the rounding of float32 has no maximum and counts as a miss.
+
+    Args:
+        heat_map: Map of one image and one label, on any device.
+        boxes: The boxes of that label, each (x, y, w, h) in pixels of the map.
+
+    Shape:
+        heat_map: (H, W). boxes: sequence of one or more boxes, or a tensor (M, 4).
+
+    Returns:
+        True for a hit, False for a miss.
+
+    Raises:
+        TypeError: The heat map is not a floating-point tensor.
+        ValueError: The heat map is not (H, W), empty or not finite. There is no box, a box is not four finite numbers
+            with w and h not negative, or reaches more than a pixel out of the map.
+
+    Example:
+        >>> heat_map = torch.zeros(64, 64)
+        >>> heat_map[10, 40] = 1.0
+        >>> pointing_game(heat_map, [(36, 8, 10, 10)])
+        True
+    """
+    heat = _unit_map(heat_map)
+    if len(boxes) == 0:
+        raise ValueError("boxes must hold at least one (x, y, w, h), got none; the game is for images with the finding")
+    height, width = heat.shape
+    checked = [_check_box("each box", box) for box in boxes]
+    for box in checked:
+        x, y, w, h = box
+        if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
+            raise ValueError(
+                f"boxes must lie in the map of height {height} and width {width}, got {box}; give them in pixels of "
+                "the map, or interpolate the map to the size of the image"
+            )
+    row, column = _peak(heat)
+    return bool(heat.any()) and any(x <= column + 0.5 < x + w and y <= row + 0.5 < y + h for x, y, w, h in checked)
+
+
+def peak_box(heat_map: Tensor, *, threshold: float = 0.5) -> tuple[int, int, int, int]:
+    """The smallest box around the region of the maximum of a heat map.
+
+    The map is scaled from its minimum and maximum to [0, 1]. Of the pixels at or above `threshold` those count that are
+    connected with the maximum through others, corners included; of several equal maxima the first row by row is taken.
+    Zhou et al. (CVPR 2016) box the largest region above 20 % of the maximum instead.
+
+    The threshold decides how large the boxes are. Fix it beforehand, or choose it on boxes of other patients: one
+    chosen on the boxes that judge the result makes any map look better (Choe et al., CVPR 2020).
+
+    Args:
+        heat_map: Map of one image and one label, on any device.
+        threshold: Share of the range from minimum to maximum, above 0 and up to 1.
+
+    Shape:
+        heat_map: (H, W).
+
+    Returns:
+        The box (x, y, w, h) in pixels of the map. A map that is constant but for the rounding of float32 has no peak:
+        (0, 0, 0, 0), whose overlap with any box is zero.
+
+    Raises:
+        TypeError: The heat map is not a floating-point tensor.
+        ValueError: The heat map is not (H, W), empty or not finite; the threshold lies outside (0, 1].
+
+    Example:
+        >>> heat_map = torch.zeros(64, 64)
+        >>> heat_map[10:14, 40:50] = 1.0
+        >>> peak_box(heat_map)
+        (40, 10, 10, 4)
+    """
+    heat = _unit_map(heat_map)
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold must lie above 0 and up to 1, such as 0.5, got {threshold}")
+    if not heat.any():
+        return 0, 0, 0, 0
+    above = heat >= threshold
+    region = torch.zeros_like(above)
+    region[_peak(heat)] = True
+    while True:  # grow by one pixel in all eight directions, within `above`
+        grown = F.max_pool2d(region[None].float(), kernel_size=3, stride=1, padding=1)[0].bool() & above
+        if torch.equal(grown, region):
+            break
+        region = grown
+    rows, columns = region.any(dim=1).nonzero(), region.any(dim=0).nonzero()
+    x, y = int(columns[0]), int(rows[0])
+    return x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
+
+
+def box_iou(box: Any, other: Any) -> float:
+    """Intersection over union of two boxes, their areas taken as those of plane rectangles.
+
+        IoU = |A and B| / (|A| + |B| - |A and B|)
+
+    (Everingham et al., IJCV 88, 2010). No pixel is added to widths or heights.
+
+    Args:
+        box: One box (x, y, w, h).
+        other: The other box, in the same coordinates.
+
+    Returns:
+        From 0 for boxes that share no area (so for any box without area) to 1 for equal boxes.
+
+    Raises:
+        ValueError: A box is not four finite numbers, or w or h is negative.
+
+    Example:
+        >>> box_iou((0, 0, 2, 2), (1, 0, 2, 2))  # 2 of 6
+        0.3333333333333333
+    """
+    x, y, w, h = _check_box("box", box)
+    u, v, s, t = _check_box("other", other)
+    left, right, top, bottom = (x, u), (x + w, u + s), (y, v), (y + h, v + t)
+    width, height = min(right) - max(left), min(bottom) - max(top)
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = sum((right[i] - left[i]) * (bottom[i] - top[i]) for i in (0, 1))
+    return width * height / (areas - width * height)
+
+
+def _check_box(name: str, box: Any) -> tuple[float, float, float, float]:
+    try:
+        x, y, w, h = (float(number) for number in box)
+    except (TypeError, ValueError):
+        cure = "of a causalcxr.data.nih.Box take box[1:], and put a single box into a list where several may be given"
+        raise ValueError(f"{name} must be four numbers (x, y, w, h), got {box!r}; {cure}") from None
+    if not all(map(math.isfinite, (x, y, w, h))) or w < 0 or h < 0:
+        raise ValueError(f"{name} must be finite with w and h not negative, got (x, y, w, h) = {(x, y, w, h)}")
+    return x, y, w, h
+
+
+def _peak(heat: Tensor) -> tuple[int, int]:
+    return divmod(int(heat.argmax()), heat.shape[1])  # of equal values argmax takes the first
+
+
+def _unit_map(heat_map: Any) -> Tensor:
+    """Check and scale to [0, 1] in float64; all zero where the range is no more than the rounding of float32."""
+    check_tensor("heat_map", heat_map, "H W")
+    if heat_map.numel() == 0 or not heat_map.isfinite().all():
+        bad = heat_map.numel() - int(heat_map.isfinite().sum())
+        raise ValueError(
+            f"heat_map must be finite and not empty, got shape {tuple(heat_map.shape)} with {bad} values of NaN or "
+            "infinity"
+        )
+    heat = heat_map.detach().cpu().double()
+    low, high = float(heat.min()), float(heat.max())
+    if high - low <= 1e-6 * max(abs(low), abs(high)):
+        return torch.zeros_like(heat)
+    return (heat - low) / (high - low)

@@ -1,0 +1,162 @@
+"""Calibration error by closed forms, by a literal loop over bins, and against torchmetrics where that is installed."""
+
+import numpy as np
+import pytest
+import torch
+
+from causalcxr.metrics import expected_calibration_error, reliability_curve
+
+EXACT = {"rtol": 0, "atol": 1e-12}
+
+
+def _problem(n: int = 500, k: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    probabilities = rng.beta(1, 3, size=(n, k))
+    targets = (rng.random((n, k)) < probabilities ** np.linspace(0.5, 2, k)).astype(float)
+    targets[rng.random((n, k)) < 0.1] = np.nan
+    return probabilities, targets
+
+
+def _literal(probabilities: np.ndarray, targets: np.ndarray, n_bins: int) -> tuple[float, list[list[float]]]:
+    """Bin by bin, one label: the error, and (mean prediction, frequency, count) of every bin."""
+    known = ~np.isnan(targets)
+    p, y = probabilities[known], targets[known]
+    error, rows = 0.0, []
+    for m in range(n_bins):
+        inside = (p <= (m + 1) / n_bins) & ((p > m / n_bins) if m else (p >= 0))
+        if inside.any():
+            rows.append([p[inside].mean(), y[inside].mean(), inside.sum()])
+            error += inside.mean() * abs(y[inside].mean() - p[inside].mean())
+        else:
+            rows.append([np.nan, np.nan, 0])
+    return error, rows
+
+
+@pytest.mark.parametrize("n_bins", [1, 7, 15, 100])
+def test_equals_a_literal_loop_over_the_bins(n_bins):
+    probabilities, targets = _problem()
+    probabilities[:150] = probabilities[:150].round(1)  # on the edges of bins, 0 among them
+    curve = reliability_curve(probabilities, targets, n_bins=n_bins)
+    error = expected_calibration_error(probabilities, targets, n_bins=n_bins)
+    assert curve.confidence.shape == curve.frequency.shape == curve.size.shape == (3, n_bins)
+    for k in range(3):
+        expected, rows = _literal(probabilities[:, k], targets[:, k], n_bins)
+        assert error[k] == pytest.approx(expected, abs=1e-12)
+        np.testing.assert_allclose(np.transpose([field[k] for field in curve]), rows, **EXACT)
+
+
+def test_default_is_fifteen_bins():
+    probabilities, targets = _problem()
+    np.testing.assert_array_equal(
+        expected_calibration_error(probabilities, targets),
+        expected_calibration_error(probabilities, targets, n_bins=15),
+    )
+    assert reliability_curve(probabilities, targets).size.shape == (3, 15)
+
+
+def test_equals_torchmetrics():
+    functional = pytest.importorskip("torchmetrics.functional")
+    rng = np.random.default_rng(0)
+    probabilities = torch.tensor(rng.random((500, 3)))  # no value on an edge, where the two differ
+    targets = torch.tensor(rng.integers(0, 2, size=(500, 3)))
+    result = expected_calibration_error(probabilities, targets, n_bins=10)
+    for k in range(3):
+        columns = probabilities[:, k].contiguous(), targets[:, k].contiguous()
+        expected = functional.calibration_error(*columns, task="binary", n_bins=10)
+        assert result[k] == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_bins_are_closed_on_the_right_and_the_first_on_both_sides():
+    curve = reliability_curve([0.0, 0.25, 0.25000001, 0.5, 0.75, 0.76, 1.0], [0] * 7, n_bins=4)
+    np.testing.assert_array_equal(curve.size, [[2, 2, 1, 2]])
+    edges = np.arange(1, 16) / 15
+    np.testing.assert_array_equal(reliability_curve(edges, np.zeros(15)).size, np.ones((1, 15)))
+
+
+def test_empty_bins_are_nan():
+    curve = reliability_curve([0.1, 0.9], [0, 1], n_bins=3)
+    np.testing.assert_array_equal(curve.confidence, [[0.1, np.nan, 0.9]])
+    np.testing.assert_array_equal(curve.frequency, [[0.0, np.nan, 1.0]])
+    np.testing.assert_array_equal(curve.size, [[1, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "targets", "expected"),
+    [
+        ([0.0, 0.0, 1.0, 1.0], [0, 0, 1, 1], 0.0),  # sure and right
+        ([0.0, 0.0, 1.0, 1.0], [1, 1, 0, 0], 1.0),  # sure and wrong
+        ([0.25] * 4, [0, 0, 0, 1], 0.0),  # the frequency itself
+        ([0.75] * 4, [0, 0, 0, 1], 0.5),
+        ([0.0, 0.5, 0.5, 1.0], [0, 0, 1, 0], 0.25),  # one image in four, wrong by one
+    ],
+)
+def test_closed_forms(probabilities, targets, expected):
+    np.testing.assert_allclose(expected_calibration_error(probabilities, targets), [expected], **EXACT)
+
+
+def test_targets_drawn_from_the_probabilities_are_calibrated_and_shifted_ones_are_not():
+    rng = np.random.default_rng(0)
+    probabilities = 0.8 * rng.random((100_000, 1))
+    targets = rng.random(probabilities.shape) < probabilities
+    assert expected_calibration_error(probabilities, targets)[0] < 0.01
+    assert expected_calibration_error(probabilities + 0.2, targets)[0] == pytest.approx(0.2, abs=0.01)
+
+
+def test_one_bin_compares_the_means():
+    probabilities, targets = _problem()
+    known = ~np.isnan(targets)
+    expected = [abs(targets[known[:, k], k].mean() - probabilities[known[:, k], k].mean()) for k in range(3)]
+    np.testing.assert_allclose(expected_calibration_error(probabilities, targets, n_bins=1), expected, **EXACT)
+
+
+def test_unknown_targets_are_left_out_label_by_label():
+    probabilities, targets = _problem()
+    known = ~np.isnan(targets[:, 1])
+    alone = expected_calibration_error(probabilities[known, 1], targets[known, 1])
+    assert alone.shape == (1,)
+    assert expected_calibration_error(probabilities, targets)[1] == alone[0]
+    np.testing.assert_array_equal(
+        reliability_curve(probabilities, targets).size.sum(axis=1), (~np.isnan(targets)).sum(0)
+    )
+
+
+def test_label_without_known_targets_is_nan_and_named():
+    probabilities, targets = _problem()
+    targets[:, 2] = np.nan
+    with pytest.warns(UserWarning, match=r"calibration error is undefined \(NaN\) for labels \[2\]") as caught:
+        result = expected_calibration_error(probabilities, targets)
+    assert caught[0].filename == __file__
+    np.testing.assert_array_equal(np.isnan(result), [False, False, True])
+    curve = reliability_curve(probabilities, targets)
+    assert np.isnan(curve.confidence[2]).all()
+    assert np.isnan(curve.frequency[2]).all()
+    assert (curve.size[2] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_takes_tensors_of_any_floating_type(dtype):
+    probabilities, targets = _problem()
+    given = torch.tensor(probabilities, dtype=dtype, requires_grad=True)
+    result = expected_calibration_error(given, torch.tensor(targets))
+    expected = expected_calibration_error(given.detach().double().numpy(), targets)
+    assert result.dtype == np.float64
+    np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("function", [expected_calibration_error, reliability_curve])
+@pytest.mark.parametrize(
+    ("probabilities", "targets", "options", "message"),
+    [
+        ([-2.5, 4.0], [0, 1], {}, r"probabilities must lie in \[0, 1\], got values from -2.5 to 4; apply a sigmoid"),
+        ([0.5, 1.0000001], [0, 1], {}, r"must lie in \[0, 1\], got values from 0.5 to 1"),
+        ([0.5, np.nan], [0, 1], {}, "probabilities must be finite, got NaN or infinity in 1 of 2"),
+        ([0.5, 0.5], [0, 2], {}, r"targets must be 0, 1 or NaN \(unknown\), got 2"),
+        ([0.5, 0.5], [0], {}, r"probabilities and targets must have the same shape, got \(2,\) and \(1,\)"),
+        (np.zeros((0, 3)), np.zeros((0, 3)), {}, r"probabilities .* not empty; got \(0, 3\)"),
+        ([0.5, 0.5], [0, 1], {"n_bins": 0}, "n_bins must be a positive integer, such as 15, got 0"),
+        ([0.5, 0.5], [0, 1], {"n_bins": 2.5}, "n_bins must be a positive integer, such as 15, got 2.5"),
+    ],
+)
+def test_bad_inputs(function, probabilities, targets, options, message):
+    with pytest.raises(ValueError, match=message):
+        function(probabilities, targets, **options)

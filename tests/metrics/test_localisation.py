@@ -1,0 +1,258 @@
+"""Heat maps against boxes: the pointing game, the peak's box against a literal flood fill, and the overlap of boxes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from causalcxr.data.nih import Box
+from causalcxr.metrics import box_iou, peak_box, pointing_game
+
+
+def _smooth_map(seed: int, height: int = 40, width: int = 56) -> torch.Tensor:
+    """Noise on a coarse grid, interpolated: a few hills of odd shapes."""
+    noise = torch.rand(1, 1, 7, 9, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(noise, size=(height, width), mode="bilinear", align_corners=False)[0, 0]
+
+
+def _flood_fill_box(heat_map: torch.Tensor, threshold: float) -> tuple[int, int, int, int]:
+    """Pixel by pixel from the first maximum, in all eight directions."""
+    values = [[float(value) for value in row] for row in heat_map.double()]
+    H, W = len(values), len(values[0])
+    low, high = min(map(min, values)), max(map(max, values))
+    start = next((r, c) for r in range(H) for c in range(W) if values[r][c] == high)
+    seen, todo = {start}, [start]
+    while todo:
+        r, c = todo.pop()
+        for near in ((r + i, c + j) for i in (-1, 0, 1) for j in (-1, 0, 1)):
+            inside = 0 <= near[0] < H and 0 <= near[1] < W
+            if inside and near not in seen and (values[near[0]][near[1]] - low) / (high - low) >= threshold:
+                seen.add(near)
+                todo.append(near)
+    rows, columns = [r for r, _ in seen], [c for _, c in seen]
+    return min(columns), min(rows), max(columns) - min(columns) + 1, max(rows) - min(rows) + 1
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.7, 0.9, 1.0])
+def test_peak_box_equals_a_flood_fill(threshold):
+    for seed in range(5):
+        heat_map = _smooth_map(seed)
+        assert peak_box(heat_map, threshold=threshold) == _flood_fill_box(heat_map, threshold)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.6])
+def test_peak_box_equals_a_flood_fill_in_noise(threshold):
+    for seed in range(5):  # ragged regions with holes and corners
+        heat_map = torch.rand(30, 20, generator=torch.Generator().manual_seed(seed))
+        assert peak_box(heat_map, threshold=threshold) == _flood_fill_box(heat_map, threshold)
+
+
+def test_peak_box_of_a_gaussian_is_its_width_at_the_threshold():
+    rows, columns = torch.meshgrid(torch.arange(100.0), torch.arange(120.0), indexing="ij")
+    heat_map = torch.exp(-((columns - 70) ** 2 / (2 * 10**2) + (rows - 40) ** 2 / (2 * 5**2)))
+    # exp(-d^2 / 2 sigma^2) >= 1/2 up to d = 1.177 sigma: 11 pixels of 11.77, 5 of 5.89, either side of the centre
+    assert peak_box(heat_map) == (70 - 11, 40 - 5, 23, 11)
+
+
+def test_peak_box_leaves_out_what_is_not_connected_with_the_maximum():
+    heat_map = torch.zeros(20, 30)
+    heat_map[2:5, 3:7] = 0.9
+    heat_map[10:12, 20:29] = 0.8
+    heat_map[11, 22] = 1.0
+    assert peak_box(heat_map) == (20, 10, 9, 2)
+    heat_map[2, 3] = 1.0  # of two equal maxima the first row by row
+    assert peak_box(heat_map) == (3, 2, 4, 3)
+
+
+def test_peak_box_connects_pixels_at_corners_and_follows_a_winding_path():
+    heat_map = torch.eye(9)
+    assert peak_box(heat_map) == (0, 0, 9, 9)
+    snake = torch.zeros(9, 9)
+    snake[::2] = 1.0
+    snake[1::4, -1] = snake[3::4, 0] = 1.0
+    assert peak_box(snake) == (0, 0, 9, 9)
+    snake[5, -1] = 0.0
+    assert peak_box(snake) == (0, 0, 9, 5)
+
+
+def test_peak_box_does_not_depend_on_scale_or_offset_and_shrinks_with_the_threshold():
+    heat_map = _smooth_map(0).double()
+    assert peak_box(4 * heat_map - 3) == peak_box(heat_map)
+    areas = [w * h for _, _, w, h in (peak_box(heat_map, threshold=t) for t in (0.01, 0.3, 0.6, 0.9, 1.0))]
+    assert areas == sorted(areas, reverse=True)
+    assert areas[0] > areas[-1] == 1
+
+
+def test_threshold_itself_is_inside():
+    heat_map = torch.tensor([[0.0, 1.0, 2.0, 4.0, 2.0]])
+    assert peak_box(heat_map, threshold=0.5) == (2, 0, 3, 1)
+    assert peak_box(heat_map, threshold=0.501) == (3, 0, 1, 1)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0, -1e4])
+def test_constant_map_has_no_peak(offset):
+    constant = torch.full((12, 10), offset)
+    constant[5, 5] += 5e-8 * abs(offset)  # rounding
+    assert not pointing_game(constant, [(0, 0, 10, 12)])
+    assert peak_box(constant) == (0, 0, 0, 0)
+    assert box_iou(peak_box(constant), (0, 0, 10, 12)) == 0
+
+
+def test_pointing_game_hits_every_pixel_of_the_box_and_no_other():
+    box = (3, 2, 4, 5)
+    for row in range(10):
+        for column in range(12):
+            heat_map = torch.zeros(10, 12)
+            heat_map[row, column] = 1.0
+            assert pointing_game(heat_map, [box]) is (2 <= row < 7 and 3 <= column < 7)
+
+
+def test_maximum_counts_as_the_centre_of_its_pixel():
+    heat_map = torch.zeros(10, 12)
+    heat_map[4, 6] = 1.0
+    assert pointing_game(heat_map, [(6.4, 4.4, 0.2, 0.2)])
+    assert pointing_game(heat_map, [(6.5, 4.5, 1, 1)])
+    assert not pointing_game(heat_map, [(6.6, 4, 1, 1)])
+    assert not pointing_game(heat_map, [(5.5, 4, 1, 1)])  # ends in the centre
+    assert not pointing_game(heat_map, [(6, 3.5, 1, 1)])
+
+
+def test_any_of_several_boxes_will_do():
+    heat_map = _smooth_map(3)
+    row, column = divmod(int(heat_map.argmax()), 56)
+    away = ((column + 20) % 50, (row + 15) % 35, 4, 4)
+    assert not pointing_game(heat_map, [away])
+    assert pointing_game(heat_map, [away, (column - 0.5, row - 0.5, 2, 2)])
+    assert pointing_game(heat_map, torch.tensor([away, (column, row, 1, 1)]))
+    assert pointing_game(heat_map, [torch.tensor([float(column), float(row), 1.0, 1.0])])
+    assert pointing_game(heat_map, [Box("Nodule", column, row, 1.0, 1.0)[1:]])
+
+
+def test_first_of_equal_maxima_counts():
+    heat_map = torch.zeros(8, 8)
+    heat_map[2, 5] = heat_map[6, 1] = 1.0
+    assert pointing_game(heat_map, [(5, 2, 1, 1)])
+    assert not pointing_game(heat_map, [(1, 6, 1, 1)])
+
+
+def test_heat_map_may_be_a_view_with_other_strides():
+    heat_map = _smooth_map(2)
+    row, column = divmod(int(heat_map.argmax()), 56)
+    x, y, w, h = peak_box(heat_map)
+    assert peak_box(heat_map.T) == (y, x, h, w)
+    assert pointing_game(heat_map.T, [(row, column, 1, 1)])
+    assert peak_box(heat_map[:, ::2]) == peak_box(heat_map[:, ::2].clone())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_heat_maps_of_any_floating_type(dtype):
+    heat_map = torch.zeros(16, 16, dtype=dtype, requires_grad=True) + torch.eye(16, dtype=dtype)[3] / 2
+    assert peak_box(heat_map) == (3, 0, 1, 16)
+    assert pointing_game(heat_map, [(3, 0, 1, 1)])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_heat_maps_on_another_device():
+    heat_map = _smooth_map(1)
+    assert peak_box(heat_map.cuda()) == peak_box(heat_map)
+    assert pointing_game(heat_map.cuda(), torch.tensor([[0, 0, 56, 40]], device="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("box", "other", "expected"),
+    [
+        ((0, 0, 4, 2), (0, 0, 4, 2), 1),
+        ((0.1, 0.2, 0.3, 0.7), (0.1, 0.2, 0.3, 0.7), 1),
+        ((0, 0, 4, 2), (4, 0, 4, 2), 0),  # a common edge
+        ((0, 0, 4, 2), (9, 9, 1, 1), 0),
+        ((0, 0, 4, 2), (2, 1, 4, 2), 2 / 14),
+        ((0, 0, 4, 4), (1, 1, 2, 2), 4 / 16),  # one within the other
+        ((0, 0, 1, 1), (0.5, -0.25, 1, 1), 0.375 / 1.625),
+        ((1, 1, 0, 0), (0, 0, 4, 4), 0),
+        ((1, 1, 0, 0), (1, 1, 0, 0), 0),
+    ],
+)
+def test_box_iou_closed_forms(box, other, expected):
+    assert box_iou(box, other) == pytest.approx(expected, abs=1e-15)
+    assert box_iou(other, box) == box_iou(box, other)
+    assert box_iou(torch.tensor(box, dtype=torch.float64), list(other)) == box_iou(box, other)
+
+
+def test_box_iou_equals_counted_pixels():
+    generator = torch.Generator().manual_seed(0)
+    overlaps = []
+    for _ in range(30):
+        boxes = torch.randint(1, 20, (2, 4), generator=generator).tolist()
+        masks = torch.zeros(2, 40, 40, dtype=torch.bool)
+        for mask, (x, y, w, h) in zip(masks, boxes, strict=True):
+            mask[y : y + h, x : x + w] = True
+        expected = int((masks[0] & masks[1]).sum()) / int((masks[0] | masks[1]).sum())
+        assert box_iou(*boxes) == pytest.approx(expected, abs=1e-12)
+        overlaps.append(expected)
+    assert min(overlaps) == 0 < max(overlaps)
+
+
+HEAT_MAP_CALLS = [peak_box, lambda heat_map: pointing_game(heat_map, [(0, 0, 1, 1)])]
+
+
+@pytest.mark.parametrize("function", HEAT_MAP_CALLS, ids=["peak_box", "pointing_game"])
+@pytest.mark.parametrize(
+    ("heat_map", "error", "message"),
+    [
+        ([[0.0, 1.0]], TypeError, r"heat_map must be a floating-point tensor of shape \(H W\), but got list"),
+        (torch.zeros(4, 4, dtype=torch.int64), TypeError, r"got dtype torch.int64; use heat_map.float\(\)"),
+        (torch.zeros(1, 4, 4), ValueError, r"heat_map must have shape \(H, W\), but got \(1, 4, 4\)"),
+        (torch.zeros(0, 4), ValueError, r"not empty, got shape \(0, 4\)"),
+        (torch.tensor([[0.0, torch.nan], [torch.inf, 1.0]]), ValueError, r"finite .* got shape \(2, 2\) with 2 values"),
+    ],
+)
+def test_bad_heat_maps(function, heat_map, error, message):
+    with pytest.raises(error, match=message):
+        function(heat_map)
+
+
+@pytest.mark.parametrize("threshold", [0, -0.1, 1.1, 50, float("nan")])
+def test_bad_thresholds(threshold):
+    with pytest.raises(ValueError, match=rf"threshold must lie above 0 and up to 1, such as 0.5, got {threshold}"):
+        peak_box(torch.rand(4, 4), threshold=threshold)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ([], "at least one .* got none"),
+        ((1, 2, 3, 4), r"each box must be four numbers \(x, y, w, h\), got 1; .* put a single box into a list"),
+        ([(1, 2, 3)], r"got \(1, 2, 3\)"),
+        ([(0, 0, 1, 1), (1, 2, 3, 4, 5)], r"got \(1, 2, 3, 4, 5\)"),
+        ([Box("Mass", 1.0, 2.0, 3.0, 4.0)], r"got Box\(label='Mass', .*take box\[1:\]"),
+        ([(1, 2, -3, 4)], r"w and h not negative, got \(x, y, w, h\) = \(1.0, 2.0, -3.0, 4.0\)"),
+        ([(1, float("nan"), 3, 4)], "must be finite"),
+        ([(0, 0, 1, 1), (300, 2, 3, 4)], r"lie in the map of height 8 and width 9, got \(300.0, .* pixels of the map"),
+        ([(0, 0, 9, 11)], "lie in the map of height 8"),
+        ([(-2, 0, 3, 3)], "lie in the map of height 8"),
+        ([(0, -2, 3, 3)], "lie in the map of height 8"),
+    ],
+)
+def test_bad_boxes_of_the_pointing_game(boxes, message):
+    with pytest.raises(ValueError, match=message):
+        pointing_game(torch.rand(8, 9), boxes)
+
+
+def test_boxes_may_reach_a_pixel_out_of_the_map():
+    heat_map = torch.zeros(8, 9)
+    heat_map[7, 8] = 1.0
+    assert pointing_game(heat_map, [(-1, -1, 11, 10)])
+
+
+@pytest.mark.parametrize("name", ["box", "other"])
+def test_bad_boxes_of_the_overlap(name):
+    good = {"box": (0, 0, 1, 1), "other": (0, 0, 1, 1)}
+    for bad, message in [
+        ((1, 2, 3), "four numbers"),
+        (("x", 1, 2, 3), "four numbers"),
+        (7, "four numbers .* got 7"),
+        ((0, 0, 1, float("inf")), "finite"),
+        ((0, 0, -1, 1), "not negative"),
+    ]:
+        with pytest.raises(ValueError, match=f"^{name} must be .*{message}"):
+            box_iou(**{**good, name: bad})
