@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import operator
 import os
 import struct
 import zlib
 from pathlib import Path
-from typing import cast
+from typing import IO, cast
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ _DECODE_ERRORS = (
 )
 
 
-def read_image(path: str | os.PathLike[str], *, size: int | tuple[int, int] | None = None) -> torch.Tensor:
+def read_image(path: str | os.PathLike[str] | IO[bytes], *, size: int | tuple[int, int] | None = None) -> torch.Tensor:
     """Read a radiograph as one grey channel, whatever the file stores.
 
     Grey, RGB, palette, 1-bit and 16-bit files of one radiograph give the same tensor: 8-bit values are divided by 255,
@@ -54,7 +55,8 @@ def read_image(path: str | os.PathLike[str], *, size: int | tuple[int, int] | No
     and TIFF hold no checksums; there, what the decoder notices is an error.
 
     Args:
-        path: PNG, JPEG or TIFF file.
+        path: PNG, JPEG or TIFF file, or one that is open in binary mode: anything with ``read()``. An open file is read
+            from its start where it can seek, else from where it is, to its end; it stays open.
         size: Side, or (height, width), to resize to; bilinear with the support widened to the scale
             (antialiased), in float32. ``None`` keeps the stored size.
 
@@ -67,7 +69,7 @@ def read_image(path: str | os.PathLike[str], *, size: int | tuple[int, int] | No
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is empty, truncated, damaged or of another format; or ``size`` is not positive.
-        TypeError: ``size`` is neither an integer nor two of them.
+        TypeError: ``size`` is neither an integer nor two of them, or ``path`` neither a path nor an open binary file.
 
     Example:
         >>> import os, tempfile
@@ -80,20 +82,17 @@ def read_image(path: str | os.PathLike[str], *, size: int | tuple[int, int] | No
         torch.Size([1, 8, 8])
     """
     height_width = None if size is None else _height_width(size)
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no image file {os.fspath(path)!r}") from None
+    data, name = _read_bytes(path)
     problem = _structure_problem(data[:8], data[-_TAIL:]) or _png_problem(data)
     if problem is not None:
-        raise ValueError(f"cannot read image {os.fspath(path)!r}: {problem}")
+        raise ValueError(f"cannot read image {name}: {problem}")
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             return _to_tensor(image, height_width)
     except UnidentifiedImageError:
-        raise ValueError(f"cannot read image {os.fspath(path)!r}: damaged header") from None
+        raise ValueError(f"cannot read image {name}: damaged header") from None
     except _DECODE_ERRORS as error:
-        raise ValueError(f"cannot read image {os.fspath(path)!r}: {error}") from error
+        raise ValueError(f"cannot read image {name}: {error}") from error
 
 
 def inspect_image_file(path: str | os.PathLike[str]) -> str | None:
@@ -123,6 +122,21 @@ def inspect_image_file(path: str | os.PathLike[str]) -> str | None:
             return _structure_problem(head, file.read(_TAIL))
     except OSError as error:
         return f"cannot be opened: {error.strerror}"
+
+
+def _read_bytes(path: str | os.PathLike[str] | IO[bytes]) -> tuple[bytes, str]:
+    """Return the content, and what to call the file in messages."""
+    if isinstance(path, (str, os.PathLike)):
+        try:
+            return Path(path).read_bytes(), repr(os.fspath(path))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no image file {os.fspath(path)!r}") from None
+    if isinstance(path, io.TextIOBase) or not hasattr(path, "read"):
+        raise TypeError(f"expected a path or a file open in binary mode (open(..., 'rb')), got {path!r}")
+    with contextlib.suppress(AttributeError, io.UnsupportedOperation):  # pipes and the like
+        path.seek(0)
+    name = getattr(path, "name", None)  # a number or None for some temporary files
+    return path.read(), repr(name) if isinstance(name, str) else "from the open file"
 
 
 def _structure_problem(head: bytes, tail: bytes) -> str | None:

@@ -2,15 +2,14 @@
 
 import contextlib
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from augmentation import augment
 from causalcxr.data import read_image
+from prepare_nih import write_grey
 from recipe import Config
 
 AUGMENTATION = Config().augmentation
@@ -33,14 +32,6 @@ def reading_sides(release: Path) -> Iterator[tuple[str, dict[str, Callable[[], o
             yield title, {"ours": lambda: _read_and_augment(small), "theirs": lambda: _read_and_augment(large)}
         finally:
             torch.set_num_threads(threads)
-
-
-def write_grey(image: torch.Tensor, path: Path) -> None:
-    """Write an image (1, H, W) in [0, 1] as an 8-bit grey PNG.
-
-    Run lengths alone give smaller files of radiographs than Pillow's default, and faster ones to read.
-    """
-    Image.fromarray((image[0] * 255).round().to(torch.uint8).numpy()).save(path, compress_type=zlib.Z_RLE)
 
 
 def _read_and_augment(paths: list[Path]) -> None:

@@ -1,5 +1,9 @@
+import io
 import struct
+import tarfile
+import tempfile
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,6 +126,59 @@ def test_size_that_is_not_positive_is_refused(size):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no image file .*00000001_000\.png"):
         read_image(tmp_path / "00000001_000.png")
+
+
+def test_open_files_read_as_their_path(tmp_path, grey):
+    path = tmp_path / "image.png"
+    Image.fromarray(grey).save(path)
+    expected = read_image(path, size=16)
+    with path.open("rb") as file:
+        file.seek(5)  # read from the start, wherever it is
+        assert torch.equal(read_image(file, size=16), expected)
+        assert torch.equal(read_image(file, size=16), expected)
+        assert not file.closed
+    assert torch.equal(read_image(io.BytesIO(path.read_bytes()), size=16), expected)
+    only_read = SimpleNamespace(read=path.read_bytes)
+    assert torch.equal(read_image(only_read, size=16), expected)
+
+
+@pytest.mark.parametrize("mode", ["r:gz", "r|gz"])
+def test_members_of_archives_are_read(tmp_path, grey, mode):
+    Image.fromarray(grey).save(tmp_path / "image.png")
+    with tarfile.open(tmp_path / "images.tar.gz", "w:gz") as archive:
+        for name in ("first.png", "second.png"):
+            archive.add(tmp_path / "image.png", name)
+    with tarfile.open(tmp_path / "images.tar.gz", mode) as archive:
+        for member in archive:
+            assert torch.equal(read_image(archive.extractfile(member)), read_image(tmp_path / "image.png"))
+
+
+def test_damage_of_an_open_file_is_an_error_that_names_it(tmp_path, grey):
+    path = tmp_path / "image.png"
+    Image.fromarray(grey).save(path)
+    path.write_bytes(path.read_bytes()[:-30])
+    with path.open("rb") as file, pytest.raises(ValueError, match=r"cannot read image '.*image\.png': truncated PNG"):
+        read_image(file)
+    unnamed = io.BytesIO(path.read_bytes())
+    with pytest.raises(ValueError, match="cannot read image from the open file: truncated PNG"):
+        read_image(unnamed)
+    unnamed.name = "member.png"
+    with pytest.raises(ValueError, match=r"cannot read image 'member\.png': truncated PNG"):
+        read_image(unnamed)
+    with tempfile.TemporaryFile() as file, pytest.raises(ValueError, match="from the open file: empty file"):
+        read_image(file)
+
+
+def test_text_files_and_other_objects_are_refused(tmp_path):
+    (tmp_path / "image.png").write_bytes(b"\x89PNG")
+    with (
+        (tmp_path / "image.png").open() as file,
+        pytest.raises(TypeError, match=r"binary mode \(open\(\.\.\., 'rb'\)\)"),
+    ):
+        read_image(file)
+    for wrong in (io.StringIO("text"), 5, None, b"image.png"):
+        with pytest.raises(TypeError, match="expected a path or a file open in binary mode"):
+            read_image(wrong)
 
 
 def test_every_truncation_of_a_png_is_refused(tmp_path, grey):
