@@ -11,12 +11,10 @@ The radiographs are drawings. The figures say that the code works, nothing about
 """
 
 import argparse
-import json
 import shutil
 import warnings
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from torch import nn
@@ -25,10 +23,8 @@ import train_nih
 from causalcxr.data import NIH_LABELS, SyntheticCXR
 from causalcxr.explain import attention_maps, overlay
 from causalcxr.metrics import bootstrap_auroc
-from evaluate_nih import load_checkpoint, predict
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
+from figures import draw_training, plt
+from scoring import prepare, score
 
 SHOWN = ("Cardiomegaly", "Effusion", "Mass", "Pneumothorax")
 
@@ -51,7 +47,7 @@ def draw_heatmaps(model: nn.Module, dataset: SyntheticCXR, path: Path) -> None:
         k = NIH_LABELS.index(label)
         i = int(dataset.targets[:, k].argmax())
         image, mask = dataset[i][0].numpy(), dataset.masks(i)[k].numpy()
-        maps = attention_maps(model, train_nih.prepare(torch.from_numpy(image)[None], model))
+        maps = attention_maps(model, prepare(torch.from_numpy(image)[None], model))
         column[0].imshow(image[0], cmap="gray", vmin=0, vmax=1)
         column[0].set_title(label)
         column[1].imshow(overlay(image, maps.causal[0, k]))
@@ -59,18 +55,6 @@ def draw_heatmaps(model: nn.Module, dataset: SyntheticCXR, path: Path) -> None:
             axis.contour(mask, levels=[0.5], colors="tab:cyan", linewidths=0.8)
             axis.set_axis_off()
     figure.suptitle("Generated radiographs: planted finding (outline) and the causal attention of its label")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def draw_curve(log: Path, path: Path) -> None:
-    records = [json.loads(line) for line in log.read_text().splitlines()]
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    for name in ("causal", "confounding", "intervened"):
-        axis.plot([r["epoch"] for r in records], [r["val_auroc"][name] for r in records], marker="o", label=name)
-    axis.set(xlabel="epoch", ylabel="validation AUROC, mean of 14", title="The three classifiers while training")
-    axis.legend()
-    axis.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -93,11 +77,10 @@ def main(argv: list[str] | None = None) -> None:
         "device": "cpu",
     }
     train_nih.main([f"--{name.replace('_', '-')}={value}" for name, value in options.items()])
-    model, saved = load_checkpoint(args.output / "run" / "best.pt", "cpu")
-    dataset = train_nih.build_dataset(train_nih.Config(**saved["config"]), "test")
-    print_table(predict(model, dataset, "cpu", workers=2), dataset)
-    draw_heatmaps(model, dataset, args.output / "heatmaps.png")
-    draw_curve(args.output / "run" / "log.jsonl", args.output / "classifiers.png")
+    scored = score(args.output / "run" / "best.pt", "test", "cpu")
+    print_table(scored.headline, scored.dataset)
+    draw_heatmaps(scored.model, scored.dataset, args.output / "heatmaps.png")
+    draw_training(scored.saved["log"], args.output / "classifiers.png")
     print(f"\nwrote {args.output / 'heatmaps.png'} and {args.output / 'classifiers.png'}")
 
 

@@ -1,138 +1,153 @@
-"""Evaluate trained classifiers on the official test list: one pass each, intervals over patients, AP and PA apart.
+"""Evaluate trained classifiers on the official test list, for the final report: choose nothing on it.
 
-    python examples/evaluate_nih.py --data path/to/nih runs/causal/best.pt runs/plain/best.pt --json results.json
+    python examples/evaluate_nih.py runs/plain/best.pt runs/causal/best.pt --data path/to/nih --output results/nih
 
-With several checkpoints the difference of their mean AUROC from the first one's is given as well, over the same
-resamples of patients. The test list is for the final report: choose nothing on it.
+Writes into the folder:
+
+- `results.json`: every figure, with what it takes to make it again;
+- `results.md`: AUROC of each finding with intervals over patients, beside the paper's and other published figures; AP
+  and PA, women and men, and age bands apart; the floor that records alone reach; calibration; the boxes;
+- `roc.png`, `reliability.png`, `panels.png` (boxes beside heat maps, where there are boxes) and `training.png` (the
+  three classifiers by epoch, of the last causal model given).
+
+With several checkpoints each is compared with the first one, over the same resamples of patients. `--split val` makes
+the same report of the validation part.
 """
 
 import argparse
 import json
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
+import figures
 from causalcxr.data import NIH_LABELS
-from causalcxr.metrics import BootstrapResult, bootstrap_auroc
-from provenance import commit
+from causalcxr.metrics import BootstrapResult, expected_calibration_error, paired_difference
+from groups import by_group, metadata_floor, quiet_bootstrap, summary
+from localisation import MAP_SIDE, heat_maps, localise, marked_findings
+from provenance import commit, fingerprint
 from recipe import Config, build_dataset
-from scoring import load_checkpoint, prepare
-
-# Table 1 of arXiv 2305.12072, column "Ours", in the order of NIH_LABELS, and its mean.
-PAPER = (0.81, 0.94, 0.91, 0.75, 0.89, 0.76, 0.82, 0.91, 0.82, 0.90, 0.94, 0.84, 0.77, 0.94)
-PAPER_MEAN = 0.857
+from report import markdown
+from scoring import Scored, check_same_images, score
 
 
-@torch.no_grad()
-def predict(model: nn.Module, dataset: torch.utils.data.Dataset, device: str, workers: int) -> np.ndarray:
-    loader = DataLoader(dataset, batch_size=64, num_workers=workers)
-    return np.concatenate([model(prepare(images.to(device), model)).cpu().numpy() for images, _ in tqdm(loader)])
-
-
-def interval(low: float, high: float) -> list[float]:
-    return [round(float(low), 4), round(float(high), 4)]
-
-
-def summary(result: BootstrapResult) -> dict[str, Any]:
-    return {"mean_auroc": round(float(result.mean), 4), "interval": interval(result.mean_low, result.mean_high)}
-
-
-def report(scores: np.ndarray, dataset: Any, n_resamples: int) -> tuple[dict[str, Any], BootstrapResult]:
-    """Return the figures of one model, and the bootstrap over all images for comparisons."""
-    targets = dataset.targets.numpy()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a label without positives in a view or resample is left out of its mean
-        whole = bootstrap_auroc(scores, targets, dataset.patient, n_resamples=n_resamples)
-        views = {
-            view: summary(
-                bootstrap_auroc(
-                    scores[dataset.view == view],
-                    targets[dataset.view == view],
-                    dataset.patient[dataset.view == view],
-                    n_resamples=n_resamples,
-                )
-            )
-            | {"images": int((dataset.view == view).sum())}
-            for view in ("AP", "PA")
-        }
-    labels = {
+def label_figures(result: BootstrapResult, targets: np.ndarray) -> dict[str, Any]:
+    """Return AUROC and interval of each label."""
+    return {
         name: {
             "positives": int(targets[:, k].sum()),
-            "auroc": round(float(whole.auroc[k]), 4),
-            "interval": interval(whole.low[k], whole.high[k]),
+            "auroc": round(float(result.auroc[k]), 4),
+            "interval": [round(float(result.low[k]), 4), round(float(result.high[k]), 4)],
         }
         for k, name in enumerate(NIH_LABELS)
     }
-    return summary(whole) | {"views": views, "labels": labels}, whole
 
 
-def markdown(results: dict[str, dict[str, Any]]) -> str:
-    """Return the table: a row a label, a column a model, the paper's column last."""
-    names = list(results)
-    lines = [f"| finding | positives | {' | '.join(names)} | paper |", "|---|---|" + "---|" * (len(names) + 1)]
+def evaluate(run: Scored, first: Scored, n_resamples: int) -> dict[str, Any]:
+    """Return the figures of one model, compared with the first one."""
+    targets, patient = run.dataset.targets.numpy(), run.dataset.patient
+    result = quiet_bootstrap(run.headline, targets, patient, n_resamples)
+    difference = paired_difference(run.headline, first.headline, targets, patient, n_resamples=n_resamples)
+    calibration = expected_calibration_error(sigmoid(run.headline), targets)
+    return summary(result) | {
+        "labels": label_figures(result, targets),
+        "difference_from_first": {
+            "mean_auroc": round(difference.mean, 4),
+            "interval": [round(difference.mean_low, 4), round(difference.mean_high, 4)],
+        },
+        "groups": by_group(run.headline, run.dataset, n_resamples),
+        "classifiers": {
+            name: summary(quiet_bootstrap(scores, targets, patient, n_resamples)) for name, scores in run.scores.items()
+        },
+        "expected_calibration_error": {
+            "mean": round(float(calibration.mean()), 4),
+            "labels": dict(zip(NIH_LABELS, calibration.round(4).tolist(), strict=True)),
+        },
+        "localisation": localise(run.model, run.dataset, n_resamples=n_resamples),
+        "training": run.saved,
+    }
 
-    def cell(figures: dict[str, Any], key: str) -> str:
-        return f"{figures[key]:.3f} ({figures['interval'][0]:.3f}, {figures['interval'][1]:.3f})"
 
-    for k, label in enumerate(NIH_LABELS):
-        cells = " | ".join(cell(results[name]["labels"][label], "auroc") for name in names)
-        positives = results[names[0]]["labels"][label]["positives"]
-        lines.append(f"| {label} | {positives} | {cells} | {PAPER[k]:.2f} |")
-    lines.append(f"| **mean** | | {' | '.join(cell(results[n], 'mean_auroc') for n in names)} | {PAPER_MEAN} |")
-    for view in ("AP", "PA"):
-        cells = " | ".join(cell(results[n]["views"][view], "mean_auroc") for n in names)
-        lines.append(f"| mean, {view} only | | {cells} | |")
-    return "\n".join(lines)
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(logits).double().sigmoid().numpy()
+
+
+def floor_figures(config: Config, dataset: Any, n_resamples: int) -> dict[str, Any]:
+    """Return what the records of the images alone predict, learnt from those of the training images."""
+    scores = metadata_floor(build_dataset(config, "train"), dataset)
+    targets = dataset.targets.numpy()
+    result = quiet_bootstrap(scores, targets, dataset.patient, n_resamples)
+    return summary(result) | {"labels": label_figures(result, targets)}
+
+
+def panels(runs: dict[str, Scored], count: int) -> list[tuple[np.ndarray, int, list[Any], dict[str, Any]]]:
+    """Return rows for `draw_panels`: the first finding of each label that has boxes, by the maps of all models."""
+    dataset = next(iter(runs.values())).dataset
+    rows: dict[int, Any] = {}
+    for finding in marked_findings(dataset):
+        if finding.label in rows or len(rows) == count:
+            continue
+        image = dataset[finding.index][0]
+        maps = {
+            f"{name}:\n{method}": heat_map
+            for name, run in runs.items()
+            for method, heat_map in heat_maps(run.model, run.dataset[finding.index][0], finding.label).items()
+            if method != "centre box"
+        }
+        boxes = [tuple(value / MAP_SIDE for value in box) for box in finding.boxes]
+        rows[finding.label] = (image.numpy(), finding.label, boxes, maps)
+    return list(rows.values())
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", type=Path, nargs="+", help="best.pt of one or more runs")
     parser.add_argument("--data", required=True, help="folder in the layout of the NIH release, or synthetic:NUMBER")
-    parser.add_argument("--json", type=Path, help="write everything there")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the report")
+    parser.add_argument("--split", choices=("val", "test"), default="test")
     parser.add_argument("--resamples", type=int, default=2000, help="default: 2000")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args(argv)
-    results: dict[str, dict[str, Any]] = {}
-    first: BootstrapResult | None = None
+    runs: dict[str, Scored] = {}
     for path in args.checkpoints:
-        model, saved = load_checkpoint(path, args.device)
-        config = Config(**(saved["config"] | {"data": args.data}))
-        dataset = build_dataset(config, "test")
-        figures, whole = report(predict(model, dataset, args.device, args.workers), dataset, args.resamples)
-        first = first or whole
-        differences = np.nanmean(whole.resamples, axis=1) - np.nanmean(first.resamples, axis=1)
-        figures["difference_from_first"] = {
-            "mean_auroc": round(float(whole.mean - first.mean), 4),
-            "interval": interval(*np.percentile(differences, [2.5, 97.5])),
-        }
-        name = config.model if config.model not in results else str(path)
-        results[name] = figures | {
-            "images": len(dataset),
-            "patients": len(np.unique(dataset.patient)),
-            "resamples": args.resamples,
-            "training": {key: saved[key] for key in ("config", "epoch", "val_auroc", "commit", "versions")},
-            "log": [json.loads(line) for line in (path.parent / "log.jsonl").read_text().splitlines()],
-        }
-    print(markdown(results))
-    for name, figures in list(results.items())[1:]:
-        difference = figures["difference_from_first"]
-        print(
-            f"\n{name} minus {next(iter(results))}: {difference['mean_auroc']:+.3f}, interval {difference['interval']}"
-        )
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        partial = args.json.with_suffix(".partial")
-        partial.write_text(json.dumps({"evaluated_at_commit": commit(), "results": results}, indent=1) + "\n")
-        os.replace(partial, args.json)
+        run = score(path, args.split, args.device, data=args.data, workers=args.workers)
+        name = run.saved["config"]["model"]
+        runs[name if name not in runs else str(path.parent)] = run
+        check_same_images(run, next(iter(runs.values())))
+    first = next(iter(runs.values()))
+    targets = first.dataset.targets.numpy()
+    results = {
+        "split": args.split,
+        "images": fingerprint(first.dataset),
+        "patients": len(np.unique(first.dataset.patient)),
+        "resamples": args.resamples,
+        "commit": commit(),
+        "models": {name: evaluate(run, first, args.resamples) for name, run in runs.items()},
+        "records_alone": floor_figures(
+            Config(**(first.saved["config"] | {"data": args.data})), first.dataset, args.resamples
+        ),
+    }
+    args.output.mkdir(parents=True, exist_ok=True)
+    text = markdown(results)
+    print(text)
+    for name, content in (("results.json", json.dumps(results, indent=1)), ("results.md", text)):
+        partial = args.output / f"{name}.partial"
+        partial.write_text(content + "\n")
+        os.replace(partial, args.output / name)
+    headlines = {name: run.headline for name, run in runs.items()}
+    figures.draw_roc(headlines, targets, args.output / "roc.png")
+    probabilities = {name: sigmoid(logits) for name, logits in headlines.items()}
+    figures.draw_reliability(probabilities, targets, args.output / "reliability.png")
+    if rows := panels(runs, count=6):
+        figures.draw_panels(rows, args.output / "panels.png")
+    for run in reversed(runs.values()):
+        if "causal" in run.scores:
+            figures.draw_training(run.saved["log"], args.output / "training.png")
+            break
 
 
 if __name__ == "__main__":

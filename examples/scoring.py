@@ -1,8 +1,10 @@
 """Scores of a trained classifier on a data set, over one process or several."""
 
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +15,62 @@ from tqdm import tqdm
 
 import causalcxr
 from causalcxr.data import NIH_LABELS, check_label_names
-from recipe import Config, build_model
+from provenance import fingerprint
+from recipe import Config, build_dataset, build_model
+
+
+class Scored(NamedTuple):
+    """A trained model with its scores on the images of a split."""
+
+    model: nn.Module
+    saved: dict[str, Any]  # what the checkpoint and the log say of the training
+    dataset: Any
+    scores: dict[str, np.ndarray]  # classifier to (N, K), see `predict`
+
+    @property
+    def headline(self) -> np.ndarray:
+        """Logits (N, K) of the classifier that the model is judged by."""
+        return self.scores["plain" if "plain" in self.scores else "causal"]
+
+    @property
+    def seed(self) -> int:
+        """Seed of the training."""
+        return self.saved["config"]["seed"]
+
+
+def score(checkpoint: Path, split: str, device: str, **changes: Any) -> Scored:
+    """Score a `best.pt` of train_nih.py on a split, or read `scores-SPLIT.npz` beside it if that was done before.
+
+    Args:
+        checkpoint: Path of the checkpoint, beside its log.
+        split: "val" or "test".
+        device: Where to score.
+        **changes: Options that differ from those of the training, such as `data` and `workers`.
+    """
+    model, saved = load_checkpoint(checkpoint, device)
+    config = Config(**(saved["config"] | changes | {"device": device}))
+    dataset = build_dataset(config, split)
+    path = checkpoint.with_name(f"scores-{split}.npz")
+    key = json.dumps([fingerprint(dataset), saved["commit"], saved["epoch"], saved["config"]], sort_keys=True)
+    if not path.exists() or str(np.load(path)["key"]) != key:
+        scores = predict(model, dataset, config, f"{checkpoint.parent.name}, {split}")
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.savez(file, key=key, **scores)
+        os.replace(partial, path)
+    scores = {name: values for name, values in np.load(path).items() if name not in ("key", "targets")}
+    log = [json.loads(line) for line in checkpoint.with_name("log.jsonl").read_text().splitlines()]
+    return Scored(model, saved | {"log": log}, dataset, scores)
+
+
+def check_same_images(one: Scored, other: Scored) -> None:
+    """Raise unless two models were scored on the same images and labels."""
+    given, expected = fingerprint(one.dataset), fingerprint(other.dataset)
+    if given != expected:
+        raise ValueError(
+            f"{one.saved['config']['output']} has other images than {other.saved['config']['output']}: {given}, not "
+            f"{expected}; only models with the same val_fraction and split_seed can be compared"
+        )
 
 
 def load_checkpoint(path: Path, device: str) -> tuple[nn.Module, dict[str, Any]]:

@@ -1,0 +1,217 @@
+"""Train variants of one recipe over several seeds and compare them, with paired intervals over patients.
+
+    python examples/ablate_nih.py examples/studies/nih10k.json --data path/to/nih --output runs/nih10k --split val
+    python examples/ablate_nih.py examples/studies/table2.json --data path/to/nih-512 --output runs/table2 \
+        --backbone-weights timm --split test --launch "torchrun --nproc-per-node 8"
+
+A study is a JSON file: `base` are options of train_nih.py, `variants` name the options that differ, `seeds` are those
+of the training runs, and every variant is compared with the one called `baseline`. A run has the folder
+OUTPUT/VARIANT-seedN. Run the same command again to go on where it stopped: finished runs are not repeated. All choices
+belong to `--split val`; `--split test` is for the final report, once.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import shlex
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+import train_nih
+from causalcxr.data import NIH_LABELS
+from causalcxr.metrics import bootstrap_auroc, paired_difference
+from provenance import commit, fingerprint
+from recipe import Config
+from scoring import Scored, check_same_images, score
+
+
+class Study(NamedTuple):
+    """What is trained and compared."""
+
+    base: dict[str, Any]
+    variants: dict[str, dict[str, Any]]
+    seeds: list[int]
+    baseline: str
+
+    def options(self, variant: str, seed: int) -> dict[str, Any]:
+        """Options of train_nih.py of one run."""
+        return self.base | self.variants[variant] | {"seed": seed}
+
+
+def read_study(path: Path) -> Study:
+    """Read a study; every option must be one of train_nih.py, of its type."""
+    study = Study(**json.loads(path.read_text()))
+    if study.baseline not in study.variants:
+        raise ValueError(f"{path}: the baseline {study.baseline!r} is none of the variants {list(study.variants)}")
+    kinds = {field.name: field.type for field in dataclasses.fields(Config)}
+    for name, options in {"base": study.base, **study.variants}.items():
+        for option, value in options.items():
+            kind = kinds.get(option)
+            if kind is None or option in ("seed", "output", "preset"):
+                raise ValueError(
+                    f"{path}: {name} has {option!r}, which is no option of a study; there are {list(kinds)}"
+                )
+            if not isinstance(value, kind) and not (kind is float and type(value) is int):
+                raise ValueError(f"{path}: {name} has {option}={value!r}, expected a value of type {kind.__name__}")
+    return study
+
+
+def train(options: dict[str, Any], folder: Path, launch: list[str]) -> None:
+    """Train in a process of its own, from where an earlier attempt stopped; do nothing if it is finished."""
+    last = folder / "last.pt"
+    if last.exists():
+        saved = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
+        if saved["epoch"] == saved["config"]["epochs"] and not train_nih.changed_options(
+            saved["config"], Config(**options)
+        ):
+            return
+    flags = [_flag(name, value) for name, value in {**options, "output": str(folder)}.items()]
+    subprocess.run([*launch, train_nih.__file__, *flags], check=True)  # which refuses a folder with other options
+
+
+def _flag(name: str, value: Any) -> str:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag}={value}"
+
+
+def compare(runs: dict[str, list[Scored]], baseline: str, dataset: Any, resamples: int) -> dict[str, Any]:
+    """Return the figures of each variant; intervals are over patients, of means over the variant's runs."""
+    targets, patient = dataset.targets.numpy(), dataset.patient
+    options = {"n_resamples": resamples, "seed": 0}
+    figures: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a rare label may lack positives in a resample; it is left out of its mean
+        base = np.stack([run.headline for run in runs[baseline]])
+        for name, of_variant in runs.items():
+            each = [bootstrap_auroc(run.headline, targets, patient, **options) for run in of_variant]
+            resampled = np.mean([np.nanmean(result.resamples, axis=1) for result in each], axis=0)
+            scores = np.stack([run.headline for run in of_variant])
+            difference = paired_difference(scores, base, targets, patient, **options)
+            labels = np.mean([result.auroc for result in each], axis=0)
+            figures[name] = {
+                "mean_auroc": _rounded(np.mean([result.mean for result in each])),
+                "interval": _rounded(*np.percentile(resampled, [2.5, 97.5])),
+                "minus_baseline": _rounded(difference.mean),
+                "minus_baseline_interval": _rounded(difference.mean_low, difference.mean_high),
+                "labels": dict(zip(NIH_LABELS, _rounded(*labels), strict=True)),
+                "runs": [
+                    {"seed": run.seed, "mean_auroc": _rounded(result.mean), "training": run.saved}
+                    for run, result in zip(of_variant, each, strict=True)
+                ],
+            }
+    return figures
+
+
+def _rounded(*values: float) -> Any:
+    rounded = [round(float(value), 4) for value in values]
+    return rounded[0] if len(rounded) == 1 else rounded
+
+
+def verdict(figures: dict[str, Any], baseline: str) -> str:
+    """Say in a sentence which variants do better than the baseline, by intervals that leave out zero."""
+    kinds: dict[str, list[str]] = {"better than": [], "worse than": [], "not told apart from": []}
+    for name, of_variant in figures.items():
+        low, high = of_variant["minus_baseline_interval"]
+        if name != baseline:
+            kinds["better than" if low > 0 else "worse than" if high < 0 else "not told apart from"].append(name)
+    parts = [f"{kind} {baseline}: {', '.join(names) or 'none'}" for kind, names in kinds.items()]
+    return "; ".join(parts).capitalize() + "."
+
+
+def table(figures: dict[str, Any], baseline: str, split: str, dataset: Any) -> str:
+    """Return the comparison as Markdown."""
+    lines = [
+        verdict(figures, baseline),
+        "",
+        f"| variant | seeds | mean AUROC of 14, {split} | of each seed | minus {baseline} |",
+        "|---|---|---|---|---|",
+    ]
+    for name, of_variant in figures.items():
+        low, high = of_variant["interval"]
+        below, above = of_variant["minus_baseline_interval"]
+        runs = of_variant["runs"]
+        difference = f"{of_variant['minus_baseline']:+.3f} ({below:+.3f}, {above:+.3f})"
+        cells = [
+            name,
+            ", ".join(str(run["seed"]) for run in runs),
+            f"{of_variant['mean_auroc']:.3f} ({low:.3f}, {high:.3f})",
+            ", ".join(f"{run['mean_auroc']:.3f}" for run in runs),
+            "" if name == baseline else difference,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    patients = len(np.unique(dataset.patient))
+    lines += [
+        "",
+        f"{len(dataset)} images of {patients} patients; 95 % intervals over patients, of the mean over seeds.",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="JSON file, see examples/studies")
+    parser.add_argument("--data", required=True, help="folder in the layout of the NIH release, or synthetic:NUMBER")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--split", choices=("val", "test"), required=True, help="what the variants are compared on")
+    parser.add_argument("--backbone-weights", default="", help="path of a file, or timm to download")
+    parser.add_argument("--variants", nargs="+", help="only these, the baseline first; default: all")
+    parser.add_argument("--seeds", type=int, nargs="+", help="only these; default: those of the study")
+    parser.add_argument(
+        "--launch", default="", help="how to start train_nih.py, such as torchrun; default: this Python"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to score")
+    parser.add_argument("--resamples", type=int, default=2000, help="default: 2000")
+    parser.add_argument("--json", type=Path, help="write the figures there, and the table beside it as Markdown")
+    args = parser.parse_args(argv)
+    study = read_study(args.study)
+    study.base.update(data=args.data, backbone_weights=args.backbone_weights)
+    names = args.variants or list(study.variants)
+    if unknown := [name for name in names if name not in study.variants]:
+        parser.error(f"unknown variants {unknown}; there are {list(study.variants)}")
+    names = [study.baseline, *(name for name in names if name != study.baseline)]
+    seeds = args.seeds or study.seeds
+    launch = shlex.split(args.launch) or [sys.executable]
+    runs: dict[str, list[Scored]] = {name: [] for name in names}
+    for seed in seeds:  # seed by seed, so that a study that is stopped early has all variants of the first seeds
+        for name in names:
+            folder = args.output / f"{name}-seed{seed}"
+            print(f"{folder.name}: {study.options(name, seed)}", file=sys.stderr, flush=True)
+            train(study.options(name, seed), folder, launch)
+            runs[name].append(score(folder / "best.pt", args.split, args.device))
+            check_same_images(runs[name][-1], runs[study.baseline][0])
+    dataset = runs[study.baseline][0].dataset
+    figures = compare(runs, study.baseline, dataset, args.resamples)
+    text = table(figures, study.baseline, args.split, dataset)
+    print(text)
+    if args.json:
+        content = {
+            "study": args.study.stem,
+            "split": args.split,
+            "images": fingerprint(dataset),
+            "resamples": args.resamples,
+            "commit": commit(),
+            "variants": figures,
+        }
+        write_text(args.json, json.dumps(content, indent=1) + "\n")
+        write_text(args.json.with_suffix(".md"), text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+if __name__ == "__main__":
+    main()

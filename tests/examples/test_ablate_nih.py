@@ -1,0 +1,123 @@
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ablate_nih
+from causalcxr.metrics import auroc
+
+STUDIES = sorted((Path(ablate_nih.__file__).parent / "studies").glob("*.json"))
+BASE = {
+    "model": "test_resnet",
+    "image_size": 64,
+    "batch_size": 8,
+    "epochs": 1,
+    "bank_size": 12,
+    "workers": 0,
+    "device": "cpu",
+}
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    study = {
+        "base": BASE,
+        "variants": {"plain": {}, "causal": {"model": "causal_test_resnet", "feature_learning": False}},
+        "seeds": [0, 1],
+        "baseline": "plain",
+    }
+    path = folder / "study.json"
+    path.write_text(json.dumps(study | changes))
+    return path
+
+
+def run(study: Path, folder: Path, *extra: str) -> dict[str, Any]:
+    target = folder / "results.json"
+    common = ["--data=synthetic:64", f"--output={folder / 'runs'}", "--device=cpu", "--resamples=20"]
+    ablate_nih.main([str(study), *common, "--split=val", f"--json={target}", *extra])
+    return json.loads(target.read_text())
+
+
+def test_trains_compares_and_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = written(tmp_path)
+    run(study, tmp_path, "--seeds", "0")
+    first = tmp_path / "runs" / "causal-seed0"
+    before = {path.name: path.stat().st_mtime_ns for path in first.iterdir()}
+    results = run(study, tmp_path)
+    assert {path.name: path.stat().st_mtime_ns for path in first.iterdir()} == before
+    assert not list((tmp_path / "runs").rglob("*.partial"))
+
+    variants = results["variants"]
+    assert [run["seed"] for run in variants["causal"]["runs"]] == [0, 1]
+    assert results["images"]["images"] == 64
+    for name, variant in variants.items():
+        means = []
+        for seed in (0, 1):
+            scores = np.load(tmp_path / "runs" / f"{name}-seed{seed}" / "scores-val.npz")
+            means.append(auroc(scores["plain" if name == "plain" else "causal"], scores["targets"]).mean())
+        assert variant["mean_auroc"] == pytest.approx(np.mean(means), abs=1e-4)
+    difference = variants["causal"]["mean_auroc"] - variants["plain"]["mean_auroc"]
+    assert variants["causal"]["minus_baseline"] == pytest.approx(difference, abs=2e-4)
+    assert variants["plain"]["minus_baseline_interval"] == [0.0, 0.0]
+    assert variants["causal"]["runs"][0]["training"]["log"][0]["epoch"] == 1
+    text = (tmp_path / "results.md").read_text()
+    assert text.startswith("Better than plain: ")
+    assert "| causal | 0, 1 |" in text
+    assert text in capsys.readouterr().out
+
+
+def test_refuses_finished_runs_with_other_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablate_nih, "subprocess", SimpleNamespace(run=_in_this_process))
+    run(written(tmp_path), tmp_path, "--seeds=0", "--variants=plain")
+    with pytest.raises(ValueError, match=r"other arguments, then and now: {'lr': \(0.0005, 0.01\)}"):
+        run(written(tmp_path, base={**BASE, "lr": 0.01}), tmp_path, "--seeds=0", "--variants=plain")
+
+
+def test_refuses_variants_on_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablate_nih, "subprocess", SimpleNamespace(run=_in_this_process))
+    study = written(tmp_path, variants={"plain": {}, "other": {"split_seed": 1}})
+    with pytest.raises(ValueError, match=r"other-seed0 has other images than .*plain-seed0.*same val_fraction"):
+        run(study, tmp_path, "--seeds=0")
+
+
+def _in_this_process(command: list[str], check: bool) -> None:
+    ablate_nih.train_nih.main(command[2:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"baseline": "none"}, "the baseline 'none' is none of the variants"),
+        ({"base": {"learning_rate": 1.0}}, "base has 'learning_rate', which is no option of a study"),
+        ({"base": {"seed": 1}}, "base has 'seed', which is no option of a study"),
+        ({"variants": {"plain": {"epochs": 1.5}}}, "plain has epochs=1.5, expected a value of type int"),
+        ({"variants": {"plain": {"mirror": 1}}}, "plain has mirror=1, expected a value of type bool"),
+    ],
+)
+def test_refuses_wrong_studies(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ablate_nih.read_study(written(tmp_path, **changes))
+
+
+def test_unknown_variants_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(written(tmp_path), tmp_path, "--variants", "causal", "casual")
+    assert "unknown variants ['casual']; there are ['plain', 'causal']" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=[path.stem for path in STUDIES])
+def test_committed_studies_can_be_read(path: Path) -> None:
+    study = ablate_nih.read_study(path)
+    assert study.seeds
+    assert len(study.variants) > 1
+
+
+@pytest.mark.parametrize(
+    ("interval", "kind"),
+    [([0.01, 0.02], "Better than plain: other"), ([-0.2, -0.1], "worse than plain: other"), ([-0.1, 0.1], "not told")],
+)
+def test_verdict_goes_by_the_interval(interval: list[float], kind: str) -> None:
+    figures = {"plain": {"minus_baseline_interval": [0, 0]}, "other": {"minus_baseline_interval": interval}}
+    assert kind in ablate_nih.verdict(figures, "plain")
