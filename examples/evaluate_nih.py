@@ -25,25 +25,13 @@ import torch
 
 import figures
 from causalcxr.data import NIH_LABELS
-from causalcxr.metrics import BootstrapResult, expected_calibration_error, paired_difference
-from groups import by_group, metadata_floor, quiet_bootstrap, summary
+from causalcxr.metrics import expected_calibration_error, paired_difference
+from groups import by_group, label_figures, metadata_floor, quiet_bootstrap, summary
 from localisation import MAP_SIDE, heat_maps, localise, marked_findings
 from provenance import commit, fingerprint
 from recipe import Config, build_dataset
 from report import markdown
 from scoring import Scored, check_same_images, score
-
-
-def label_figures(result: BootstrapResult, targets: np.ndarray) -> dict[str, Any]:
-    """Return AUROC and interval of each label."""
-    return {
-        name: {
-            "positives": int(targets[:, k].sum()),
-            "auroc": round(float(result.auroc[k]), 4),
-            "interval": [round(float(result.low[k]), 4), round(float(result.high[k]), 4)],
-        }
-        for k, name in enumerate(NIH_LABELS)
-    }
 
 
 def evaluate(run: Scored, first: Scored, n_resamples: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
+from causalcxr.data import NIH_LABELS
 from causalcxr.metrics import BootstrapResult, bootstrap_auroc
 
 AGE_BANDS = ((0, 40), (40, 60), (60, 200))
@@ -35,6 +36,18 @@ def quiet_bootstrap(scores: npt.NDArray[Any], targets: Any, patient: npt.NDArray
 def summary(result: BootstrapResult) -> dict[str, Any]:
     """Return mean and interval, rounded."""
     return {"mean_auroc": round(result.mean, 4), "interval": [round(result.mean_low, 4), round(result.mean_high, 4)]}
+
+
+def label_figures(result: BootstrapResult, targets: npt.NDArray[Any]) -> dict[str, Any]:
+    """Return AUROC and interval of each label."""
+    return {
+        name: {
+            "positives": int(targets[:, k].sum()),
+            "auroc": round(float(result.auroc[k]), 4),
+            "interval": [round(float(result.low[k]), 4), round(float(result.high[k]), 4)],
+        }
+        for k, name in enumerate(NIH_LABELS)
+    }
 
 
 def by_group(scores: npt.NDArray[Any], dataset: Any, n_resamples: int) -> dict[str, Any]:

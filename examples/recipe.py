@@ -34,6 +34,7 @@ class Config:
     warmup: float = 0.2  # part of the schedule in which the rate rises
     clip_grad: float = 1.0
     ema_decay: float = 0.99
+    prior_bias: bool = False  # start the classifiers' biases at the log-odds of the training labels, not at zero
     drop_rate: float = 0.1
     drop_path_rate: float = 0.0
     layer_decay: float = 1.0  # factor of the rate from each layer group of the backbone to the one below
@@ -101,6 +102,24 @@ def build_model(config: Config) -> nn.Module:
     if not config.feature_learning:
         model.head.feature_learning = model.head.feature_learning.input_proj
     return model
+
+
+def start_at_prior(model: nn.Module, targets: Tensor) -> None:
+    """Let a fresh classifier predict the frequency of each label (Lin et al., *Focal Loss*, ICCV 2017, section 4.1).
+
+    The confounding classifier is left at one half: it is to predict nothing.
+
+    Args:
+        model: The model, causal or plain.
+        targets: (N, K) labels of the training images; a label that is never or always there counts as one image.
+    """
+    frequency = targets.mean(dim=0).clamp(1 / len(targets), 1 - 1 / len(targets))
+    classifiers = [model.get_classifier()]
+    if isinstance(model, causalcxr.CausalCXR):
+        classifiers.append(model.head.intervention.classifier)
+    for classifier in classifiers:
+        nn.init.zeros_(classifier.bias)
+        classifier.bias.data.add_(frequency.logit().view_as(classifier.bias).to(classifier.bias))
 
 
 class PlainObjective(nn.Module):

@@ -23,14 +23,14 @@ import torch
 import torch.distributed as dist
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, StackDataset
 
 from augmentation import augment
 from causalcxr.data import NIH_LABELS
 from causalcxr.metrics import auroc
 from provenance import commit, fingerprint, versions
-from recipe import Config, build_dataset, build_model, build_objective, parse_config
+from recipe import Config, build_dataset, build_model, build_objective, parse_config, start_at_prior
 from scoring import autocast, predict, prepare, process, progress
 
 
@@ -39,10 +39,13 @@ class State:
 
     PARTS = ("objective", "ema", "optimizer", "scheduler", "scaler")
 
-    def __init__(self, config: Config, steps_per_epoch: int) -> None:
+    def __init__(self, config: Config, steps_per_epoch: int, targets: Tensor) -> None:
         torch.manual_seed(config.seed)
         self.config, self.epoch, self.best = config, 0, -math.inf
-        self.model = build_model(config).to(config.device, memory_format=torch.channels_last)
+        self.model = build_model(config)
+        if config.prior_bias:
+            start_at_prior(self.model, targets)
+        self.model.to(config.device, memory_format=torch.channels_last)
         self.objective = build_objective(config, self.model).to(config.device)
         if process()[1] > 1 and config.device != "cpu":
             self.objective = nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)
@@ -165,7 +168,7 @@ def main(argv: list[str] | None = None) -> None:
     loader = DataLoader(numbered, share, sampler=sampler, num_workers=config.workers, drop_last=True)
     if len(loader) == 0:
         raise ValueError(f"{len(train_set)} training images do not fill one batch of {config.batch_size}")
-    state = State(config, len(loader))
+    state = State(config, len(loader), train_set.targets)
     if (output / "last.pt").exists():
         state.resume(output / "last.pt")
     log = output / "log.jsonl"

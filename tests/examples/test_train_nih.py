@@ -135,8 +135,21 @@ def test_presets_are_overridden_by_arguments() -> None:
 
 def test_certain_predictions_are_still_ranked(options: list[str]) -> None:
     config = train_nih.parse_config(options)
-    state = train_nih.State(config, 2)
+    state = train_nih.State(config, 2, torch.zeros(16, 14))
     with torch.no_grad():
         state.model.head.intervention.classifier.bias.fill_(200.0)  # probabilities of exactly 1
     state.ema.set(state.model)
     assert train_nih.validate(state, train_nih.build_dataset(config, "val"))["intervened"] == 0.5
+
+
+@pytest.mark.parametrize("model", ["causal_test_resnet", "test_resnet"])
+def test_prior_bias_starts_at_the_frequency_of_each_label(options: list[str], model: str) -> None:
+    targets = torch.zeros(20, 14)
+    targets[:5, 3] = targets[:, 7] = 1
+    state = train_nih.State(train_nih.parse_config([*options, f"--model={model}", "--prior-bias"]), 2, targets)
+    classifier = state.model.get_classifier()
+    torch.nn.init.zeros_(classifier.weight)
+    frequency = state.model.eval()(torch.randn(2, 3, 64, 64)).sigmoid()
+    expected = torch.full((14,), 0.05)
+    expected[3], expected[7] = 0.25, 0.95
+    torch.testing.assert_close(frequency, expected.expand(2, 14))

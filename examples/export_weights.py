@@ -1,0 +1,138 @@
+"""Write a trained causal model as weights for the package: half precision, with manifest and model card.
+
+    python examples/export_weights.py runs/nih/best-seed0/best.pt --data path/to/nih --tag nih --about "All images."
+
+Writes MODEL.TAG.safetensors, MODEL.TAG.json and MODEL.TAG.md into `causalcxr/weights`. What the card reports is
+measured on the official test list with the weights as written, after rounding.
+"""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from groups import by_group, label_figures, quiet_bootstrap, summary
+from prepare_nih import replacing
+from provenance import commit, fingerprint
+from recipe import Config, build_dataset
+from report import rows, with_interval
+from scoring import load_checkpoint, predict
+
+# Options that say where a run was made and not what came of it.
+PLACES = ("data", "output", "backbone_weights", "device", "workers")
+
+
+def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Round floating-point tensors to half precision; raise where that loses a value's magnitude."""
+    rounded = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    for name, value in rounded.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{name} does not fit in half precision: it reaches {state[name].abs().max():g}")
+    return {name: value.contiguous() for name, value in rounded.items()}
+
+
+def evaluate(model: torch.nn.Module, config: Config, dataset: Any, n_resamples: int) -> dict[str, Any]:
+    """Return AUROC of each label, of their mean, and within groups."""
+    scores = predict(model, dataset, config, "test")["causal"]
+    targets = dataset.targets.numpy()
+    result = quiet_bootstrap(scores, targets, dataset.patient, n_resamples)
+    return summary(result) | {
+        "labels": label_figures(result, targets),
+        "groups": by_group(scores, dataset, n_resamples),
+    }
+
+
+def card(manifest: dict[str, Any]) -> str:
+    """Return the model card."""
+    test, config, lists = manifest["test"], manifest["config"], manifest["lists"]
+    size = config["image_size"]
+    labels = [
+        [name, str(figures["positives"]), with_interval(figures, "auroc")] for name, figures in test["labels"].items()
+    ]
+    within = [
+        [name, str(figures["images"]), with_interval(figures, "mean_auroc")] for name, figures in test["groups"].items()
+    ]
+    return f"""# {manifest["model"]}.{manifest["tag"]}
+
+**Not for clinical use.** These weights show how the library works; they must not inform the care of any person.
+
+- Model: `causalcxr.create_model("{manifest["model"]}", pretrained=True)`, 14 findings, images of {size} x {size} px in
+  [0, 1], normalised with the mean and standard deviation of `model.pretrained_cfg`.
+- Data: NIH ChestX-ray14 (Wang et al., CVPR 2017; provided by the NIH Clinical Center): {manifest["about"]}
+  {lists["train"]["images"]} images to train, {lists["val"]["images"]} of other patients to choose the epoch. The labels
+  were mined from reports and are known to be wrong in places.
+- Split: the official lists; no patient is in two parts. The backbone started from ImageNet weights.
+- Seed {config["seed"]}, epoch {manifest["epoch"]} of {config["epochs"]}, validation AUROC {manifest["val_auroc"]:.3f},
+  commit `{manifest["commit"]}`. All options are in the manifest beside this file.
+
+Mean AUROC of 14 on {manifest["test_images"]["images"]} images of the official test list:
+**{with_interval(test, "mean_auroc")}**, with 95 % intervals from a bootstrap over patients.
+
+{rows(["finding", "positives", "AUROC"], labels)}
+
+{rows(["mean AUROC within", "images", "AUROC"], within)}
+
+Limits: few positives of rare findings (read the intervals); one hospital; mostly adults; frontal views; images far
+smaller than those that radiologists read, so that small nodules cannot be seen. Films taken in bed (AP) are of sicker
+patients, and part of what the model knows may be that. Scores are not calibrated probabilities.
+"""
+
+
+def export(
+    checkpoint: Path, data: str, about: str, tag: str, output: Path, n_resamples: int, device: str
+) -> dict[str, Any]:
+    """Write weights, manifest and card; return the manifest."""
+    model, saved = load_checkpoint(checkpoint, device)
+    state = half(model.state_dict())
+    model.load_state_dict(state)  # what is measured is what is written
+    config = Config(**(saved["config"] | {"data": data, "device": device}))
+    dataset = build_dataset(config, "test")
+    test = evaluate(model, config, dataset, n_resamples)
+    name = f"{config.model}.{tag}"
+    output.mkdir(parents=True, exist_ok=True)
+    weights = output / f"{name}.safetensors"
+    with replacing(weights) as partial:
+        save_file({key: value.cpu() for key, value in state.items()}, partial)
+    manifest = {
+        "model": config.model,
+        "tag": tag,
+        "about": about,
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        **{key: saved[key] for key in ("label_names", "epoch", "val_auroc", "lists", "commit", "versions")},
+        "config": {key: value for key, value in saved["config"].items() if key not in PLACES},
+        "test_images": fingerprint(dataset),
+        "test": test | {"resamples": n_resamples},
+        "exported_at_commit": commit(),
+    }
+    for path, text in (
+        (output / f"{name}.json", json.dumps(manifest, indent=1) + "\n"),
+        (output / f"{name}.md", card(manifest)),
+    ):
+        with replacing(path) as partial:
+            partial.write_text(text)
+    return manifest
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="best.pt of a run of a causal model")
+    parser.add_argument("--data", required=True, help="folder in the layout of the NIH release, or synthetic:NUMBER")
+    parser.add_argument("--about", required=True, help="sentences for the card: which images of the release these are")
+    parser.add_argument("--tag", required=True, help="name of the weights within the registry")
+    default = Path(__file__).resolve().parents[1] / "causalcxr" / "weights"
+    parser.add_argument("--output", type=Path, default=default, help="default: causalcxr/weights")
+    parser.add_argument("--resamples", type=int, default=2000, help="default: 2000")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args(argv)
+    manifest = export(args.checkpoint, args.data, args.about, args.tag, args.output, args.resamples, args.device)
+    size = (args.output / f"{manifest['model']}.{args.tag}.safetensors").stat().st_size
+    print(f"{size / 1e6:.1f} MB, test AUROC {with_interval(manifest['test'], 'mean_auroc')}")
+
+
+if __name__ == "__main__":
+    main()
