@@ -1,6 +1,6 @@
 """Train variants of one recipe over several seeds and compare them, with paired intervals over patients.
 
-    python examples/ablate_nih.py examples/studies/nih10k.json --data path/to/nih --output runs/nih10k --split val
+    python examples/ablate_nih.py examples/studies/recipe.json --data path/to/nih --output runs/recipe --split val
     python examples/ablate_nih.py examples/studies/table2.json --data path/to/nih-512 --output runs/table2 \
         --backbone-weights timm --split test --launch "torchrun --nproc-per-node 8"
 
@@ -13,7 +13,6 @@ belong to `--split val`; `--split test` is for the final report, once.
 import argparse
 import dataclasses
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -23,13 +22,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from atomic import write_json, write_text
 
 import train_nih
 from causalcxr.data import NIH_LABELS
 from causalcxr.metrics import bootstrap_auroc, paired_difference
 from provenance import commit, fingerprint
 from recipe import Config
-from scoring import Scored, check_same_images, score
+from scoring import Scored, check_comparable, score
 
 
 class Study(NamedTuple):
@@ -60,6 +60,8 @@ def read_study(path: Path) -> Study:
                 )
             if not isinstance(value, kind) and not (kind is float and type(value) is int):
                 raise ValueError(f"{path}: {name} has {option}={value!r}, expected a value of type {kind.__name__}")
+    for name in study.variants:
+        Config(**study.options(name, seed=0))  # raises for values that are not known
     return study
 
 
@@ -68,7 +70,7 @@ def train(options: dict[str, Any], folder: Path, launch: list[str]) -> None:
     last = folder / "last.pt"
     if last.exists():
         saved = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
-        if saved["epoch"] == saved["config"]["epochs"] and not train_nih.changed_options(
+        if len(saved["log"]) == saved["config"]["epochs"] and not train_nih.changed_options(
             saved["config"], Config(**options)
         ):
             return
@@ -91,6 +93,7 @@ def compare(runs: dict[str, list[Scored]], baseline: str, dataset: Any, resample
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a rare label may lack positives in a resample; it is left out of its mean
         base = np.stack([run.headline for run in runs[baseline]])
+        of_baseline = [bootstrap_auroc(run, targets, patient, **options) for run in base]
         for name, of_variant in runs.items():
             each = [bootstrap_auroc(run.headline, targets, patient, **options) for run in of_variant]
             resampled = np.mean([np.nanmean(result.resamples, axis=1) for result in each], axis=0)
@@ -104,8 +107,13 @@ def compare(runs: dict[str, list[Scored]], baseline: str, dataset: Any, resample
                 "minus_baseline_interval": _rounded(difference.mean_low, difference.mean_high),
                 "labels": dict(zip(NIH_LABELS, _rounded(*labels), strict=True)),
                 "runs": [
-                    {"seed": run.seed, "mean_auroc": _rounded(result.mean), "training": run.saved}
-                    for run, result in zip(of_variant, each, strict=True)
+                    {
+                        "seed": run.seed,
+                        "mean_auroc": _rounded(result.mean),
+                        "minus_baseline": _rounded(result.mean - of_seed.mean),
+                        "training": run.saved,
+                    }
+                    for run, result, of_seed in zip(of_variant, each, of_baseline, strict=True)
                 ],
             }
     return figures
@@ -117,14 +125,17 @@ def _rounded(*values: float) -> Any:
 
 
 def verdict(figures: dict[str, Any], baseline: str) -> str:
-    """Say in a sentence which variants do better than the baseline, by intervals that leave out zero."""
+    """Say in a sentence which variants do better than the baseline: by the interval, and with every seed."""
     kinds: dict[str, list[str]] = {"better than": [], "worse than": [], "not told apart from": []}
     for name, of_variant in figures.items():
         low, high = of_variant["minus_baseline_interval"]
+        by_seed = [run["minus_baseline"] for run in of_variant["runs"]]
         if name != baseline:
-            kinds["better than" if low > 0 else "worse than" if high < 0 else "not told apart from"].append(name)
+            better, worse = low > 0 and min(by_seed) > 0, high < 0 and max(by_seed) < 0
+            kinds["better than" if better else "worse than" if worse else "not told apart from"].append(name)
     parts = [f"{kind} {baseline}: {', '.join(names) or 'none'}" for kind, names in kinds.items()]
-    return "; ".join(parts).capitalize() + "."
+    text = "; ".join(parts) + "."
+    return text[:1].upper() + text[1:]
 
 
 def table(figures: dict[str, Any], baseline: str, split: str, dataset: Any) -> str:
@@ -132,8 +143,8 @@ def table(figures: dict[str, Any], baseline: str, split: str, dataset: Any) -> s
     lines = [
         verdict(figures, baseline),
         "",
-        f"| variant | seeds | mean AUROC of 14, {split} | of each seed | minus {baseline} |",
-        "|---|---|---|---|---|",
+        f"| variant | seeds | mean AUROC of 14, {split} | of each seed | minus {baseline} | of each seed |",
+        "|---|---|---|---|---|---|",
     ]
     for name, of_variant in figures.items():
         low, high = of_variant["interval"]
@@ -146,13 +157,16 @@ def table(figures: dict[str, Any], baseline: str, split: str, dataset: Any) -> s
             f"{of_variant['mean_auroc']:.3f} ({low:.3f}, {high:.3f})",
             ", ".join(f"{run['mean_auroc']:.3f}" for run in runs),
             "" if name == baseline else difference,
+            "" if name == baseline else ", ".join(f"{run['minus_baseline']:+.3f}" for run in runs),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    patients = len(np.unique(dataset.patient))
     lines += [
         "",
-        f"{len(dataset)} images of {patients} patients; 95 % intervals over patients, of the mean over seeds.",
+        f"{len(dataset)} images of {len(np.unique(dataset.patient))} patients; 95 % intervals over patients, of the "
+        "mean over these seeds: the chance of training again is not in them.",
     ]
+    if split == "val":
+        lines[-1] += " The epochs were chosen on these same images."
     return "\n".join(lines)
 
 
@@ -162,8 +176,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", required=True, help="folder in the layout of the NIH release, or synthetic:NUMBER")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--split", choices=("val", "test"), required=True, help="what the variants are compared on")
-    parser.add_argument("--backbone-weights", default="", help="path of a file, or timm to download")
-    parser.add_argument("--variants", nargs="+", help="only these, the baseline first; default: all")
+    parser.add_argument("--backbone-weights", help="path of a file, or timm to download; default: what the study says")
+    parser.add_argument("--variants", nargs="+", help="only these and the baseline; default: all")
+    parser.add_argument("--baseline", help="variant to compare with; default: what the study says")
     parser.add_argument("--seeds", type=int, nargs="+", help="only these; default: those of the study")
     parser.add_argument(
         "--launch", default="", help="how to start train_nih.py, such as torchrun; default: this Python"
@@ -173,11 +188,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the figures there, and the table beside it as Markdown")
     args = parser.parse_args(argv)
     study = read_study(args.study)
-    study.base.update(data=args.data, backbone_weights=args.backbone_weights)
+    study.base["data"] = args.data
+    if args.backbone_weights is not None:
+        study.base["backbone_weights"] = args.backbone_weights
+    baseline = args.baseline or study.baseline
     names = args.variants or list(study.variants)
-    if unknown := [name for name in names if name not in study.variants]:
+    if unknown := [name for name in [*names, baseline] if name not in study.variants]:
         parser.error(f"unknown variants {unknown}; there are {list(study.variants)}")
-    names = [study.baseline, *(name for name in names if name != study.baseline)]
+    names = [baseline, *(name for name in names if name != baseline)]
     seeds = args.seeds or study.seeds
     launch = shlex.split(args.launch) or [sys.executable]
     runs: dict[str, list[Scored]] = {name: [] for name in names}
@@ -187,30 +205,23 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{folder.name}: {study.options(name, seed)}", file=sys.stderr, flush=True)
             train(study.options(name, seed), folder, launch)
             runs[name].append(score(folder / "best.pt", args.split, args.device))
-            check_same_images(runs[name][-1], runs[study.baseline][0])
-    dataset = runs[study.baseline][0].dataset
-    figures = compare(runs, study.baseline, dataset, args.resamples)
-    text = table(figures, study.baseline, args.split, dataset)
+            check_comparable(runs[name][-1], runs[baseline][0])
+    dataset = runs[baseline][0].dataset
+    figures = compare(runs, baseline, dataset, args.resamples)
+    text = table(figures, baseline, args.split, dataset)
     print(text)
     if args.json:
         content = {
             "study": args.study.stem,
             "split": args.split,
+            "baseline": baseline,
             "images": fingerprint(dataset),
             "resamples": args.resamples,
             "commit": commit(),
             "variants": figures,
         }
-        write_text(args.json, json.dumps(content, indent=1) + "\n")
+        write_json(args.json, content)
         write_text(args.json.with_suffix(".md"), text + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from causalcxr.data import NIH_LABELS, SyntheticCXR
 from causalcxr.explain import attention_maps, overlay
 from causalcxr.metrics import bootstrap_auroc
 from figures import draw_training, plt
-from scoring import prepare, score
+from scoring import load_checkpoint, prepare, score
 
 SHOWN = ("Cardiomegaly", "Effusion", "Mass", "Pneumothorax")
 
@@ -77,9 +77,10 @@ def main(argv: list[str] | None = None) -> None:
         "device": "cpu",
     }
     train_nih.main([f"--{name.replace('_', '-')}={value}" for name, value in options.items()])
-    scored = score(args.output / "run" / "best.pt", "test", "cpu")
+    checkpoint = args.output / "run" / "best.pt"
+    scored, (model, _, _) = score(checkpoint, "test", "cpu"), load_checkpoint(checkpoint, "cpu")
     print_table(scored.headline, scored.dataset)
-    draw_heatmaps(scored.model, scored.dataset, args.output / "heatmaps.png")
+    draw_heatmaps(model, scored.dataset, args.output / "heatmaps.png")
     draw_training(scored.saved["log"], args.output / "classifiers.png")
     print(f"\nwrote {args.output / 'heatmaps.png'} and {args.output / 'classifiers.png'}")
 

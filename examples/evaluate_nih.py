@@ -15,26 +15,27 @@ the same report of the validation part.
 """
 
 import argparse
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from atomic import write_json, write_text
+from torch import nn
 
 import figures
 from causalcxr.data import NIH_LABELS
+from causalcxr.data.nih_tables import read_nih_tables
 from causalcxr.metrics import expected_calibration_error, paired_difference
 from groups import by_group, label_figures, metadata_floor, quiet_bootstrap, summary
 from localisation import MAP_SIDE, heat_maps, localise, marked_findings
 from provenance import commit, fingerprint
 from recipe import Config, build_dataset
 from report import markdown
-from scoring import Scored, check_same_images, score
+from scoring import Scored, check_comparable, load_checkpoint, score
 
 
-def evaluate(run: Scored, first: Scored, n_resamples: int) -> dict[str, Any]:
+def evaluate(run: Scored, model: nn.Module, first: Scored, n_resamples: int) -> dict[str, Any]:
     """Return the figures of one model, compared with the first one."""
     targets, patient = run.dataset.targets.numpy(), run.dataset.patient
     result = quiet_bootstrap(run.headline, targets, patient, n_resamples)
@@ -54,7 +55,7 @@ def evaluate(run: Scored, first: Scored, n_resamples: int) -> dict[str, Any]:
             "mean": round(float(calibration.mean()), 4),
             "labels": dict(zip(NIH_LABELS, calibration.round(4).tolist(), strict=True)),
         },
-        "localisation": localise(run.model, run.dataset, n_resamples=n_resamples),
+        "localisation": localise(model, run.dataset, n_resamples=n_resamples),
         "training": run.saved,
     }
 
@@ -63,17 +64,29 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return torch.from_numpy(logits).double().sigmoid().numpy()
 
 
-def floor_figures(config: Config, dataset: Any, n_resamples: int) -> dict[str, Any]:
-    """Return what the records of the images alone predict, learnt from those of the training images."""
-    scores = metadata_floor(build_dataset(config, "train"), dataset)
-    targets = dataset.targets.numpy()
-    result = quiet_bootstrap(scores, targets, dataset.patient, n_resamples)
+def floor_figures(run: Scored, data: str, split: str, n_resamples: int) -> dict[str, Any]:
+    """Return what the records of the images alone predict, learnt from those of all images outside the test list.
+
+    For a report on validation images it is learnt from those of the training images.
+    """
+    config = Config(**(run.saved["config"] | {"data": data}))
+    scores = metadata_floor(records(config, "train_val" if split == "test" else "train"), run.dataset)
+    targets = run.dataset.targets.numpy()
+    result = quiet_bootstrap(scores, targets, run.dataset.patient, n_resamples)
     return summary(result) | {"labels": label_figures(result, targets)}
 
 
-def panels(runs: dict[str, Scored], count: int) -> list[tuple[np.ndarray, int, list[Any], dict[str, Any]]]:
+def records(config: Config, split: str) -> Any:
+    """Return the records of a split, without a look at images."""
+    if config.data.startswith("synthetic:"):
+        return build_dataset(config, "train")
+    return read_nih_tables(config.data).split(split, val_fraction=config.val_fraction, seed=config.split_seed)
+
+
+def panels(
+    dataset: Any, models: dict[str, nn.Module], count: int
+) -> list[tuple[np.ndarray, int, list[Any], dict[str, Any]]]:
     """Return rows for `draw_panels`: the first finding of each label that has boxes, by the maps of all models."""
-    dataset = next(iter(runs.values())).dataset
     rows: dict[int, Any] = {}
     for finding in marked_findings(dataset):
         if finding.label in rows or len(rows) == count:
@@ -81,12 +94,12 @@ def panels(runs: dict[str, Scored], count: int) -> list[tuple[np.ndarray, int, l
         image = dataset[finding.index][0]
         maps = {
             f"{name}:\n{method}": heat_map
-            for name, run in runs.items()
-            for method, heat_map in heat_maps(run.model, run.dataset[finding.index][0], finding.label).items()
+            for name, model in models.items()
+            for method, heat_map in heat_maps(model, image, finding.label).items()
             if method != "centre box"
         }
         boxes = [tuple(value / MAP_SIDE for value in box) for box in finding.boxes]
-        rows[finding.label] = (image.numpy(), finding.label, boxes, maps)
+        rows[finding.label] = figures.Panel(image.numpy(), finding.label, boxes, maps)
     return list(rows.values())
 
 
@@ -102,10 +115,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     runs: dict[str, Scored] = {}
     for path in args.checkpoints:
-        run = score(path, args.split, args.device, data=args.data, workers=args.workers)
-        name = run.saved["config"]["model"]
-        runs[name if name not in runs else str(path.parent)] = run
-        check_same_images(run, next(iter(runs.values())))
+        if path.parent.name in runs:
+            parser.error(f"two runs are called {path.parent.name}; give folders of different names, each once")
+        runs[path.parent.name] = score(path, args.split, args.device, data=args.data, workers=args.workers)
+        check_comparable(runs[path.parent.name], next(iter(runs.values())))
+    models = {name: load_checkpoint(run.checkpoint, args.device)[0] for name, run in runs.items()}
     first = next(iter(runs.values()))
     targets = first.dataset.targets.numpy()
     results = {
@@ -114,23 +128,18 @@ def main(argv: list[str] | None = None) -> None:
         "patients": len(np.unique(first.dataset.patient)),
         "resamples": args.resamples,
         "commit": commit(),
-        "models": {name: evaluate(run, first, args.resamples) for name, run in runs.items()},
-        "records_alone": floor_figures(
-            Config(**(first.saved["config"] | {"data": args.data})), first.dataset, args.resamples
-        ),
+        "models": {name: evaluate(run, models[name], first, args.resamples) for name, run in runs.items()},
+        "records_alone": floor_figures(first, args.data, args.split, args.resamples),
     }
-    args.output.mkdir(parents=True, exist_ok=True)
     text = markdown(results)
     print(text)
-    for name, content in (("results.json", json.dumps(results, indent=1)), ("results.md", text)):
-        partial = args.output / f"{name}.partial"
-        partial.write_text(content + "\n")
-        os.replace(partial, args.output / name)
+    write_json(args.output / "results.json", results)
+    write_text(args.output / "results.md", text + "\n")
     headlines = {name: run.headline for name, run in runs.items()}
     figures.draw_roc(headlines, targets, args.output / "roc.png")
     probabilities = {name: sigmoid(logits) for name, logits in headlines.items()}
     figures.draw_reliability(probabilities, targets, args.output / "reliability.png")
-    if rows := panels(runs, count=6):
+    if rows := panels(first.dataset, models, count=6):
         figures.draw_panels(rows, args.output / "panels.png")
     for run in reversed(runs.values()):
         if "causal" in run.scores:

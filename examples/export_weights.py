@@ -8,16 +8,17 @@ measured on the official test list with the weights as written, after rounding.
 
 import argparse
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from atomic import replacing, write_json, write_text
 from safetensors.torch import save_file
 from torch import Tensor
 
+import causalcxr
+from causalcxr.layers import ConfounderBank
 from groups import by_group, label_figures, quiet_bootstrap, summary
-from prepare_nih import replacing
 from provenance import commit, fingerprint
 from recipe import Config, build_dataset
 from report import rows, with_interval
@@ -28,7 +29,7 @@ PLACES = ("data", "output", "backbone_weights", "device", "workers")
 
 
 def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Round floating-point tensors to half precision; raise where that loses a value's magnitude."""
+    """Round floating-point tensors to half precision; raise where one is too large for it."""
     rounded = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     for name, value in rounded.items():
         if not torch.isfinite(value).all():
@@ -36,9 +37,11 @@ def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.contiguous() for name, value in rounded.items()}
 
 
-def evaluate(model: torch.nn.Module, config: Config, dataset: Any, n_resamples: int) -> dict[str, Any]:
+def evaluate(
+    model: torch.nn.Module, config: Config, dataset: Any, n_resamples: int, bank: ConfounderBank | None
+) -> dict[str, Any]:
     """Return AUROC of each label, of their mean, and within groups."""
-    scores = predict(model, dataset, config, "test")["causal"]
+    scores = predict(model, dataset, config, "test", bank)["causal"]
     targets = dataset.targets.numpy()
     result = quiet_bootstrap(scores, targets, dataset.patient, n_resamples)
     return summary(result) | {
@@ -51,6 +54,7 @@ def card(manifest: dict[str, Any]) -> str:
     """Return the model card."""
     test, config, lists = manifest["test"], manifest["config"], manifest["lists"]
     size = config["image_size"]
+    start = "ImageNet weights" if manifest["pretrained_backbone"] else "random weights"
     labels = [
         [name, str(figures["positives"]), with_interval(figures, "auroc")] for name, figures in test["labels"].items()
     ]
@@ -66,7 +70,7 @@ def card(manifest: dict[str, Any]) -> str:
 - Data: NIH ChestX-ray14 (Wang et al., CVPR 2017; provided by the NIH Clinical Center): {manifest["about"]}
   {lists["train"]["images"]} images to train, {lists["val"]["images"]} of other patients to choose the epoch. The labels
   were mined from reports and are known to be wrong in places.
-- Split: the official lists; no patient is in two parts. The backbone started from ImageNet weights.
+- Split: the official lists; no patient is in two parts. The backbone started from {start}.
 - Seed {config["seed"]}, epoch {manifest["epoch"]} of {config["epochs"]}, validation AUROC {manifest["val_auroc"]:.3f},
   commit `{manifest["commit"]}`. All options are in the manifest beside this file.
 
@@ -87,14 +91,18 @@ def export(
     checkpoint: Path, data: str, about: str, tag: str, output: Path, n_resamples: int, device: str
 ) -> dict[str, Any]:
     """Write weights, manifest and card; return the manifest."""
-    model, saved = load_checkpoint(checkpoint, device)
+    model, bank, saved = load_checkpoint(checkpoint, device)
+    if not isinstance(model, causalcxr.CausalCXR) or data.startswith("synthetic:"):
+        raise ValueError(
+            f"only causal models trained on NIH images are published, not {saved['config']['model']} on {data}"
+        )
     state = half(model.state_dict())
+    causalcxr.create_model(saved["config"]["model"]).load_state_dict(state)  # with the model's own arguments, no others
     model.load_state_dict(state)  # what is measured is what is written
     config = Config(**(saved["config"] | {"data": data, "device": device}))
     dataset = build_dataset(config, "test")
-    test = evaluate(model, config, dataset, n_resamples)
+    test = evaluate(model, config, dataset, n_resamples, bank)
     name = f"{config.model}.{tag}"
-    output.mkdir(parents=True, exist_ok=True)
     weights = output / f"{name}.safetensors"
     with replacing(weights) as partial:
         save_file({key: value.cpu() for key, value in state.items()}, partial)
@@ -105,16 +113,13 @@ def export(
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         **{key: saved[key] for key in ("label_names", "epoch", "val_auroc", "lists", "commit", "versions")},
         "config": {key: value for key, value in saved["config"].items() if key not in PLACES},
+        "pretrained_backbone": bool(saved["config"]["backbone_weights"]),
         "test_images": fingerprint(dataset),
         "test": test | {"resamples": n_resamples},
         "exported_at_commit": commit(),
     }
-    for path, text in (
-        (output / f"{name}.json", json.dumps(manifest, indent=1) + "\n"),
-        (output / f"{name}.md", card(manifest)),
-    ):
-        with replacing(path) as partial:
-            partial.write_text(text)
+    write_json(output / f"{name}.json", manifest)
+    write_text(output / f"{name}.md", card(manifest))
     return manifest
 
 

@@ -1,7 +1,7 @@
 """Figures of an evaluation: ROC curves, reliability, heat maps beside boxes, classifiers by epoch."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -66,14 +66,18 @@ def draw_training(log: list[dict[str, Any]], path: Path) -> None:
     save(figure, path)
 
 
-def draw_panels(rows: list[tuple[npt.NDArray[Any], int, list[Any], dict[str, Any]]], path: Path) -> None:
-    """Draw images with their boxes beside heat maps, as Fig. 1 of arXiv 2305.12072.
+class Panel(NamedTuple):
+    """A row of `draw_panels`."""
 
-    Args:
-        rows: Image (1, H, W) in [0, 1], label, boxes in parts of the side, and heat maps by title, of each row.
-        path: Where to write.
-    """
-    titles = ["image", *rows[0][3]]
+    image: npt.NDArray[Any]  # (1, H, W), in [0, 1]
+    label: int
+    boxes: list[tuple[float, ...]]  # x, y, w, h in parts of the side
+    maps: dict[str, Any]  # heat maps by title
+
+
+def draw_panels(rows: list[Panel], path: Path) -> None:
+    """Draw images with their boxes beside heat maps, as Fig. 1 of arXiv 2305.12072."""
+    titles = ["image", *rows[0].maps]
     figure, axes = plt.subplots(
         len(rows), len(titles), figsize=(2.4 * len(titles), 2.55 * len(rows)), squeeze=False, layout="constrained"
     )

@@ -1,7 +1,6 @@
 """AUROC within groups of patients and images, and what the records alone predict."""
 
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,31 @@ from causalcxr.data import NIH_LABELS
 from causalcxr.metrics import BootstrapResult, bootstrap_auroc
 
 AGE_BANDS = ((0, 40), (40, 60), (60, 200))
+MIN_PATIENTS = 10  # with the finding, in each group, for the label to be judged there
 
 
-def groups(dataset: Any) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
-    """Yield the name and the images (N,) of each group that has images: views, sexes, age bands."""
-    masks = {f"{view} only": dataset.view == view for view in ("AP", "PA")}
-    masks |= {"women": dataset.sex == "F", "men": dataset.sex == "M"}
-    for low, high in AGE_BANDS:
-        name = f"age {low} to {high - 1}" if high < 200 else f"age {low} and over"
-        masks[name] = (dataset.age >= low) & (dataset.age < high)
-    yield from ((name, mask) for name, mask in masks.items() if mask.any())
+def divisions(dataset: Any) -> list[dict[str, npt.NDArray[np.bool_]]]:
+    """Return the divisions of the images: by view, by sex and by age, each group's name to its images (N,)."""
+    ages = {
+        f"age {low} to {high - 1}" if high < 200 else f"age {low} and over": (dataset.age >= low) & (dataset.age < high)
+        for low, high in AGE_BANDS
+    }
+    views = {f"{view} only": dataset.view == view for view in ("AP", "PA")}
+    return [views, {"women": dataset.sex == "F", "men": dataset.sex == "M"}, ages]
+
+
+def comparable_labels(groups: dict[str, npt.NDArray[np.bool_]], dataset: Any) -> npt.NDArray[np.bool_]:
+    """Return which labels (K,) are judged within groups: those with enough positive patients in every one.
+
+    Otherwise the means of two groups would be of other labels, and a single image could carry one of them.
+    """
+    positive = dataset.targets.numpy() == 1
+    counts = [
+        [len(np.unique(dataset.patient[mask & of_label])) for of_label in positive.T]
+        for mask in groups.values()
+        if mask.any()
+    ]
+    return np.min(counts, axis=0) >= MIN_PATIENTS
 
 
 def quiet_bootstrap(scores: npt.NDArray[Any], targets: Any, patient: npt.NDArray[Any], n: int) -> BootstrapResult:
@@ -51,14 +65,21 @@ def label_figures(result: BootstrapResult, targets: npt.NDArray[Any]) -> dict[st
 
 
 def by_group(scores: npt.NDArray[Any], dataset: Any, n_resamples: int) -> dict[str, Any]:
-    """Return the mean AUROC within each group; a group of one patient has no interval and is left out."""
+    """Return the mean AUROC within each group, over the labels that all groups of its division have.
+
+    Groups of one patient and divisions without such a label are left out.
+    """
     targets = dataset.targets.numpy()
-    return {
-        name: summary(quiet_bootstrap(scores[mask], targets[mask], dataset.patient[mask], n_resamples))
-        | {"images": int(mask.sum())}
-        for name, mask in groups(dataset)
-        if len(np.unique(dataset.patient[mask])) > 1
-    }
+    figures: dict[str, Any] = {}
+    for groups in divisions(dataset):
+        labels = comparable_labels(groups, dataset)
+        for name, mask in groups.items():
+            if labels.any() and len(np.unique(dataset.patient[mask])) > 1:
+                inside = np.ix_(mask, labels)
+                result = quiet_bootstrap(scores[inside], targets[inside], dataset.patient[mask], n_resamples)
+                names = [label for label, judged in zip(NIH_LABELS, labels, strict=True) if judged]
+                figures[name] = summary(result) | {"images": int(mask.sum()), "labels": names}
+    return figures
 
 
 def metadata_floor(train: Any, test: Any) -> npt.NDArray[np.float64]:
@@ -70,7 +91,7 @@ def metadata_floor(train: Any, test: Any) -> npt.NDArray[np.float64]:
     """
     quadratic = PolynomialFeatures(2, include_bias=False)
     model = make_pipeline(StandardScaler(), quadratic, StandardScaler(), LogisticRegression(max_iter=500))
-    inputs, unseen, targets = _records(train), _records(test), train.targets.numpy()
+    inputs, unseen, targets = _records(train), _records(test), np.asarray(train.targets)
     scores = np.zeros((len(unseen), targets.shape[1]))
     for k, label in enumerate(targets.T):
         if 0 < label.sum() < len(label):  # else nothing is known of it, and all images are alike

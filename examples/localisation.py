@@ -44,16 +44,20 @@ def marked_findings(dataset: Any) -> Iterator[Marked]:
             yield Marked(index, NIH_LABELS.index(label), scaled)
 
 
-def grad_cam(model: nn.Module, images: Tensor, label: int) -> Tensor:
-    """Return where the label's logit grows with the last feature map, (B, H, W) (Selvaraju et al., ICCV 2017)."""
+def grad_cam(model: nn.Module, images: Tensor, label: int) -> Tensor | None:
+    """Return where the label's logit grows with the last feature map, (B, H, W) (Selvaraju et al., ICCV 2017).
+
+    `None` for a model whose features are no map, such as the tokens of a plain vision transformer.
+    """
     with torch.enable_grad():
         features = model.forward_features(images).detach().requires_grad_()
-        if features.ndim != 4:
-            raise ValueError(
-                f"Grad-CAM needs feature maps (B, C, H, W), but {type(model).__name__} has {tuple(features.shape)}"
-            )
         (gradient,) = torch.autograd.grad(model.forward_head(features)[:, label].sum(), features)
-    return (gradient.mean(dim=(2, 3), keepdim=True) * features.detach()).sum(dim=1).relu()
+    features = features.detach()
+    if features.ndim == 4 and features.shape[1] != model.num_features == features.shape[3]:  # (B, H, W, C)
+        features, gradient = features.permute(0, 3, 1, 2), gradient.permute(0, 3, 1, 2)
+    if features.ndim != 4 or features.shape[1] != model.num_features:
+        return None
+    return (gradient.mean(dim=(2, 3), keepdim=True) * features).sum(dim=1).relu()
 
 
 def centre_prior() -> Tensor:
@@ -65,7 +69,8 @@ def centre_prior() -> Tensor:
 def heat_maps(model: nn.Module, image: Tensor, label: int) -> dict[str, Tensor]:
     """Return the maps (MAP_SIDE, MAP_SIDE) of one image (1, H, W) in [0, 1] for one label, by method."""
     images = prepare(image[None].to(next(model.parameters()).device), model)
-    maps = {"Grad-CAM": grad_cam(model, images, label)}
+    gradients = grad_cam(model, images, label)
+    maps = {} if gradients is None else {"Grad-CAM": gradients}
     if isinstance(model, causalcxr.CausalCXR):
         attention = attention_maps(model, images)
         maps |= {"causal map": attention.causal[:, label], "confounding map": attention.confounding[:, label]}

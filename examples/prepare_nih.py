@@ -17,7 +17,6 @@ The exit code is 1 if something is damaged or missing.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import io
 import itertools
@@ -39,6 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from atomic import PARTIAL, replacing, write_json
 from PIL import Image
 from tqdm import tqdm
 
@@ -46,7 +46,6 @@ from causalcxr.data import read_image
 from causalcxr.data.image import inspect_image_file
 from causalcxr.data.nih_tables import read_nih_tables
 
-PARTIAL = ".partial"
 IN_FLIGHT = 4  # images a worker: enough to keep it busy, few enough for the memory
 
 # A copy without its lists cannot be read, so they come last.
@@ -77,14 +76,6 @@ class Report:
     unlisted: list[str] = dataclasses.field(default_factory=list)
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name to write to, which becomes the path once all is written."""
-    partial = path.with_name(path.name + PARTIAL)
-    yield partial
-    os.replace(partial, path)
-
-
 def write_grey(image: torch.Tensor, path: Path) -> None:
     """Write an image (1, H, W) in [0, 1] as an 8-bit grey PNG.
 
@@ -93,11 +84,6 @@ def write_grey(image: torch.Tensor, path: Path) -> None:
     grey = Image.fromarray(np.rint(image[0].numpy() * 255).astype(np.uint8))
     with replacing(path) as partial:
         grey.save(partial, format="PNG", compress_type=zlib.Z_RLE)
-
-
-def write_json(content: dict[str, Any], path: Path) -> None:
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def copy_tables(release: Path, output: Path) -> None:
@@ -122,7 +108,7 @@ def begin(release: Path, output: Path, size: int) -> Path:
             )
     elif any(not path.name.endswith(PARTIAL) for path in output.iterdir()):
         raise ValueError(f"{output} holds files but no copy that was begun here (no prepare.json); give a new folder")
-    write_json(options, options_file)
+    write_json(options_file, options)
     images = output / "images"
     images.mkdir(exist_ok=True)
     for leftover in (*output.glob(f"*{PARTIAL}"), *images.glob(f"*{PARTIAL}")):
@@ -281,7 +267,7 @@ def main(argv: list[str] | None = None) -> int:
         "images_per_second": round(report.written / seconds, 1),
         "images_per_second_per_worker": round(report.written / seconds / args.workers, 1),
     }
-    write_json(figures, args.output / "report.json")
+    write_json(args.output / "report.json", figures)
     print(summary(figures))
     return 1 if report.bad or report.missing else 0
 

@@ -1,5 +1,6 @@
 """What a result depends on besides its options: code, libraries and lists of images."""
 
+import functools
 import hashlib
 import subprocess
 from pathlib import Path
@@ -11,18 +12,25 @@ import torch
 import causalcxr
 
 
+@functools.cache
 def commit() -> str:
-    """Return the commit of the code that runs, with "-dirty" if files differ from it, or "unknown" outside a checkout.
+    """Return the commit of the code that this process runs, as it is at the first call.
 
-    Results do not count as files that differ: a run may have just written one.
+    With "-dirty" if the library or the examples differ from it, and "unknown" outside a checkout, or where the library
+    is not that of the checkout.
     """
-    git = ["git", "-C", str(Path(__file__).resolve().parents[1])]
+    root = Path(__file__).resolve().parents[1]
+    if root not in Path(causalcxr.__file__).resolve().parents:
+        return "unknown"
+    git = ["git", "-C", str(root)]
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        head, changes = (
+            subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "causalcxr", "examples"])
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    clean = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":!docs/results"], check=False).returncode == 0
-    return head if clean else f"{head}-dirty"
+    return f"{head}-dirty" if changes else head
 
 
 def versions() -> dict[str, str]:

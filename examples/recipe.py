@@ -13,6 +13,16 @@ import causalcxr
 from causalcxr.data import NIH_LABELS, NIHChestXray14, SyntheticCXR
 from causalcxr.losses import AsymmetricLoss, CausalLoss, classification_loss
 
+CHOICES = {
+    "loss": ("bce", "asymmetric"),
+    "complement": ("normalized", "paper"),
+    "combine": ("add", "cat"),
+    "strategy": ("full", "random"),
+    "uniform": ("categorical", "bernoulli"),
+    "amp": ("none", "bfloat16", "float16"),
+    "bad_images": ("raise", "skip"),
+}
+
 
 @dataclasses.dataclass
 class Config:
@@ -20,11 +30,12 @@ class Config:
 
     data: str = "synthetic:2000"  # folder in the layout of the NIH release, or synthetic:NUMBER
     output: str = "runs/train"
-    preset: str = ""  # "paper": the recipe of arXiv 2305.12072
+    preset: str = ""  # "paper": optimizer, rate, decay, size and backbone of arXiv 2305.12072, which gives no others
     model: str = "causal_efficientnet_lite0"  # one of causalcxr.list_models(), or any timm model as a plain classifier
     backbone_weights: str = ""  # path of a file, or "timm" to download
     backbone: str = ""  # for causal_timm
     dim: int = 0  # width of the causal head; 0: the model's own
+    output_stride: int = 0  # of the backbone; 0: the model's own
     image_size: int = 128
     epochs: int = 6
     batch_size: int = 64  # over all processes
@@ -32,7 +43,7 @@ class Config:
     lr: float = 5e-4  # maximum of the one-cycle schedule
     weight_decay: float = 0.05
     warmup: float = 0.2  # part of the schedule in which the rate rises
-    clip_grad: float = 1.0
+    clip_grad: float = 1.0  # 0: off
     ema_decay: float = 0.99
     prior_bias: bool = False  # start the classifiers' biases at the log-odds of the training labels, not at zero
     drop_rate: float = 0.1
@@ -61,6 +72,11 @@ class Config:
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     bad_images: str = "raise"  # "skip" to leave unreadable files out
 
+    def __post_init__(self) -> None:
+        for name, known in CHOICES.items():
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name} is {value!r}, expected one of {known}")
+
     @property
     def augmentation(self) -> dict[str, Any]:
         """Arguments of `augment`."""
@@ -69,9 +85,7 @@ class Config:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "": {},
-    "paper": dict(
-        model="causal_resnet101", image_size=512, optimizer="adam", lr=1e-3, weight_decay=1e-2, batch_size=16
-    ),
+    "paper": dict(model="causal_resnet101", image_size=512, optimizer="adam", lr=1e-3, weight_decay=1e-2),
 }
 
 
@@ -91,12 +105,13 @@ def parse_config(argv: list[str] | None = None) -> Config:
 def build_model(config: Config) -> nn.Module:
     """Build the causal model, or the plain timm model that it is compared with."""
     weights: bool | str = True if config.backbone_weights == "timm" else config.backbone_weights
-    drops = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
+    common: dict[str, Any] = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
+    common |= {"output_stride": config.output_stride} if config.output_stride else {}
     if not causalcxr.is_model(config.model):
         overlay = {"file": weights} if isinstance(weights, str) and weights else None
-        options = {"num_classes": len(NIH_LABELS), "pretrained_cfg_overlay": overlay, **drops}
+        options = {"num_classes": len(NIH_LABELS), "pretrained_cfg_overlay": overlay, **common}
         return timm.create_model(config.model, pretrained=bool(weights), **options)
-    options = {name: getattr(config, name) for name in ("complement", "combine", "strategy")} | drops
+    options = {name: getattr(config, name) for name in ("complement", "combine", "strategy")} | common
     options |= {name: value for name in ("backbone", "dim") if (value := getattr(config, name))}
     model = causalcxr.create_model(config.model, pretrained_backbone=weights or False, **options)
     if not config.feature_learning:
@@ -133,15 +148,19 @@ class PlainObjective(nn.Module):
         return {"loss": self.classification(self.model(images), targets)}
 
 
+def build_bank(config: Config, model: nn.Module) -> causalcxr.layers.ConfounderBank | None:
+    """Build the memory of confounders; a plain model and a size of 0 have none."""
+    if not (config.bank_size and isinstance(model, causalcxr.CausalCXR)):
+        return None
+    return causalcxr.layers.ConfounderBank(config.bank_size, model.num_classes, model.num_features)
+
+
 def build_objective(config: Config, model: nn.Module) -> nn.Module:
     classification = {"bce": classification_loss, "asymmetric": AsymmetricLoss()}[config.loss]
     if not isinstance(model, causalcxr.CausalCXR):
         return PlainObjective(model, classification)
-    bank = None
-    if config.bank_size:
-        bank = causalcxr.layers.ConfounderBank(config.bank_size, model.num_classes, model.num_features)
     criterion = CausalLoss(config.alpha_conf, config.alpha_bd, uniform=config.uniform, classification=classification)
-    return causalcxr.CausalObjective(model, criterion, bank=bank)
+    return causalcxr.CausalObjective(model, criterion, bank=build_bank(config, model))
 
 
 def build_dataset(config: Config, split: str) -> Dataset:

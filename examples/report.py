@@ -56,17 +56,18 @@ def comparisons(models: dict[str, Any]) -> list[str]:
 
 
 def groups(models: dict[str, Any]) -> str:
-    """Mean AUROC within groups."""
+    """Mean AUROC within groups, over the labels that are frequent enough in all groups of the division."""
     of_first = next(iter(models.values()))["groups"]
     body = [
         [
             name,
             str(figures["images"]),
+            str(len(figures["labels"])),
             *(with_interval(model["groups"][name], "mean_auroc") for model in models.values()),
         ]
         for name, figures in of_first.items()
     ]
-    return rows(["mean AUROC within", "images", *models], body)
+    return rows(["mean AUROC within", "images", "findings", *models], body) if body else ""
 
 
 def others(models: dict[str, Any]) -> str:

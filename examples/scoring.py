@@ -1,7 +1,7 @@
 """Scores of a trained classifier on a data set, over one process or several."""
 
+import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,21 +9,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
+from atomic import replacing
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 import causalcxr
 from causalcxr.data import NIH_LABELS, check_label_names
-from provenance import fingerprint
-from recipe import Config, build_dataset, build_model
+from causalcxr.layers import ConfounderBank
+from provenance import commit, fingerprint, versions
+from recipe import Config, build_bank, build_dataset, build_model
 
 
 class Scored(NamedTuple):
-    """A trained model with its scores on the images of a split."""
+    """The scores of a trained model on the images of a split."""
 
-    model: nn.Module
-    saved: dict[str, Any]  # what the checkpoint and the log say of the training
+    checkpoint: Path
+    saved: dict[str, Any]  # what the checkpoint says of the training, with its log
     dataset: Any
     scores: dict[str, np.ndarray]  # classifier to (N, K), see `predict`
 
@@ -38,48 +40,66 @@ class Scored(NamedTuple):
         return self.saved["config"]["seed"]
 
 
+def load_checkpoint(path: Path, device: str) -> tuple[nn.Module, ConfounderBank | None, dict[str, Any]]:
+    """Rebuild a `best.pt` of train_nih.py: the model in evaluation mode, its bank, and what was saved beside them."""
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    check_label_names(saved["label_names"], NIH_LABELS)
+    config = Config(**(saved["config"] | {"backbone_weights": ""}))
+    model = build_model(config)
+    model.load_state_dict(saved.pop("state_dict"))
+    bank = build_bank(config, model)
+    if (stored := saved.pop("bank")) is not None:
+        bank.load_state_dict(stored)
+        bank.to(device)
+    return model.to(device).eval(), bank, saved
+
+
 def score(checkpoint: Path, split: str, device: str, **changes: Any) -> Scored:
     """Score a `best.pt` of train_nih.py on a split, or read `scores-SPLIT.npz` beside it if that was done before.
 
+    Scores are read again only for the same checkpoint, images, folder, code and libraries. They are computed in
+    float32, whatever the training was.
+
     Args:
-        checkpoint: Path of the checkpoint, beside its log.
+        checkpoint: Path of the checkpoint.
         split: "val" or "test".
         device: Where to score.
         **changes: Options that differ from those of the training, such as `data` and `workers`.
     """
-    model, saved = load_checkpoint(checkpoint, device)
-    config = Config(**(saved["config"] | changes | {"device": device}))
+    model, bank, saved = load_checkpoint(checkpoint, "cpu")
+    config = Config(**(saved["config"] | changes | {"device": device, "amp": "none"}))
     dataset = build_dataset(config, split)
     path = checkpoint.with_name(f"scores-{split}.npz")
-    key = json.dumps([fingerprint(dataset), saved["commit"], saved["epoch"], saved["config"]], sort_keys=True)
-    if not path.exists() or str(np.load(path)["key"]) != key:
-        scores = predict(model, dataset, config, f"{checkpoint.parent.name}, {split}")
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
+    made_of = [
+        hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        fingerprint(dataset),
+        str(Path(config.data).resolve()),
+        commit(),
+        versions(),
+    ]
+    key = json.dumps(made_of, sort_keys=True)
+    if commit().endswith("-dirty") or not path.exists() or str(np.load(path)["key"]) != key:
+        if bank is not None:
+            bank.to(device)
+        scores = predict(model.to(device), dataset, config, f"{checkpoint.parent.name}, {split}", bank)
+        with replacing(path) as partial, partial.open("wb") as file:
             np.savez(file, key=key, **scores)
-        os.replace(partial, path)
-    scores = {name: values for name, values in np.load(path).items() if name not in ("key", "targets")}
-    log = [json.loads(line) for line in checkpoint.with_name("log.jsonl").read_text().splitlines()]
-    return Scored(model, saved | {"log": log}, dataset, scores)
+    scores = {name: values for name, values in np.load(path).items() if name != "key"}
+    if not np.array_equal(scores.pop("targets"), dataset.targets.numpy()):
+        raise ValueError(f"{path} has other labels than {config.data}, or in another order; delete it")
+    log = checkpoint.with_name("log.jsonl").read_text().splitlines()  # of all epochs, not only to the best one
+    return Scored(checkpoint, saved | {"log": [json.loads(line) for line in log]}, dataset, scores)
 
 
-def check_same_images(one: Scored, other: Scored) -> None:
-    """Raise unless two models were scored on the same images and labels."""
-    given, expected = fingerprint(one.dataset), fingerprint(other.dataset)
-    if given != expected:
-        raise ValueError(
-            f"{one.saved['config']['output']} has other images than {other.saved['config']['output']}: {given}, not "
-            f"{expected}; only models with the same val_fraction and split_seed can be compared"
-        )
-
-
-def load_checkpoint(path: Path, device: str) -> tuple[nn.Module, dict[str, Any]]:
-    """Rebuild the model of a `best.pt` of train_nih.py, in evaluation mode; return it with what was saved beside it."""
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    check_label_names(saved["label_names"], NIH_LABELS)
-    model = build_model(Config(**(saved["config"] | {"backbone_weights": ""})))
-    model.load_state_dict(saved.pop("state_dict"))
-    return model.to(device).eval(), saved
+def check_comparable(one: Scored, other: Scored) -> None:
+    """Raise unless two models were trained, chosen and scored on the same images and labels."""
+    for what in ("train", "val", "scored"):
+        given, expected = (fingerprint(s.dataset) if what == "scored" else s.saved["lists"][what] for s in (one, other))
+        if given != expected:
+            raise ValueError(
+                f"{one.checkpoint} and {other.checkpoint} cannot be compared, their images ({what}) differ: {given} "
+                f"and {expected}; train both with the same data, val_fraction and split_seed"
+            )
 
 
 def prepare(images: Tensor, model: nn.Module) -> Tensor:
@@ -106,30 +126,32 @@ def progress(loader: DataLoader, description: str) -> Iterator[Any]:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, dataset: Dataset, config: Config, description: str) -> dict[str, np.ndarray]:
+def predict(
+    model: nn.Module, dataset: Dataset, config: Config, description: str, bank: ConfounderBank | None = None
+) -> dict[str, np.ndarray]:
     """Return the scores (N, K) of every classifier and the targets, each image once, in the order of the data set.
 
     The classifiers are `plain`, or `causal`, `confounding` and `intervened`: the first two as logits, the last as the
-    mean probability over the confounders of the first images.
+    adjusted probability over the bank, or over the first images where there is none.
     """
     rank, world = process()
     loader = DataLoader(
         Subset(dataset, range(rank, len(dataset), world)), config.batch_size, num_workers=config.workers
     )
     parts: dict[str, list[Tensor]] = {}
-    confounders = None
     model.eval()
     for images, targets in progress(loader, description):
         with autocast(config):
             images = prepare(images.to(config.device), model)
             if isinstance(model, causalcxr.CausalCXR):
-                if confounders is None:  # borrowed from the first batch by all
-                    confounders = model.forward_causal(images).confounder
-                output = model.forward_causal(images, confounders)
+                output = model.forward_causal(images)
+                if bank is None or len(bank) == 0:
+                    bank = first_images(output.confounder.float())
+                intervened = model.head.intervention.all_pairs(output.causal, bank.features).float().sigmoid()
                 scores = {
                     "causal": output.logits,
                     "confounding": output.confounder_logits,
-                    "intervened": output.intervened.float().sigmoid().mean(dim=1),
+                    "intervened": (intervened * bank.weights[:, None]).sum(dim=1),
                 }
             else:
                 scores = {"plain": model(images)}
@@ -142,3 +164,14 @@ def predict(model: nn.Module, dataset: Dataset, config: Config, description: str
     dist.all_gather_object(shards, gathered)
     order = np.argsort(np.concatenate([np.arange(r, len(dataset), world) for r in range(world)]))
     return {name: np.concatenate([shard[name] for shard in shards])[order] for name in gathered}
+
+
+def first_images(confounder: Tensor) -> ConfounderBank:
+    """Return a bank of the confounders (B, K, D) that the first process saw first, the same for all processes."""
+    confounder = confounder.contiguous()
+    if process()[1] > 1:
+        dist.broadcast(confounder, 0)
+    bank = ConfounderBank(*confounder.shape, device=confounder.device)
+    bank.stored.copy_(confounder)
+    bank.num_seen.fill_(len(confounder))
+    return bank

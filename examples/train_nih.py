@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from atomic import replacing, write_json, write_text
+from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -39,16 +41,18 @@ class State:
 
     PARTS = ("objective", "ema", "optimizer", "scheduler", "scaler")
 
-    def __init__(self, config: Config, steps_per_epoch: int, targets: Tensor) -> None:
+    def __init__(self, config: Config, steps_per_epoch: int, targets: Tensor, lists: dict[str, Any]) -> None:
         torch.manual_seed(config.seed)
-        self.config, self.epoch, self.best = config, 0, -math.inf
+        self.config, self.lists, self.best = config, lists, -math.inf
+        self.log: list[dict[str, Any]] = []  # a record an epoch
+        self.commits = [commit()]  # of the code; several for a run that was resumed with other code
         self.model = build_model(config)
         if config.prior_bias:
             start_at_prior(self.model, targets)
         self.model.to(config.device, memory_format=torch.channels_last)
         self.objective = build_objective(config, self.model).to(config.device)
         if process()[1] > 1 and config.device != "cpu":
-            self.objective = nn.SyncBatchNorm.convert_sync_batchnorm(self.objective)
+            self.objective = convert_sync_batchnorm(self.objective)  # timm's, which keeps activations
         self.ema = ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=True)
         self.optimizer = create_optimizer_v2(
             self.model,
@@ -67,45 +71,60 @@ class State:
             broadcast = config.device == "cpu"
             self.wrapped = nn.parallel.DistributedDataParallel(self.objective, broadcast_buffers=broadcast)
 
+    @property
+    def epoch(self) -> int:
+        """Number of finished epochs."""
+        return len(self.log)
+
     def save(self, path: Path) -> None:
         parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
-        config = dataclasses.asdict(self.config)
-        write_atomically(path, parts | {"epoch": self.epoch, "best": self.best, "config": config})
+        rest = {name: getattr(self, name) for name in ("best", "log", "commits", "lists")}
+        with replacing(path) as partial:
+            torch.save(parts | rest | {"config": dataclasses.asdict(self.config)}, partial)
+
+    def write_log(self, path: Path) -> None:
+        write_text(path, "".join(f"{json.dumps(record)}\n" for record in self.log))
 
     def resume(self, path: Path) -> None:
         saved = torch.load(path, map_location=self.config.device, weights_only=True)
         if changed := changed_options(saved["config"], self.config):
             raise ValueError(f"{path} has other arguments, then and now: {changed}; use another --output or the same")
+        if saved["lists"] != self.lists:
+            raise ValueError(
+                f"{path} was trained on other images or labels, then and now: {saved['lists']}, {self.lists}; restore "
+                "them, or use another --output"
+            )
         for name in self.PARTS:
             getattr(self, name).load_state_dict(saved[name])
-        self.epoch, self.best = saved["epoch"], saved["best"]
+        self.best, self.log = saved["best"], saved["log"]
+        self.commits = list(dict.fromkeys([*saved["commits"], *self.commits]))
 
-    def save_best(self, path: Path, lists: dict[str, Any]) -> None:
+    def save_best(self, path: Path) -> None:
         """Write the averaged model with all that it takes to rebuild and to judge it."""
+        bank = getattr(self.objective, "bank", None)
         content = {
             "label_names": list(NIH_LABELS),
             "config": dataclasses.asdict(self.config),
+            "log": self.log,
             "epoch": self.epoch,
             "val_auroc": self.best,
-            "lists": lists,
-            "commit": commit(),
+            "lists": self.lists,
+            "commit": ", ".join(self.commits),
+            "processes": process()[1],
             "versions": versions(),
             "state_dict": self.ema.module.state_dict(),
+            "bank": None if bank is None else bank.state_dict(),
         }
-        write_atomically(path, content)
+        with replacing(path) as partial:
+            torch.save(content, partial)
 
 
 def changed_options(then: dict[str, Any], config: Config) -> dict[str, Any]:
     """Return the options that differ from those of a saved run, then and now, without those that change no result."""
     now = dataclasses.asdict(config)
-    free = ("output", "workers", "device", "bad_images")
-    return {name: (value, now[name]) for name, value in then.items() if now[name] != value and name not in free}
-
-
-def write_atomically(path: Path, content: Any) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(content, partial)
-    os.replace(partial, path)
+    names = [name for name in then | now if name not in ("output", "workers", "device", "bad_images")]
+    either = {name: (then.get(name, "no such option"), now.get(name, "no such option")) for name in names}
+    return {name: values for name, values in either.items() if values[0] != values[1]}
 
 
 def train_epoch(state: "State", loader: DataLoader, epoch: int) -> dict[str, float]:
@@ -128,19 +147,24 @@ def train_epoch(state: "State", loader: DataLoader, epoch: int) -> dict[str, flo
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(losses["loss"]).backward()
         state.scaler.unscale_(state.optimizer)
-        nn.utils.clip_grad_norm_(state.objective.parameters(), config.clip_grad)
+        nn.utils.clip_grad_norm_(state.objective.parameters(), config.clip_grad or math.inf)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.scheduler.step()
-        state.ema.update(state.model)
+        state.ema.update(state.model, step=state.scheduler.last_epoch)
         steps += 1
         totals = {name: totals.get(name, 0.0) + value for name, value in values.items()}
-    return {name: total / steps for name, total in totals.items()}
+    mean = torch.tensor(list(totals.values()), device=config.device) / steps
+    if process()[1] > 1:
+        dist.all_reduce(mean)
+        mean /= process()[1]
+    return dict(zip(totals, mean.tolist(), strict=True))
 
 
 def validate(state: State, dataset: Dataset) -> dict[str, float]:
     """Return the mean validation AUROC of each classifier of the averaged model."""
-    scores = predict(state.ema.module, dataset, state.config, "validation")
+    bank = getattr(state.objective, "bank", None)
+    scores = predict(state.ema.module, dataset, state.config, "validation", bank)
     targets = scores.pop("targets")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a small validation part may lack a rare label; it is left out of the mean
@@ -168,15 +192,17 @@ def main(argv: list[str] | None = None) -> None:
     loader = DataLoader(numbered, share, sampler=sampler, num_workers=config.workers, drop_last=True)
     if len(loader) == 0:
         raise ValueError(f"{len(train_set)} training images do not fill one batch of {config.batch_size}")
-    state = State(config, len(loader), train_set.targets)
-    if (output / "last.pt").exists():
-        state.resume(output / "last.pt")
-    log = output / "log.jsonl"
     lists = {"train": fingerprint(train_set), "val": fingerprint(val_set)}
+    state = State(config, len(loader), train_set.targets, lists)
+    last, best, new_best = (output / name for name in ("last.pt", "best.pt", "best.pt.new"))
+    if last.exists():
+        state.resume(last)
     if rank == 0:
-        (output / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-        records = log.read_text().splitlines()[: state.epoch] if log.exists() else []
-        log.write_text("".join(f"{record}\n" for record in records))
+        write_json(output / "config.json", dataclasses.asdict(config))
+        state.write_log(output / "log.jsonl")
+        if new_best.exists():  # the run was stopped between two files: it belongs to a finished epoch, or to none
+            finished = torch.load(new_best, weights_only=True, mmap=True)["epoch"] <= state.epoch
+            new_best.replace(best) if finished else new_best.unlink()
         print(f"{len(train_set)} training and {len(val_set)} validation images, {len(loader)} steps an epoch")
     for epoch in range(state.epoch, config.epochs):
         # Everything random restarts from (seed, epoch, rank): a resumed run draws what an unbroken one draws.
@@ -186,17 +212,18 @@ def main(argv: list[str] | None = None) -> None:
         losses = train_epoch(state, loader, epoch)
         seconds = time.perf_counter() - started
         scores = validate(state, val_set)
-        state.epoch = epoch + 1
+        record = {"epoch": epoch + 1, "losses": losses, "val_auroc": scores, "seconds": round(seconds, 1)}
+        state.log.append(record)
         chosen = scores.get("causal", scores.get("plain"))
         if rank == 0:
-            record = {"epoch": epoch + 1, "losses": losses, "val_auroc": scores, "seconds": round(seconds, 1)}
-            with log.open("a") as file:
-                file.write(json.dumps(record) + "\n")
             print(json.dumps(record))
             if not chosen <= state.best:  # a NaN, of a validation part without findings, is no reason to keep nothing
                 state.best = chosen
-                state.save_best(output / "best.pt", lists)
-            state.save(output / "last.pt")
+                state.save_best(new_best)
+            state.save(last)
+            if new_best.exists():
+                new_best.replace(best)
+            state.write_log(output / "log.jsonl")
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -31,9 +31,9 @@ def _create_causal_efficientnet(variant: str, pretrained: bool = False, **kwargs
 
 @register_model
 def causal_efficientnet_lite0(pretrained: bool = False, **kwargs: Any) -> CausalCXR:
-    """EfficientNet-Lite0 with the causal head."""
+    """EfficientNet-Lite0 with a causal head of width 128, in proportion to the small backbone."""
     return _create_causal_efficientnet(
-        "causal_efficientnet_lite0", pretrained, **dict({"backbone": "tf_efficientnet_lite0"}, **kwargs)
+        "causal_efficientnet_lite0", pretrained, **dict({"backbone": "tf_efficientnet_lite0", "dim": 128}, **kwargs)
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import ablate_nih
+import scoring
 from causalcxr.metrics import auroc
 
 STUDIES = sorted((Path(ablate_nih.__file__).parent / "studies").glob("*.json"))
@@ -40,7 +41,10 @@ def run(study: Path, folder: Path, *extra: str) -> dict[str, Any]:
     return json.loads(target.read_text())
 
 
-def test_trains_compares_and_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trains_compares_and_goes_on_where_it_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "commit", lambda: "some commit")  # scores of changed code are not read again
     study = written(tmp_path)
     run(study, tmp_path, "--seeds", "0")
     first = tmp_path / "runs" / "causal-seed0"
@@ -64,6 +68,7 @@ def test_trains_compares_and_goes_on_where_it_stopped(tmp_path: Path, capsys: py
     assert variants["causal"]["runs"][0]["training"]["log"][0]["epoch"] == 1
     text = (tmp_path / "results.md").read_text()
     assert text.startswith("Better than plain: ")
+    assert "epochs were chosen on these same images" in text
     assert "| causal | 0, 1 |" in text
     assert text in capsys.readouterr().out
 
@@ -78,7 +83,7 @@ def test_refuses_finished_runs_with_other_options(tmp_path: Path, monkeypatch: p
 def test_refuses_variants_on_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablate_nih, "subprocess", SimpleNamespace(run=_in_this_process))
     study = written(tmp_path, variants={"plain": {}, "other": {"split_seed": 1}})
-    with pytest.raises(ValueError, match=r"other-seed0 has other images than .*plain-seed0.*same val_fraction"):
+    with pytest.raises(ValueError, match=r"cannot be compared, their images \(train\) differ.*same data, val_fraction"):
         run(study, tmp_path, "--seeds=0")
 
 
@@ -94,6 +99,7 @@ def _in_this_process(command: list[str], check: bool) -> None:
         ({"base": {"seed": 1}}, "base has 'seed', which is no option of a study"),
         ({"variants": {"plain": {"epochs": 1.5}}}, "plain has epochs=1.5, expected a value of type int"),
         ({"variants": {"plain": {"mirror": 1}}}, "plain has mirror=1, expected a value of type bool"),
+        ({"variants": {"plain": {"amp": "fp16"}}}, "amp is 'fp16', expected one of .'none', 'bfloat16', 'float16'."),
     ],
 )
 def test_refuses_wrong_studies(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -115,9 +121,16 @@ def test_committed_studies_can_be_read(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval", "kind"),
-    [([0.01, 0.02], "Better than plain: other"), ([-0.2, -0.1], "worse than plain: other"), ([-0.1, 0.1], "not told")],
+    ("interval", "of_seeds", "kind"),
+    [
+        ([0.01, 0.02], [0.01, 0.02], "Better than plain: no_BD"),
+        ([0.01, 0.02], [-0.01, 0.04], "not told apart from plain: no_BD"),
+        ([-0.2, -0.1], [-0.1, -0.2], "worse than plain: no_BD"),
+        ([-0.1, 0.1], [0.01, 0.01], "not told apart from plain: no_BD"),
+    ],
 )
-def test_verdict_goes_by_the_interval(interval: list[float], kind: str) -> None:
-    figures = {"plain": {"minus_baseline_interval": [0, 0]}, "other": {"minus_baseline_interval": interval}}
+def test_verdict_goes_by_interval_and_seeds(interval: list[float], of_seeds: list[float], kind: str) -> None:
+    runs = [{"minus_baseline": value} for value in of_seeds]
+    figures = {"plain": {"minus_baseline_interval": [0, 0], "runs": []}}
+    figures["no_BD"] = {"minus_baseline_interval": interval, "runs": runs}
     assert kind in ablate_nih.verdict(figures, "plain")

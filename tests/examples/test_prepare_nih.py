@@ -149,7 +149,7 @@ def test_interrupted_copy_is_no_data_set_and_goes_on(
         patched.setattr(os, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare(release, output)
-    assert list(images_of(output).keys() - whole.keys()) == [NAMES[3] + ".partial"]
+    assert images_of(output).keys() < whole.keys()
     with pytest.raises(FileNotFoundError, match="no label file"):
         NIHChestXray14(output)
     code, report = prepare(release, output)

@@ -70,7 +70,7 @@ def test_resumes_bit_for_bit_after_a_kill(tmp_path: Path, options: list[str], mo
     monkeypatch.setattr(train_nih, "augment", killed_in_second_epoch)
     with pytest.raises(KeyboardInterrupt):
         train_nih.main([*options, f"--output={broken}"])
-    assert load(broken / "last.pt")["epoch"] == 1
+    assert len(load(broken / "last.pt")["log"]) == 1
     torch.rand(7)  # whatever the random state is when the run is started again
     train_nih.main([*options, f"--output={broken}"])
     assert len(calls) == 6  # the second epoch alone was done again
@@ -135,7 +135,7 @@ def test_presets_are_overridden_by_arguments() -> None:
 
 def test_certain_predictions_are_still_ranked(options: list[str]) -> None:
     config = train_nih.parse_config(options)
-    state = train_nih.State(config, 2, torch.zeros(16, 14))
+    state = train_nih.State(config, 2, torch.zeros(16, 14), {})
     with torch.no_grad():
         state.model.head.intervention.classifier.bias.fill_(200.0)  # probabilities of exactly 1
     state.ema.set(state.model)
@@ -146,10 +146,90 @@ def test_certain_predictions_are_still_ranked(options: list[str]) -> None:
 def test_prior_bias_starts_at_the_frequency_of_each_label(options: list[str], model: str) -> None:
     targets = torch.zeros(20, 14)
     targets[:5, 3] = targets[:, 7] = 1
-    state = train_nih.State(train_nih.parse_config([*options, f"--model={model}", "--prior-bias"]), 2, targets)
+    state = train_nih.State(train_nih.parse_config([*options, f"--model={model}", "--prior-bias"]), 2, targets, {})
     classifier = state.model.get_classifier()
     torch.nn.init.zeros_(classifier.weight)
     frequency = state.model.eval()(torch.randn(2, 3, 64, 64)).sigmoid()
     expected = torch.full((14,), 0.05)
     expected[3], expected[7] = 0.25, 0.95
     torch.testing.assert_close(frequency, expected.expand(2, 14))
+
+
+@pytest.mark.parametrize("killed_at", ["best.pt.new", "last.pt", "best.pt", "log.jsonl"])
+def test_a_kill_between_two_files_loses_nothing(
+    tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch, killed_at: str
+) -> None:
+    """Killed in the second epoch before one of its files is in place, the run ends as an unbroken one does."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    monkeypatch.setattr(train_nih, "validate", lambda state, dataset: {"causal": state.epoch / 10})  # better each time
+    train_nih.main([*options, f"--output={whole}"])
+    replace, count = os.replace, []
+
+    def killed(source: object, target: object) -> None:
+        count.append(Path(str(target)).name == killed_at)
+        if sum(count) == 2:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_nih.main([*options, f"--output={broken}"])
+    train_nih.main([*options, f"--output={broken}"])
+    for name in ("best.pt", "last.pt"):
+        ended, resumed = (load(folder / name) for folder in (whole, broken))
+        for saved in (ended, resumed):
+            del saved["config"]["output"]
+            for record in saved["log"]:
+                del record["seconds"]
+        assert_same(ended, resumed)
+    logs = [(folder / "log.jsonl").read_text().splitlines() for folder in (whole, broken)]
+    assert [json.loads(line)["losses"] for line in logs[0]] == [json.loads(line)["losses"] for line in logs[1]]
+    assert sorted(path.name for path in whole.iterdir()) == sorted(path.name for path in broken.iterdir())
+
+
+def test_refuses_to_resume_on_other_images(tmp_path: Path, options: list[str]) -> None:
+    train_nih.main([*options, "--epochs=1", f"--output={tmp_path}"])
+    saved = load(tmp_path / "last.pt")
+    saved["lists"]["train"]["labels_sha256"] = "another"
+    torch.save(saved, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match=r"trained on other images or labels.*another"):
+        train_nih.main([*options, "--epochs=1", f"--output={tmp_path}"])
+
+
+def test_options_that_came_or_went_are_changes() -> None:
+    config = train_nih.Config(prior_bias=True)
+    then = {name: value for name, value in vars(config).items() if name != "prior_bias"} | {"gone": 1}
+    changed = train_nih.changed_options(then, config)
+    assert changed == {"prior_bias": ("no such option", True), "gone": (1, "no such option")}
+
+
+@pytest.mark.parametrize(("name", "value"), [("amp", "fp16"), ("loss", "focal"), ("uniform", "normal")])
+def test_unknown_choices_are_named(options: list[str], name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} is '{value}', expected one of \("):
+        train_nih.parse_config([*options, f"--{name}={value}"])
+
+
+def test_averages_follow_the_model_closely_at_first(options: list[str]) -> None:
+    config = train_nih.parse_config([*options, "--ema-decay=0.9999"])
+    state = train_nih.State(config, 2, torch.zeros(16, 14), {})
+    with torch.no_grad():
+        for parameter in state.model.parameters():
+            parameter.fill_(1.0)
+    state.ema.update(state.model, step=1)
+    assert all(bool((parameter == 1).all()) for parameter in state.ema.module.parameters())
+
+
+def test_no_clipping_at_zero(tmp_path: Path, options: list[str]) -> None:
+    train_nih.main([*options, "--epochs=1", "--clip-grad=0", f"--output={tmp_path / 'off'}"])
+    train_nih.main([*options, "--epochs=1", "--clip-grad=1e9", f"--output={tmp_path / 'high'}"])
+    off, high = (load(tmp_path / name / "last.pt") for name in ("off", "high"))
+    assert_same(off["objective"], high["objective"])
+
+
+def test_synchronised_batch_statistics_keep_activations() -> None:
+    """torch's own conversion drops the activations of timm's BatchNormAct2d."""
+    model = train_nih.build_model(train_nih.Config(model="causal_efficientnet_lite0")).eval()
+    x = torch.randn(1, 3, 64, 64)
+    expected = model(x)
+    torch.testing.assert_close(train_nih.convert_sync_batchnorm(model).eval()(x), expected)
