@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -233,3 +234,37 @@ def test_synchronised_batch_statistics_keep_activations() -> None:
     x = torch.randn(1, 3, 64, 64)
     expected = model(x)
     torch.testing.assert_close(train_nih.convert_sync_batchnorm(model).eval()(x), expected)
+
+
+def test_three_processes_score_every_image_once_in_order(tmp_path: Path) -> None:
+    script = str(Path(__file__).with_name("predict_in_processes.py"))
+    path = os.pathsep.join(sys.path)
+    for name, command in (
+        ("one", []),
+        ("three", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]),
+    ):
+        run = subprocess.run(
+            [sys.executable, *command, script, str(tmp_path / name)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
+        )
+        assert run.returncode == 0, run.stderr
+    one, three = (np.load(tmp_path / f"{name}.npz") for name in ("one", "three"))
+    np.testing.assert_array_equal(one["targets"], three["targets"])
+    for name in ("causal", "confounding"):
+        np.testing.assert_allclose(one[name], three[name], atol=1e-5)
+    assert one["intervened"].shape == three["intervened"].shape
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("amp", ["none", "bfloat16", "float16"])
+def test_trains_and_resumes_on_a_gpu(tmp_path: Path, options: list[str], amp: str) -> None:
+    options = [*options, "--device=cuda", f"--amp={amp}", f"--output={tmp_path}"]
+    train_nih.main([*options, "--epochs=1"])
+    (tmp_path / "best.pt").unlink()
+    saved = load(tmp_path / "last.pt")
+    saved["config"]["epochs"] = 2
+    torch.save(saved, tmp_path / "last.pt")
+    train_nih.main([*options, "--epochs=2"])
+    assert [record["epoch"] for record in load(tmp_path / "last.pt")["log"]] == [1, 2]
