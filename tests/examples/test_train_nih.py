@@ -261,10 +261,6 @@ def test_three_processes_score_every_image_once_in_order(tmp_path: Path) -> None
 @pytest.mark.parametrize("amp", ["none", "bfloat16", "float16"])
 def test_trains_and_resumes_on_a_gpu(tmp_path: Path, options: list[str], amp: str) -> None:
     options = [*options, "--device=cuda", f"--amp={amp}", f"--output={tmp_path}"]
-    train_nih.main([*options, "--epochs=1"])
-    (tmp_path / "best.pt").unlink()
-    saved = load(tmp_path / "last.pt")
-    saved["config"]["epochs"] = 2
-    torch.save(saved, tmp_path / "last.pt")
-    train_nih.main([*options, "--epochs=2"])
+    train_nih.main(options)
+    train_nih.main(options)  # nothing is left to do, but all is read again
     assert [record["epoch"] for record in load(tmp_path / "last.pt")["log"]] == [1, 2]
