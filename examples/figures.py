@@ -61,6 +61,7 @@ def draw_training(log: list[dict[str, Any]], path: Path) -> None:
     for name in log[0]["val_auroc"]:
         axis.plot([r["epoch"] for r in log], [r["val_auroc"][name] for r in log], marker="o", label=name)
     axis.set(xlabel="epoch", ylabel="validation AUROC, mean of 14", title="The classifiers while training")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend()
     axis.grid(alpha=0.3)
     save(figure, path)
