@@ -45,6 +45,7 @@ from tqdm import tqdm
 from causalcxr.data import read_image
 from causalcxr.data.image import inspect_image_file
 from causalcxr.data.nih_tables import read_nih_tables
+from provenance import commit
 
 IN_FLIGHT = 4  # images a worker: enough to keep it busy, few enough for the memory
 
@@ -266,6 +267,7 @@ def main(argv: list[str] | None = None) -> int:
         "seconds": round(seconds, 1),
         "images_per_second": round(report.written / seconds, 1),
         "images_per_second_per_worker": round(report.written / seconds / args.workers, 1),
+        "commit": commit(),
     }
     write_json(args.output / "report.json", figures)
     print(summary(figures))
