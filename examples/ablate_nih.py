@@ -29,6 +29,7 @@ from causalcxr.data import NIH_LABELS
 from causalcxr.metrics import bootstrap_auroc, paired_difference
 from provenance import commit, fingerprint
 from recipe import Config
+from report import rows, with_interval
 from scoring import Scored, check_comparable, score
 
 
@@ -96,16 +97,19 @@ def compare(runs: dict[str, list[Scored]], baseline: str, dataset: Any, resample
         of_baseline = [bootstrap_auroc(run, targets, patient, **options) for run in base]
         for name, of_variant in runs.items():
             each = [bootstrap_auroc(run.headline, targets, patient, **options) for run in of_variant]
-            resampled = np.mean([np.nanmean(result.resamples, axis=1) for result in each], axis=0)
+            resampled = np.mean([result.resamples for result in each], axis=0)  # (n_resamples, K), of the mean run
             scores = np.stack([run.headline for run in of_variant])
             difference = paired_difference(scores, base, targets, patient, **options)
-            labels = np.mean([result.auroc for result in each], axis=0)
+            lows, highs = np.nanpercentile(resampled, [2.5, 97.5], axis=0)
             figures[name] = {
                 "mean_auroc": _rounded(np.mean([result.mean for result in each])),
-                "interval": _rounded(*np.percentile(resampled, [2.5, 97.5])),
+                "interval": _rounded(*np.percentile(np.nanmean(resampled, axis=1), [2.5, 97.5])),
                 "minus_baseline": _rounded(difference.mean),
                 "minus_baseline_interval": _rounded(difference.mean_low, difference.mean_high),
-                "labels": dict(zip(NIH_LABELS, _rounded(*labels), strict=True)),
+                "labels": {
+                    label: {"auroc": _rounded(np.mean([r.auroc[k] for r in each])), "interval": _rounded(low, high)}
+                    for k, (label, low, high) in enumerate(zip(NIH_LABELS, lows, highs, strict=True))
+                },
                 "runs": [
                     {
                         "seed": run.seed,
@@ -139,35 +143,38 @@ def verdict(figures: dict[str, Any], baseline: str) -> str:
 
 
 def table(figures: dict[str, Any], baseline: str, split: str, dataset: Any) -> str:
-    """Return the comparison as Markdown."""
-    lines = [
-        verdict(figures, baseline),
-        "",
-        f"| variant | seeds | mean AUROC of 14, {split} | of each seed | minus {baseline} | of each seed |",
-        "|---|---|---|---|---|---|",
-    ]
+    """Return the comparison as Markdown: the verdict, a row a variant, a row a finding."""
+    body = []
     for name, of_variant in figures.items():
-        low, high = of_variant["interval"]
-        below, above = of_variant["minus_baseline_interval"]
         runs = of_variant["runs"]
-        difference = f"{of_variant['minus_baseline']:+.3f} ({below:+.3f}, {above:+.3f})"
+        below, above = of_variant["minus_baseline_interval"]
         cells = [
             name,
             ", ".join(str(run["seed"]) for run in runs),
-            f"{of_variant['mean_auroc']:.3f} ({low:.3f}, {high:.3f})",
+            with_interval(of_variant, "mean_auroc"),
             ", ".join(f"{run['mean_auroc']:.3f}" for run in runs),
-            "" if name == baseline else difference,
-            "" if name == baseline else ", ".join(f"{run['minus_baseline']:+.3f}" for run in runs),
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
+        if name == baseline:
+            cells += ["", ""]
+        else:
+            cells.append(f"{of_variant['minus_baseline']:+.3f} ({below:+.3f}, {above:+.3f})")
+            cells.append(", ".join(f"{run['minus_baseline']:+.3f}" for run in runs))
+        body.append(cells)
+    header = ["variant", "seeds", f"mean AUROC of 14, {split}", "of each seed", f"minus {baseline}", "of each seed"]
+    note = (
         f"{len(dataset)} images of {len(np.unique(dataset.patient))} patients; 95 % intervals over patients, of the "
-        "mean over these seeds: the chance of training again is not in them.",
-    ]
+        "mean over these seeds: the chance of training again is not in them."
+    )
     if split == "val":
-        lines[-1] += " The epochs were chosen on these same images."
-    return "\n".join(lines)
+        note += " The epochs were chosen on these same images."
+    findings = [[k, *(with_interval(f["labels"][k], "auroc") for f in figures.values())] for k in NIH_LABELS]
+    parts = [
+        verdict(figures, baseline),
+        rows(header, body),
+        note,
+        rows(["finding, mean over seeds", *figures], findings),
+    ]
+    return "\n\n".join(parts)
 
 
 def main(argv: list[str] | None = None) -> None:

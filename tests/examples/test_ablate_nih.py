@@ -62,6 +62,9 @@ def test_trains_compares_and_goes_on_where_it_stopped(
             scores = np.load(tmp_path / "runs" / f"{name}-seed{seed}" / "scores-val.npz")
             means.append(auroc(scores["plain" if name == "plain" else "causal"], scores["targets"]).mean())
         assert variant["mean_auroc"] == pytest.approx(np.mean(means), abs=1e-4)
+        assert variant["mean_auroc"] == pytest.approx(
+            np.mean([label["auroc"] for label in variant["labels"].values()]), abs=1e-3
+        )
     difference = variants["causal"]["mean_auroc"] - variants["plain"]["mean_auroc"]
     assert variants["causal"]["minus_baseline"] == pytest.approx(difference, abs=2e-4)
     assert variants["plain"]["minus_baseline_interval"] == [0.0, 0.0]
@@ -70,6 +73,7 @@ def test_trains_compares_and_goes_on_where_it_stopped(
     assert text.startswith("Better than plain: ")
     assert "epochs were chosen on these same images" in text
     assert "| causal | 0, 1 |" in text
+    assert "| Hernia | " in text
     assert text in capsys.readouterr().out
 
 
