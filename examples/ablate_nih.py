@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from atomic import write_json, write_text
 
 import train_nih
+from atomic import write_json, write_text
 from causalcxr.data import NIH_LABELS
 from causalcxr.metrics import bootstrap_auroc, paired_difference
 from provenance import commit, fingerprint

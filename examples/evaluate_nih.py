@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from atomic import write_json, write_text
 from torch import nn
 
 import figures
+from atomic import write_json, write_text
 from causalcxr.data import NIH_LABELS
 from causalcxr.data.nih_tables import read_nih_tables
 from causalcxr.metrics import expected_calibration_error, paired_difference

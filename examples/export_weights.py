@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from atomic import replacing, write_json, write_text
 from safetensors.torch import save_file
 from torch import Tensor
 
 import causalcxr
+from atomic import replacing, write_json, write_text
 from causalcxr.layers import ConfounderBank
 from groups import by_group, label_figures, quiet_bootstrap, summary
 from provenance import commit, fingerprint

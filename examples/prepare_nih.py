@@ -38,10 +38,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from atomic import PARTIAL, replacing, write_json
 from PIL import Image
 from tqdm import tqdm
 
+from atomic import PARTIAL, replacing, write_json
 from causalcxr.data import read_image
 from causalcxr.data.image import inspect_image_file
 from causalcxr.data.nih_tables import read_nih_tables

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
-from atomic import replacing
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 import causalcxr
+from atomic import replacing
 from causalcxr.data import NIH_LABELS, check_label_names
 from causalcxr.layers import ConfounderBank
 from provenance import commit, fingerprint, versions

@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from atomic import replacing, write_json, write_text
 from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, StackDataset
 
+from atomic import replacing, write_json, write_text
 from augmentation import augment
 from causalcxr.data import NIH_LABELS
 from causalcxr.metrics import auroc
