@@ -4,6 +4,7 @@ Importing the package registers its models, so that `timm.create_model("causal_r
 """
 
 from causalcxr import data, explain, layers, losses, metrics, models
+from causalcxr.borrow_regions import BorrowRegions
 from causalcxr.factory import create_model, is_model, list_models, list_pretrained
 from causalcxr.models import CausalCXR, CausalHead
 from causalcxr.objective import CausalObjective
@@ -12,6 +13,7 @@ from causalcxr.outputs import CausalOutput
 __version__ = "0.1.0"
 
 __all__ = [
+    "BorrowRegions",
     "CausalCXR",
     "CausalHead",
     "CausalObjective",

@@ -1,0 +1,156 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from causalcxr import BorrowRegions
+
+REGIONS = ["boxes", "thorax", "attention"]
+
+
+def shades(batch: int, size: int = 32) -> Tensor:
+    """Images (B, 1, size, size), each of one shade of its own."""
+    return torch.arange(batch, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 1, size, size).contiguous()
+
+
+def borrow(region: str, images: Tensor, seed: int = 0, **options: Any) -> Tensor:
+    attention = torch.rand(len(images), 4, 4) if region == "attention" else None
+    generator = torch.Generator().manual_seed(seed)
+    return BorrowRegions(region, **options)(images, attention, generator=generator)
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_every_image_borrows_from_one_other_and_lends_to_one(region: str) -> None:
+    for seed in range(20):
+        output = borrow(region, shades(5), seed, probability=1.0, **({"softness": 1e-6} if region == "thorax" else {}))
+        lenders = []
+        for i, image in enumerate(output):
+            shown = image[image == image.round()]  # not the odd pixel right on the border of an ellipse
+            (lender,) = set(shown.unique().tolist()) - {float(i)}
+            assert (image == i).any()
+            lenders.append(lender)
+        assert sorted(lenders) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_seeds_decide(region: str) -> None:
+    images = torch.rand(4, 3, 16, 20)
+    attention = torch.rand(4, 2, 3) if region == "attention" else None
+    module = BorrowRegions(region)
+    outputs = [module(images, attention, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=0)
+    assert not torch.equal(outputs[0], outputs[2])
+    torch.manual_seed(3)
+    first = module(images, attention)
+    torch.manual_seed(3)
+    torch.testing.assert_close(module(images, attention), first, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_leaves_images_alone_in_evaluation_alone_and_at_probability_zero(region: str) -> None:
+    images, attention = torch.rand(3, 1, 8, 8), torch.rand(3, 2, 2) if region == "attention" else None
+    assert BorrowRegions(region).eval()(images, attention) is images
+    one = None if attention is None else attention[:1]
+    torch.testing.assert_close(BorrowRegions(region)(images[:1], one), images[:1], rtol=0, atol=0)
+    assert torch.equal(BorrowRegions(region, probability=0.0)(images, attention), images)
+
+
+def test_probability_is_the_share_of_images_that_borrow() -> None:
+    output = borrow("boxes", shades(4000, size=8), probability=0.3, num_boxes=1, size=(0.5, 0.5))
+    changed = (output != shades(4000, size=8)).flatten(1).any(dim=1)
+    assert changed.float().mean() == pytest.approx(0.3, abs=0.03)
+
+
+@pytest.mark.parametrize("size", [0.25, 0.5, 1.0])
+def test_one_box_has_the_size_that_was_asked_for(size: float) -> None:
+    images = shades(3, size=64)
+    taken = (borrow("boxes", images, probability=1.0, num_boxes=1, size=(size, size)) != images)[:, 0]
+    for mask in taken:
+        rows, cols = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
+        assert int(mask.sum()) == len(rows) * len(cols)  # a full rectangle
+        assert int(rows.max() - rows.min()) + 1 == len(rows) == pytest.approx(64 * size, abs=1)
+        assert int(cols.max() - cols.min()) + 1 == len(cols) == pytest.approx(64 * size, abs=1)
+
+
+def test_boxes_reach_every_place_alike_enough() -> None:
+    images = shades(6000, size=8)
+    taken = (borrow("boxes", images, probability=1.0, num_boxes=2, size=(0.3, 0.3)) != images)[:, 0].float().mean(dim=0)
+    assert taken.min() > 0.01  # the corners too
+    torch.testing.assert_close(taken, taken.flip(0), atol=0.03, rtol=0)
+    torch.testing.assert_close(taken, taken.T, atol=0.03, rtol=0)
+
+
+def test_thorax_is_an_ellipse_in_the_middle() -> None:
+    images, size = shades(2, size=200), 0.8
+    output = borrow("thorax", images, probability=1.0, size=(size, size), shift=0.0, softness=1e-6)
+    kept = (output == images)[0, 0]
+    assert float(kept.float().mean()) == pytest.approx(math.pi / 4 * size**2, abs=2e-3)
+    assert torch.equal(kept, kept.flip(0))
+    assert torch.equal(kept, kept.T)
+    rows = kept.any(dim=1).nonzero()
+    assert len(rows) == pytest.approx(200 * size, abs=2)
+
+
+def test_thorax_has_a_soft_border() -> None:
+    images = shades(2, size=100)
+    output = borrow("thorax", images, probability=1.0, size=(0.8, 0.8), shift=0.0, softness=0.2)[0, 0]
+    middle = output[50, 50:]  # from the centre outwards, image 0 turns into image 1
+    assert middle[0] == 0
+    assert middle[-1] == 1
+    assert bool((middle.diff() >= 0).all())
+    radius = (torch.arange(1, 100, 2) / 100 / 0.8)[:50]
+    expected = 1 - ((1 - torch.sqrt(radius**2 + (0.01 / 0.8) ** 2)) / 0.2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(middle, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("keep", [0.25, 0.5])
+def test_attention_keeps_its_highest_values(keep: float) -> None:
+    images, attention = shades(2, size=8), torch.rand(2, 8, 8)
+    output = BorrowRegions("attention", probability=1.0, keep=keep)(images, attention)
+    for i in range(2):
+        kept = output[i, 0] == i
+        assert int(kept.sum()) == 64 * keep
+        assert attention[i][kept].min() > attention[i][~kept].max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_keeps_dtype_and_passes_gradients(dtype: torch.dtype) -> None:
+    images = torch.rand(4, 2, 16, 16, dtype=dtype, requires_grad=True)
+    output = borrow("thorax", images, probability=1.0)
+    assert output.dtype == dtype
+    output.sum().backward()
+    total = images.grad.float().sum(dim=0)  # what an image gives away at a pixel, another one keeps
+    torch.testing.assert_close(total, torch.full((2, 16, 16), 4.0), atol=5e-2, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"region": "heart"}, ValueError, "region must be one of 'boxes', 'thorax', 'attention', but got 'heart'"),
+        ({"probability": 1.5}, ValueError, r"probability must lie in \[0, 1\], but got 1.5"),
+        ({"keep": 0.5}, TypeError, "region 'boxes' has no option 'keep', its options are num_boxes, size"),
+        ({"num_boxes": 0}, ValueError, "num_boxes must be a positive integer, but got 0"),
+        ({"size": (0.5, 0.2)}, ValueError, r"size must be a range within \(0, 1\], .* but got \(0.5, 0.2\)"),
+        ({"region": "thorax", "softness": 0}, ValueError, r"softness must lie in \(0, 1\], but got 0"),
+        ({"region": "attention", "keep": 2}, ValueError, r"keep must lie in \(0, 1\], but got 2"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        BorrowRegions(**arguments)
+
+
+def test_wrong_inputs() -> None:
+    images = torch.rand(2, 1, 8, 8)
+    with pytest.raises(ValueError, match=r"images must have shape \(B, C, H, W\), but got \(1, 8, 8\)"):
+        BorrowRegions()(images[0])
+    with pytest.raises(TypeError, match="floating-point"):
+        BorrowRegions()(images.to(torch.uint8))
+    with pytest.raises(ValueError, match="region 'boxes' takes no attention"):
+        BorrowRegions()(images, torch.rand(2, 4, 4))
+    with pytest.raises(ValueError, match="region 'attention' takes attention"):
+        BorrowRegions("attention")(images)
+    with pytest.raises(ValueError, match=r"attention must have shape \(B, h, w\), B=2, but got \(3, 4, 4\)"):
+        BorrowRegions("attention")(images, torch.rand(3, 4, 4))
