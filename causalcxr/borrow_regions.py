@@ -151,8 +151,7 @@ def _check_option(name: str, value: Any) -> None:
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"num_boxes must be a positive integer, but got {value!r}")
     elif name == "size":
-        low, high = value
-        if not 0 < low <= high <= 1:
+        if not isinstance(value, (tuple, list)) or len(value) != 2 or not 0 < value[0] <= value[1] <= 1:
             raise ValueError(f"size must be a range within (0, 1], such as (0.14, 0.36), but got {value!r}")
     elif not (0 < value <= 1 or (value == 0 and name == "shift")):
         raise ValueError(f"{name} must lie in (0, 1], but got {value!r}")

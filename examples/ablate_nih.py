@@ -48,7 +48,10 @@ class Study(NamedTuple):
 
 def read_study(path: Path) -> Study:
     """Read a study; every option must be one of train_nih.py, of its type."""
-    study = Study(**json.loads(path.read_text()))
+    content = json.loads(path.read_text())
+    if set(content) != set(Study._fields):
+        raise ValueError(f"{path} has {sorted(content)}, expected {sorted(Study._fields)}")
+    study = Study(**content)
     if study.baseline not in study.variants:
         raise ValueError(f"{path}: the baseline {study.baseline!r} is none of the variants {list(study.variants)}")
     kinds = {field.name: field.type for field in dataclasses.fields(Config)}
@@ -94,21 +97,27 @@ def compare(runs: dict[str, list[Scored]], baseline: str, dataset: Any, resample
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a rare label may lack positives in a resample; it is left out of its mean
         base = np.stack([run.headline for run in runs[baseline]])
-        of_baseline = [bootstrap_auroc(run, targets, patient, **options) for run in base]
+        results = {
+            name: [bootstrap_auroc(run.headline, targets, patient, **options) for run in of_variant]
+            for name, of_variant in runs.items()
+        }
         for name, of_variant in runs.items():
-            each = [bootstrap_auroc(run.headline, targets, patient, **options) for run in of_variant]
+            each = results[name]
             resampled = np.mean([result.resamples for result in each], axis=0)  # (n_resamples, K), of the mean run
             scores = np.stack([run.headline for run in of_variant])
             difference = paired_difference(scores, base, targets, patient, **options)
             lows, highs = np.nanpercentile(resampled, [2.5, 97.5], axis=0)
             figures[name] = {
                 "mean_auroc": _rounded(np.mean([result.mean for result in each])),
-                "interval": _rounded(*np.percentile(np.nanmean(resampled, axis=1), [2.5, 97.5])),
+                "interval": [_rounded(end) for end in np.percentile(np.nanmean(resampled, axis=1), [2.5, 97.5])],
                 "minus_baseline": _rounded(difference.mean),
-                "minus_baseline_interval": _rounded(difference.mean_low, difference.mean_high),
+                "minus_baseline_interval": [_rounded(difference.mean_low), _rounded(difference.mean_high)],
                 "labels": {
-                    label: {"auroc": _rounded(np.mean([r.auroc[k] for r in each])), "interval": _rounded(low, high)}
-                    for k, (label, low, high) in enumerate(zip(NIH_LABELS, lows, highs, strict=True))
+                    label: {
+                        "auroc": _rounded(np.mean([result.auroc[k] for result in each])),
+                        "interval": [_rounded(lows[k]), _rounded(highs[k])],
+                    }
+                    for k, label in enumerate(NIH_LABELS)
                 },
                 "runs": [
                     {
@@ -117,15 +126,14 @@ def compare(runs: dict[str, list[Scored]], baseline: str, dataset: Any, resample
                         "minus_baseline": _rounded(result.mean - of_seed.mean),
                         "training": run.saved,
                     }
-                    for run, result, of_seed in zip(of_variant, each, of_baseline, strict=True)
+                    for run, result, of_seed in zip(of_variant, each, results[baseline], strict=True)
                 ],
             }
     return figures
 
 
-def _rounded(*values: float) -> Any:
-    rounded = [round(float(value), 4) for value in values]
-    return rounded[0] if len(rounded) == 1 else rounded
+def _rounded(value: float) -> float:
+    return round(float(value), 4)
 
 
 def verdict(figures: dict[str, Any], baseline: str) -> str:

@@ -96,9 +96,15 @@ def export(
         raise ValueError(
             f"only causal models trained on NIH images are published, not {saved['config']['model']} on {data}"
         )
+    for name in ("complement", "output_stride"):  # they change the model, but not the shape of any weight
+        if saved["config"][name] != getattr(Config, name):
+            raise ValueError(
+                f"trained with {name}={saved['config'][name]!r}, but create_model builds the model with its default; "
+                f"publish a run without --{name.replace('_', '-')}"
+            )
     state = half(model.state_dict())
-    causalcxr.create_model(saved["config"]["model"]).load_state_dict(state)  # with the model's own arguments, no others
-    model.load_state_dict(state)  # what is measured is what is written
+    model = causalcxr.create_model(saved["config"]["model"]).to(device).eval()  # what users get is what is measured
+    model.load_state_dict(state)
     config = Config(**(saved["config"] | {"data": data, "device": device}))
     dataset = build_dataset(config, "test")
     test = evaluate(model, config, dataset, n_resamples, bank)
@@ -126,7 +132,7 @@ def export(
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="best.pt of a run of a causal model")
-    parser.add_argument("--data", required=True, help="folder in the layout of the NIH release, or synthetic:NUMBER")
+    parser.add_argument("--data", required=True, help="folder in the layout of the NIH release")
     parser.add_argument("--about", required=True, help="sentences for the card: which images of the release these are")
     parser.add_argument("--tag", required=True, help="name of the weights within the registry")
     default = Path(__file__).resolve().parents[1] / "causalcxr" / "weights"

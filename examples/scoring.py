@@ -93,12 +93,12 @@ def score(checkpoint: Path, split: str, device: str, **changes: Any) -> Scored:
 
 def check_comparable(one: Scored, other: Scored) -> None:
     """Raise unless two models were trained, chosen and scored on the same images and labels."""
-    for what in ("train", "val", "scored"):
-        given, expected = (fingerprint(s.dataset) if what == "scored" else s.saved["lists"][what] for s in (one, other))
-        if given != expected:
+    given, expected = (run.saved["lists"] | {"scored": fingerprint(run.dataset)} for run in (one, other))
+    for what in given:
+        if given[what] != expected[what]:
             raise ValueError(
-                f"{one.checkpoint} and {other.checkpoint} cannot be compared, their images ({what}) differ: {given} "
-                f"and {expected}; train both with the same data, val_fraction and split_seed"
+                f"{one.checkpoint} and {other.checkpoint} cannot be compared, their images ({what}) differ: "
+                f"{given[what]} and {expected[what]}; train both with the same data, val_fraction and split_seed"
             )
 
 
@@ -132,7 +132,7 @@ def predict(
     """Return the scores (N, K) of every classifier and the targets, each image once, in the order of the data set.
 
     The classifiers are `plain`, or `causal`, `confounding` and `intervened`: the first two as logits, the last as the
-    adjusted probability over the bank, or over the first images where there is none.
+    adjusted probability over the bank, or over the first batches where there is none.
     """
     rank, world = process()
     loader = DataLoader(
@@ -146,7 +146,8 @@ def predict(
             if isinstance(model, causalcxr.CausalCXR):
                 output = model.forward_causal(images)
                 if bank is None or len(bank) == 0:
-                    bank = first_images(output.confounder.float())
+                    bank = ConfounderBank(config.batch_size * world, *output.confounder.shape[1:], device=config.device)
+                    bank.update(output.confounder)  # of all processes
                 intervened = model.head.intervention.all_pairs(output.causal, bank.features).float().sigmoid()
                 scores = {
                     "causal": output.logits,
@@ -164,14 +165,3 @@ def predict(
     dist.all_gather_object(shards, gathered)
     order = np.argsort(np.concatenate([np.arange(r, len(dataset), world) for r in range(world)]))
     return {name: np.concatenate([shard[name] for shard in shards])[order] for name in gathered}
-
-
-def first_images(confounder: Tensor) -> ConfounderBank:
-    """Return a bank of the confounders (B, K, D) that the first process saw first, the same for all processes."""
-    confounder = confounder.contiguous()
-    if process()[1] > 1:
-        dist.broadcast(confounder, 0)
-    bank = ConfounderBank(*confounder.shape, device=confounder.device)
-    bank.stored.copy_(confounder)
-    bank.num_seen.fill_(len(confounder))
-    return bank

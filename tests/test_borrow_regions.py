@@ -133,6 +133,7 @@ def test_keeps_dtype_and_passes_gradients(dtype: torch.dtype) -> None:
         ({"keep": 0.5}, TypeError, "region 'boxes' has no option 'keep', its options are num_boxes, size"),
         ({"num_boxes": 0}, ValueError, "num_boxes must be a positive integer, but got 0"),
         ({"size": (0.5, 0.2)}, ValueError, r"size must be a range within \(0, 1\], .* but got \(0.5, 0.2\)"),
+        ({"size": 0.2}, ValueError, r"size must be a range within \(0, 1\], .* but got 0.2"),
         ({"region": "thorax", "softness": 0}, ValueError, r"softness must lie in \(0, 1\], but got 0"),
         ({"region": "attention", "keep": 2}, ValueError, r"keep must lie in \(0, 1\], but got 2"),
     ],

@@ -99,6 +99,7 @@ def _in_this_process(command: list[str], check: bool) -> None:
     ("changes", "message"),
     [
         ({"baseline": "none"}, "the baseline 'none' is none of the variants"),
+        ({"bases": {}}, "has .'base', 'baseline', 'bases', 'seeds', 'variants'., expected .'base', 'baseline',"),
         ({"base": {"learning_rate": 1.0}}, "base has 'learning_rate', which is no option of a study"),
         ({"base": {"seed": 1}}, "base has 'seed', which is no option of a study"),
         ({"variants": {"plain": {"epochs": 1.5}}}, "plain has epochs=1.5, expected a value of type int"),

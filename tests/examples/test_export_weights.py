@@ -44,3 +44,22 @@ def test_weights_reproduce_what_the_card_says(made_release: Path, tmp_path: Path
 def test_weights_that_half_precision_cannot_hold_are_refused() -> None:
     with pytest.raises(ValueError, match=r"norm\.weight does not fit in half precision: it reaches 100000"):
         export_weights.half({"norm.weight": torch.tensor([1.0, -1e5])})
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--model=test_resnet"], "only causal models trained on NIH images are published, not test_resnet on"),
+        (["--complement=paper"], "trained with complement='paper', but create_model .*without --complement"),
+        (["--output-stride=32"], "trained with output_stride=32, but create_model .*without --output-stride"),
+    ],
+)
+def test_models_that_the_registry_would_build_otherwise_are_refused(
+    made_release: Path, tmp_path: Path, extra: list[str], message: str
+) -> None:
+    small = ["--image-size=64", "--batch-size=8", "--bank-size=12", "--workers=0", "--device=cpu", "--epochs=1"]
+    common = [f"--data={made_release}", "--model=causal_test_resnet", f"--output={tmp_path}"]
+    train_nih.main([*common, *small, *extra])
+    with pytest.raises(ValueError, match=message):
+        export_weights.export(tmp_path / "best.pt", str(made_release), "", "made", tmp_path, 10, "cpu")
+    assert not list(tmp_path.glob("*.safetensors"))
