@@ -1,5 +1,8 @@
 """Weights of labels under which an observed confounder is independent of them."""
 
+import math
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -8,7 +11,7 @@ from causalcxr._checks import check_tensor
 __all__ = ["backdoor_weights"]
 
 
-def backdoor_weights(targets: Tensor, strata: Tensor) -> Tensor:
+def backdoor_weights(targets: Tensor, strata: Tensor, *, smoothing: float = 0.0) -> Tensor:
     r"""Weights that make an observed confounder independent of every label (backdoor adjustment by weighting).
 
     .. math:: w_{ik} = \frac{P(y_k) P(c)}{P(y_k, c)} \quad\text{at}\quad y_k = y_{ik}, \; c = c_i
@@ -17,22 +20,28 @@ def backdoor_weights(targets: Tensor, strata: Tensor) -> Tensor:
     tells nothing of the label (Pearl, *Causality*, 2009, section 3.3; inverse probability weighting). Probabilities are
     frequencies in `targets`: give the whole training set, once, not a batch.
 
+    Where a combination of label and stratum is rare, its few images get large weights, and the loss becomes noisy:
+    `smoothing` bounds them, at the price of some association that remains. Where a combination never occurs, no weight
+    can stand in for it, and a warning says so.
+
     Args:
         targets: (N, K) labels, 0 or 1; NaN where unknown (weight 0).
         strata: (N,) integers, the confounder's value c for each image (view, site, device).
+        smoothing: Pseudo-count, added to the count of every combination of label and stratum before the probabilities
+            are taken (Laplace smoothing). 0 for frequencies as they are.
 
     Returns:
-        (N, K) weights, float32. Over the known labels they average to 1 where every combination of label and stratum
-        occurs; a combination that never occurs cannot be weighted up, and the average is then below 1.
+        (N, K) weights, float32. Without smoothing they average over the known labels to 1 where every combination of
+        label and stratum occurs, and to less where one never does.
 
     Raises:
-        ValueError: If shapes do not fit or a target is not 0, 1 or NaN.
+        ValueError: If shapes do not fit, a target is not 0, 1 or NaN, or `smoothing` is negative or not finite.
         TypeError: If targets are not of floating point or strata not of integers.
 
     Example:
         >>> import torch
-        >>> backdoor_weights(torch.tensor([[1.0], [1.0], [0.0], [1.0]]), torch.tensor([0, 0, 1, 1])).squeeze()
-        tensor([0.7500, 0.7500, 0.5000, 1.5000])
+        >>> backdoor_weights(torch.tensor([[1.0], [0.0], [0.0], [1.0], [1.0]]), torch.tensor([0, 0, 1, 1, 1])).squeeze()
+        tensor([1.2000, 0.8000, 1.2000, 0.9000, 0.9000])
     """
     check_tensor("targets", targets, "N K")
     if not isinstance(strata, Tensor) or strata.is_floating_point() or strata.is_complex():
@@ -41,22 +50,29 @@ def backdoor_weights(targets: Tensor, strata: Tensor) -> Tensor:
         )
     if strata.shape != targets.shape[:1]:
         raise ValueError(f"strata must have shape (N,) = ({len(targets)},), but got {tuple(strata.shape)}")
+    if not (math.isfinite(smoothing) and smoothing >= 0):
+        raise ValueError(f"smoothing must be a number of images, 0 or more, but got {smoothing!r}")
     known = ~targets.isnan()
     if not bool(((targets == 0) | (targets == 1) | ~known).all()):
         raise ValueError("targets must be 0, 1 or NaN to be weighted, but got other values")
     values, stratum_of = strata.unique(return_inverse=True)
     stratum_of = stratum_of.to(targets.device)
+    members = torch.stack([targets == 0, targets == 1]).double()  # (2, N, K)
+    joint = members.new_zeros(2, len(values), targets.shape[1]).index_add(1, stratum_of, members)
+    _warn_of_empty(joint, values)
+    joint = joint + smoothing
+    of_label, of_stratum = joint.sum(dim=1, keepdim=True), joint.sum(dim=0, keepdim=True)
+    weights = of_label * of_stratum / (joint.sum(dim=(0, 1)) * joint)  # (2, strata, K); not finite in empty cells
+    return torch.where(members.bool(), weights[:, stratum_of], 0.0).sum(dim=0).float()
 
-    def count(member: Tensor) -> Tensor:
-        """Return how many images are members in the stratum of each, (N, K)."""
-        counts = torch.zeros(len(values), targets.shape[1], dtype=torch.float64, device=targets.device)
-        return counts.index_add(0, stratum_of, member.double())[stratum_of]
 
-    in_stratum, total = count(known), known.sum(dim=0)
-    weights = torch.zeros(targets.shape, dtype=torch.float64, device=targets.device)
-    for value in (0, 1):
-        member = targets == value
-        joint = count(member)
-        expected = member.sum(dim=0) * in_stratum / total
-        weights = torch.where(member, expected / joint, weights)
-    return weights.float()
+def _warn_of_empty(joint: Tensor, values: Tensor) -> None:
+    """Warn of combinations without an image, given the counts (2, strata, K), where label and stratum do occur."""
+    empty = ((joint == 0) & joint.any(dim=1, keepdim=True) & joint.any(dim=0, keepdim=True)).nonzero()
+    if len(empty):
+        value, stratum, label = empty[0].tolist()
+        warnings.warn(
+            f"{len(empty)} combinations of label and stratum have no image, such as label {label} = {value} in stratum "
+            f"{int(values[stratum])}; weights cannot make up for it, and there the confounder still tells of the label",
+            stacklevel=3,
+        )

@@ -23,6 +23,7 @@ def _confounded(count: int = 60, num_strata: int = 3, unknown: bool = True) -> t
 
 @pytest.mark.parametrize("unknown", [False, True])
 @pytest.mark.parametrize("num_strata", [1, 2, 3, 30])
+@pytest.mark.filterwarnings("ignore:.*combinations of label and stratum have no image")  # of 30 strata
 def test_weights_equal_those_from_counting(num_strata: int, unknown: bool) -> None:
     targets, strata = _confounded(num_strata=num_strata, unknown=unknown)
     expected = torch.tensor(counted_weights(targets.tolist(), strata.tolist()))
@@ -70,15 +71,36 @@ def test_independent_labels_have_weights_of_one() -> None:
     assert torch.equal(backdoor_weights(targets, strata), torch.ones(12, 1))
 
 
-def test_combination_that_never_occurs_lowers_the_average() -> None:
-    targets, strata = torch.tensor([[1.0], [0.0], [0.0]]), torch.tensor([0, 1, 1])
-    torch.testing.assert_close(backdoor_weights(targets, strata), torch.tensor([[1 / 3], [2 / 3], [2 / 3]]))
+def test_combination_that_never_occurs_lowers_the_average_and_warns() -> None:
+    targets, strata = torch.tensor([[1.0], [0.0], [0.0]]), torch.tensor([5, 7, 7])
+    message = "^2 combinations of label and stratum have no image, such as label 0 = 0 in stratum 5; weights cannot"
+    with pytest.warns(UserWarning, match=message):
+        weights = backdoor_weights(targets, strata)
+    torch.testing.assert_close(weights, torch.tensor([[1 / 3], [2 / 3], [2 / 3]]))
 
 
 def test_unknown_labels_weigh_nothing_even_where_no_label_is_known() -> None:
-    targets = torch.tensor([[NAN, 1.0], [NAN, NAN], [NAN, 0.0]])
-    weights = backdoor_weights(targets, torch.tensor([0, 0, 1]))
-    torch.testing.assert_close(weights, torch.tensor([[0.0, 0.5], [0.0, 0.0], [0.0, 0.5]]))
+    targets = torch.tensor([[NAN, 1.0], [NAN, NAN], [NAN, 0.0], [NAN, 0.0]])
+    weights = backdoor_weights(targets, torch.zeros(4).long())
+    torch.testing.assert_close(weights, torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 1.0], [0.0, 1.0]]))
+
+
+@pytest.mark.parametrize("smoothing", [0.5, 2.0, 1e6])
+def test_smoothing_is_as_if_every_combination_had_so_many_more_images(smoothing: float) -> None:
+    targets = torch.tensor([[1.0]] * 98 + [[0.0]] * 2 + [[1.0]] * 2 + [[0.0]] * 98)
+    strata = torch.tensor([0] * 100 + [1] * 100)
+    weights = backdoor_weights(targets, strata, smoothing=smoothing).squeeze()
+    # Both marginals are one half, so a weight is a quarter of all by the count of its cell.
+    rare, common = ((200 + 4 * smoothing) / 4 / (count + smoothing) for count in (2, 98))
+    torch.testing.assert_close(weights[[0, 98, 100, 199]], torch.tensor([common, rare, rare, common]))
+
+
+def test_smoothing_bounds_the_weights_of_an_empty_combination() -> None:
+    targets, strata = torch.tensor([[1.0], [0.0], [0.0]]), torch.tensor([0, 1, 1])
+    with pytest.warns(UserWarning, match="have no image"):
+        weights = backdoor_weights(targets, strata, smoothing=1.0)
+    # Counts with one more each, of label 0 and 1: (1, 2) in stratum 0 and (3, 1) in stratum 1.
+    torch.testing.assert_close(weights, torch.tensor([[3 * 3 / (7 * 2)], [4 * 4 / (7 * 3)], [4 * 4 / (7 * 3)]]))
 
 
 @pytest.mark.parametrize("values", [[-7, 900], [False, True]])
@@ -109,3 +131,9 @@ def test_arguments_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         backdoor_weights(targets, strata)
+
+
+@pytest.mark.parametrize("smoothing", [-1.0, NAN, float("inf")])
+def test_smoothing_that_is_no_count_is_refused(smoothing: float) -> None:
+    with pytest.raises(ValueError, match="smoothing must be a number of images, 0 or more, but got"):
+        backdoor_weights(torch.zeros(4, 2), torch.zeros(4).long(), smoothing=smoothing)
