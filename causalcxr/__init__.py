@@ -3,9 +3,10 @@
 Importing the package registers its models, so that `timm.create_model("causal_resnet101")` works too.
 """
 
-from causalcxr import data, explain, layers, losses, metrics, models
+from causalcxr import bench, data, explain, layers, losses, metrics, models
 from causalcxr.borrow_regions import BorrowRegions
 from causalcxr.factory import create_model, is_model, list_models, list_pretrained
+from causalcxr.hub import push_to_hub, save_pretrained
 from causalcxr.models import CausalCXR, CausalHead
 from causalcxr.objective import CausalObjective
 from causalcxr.outputs import CausalOutput
@@ -18,6 +19,7 @@ __all__ = [
     "CausalHead",
     "CausalObjective",
     "CausalOutput",
+    "bench",
     "create_model",
     "data",
     "explain",
@@ -28,4 +30,6 @@ __all__ = [
     "losses",
     "metrics",
     "models",
+    "push_to_hub",
+    "save_pretrained",
 ]

@@ -1,38 +1,64 @@
 """Create and list the models of the library; the registry is timm's."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import get_arch_name, get_arch_pretrained_cfgs, model_entrypoint, split_model_name_tag
+from timm.models import (
+    get_arch_name,
+    get_arch_pretrained_cfgs,
+    model_entrypoint,
+    parse_model_name,
+    split_model_name_tag,
+)
 from torch import nn
+
+from causalcxr._config import CONFIG, check_config, read_config
+from causalcxr._download import download
+from causalcxr.data.labels import check_label_names
+from causalcxr.models import CausalCXR
 
 __all__ = ["create_model", "is_model", "list_models", "list_pretrained"]
 
 SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
-def create_model(name: str | Path, pretrained: bool | None = None, **kwargs: Any) -> nn.Module:
+def create_model(
+    name: str | Path, pretrained: bool | None = None, *, label_names: Sequence[str] | None = None, **kwargs: Any
+) -> nn.Module:
     """Create a model, with weights or without.
 
     `timm.create_model` builds the same models from the same names once `causalcxr` is imported. This function adds
-    errors with the closest names, folders given as `Path`, and weights by default where the name says where they are.
+    errors with the closest names, folders given as `Path`, weights by default where the name says where they are, and
+    checks of what is in a folder or a repository. Code in a repository is never run, and pickles are never opened.
+
+    With another number of labels than the weights have, the parts that depend on it are new, and named in a warning of
+    the logger `causalcxr`; with other `in_chans`, the stem is adapted as timm does.
 
     Args:
         name: Name in the registry with or without a tag, such as `"causal_resnet101"`;
             `"hf-hub:owner/repo[@revision]"`; `"local-dir:path"`; or a `Path` to a folder written by `save_pretrained`.
         pretrained: Whether to load weights. Default: yes for a hub, a folder or a `Path`, no for a name in the
             registry.
-        **kwargs: Arguments of `causalcxr.CausalCXR`, such as `num_classes`, `in_chans`, `pretrained_backbone`.
+        label_names: Names of the labels in the order of your targets. They must be those of the weights, if these have
+            names and the labels are not new.
+        **kwargs: Arguments of `causalcxr.CausalCXR`, such as `num_classes`, `in_chans`, `pretrained_backbone`, and
+            `cache_dir`, the folder of downloads.
 
     Returns:
-        The model, in training mode as timm returns it.
+        The model, in training mode as timm returns it. `model.label_names` are the names of its labels and
+        `model.thresholds` the probabilities from which a finding counts as present, where the weights have them.
 
     Raises:
         ValueError: If the name or its tag is unknown (the message has the closest ones), no weights are published for
-            it, or weights do not fit.
+            it, weights, labels or the config do not fit, or weights are damaged or a pickle.
         TypeError: If `name` is neither a string nor a path, or an argument is unknown.
+        FileNotFoundError: If there is no such folder, repository, revision or file, or it is not in the cache while
+            `HF_HUB_OFFLINE` is set.
+        PermissionError: If the repository is private or gated.
+        ConnectionError: If the Hub cannot be reached or the download was interrupted.
 
     Example:
         >>> create_model("causal_test_resnet", num_classes=5).num_classes
@@ -42,12 +68,24 @@ def create_model(name: str | Path, pretrained: bool | None = None, **kwargs: Any
         name = f"local-dir:{name}"
     if not isinstance(name, str):
         raise TypeError(f"name must be a string or a Path, but got {type(name).__name__}")
+    config: dict[str, Any] = {}
     if name.startswith(SOURCES):
-        return timm.create_model(name, pretrained=pretrained is not False, **kwargs)
-    if not is_model(name):
+        pretrained = pretrained is not False
+        name, config = _open_source(name, kwargs.get("cache_dir"))
+    elif not is_model(name):
         raise _unknown_model(name)
-    _check_tag(name)
-    return timm.create_model(name, pretrained=bool(pretrained), **kwargs)
+    else:
+        _check_tag(name)
+    model = timm.create_model(name, pretrained=bool(pretrained), **kwargs)
+    if isinstance(model, CausalCXR):  # not with features_only
+        new_labels = not pretrained or model.num_classes != model.pretrained_cfg["num_classes"]
+        if config.get("thresholds") and not new_labels:
+            model.thresholds = tuple(config["thresholds"])
+        if label_names is not None:
+            if model.label_names is not None and not new_labels:
+                check_label_names(label_names, model.label_names)
+            model.label_names = label_names
+    return model
 
 
 def list_models(filter: str = "", pretrained: bool = False) -> list[str]:
@@ -73,6 +111,29 @@ def is_model(name: str) -> bool:
     """Return whether `name`, with or without a tag, is a model of the library."""
     arch = get_arch_name(name) if isinstance(name, str) else ""
     return timm.is_model(arch) and model_entrypoint(arch).__module__.startswith("causalcxr.")
+
+
+def _open_source(name: str, cache_dir: str | Path | None) -> tuple[str, dict[str, Any]]:
+    """Return the name of a folder, or of a repository at the commit that it has now, and its config."""
+    source, place = parse_model_name(name)
+    if source == "local-dir":
+        path = Path(place) / CONFIG
+        if not path.is_file():
+            raise FileNotFoundError(f"no {CONFIG} in {place}; causalcxr.save_pretrained writes a folder with one")
+    else:
+        repo_id, _, revision = place.partition("@")
+        path = download(repo_id, CONFIG, revision or None, cache_dir)
+        place = f"{repo_id}@{path.parent.name}"  # .../snapshots/COMMIT/config.json
+    config = read_config(path, name)
+    architecture = config["architecture"]
+    if timm.is_model(architecture) and not is_model(architecture):
+        raise ValueError(
+            f"{name} holds {architecture!r}, a model of timm, not a causal one; "
+            f"timm.create_model({name!r}, pretrained=True) opens it"
+        )
+    if not is_model(architecture):
+        raise ValueError(f"{CONFIG} of {name}: {_unknown_model(architecture)}")
+    return f"{source}:{place}", check_config(config, name)
 
 
 def _check_tag(name: str) -> None:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 import causalcxr
 from atomic import replacing
 from causalcxr.data import NIH_LABELS, check_label_names
+from causalcxr.data.preprocessing import normalise
 from causalcxr.layers import ConfounderBank
 from provenance import commit, fingerprint, versions
 from recipe import Config, build_bank, build_dataset, build_model
@@ -104,11 +105,7 @@ def check_comparable(one: Scored, other: Scored) -> None:
 
 def prepare(images: Tensor, model: nn.Module) -> Tensor:
     """Normalise radiographs (B, 1, H, W) in [0, 1] as the model's configuration says."""
-    mean, std = (
-        torch.tensor(model.pretrained_cfg[key], dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
-        for key in ("mean", "std")
-    )
-    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+    return normalise(images, model.pretrained_cfg).contiguous(memory_format=torch.channels_last)
 
 
 def process() -> tuple[int, int]:

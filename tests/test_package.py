@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Public names of the design; other people's code depends on them.
 PUBLIC = {
     "causalcxr": "BorrowRegions CausalCXR CausalHead CausalObjective CausalOutput create_model is_model list_models "
-    "list_pretrained",
+    "list_pretrained push_to_hub save_pretrained",
     "causalcxr.layers": "ACmix BackdoorIntervention CausalDecoder ConfounderBank DisentangledCrossAttention "
     "FeatureLearning GroupLinear",
     "causalcxr.losses": "AsymmetricLoss CausalLoss asymmetric_loss backdoor_loss backdoor_weights classification_loss "
@@ -20,6 +20,8 @@ PUBLIC = {
     "pointing_game reliability_curve worst_group_auroc",
     "causalcxr.data": "NIH_LABELS NIHChestXray14 SyntheticCXR check_label_names read_image",
     "causalcxr.explain": "attention_maps overlay",
+    "causalcxr.bench": "MARKERS ConfoundedDataset StratifiedImages StructuralCXR as_dict attention_share do_error "
+    "evaluate linear_probe measure normalise_for paint predict subsample",
 }
 
 

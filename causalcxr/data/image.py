@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["inspect_image_file", "read_image"]
+from causalcxr.data.dicom import decode_dicom, is_dicom
+
+__all__ = ["as_height_width", "inspect_image_file", "read_image", "resize_image"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -23,6 +26,7 @@ _JPEG = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _TIFF = (b"II*\x00", b"MM\x00*")
 _FORMATS = ("PNG", "JPEG", "TIFF")
+_HEAD = 132  # DICOM says what it is behind 128 bytes of anything
 _TAIL = 1024  # some writers pad behind the end marker; a marker within this distance of the end counts
 
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
@@ -51,14 +55,17 @@ def read_image(path: str | os.PathLike[str] | IO[bytes], *, size: int | tuple[in
     to luminance, which leaves equal channels as they are. Pillow holds only the upper 8 bits of 16-bit colour and of
     16-bit grey with alpha.
 
-    A damaged PNG is an error, never a picture with a grey lower half: its checksums are verified before decoding. JPEG
-    and TIFF hold no checksums; there, what the decoder notices is an error.
+    A damaged PNG is an error, never a picture with a grey lower half: its checksums are verified before decoding. JPEG,
+    TIFF and DICOM hold no checksums; there, what the decoder notices is an error.
+
+    DICOM needs the extra ``causalcxr[dicom]``. The picture is what a screen would show: after the modality and VOI
+    look-up tables or the window that the file holds, and with MONOCHROME1 inverted; without either, the range of the
+    bits that it declares becomes [0, 1]. A file of several frames, or of a modality such as CT, is an error.
 
     Args:
-        path: PNG, JPEG or TIFF file, or one that is open in binary mode: anything with ``read()``. An open file is read
-            from its start where it can seek, else from where it is, to its end; it stays open.
-        size: Side, or (height, width), to resize to; bilinear with the support widened to the scale
-            (antialiased), in float32. ``None`` keeps the stored size.
+        path: PNG, JPEG, TIFF or DICOM file, or one that is open in binary mode: anything with ``read()``. An open file
+            is read from its start where it can seek, else from where it is, to its end; it stays open.
+        size: Side, or (height, width), to resize to with `resize_image`. ``None`` keeps the stored size.
 
     Shape:
         (1, H, W), float32 in [0, 1].
@@ -68,6 +75,7 @@ def read_image(path: str | os.PathLike[str] | IO[bytes], *, size: int | tuple[in
 
     Raises:
         FileNotFoundError: There is no such file.
+        ImportError: The file is DICOM and pydicom is not installed.
         ValueError: The file is empty, truncated, damaged or of another format; or ``size`` is not positive.
         TypeError: ``size`` is neither an integer nor two of them, or ``path`` neither a path nor an open binary file.
 
@@ -81,18 +89,50 @@ def read_image(path: str | os.PathLike[str] | IO[bytes], *, size: int | tuple[in
         >>> read_image(path, size=8).shape
         torch.Size([1, 8, 8])
     """
-    height_width = None if size is None else _height_width(size)
+    height_width = None if size is None else as_height_width(size)
     data, name = _read_bytes(path)
-    problem = _structure_problem(data[:8], data[-_TAIL:]) or _png_problem(data)
+    problem = _structure_problem(data[:_HEAD], data[-_TAIL:]) or _png_problem(data)
     if problem is not None:
         raise ValueError(f"cannot read image {name}: {problem}")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            return _to_tensor(image, height_width)
+        grey = torch.from_numpy(decode_dicom(data) if is_dicom(data) else _decode(data)).unsqueeze(0)
+    except ImportError as error:
+        raise ImportError(f"cannot read image {name}: {error}") from error
     except UnidentifiedImageError:
         raise ValueError(f"cannot read image {name}: damaged header") from None
     except _DECODE_ERRORS as error:
         raise ValueError(f"cannot read image {name}: {error}") from error
+    return grey if height_width is None else resize_image(grey, height_width)
+
+
+def resize_image(image: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
+    """Resize a grey image as `read_image` does: bilinear, antialiased, in float32.
+
+    Antialiased means that the support is widened to the scale. ``resize_image(read_image(path), size)`` and
+    ``read_image(path, size=size)`` are equal, bit by bit.
+
+    Args:
+        image: A grey image with values in [0, 1].
+        size: Side, or (height, width).
+
+    Shape:
+        image: (1, H, W). Result: (1, height, width), float32 on the CPU.
+
+    Raises:
+        ValueError: ``size`` is not positive.
+        TypeError: ``size`` is neither an integer nor two of them.
+
+    Example:
+        >>> resize_image(torch.rand(1, 6, 4), 8).shape
+        torch.Size([1, 8, 8])
+    """
+    height_width = as_height_width(size)
+    image = image.detach().float().cpu()
+    if image.shape[1:] == height_width:
+        return image
+    # In float, so that 8-bit and 16-bit files of one radiograph stay equal; it takes no longer than in 8 bits.
+    resized = Image.fromarray(image[0].numpy()).resize(height_width[::-1], Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(resized)).clamp(0, 1).unsqueeze(0)  # weights sum to 1 up to rounding
 
 
 def inspect_image_file(path: str | os.PathLike[str]) -> str | None:
@@ -117,7 +157,7 @@ def inspect_image_file(path: str | os.PathLike[str]) -> str | None:
     """
     try:
         with open(path, "rb", buffering=0) as file:
-            head = file.read(8)
+            head = file.read(_HEAD)
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
             return _structure_problem(head, file.read(_TAIL))
     except OSError as error:
@@ -142,13 +182,15 @@ def _read_bytes(path: str | os.PathLike[str] | IO[bytes]) -> tuple[bytes, str]:
 def _structure_problem(head: bytes, tail: bytes) -> str | None:
     if not head:
         return "empty file"
+    if is_dicom(head):
+        return None
     if head.startswith(_PNG):
         return None if _PNG_END in tail else "truncated PNG (no closing IEND chunk)"
     if head.startswith(_JPEG):
         return None if _JPEG_END in tail else "truncated JPEG (no end marker)"
     if head.startswith(_TIFF):
         return None
-    return f"not a PNG, JPEG or TIFF file (begins with {head!r})"
+    return f"not a PNG, JPEG or TIFF file, nor DICOM (begins with {head[:8]!r})"
 
 
 def _png_problem(data: bytes) -> str | None:
@@ -174,26 +216,25 @@ def _png_problem(data: bytes) -> str | None:
     return f"damaged PNG (chunk at byte {start} runs past the end of the file)"
 
 
-def _to_tensor(image: Image.Image, height_width: tuple[int, int] | None) -> torch.Tensor:
-    image.load()
-    image.info.pop("transparency", None)  # else convert() would act on it
-    if image.mode in _EIGHT_BIT_MODES:
-        grey, white = image if image.mode == "L" else image.convert("L"), 255
-    elif image.mode in _SIXTEEN_BIT_MODES:
-        grey, white = image.convert("F"), 65535
-        low, high = cast("tuple[float, float]", grey.getextrema())
-        if low < 0 or high > white:  # mode I holds 32 bits
-            raise ValueError(f"values from {low:g} to {high:g} do not fit in 16 bits")
-    else:
-        raise ValueError(f"pixels of mode {image.mode!r}; save it as 8-bit or 16-bit grey")
-    if height_width is not None and height_width != (grey.height, grey.width):
-        # In float, so that 8-bit and 16-bit files of one radiograph stay equal; it takes no longer than in 8 bits.
-        grey = grey.convert("F").resize(height_width[::-1], Image.Resampling.BILINEAR)
-    values = np.divide(np.asarray(grey), np.float32(white), dtype=np.float32)
-    return torch.from_numpy(values).unsqueeze(0)
+def _decode(data: bytes) -> npt.NDArray[np.float32]:
+    """Decode a PNG, JPEG or TIFF file to grey values (H, W) in [0, 1]."""
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        image.load()
+        image.info.pop("transparency", None)  # else convert() would act on it
+        if image.mode in _EIGHT_BIT_MODES:
+            grey, white = image if image.mode == "L" else image.convert("L"), 255
+        elif image.mode in _SIXTEEN_BIT_MODES:
+            grey, white = image.convert("F"), 65535
+            low, high = cast("tuple[float, float]", grey.getextrema())
+            if low < 0 or high > white:  # mode I holds 32 bits
+                raise ValueError(f"values from {low:g} to {high:g} do not fit in 16 bits")
+        else:
+            raise ValueError(f"pixels of mode {image.mode!r}; save it as 8-bit or 16-bit grey")
+        return np.divide(np.asarray(grey), np.float32(white), dtype=np.float32)
 
 
-def _height_width(size: int | tuple[int, int]) -> tuple[int, int]:
+def as_height_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a size that is a side or both; raise unless they are whole and positive."""
     try:
         height, width = (size, size) if not isinstance(size, (tuple, list)) else size
         height, width = operator.index(height), operator.index(width)

@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import logging
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,11 @@ import torch
 from timm.models import get_arch_name, get_pretrained_cfg_value, load_state_dict, model_entrypoint
 from torch import Tensor, nn
 
+from causalcxr.models._torchvision import as_timm
+
 __all__ = ["check_backbone_name", "check_feature_map", "create_backbone", "feature_map"]
+
+_logger = logging.getLogger(__name__)
 
 
 def create_backbone(
@@ -31,7 +36,8 @@ def create_backbone(
         output_stride: Pixels of a cell of the feature map. Default: 16 where the backbone can be built so, else its
             own.
         drop_path_rate: Stochastic depth rate. Default: the backbone's own.
-        pretrained: True for timm's published weights, or the path of a file with weights of this backbone.
+        pretrained: True for timm's published weights, or the path of a file with weights of this backbone, under
+            timm's or torchvision's names, with or without a classifier; what matched is logged.
         backbone_args: More arguments for the backbone's constructor.
 
     Returns:
@@ -52,14 +58,18 @@ def create_backbone(
         kwargs |= _weights_from_file(name, pretrained)
     try:
         backbone = _build(name, 16 if output_stride is None else output_stride, kwargs)
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError, KeyError) as error:  # the last two of names that timm does not expect
         if not pretrained:
             raise
         raise ValueError(
             f"weights {'of timm' if pretrained is True else pretrained} do not fit the backbone {name!r}: "
             + textwrap.shorten(str(error), 400)
         ) from error
-    backbone.pretrained_cfg.pop("state_dict", None)  # would keep a second copy of the weights
+    if read := backbone.pretrained_cfg.pop("state_dict", None):  # would keep a second copy of the weights
+        _logger.info(
+            "%d weights of %s are in the backbone %s, which has %d",
+            *(len(read), pretrained, name, len(backbone.state_dict())),
+        )
     try:
         backbone.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
     except (AttributeError, AssertionError, NotImplementedError) as error:
@@ -117,11 +127,12 @@ def _weights_from_file(name: str, path: str | Path) -> dict[str, Any]:
     """Return the arguments with which timm loads a file into a backbone without classifier, strictly."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file of backbone weights at {path}")
-    state_dict = load_state_dict(str(path))
+    state_dict = as_timm(load_state_dict(str(path)))
     classifiers = get_pretrained_cfg_value(name, "classifier") or ()
     for classifier in (classifiers,) if isinstance(classifiers, str) else classifiers:
-        state_dict.pop(f"{classifier}.weight", None)
-        state_dict.pop(f"{classifier}.bias", None)
+        for unused in (f"{classifier}.weight", f"{classifier}.bias"):
+            if state_dict.pop(unused, None) is not None:
+                _logger.info("%s of %s is of a classifier and not used", unused, path)
     # timm tolerates missing weights, of any layer, where the numbers of classes differ: so they must not.
     overlay = {"state_dict": state_dict, "num_classes": 0, "classifier": None, "custom_load": False}
     return {"pretrained": True, "pretrained_cfg_overlay": overlay}

@@ -1,15 +1,20 @@
 """What every entry point of the registry does."""
 
 import inspect
+import logging
+import textwrap
 from typing import Any
 
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 from torch import Tensor
 
+from causalcxr._weights import check_source
 from causalcxr.data.labels import NIH_LABELS
 from causalcxr.models.causal_cxr import CausalCXR
 
 __all__ = ["build_causal_model", "causal_cfg"]
+
+_logger = logging.getLogger(__name__)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -46,28 +51,61 @@ def causal_cfg(first_conv: str | tuple[str, ...], **kwargs: Any) -> dict[str, An
 def build_causal_model(variant: str, pretrained: bool = False, **kwargs: Any) -> CausalCXR:
     """Build a registered model, load its weights where asked for, and note the arguments that rebuild it.
 
+    Weights that are new, because the number of labels differs say, are named in a warning of the logger.
+
     Raises:
         ValueError: If `pretrained` is true and no weights are published for the model, or they do not fit.
+        OSError: If they cannot be had, see `causalcxr.create_model`.
     """
+    loaded: dict[str, Tensor] = {}
     if pretrained:
         cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
         if not cfg.has_weights:
             raise no_weights_error(variant)
+        checked = check_source(cfg, kwargs.get("cache_dir"))
+        kwargs["pretrained_cfg_overlay"] = (kwargs.get("pretrained_cfg_overlay") or {}) | checked
         kwargs.pop("pretrained_backbone", None)  # the published weights hold the backbone's as well
-    model = build_model_with_cfg(
-        CausalCXR,
-        variant,
-        pretrained,
-        feature_cfg={"feature_cls": "getter", "out_indices": (-1,)},
-        pretrained_filter_fn=_check_weights,
-        **kwargs,
-    )
+
+    def check(state_dict: dict[str, Tensor], model: CausalCXR) -> dict[str, Tensor]:
+        nonlocal loaded
+        _check_weights(state_dict, model)
+        loaded = state_dict  # timm drops from it what it does not load
+        return state_dict
+
+    try:
+        model = build_model_with_cfg(
+            CausalCXR,
+            variant,
+            pretrained,
+            feature_cfg={"feature_cls": "getter", "out_indices": (-1,)},
+            pretrained_filter_fn=check,
+            **kwargs,
+        )
+    except RuntimeError as error:
+        if not loaded:
+            raise
+        raise ValueError(f"weights do not fit {variant!r}: {textwrap.shorten(str(error), 400)}") from error
     model.model_args = {key: value for key, value in kwargs.items() if key in ARCHITECTURE}
+    if isinstance(model, CausalCXR):  # not with features_only
+        names = model.pretrained_cfg.get("label_names") or ()
+        model.label_names = names if len(names) == model.num_classes > 0 else None
+        if loaded:
+            _report_new_weights(model, loaded)
     return model
 
 
-def _check_weights(state_dict: dict[str, Tensor], model: CausalCXR) -> dict[str, Tensor]:
-    """Return the weights, or raise unless they are exactly the model's, but for labels and stem where these change.
+def _report_new_weights(model: CausalCXR, loaded: dict[str, Tensor]) -> None:
+    if new := [name for name in model.state_dict() if name not in loaded]:
+        cfg = model.pretrained_cfg
+        _logger.warning(
+            "%d weights of %s are new, since it has %d labels and %d channels, the weights %d and %d; train them: %s",
+            *(len(new), cfg["architecture"], model.num_classes, model.in_chans),
+            *(cfg["num_classes"], cfg["input_size"][0], ", ".join(new)),
+        )
+
+
+def _check_weights(state_dict: dict[str, Tensor], model: CausalCXR) -> None:
+    """Raise unless the weights are exactly the model's, but for labels and stem where these change.
 
     timm tolerates missing weights of any layer where the number of labels differs.
     """
@@ -90,7 +128,6 @@ def _check_weights(state_dict: dict[str, Tensor], model: CausalCXR) -> dict[str,
         raise ValueError(
             f"weights do not fit {cfg['architecture']!r}: {found}; give the arguments that they were trained with"
         )
-    return state_dict
 
 
 def _shape(name: str, tensor: Tensor, stems: set[str]) -> tuple[int, ...]:

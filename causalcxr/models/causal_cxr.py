@@ -4,14 +4,18 @@ Reference: Nie et al., *Chest X-ray Image Classification: A Causal Perspective*,
 """
 
 import math
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
 from causalcxr._checks import check_tensor, eager
+from causalcxr.data.labels import NIH_LABELS
+from causalcxr.data.preprocessing import preprocess
 from causalcxr.layers import ConfounderBank
 from causalcxr.models._backbone import create_backbone, feature_map
 from causalcxr.models.causal_head import CausalHead
@@ -109,6 +113,8 @@ class CausalCXR(nn.Module):
                 strategy=strategy,
                 drop_rate=drop_rate,
             )
+        self.label_names = NIH_LABELS if num_classes == len(NIH_LABELS) else None
+        self.thresholds: tuple[float, ...] | None = None  # of probabilities, where the weights came with some
         self.to(dtype=dtype)
         self.feature_info = [
             {**info, "module": f"backbone.{info['module']}"} for info in list(self.backbone.feature_info)
@@ -118,6 +124,17 @@ class CausalCXR(nn.Module):
     def num_classes(self) -> int:
         """Number of labels K."""
         return self.head.num_classes
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """Names of the labels in the order of the logits, or None where they are not known."""
+        return self._label_names
+
+    @label_names.setter
+    def label_names(self, names: Sequence[str] | None) -> None:
+        if names is not None and (isinstance(names, str) or not len(names) == len(set(names)) == self.num_classes):
+            raise ValueError(f"label_names must be one name for each of {self.num_classes} labels, but got {names!r}")
+        self._label_names = None if names is None else tuple(names)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the causal logits z_x, (B, K)."""
@@ -135,6 +152,30 @@ class CausalCXR(nn.Module):
             need_attention: Whether to compute the attention maps, which takes the unfused attention in the last layer.
         """
         return self.head.decode(self.forward_features(x), confounders, need_attention=need_attention)
+
+    def preprocess(
+        self, image: str | os.PathLike[str] | IO[bytes] | Tensor, *, size: int | tuple[int, int] | None = None
+    ) -> Tensor:
+        """Return a radiograph as the model takes it, (1, C, H, W): read, resized, normalised by `pretrained_cfg`.
+
+        Args:
+            image: A file, or a grey image (1, H, W) with values in [0, 1], see `causalcxr.data.preprocess`.
+            size: Side, or (height, width). Default: that of `pretrained_cfg["input_size"]`.
+
+        Returns:
+            A batch of one, on the model's device and in its type.
+
+        Raises:
+            ValueError: If the model has no `pretrained_cfg`, or the image is bad.
+        """
+        cfg = getattr(self, "pretrained_cfg", None)
+        if cfg is None:
+            raise ValueError(
+                "the model has no pretrained_cfg, which says how images are scaled; build it with "
+                "causalcxr.create_model, or call causalcxr.data.preprocess(image, cfg)"
+            )
+        input_size = (self.in_chans, *cfg["input_size"][1:])
+        return preprocess(image, {**cfg, "input_size": input_size}, size=size).to(next(self.parameters()))
 
     @torch.no_grad()
     def predict_do(self, x: Tensor, bank: ConfounderBank) -> Tensor:
@@ -197,8 +238,12 @@ class CausalCXR(nn.Module):
         return self.head.causal_classifier
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Start anew with other labels: label embeddings and all three classifiers; 0 for pooled features."""
+        """Start anew with other labels: label embeddings and all three classifiers; 0 for pooled features.
+
+        Their names are not known then: `model.label_names = [...]` sets them.
+        """
         self.head.reset_classifier(num_classes)
+        self.label_names = self.thresholds = None
 
     def group_matcher(self, coarse: bool = False) -> Any:
         """Group the backbone's parameters by depth for layer-wise learning rates; the head comes last."""

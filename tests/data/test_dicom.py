@@ -1,0 +1,292 @@
+"""DICOM files that the tests write: each step of the grey-scale pipeline in closed form or against pydicom."""
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from causalcxr.data.image import inspect_image_file, read_image, resize_image
+
+pydicom = pytest.importorskip("pydicom")
+
+from pydicom import uid  # noqa: E402
+from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
+from pydicom.encaps import encapsulate  # noqa: E402
+from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array  # noqa: E402
+
+RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+
+
+def make(
+    pixels: np.ndarray | bytes, *, bits: int = 12, syntax: str = uid.ExplicitVRLittleEndian, **changes: Any
+) -> Any:
+    """A radiograph of the given stored values; bytes are compressed pixels of 64x64."""
+    compressed = isinstance(pixels, bytes)
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.SOPClassUID, ds.SOPInstanceUID = uid.DigitalXRayImageStorageForPresentation, uid.generate_uid()
+    ds.Modality = "DX"
+    ds.Rows, ds.Columns = (64, 64) if compressed else pixels.shape[:2]
+    ds.SamplesPerPixel = 1 if compressed or pixels.ndim == 2 else 3
+    ds.PhotometricInterpretation = "MONOCHROME2" if ds.SamplesPerPixel == 1 else "RGB"
+    if ds.SamplesPerPixel == 3:
+        ds.PlanarConfiguration = 0
+    ds.BitsAllocated = 8 if bits <= 8 else 16
+    ds.BitsStored, ds.HighBit = bits, bits - 1
+    ds.PixelRepresentation = 0 if compressed else int(pixels.dtype.kind == "i")
+    ds.PixelData = encapsulate([pixels]) if compressed else pixels.tobytes()
+    ds["PixelData"].VR = "OB" if compressed or bits <= 8 else "OW"
+    for name, value in changes.items():
+        setattr(ds, name, value)
+    return ds
+
+
+def save(ds: Any, path: Path) -> Path:
+    ds.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Function that writes a radiograph and reads it with the library; returns (H, W) in float64."""
+
+    def write_and_read(pixels: np.ndarray | bytes, **changes: Any) -> np.ndarray:
+        image = read_image(save(make(pixels, **changes), tmp_path / "image.dcm"))
+        assert image.dtype == torch.float32
+        assert image.shape[0] == 1
+        assert 0 <= image.min() <= image.max() <= 1
+        return image[0].double().numpy()
+
+    return write_and_read
+
+
+def table(entries: list[int], first: int, bits: int, vr: str = "US") -> Any:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US" if first >= 0 else "SS", [len(entries), first, bits])
+    item.add_new("LUTData", vr, entries if vr == "US" else np.array(entries, "<u2").tobytes())
+    return item
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_without_a_window_the_declared_bits_are_the_range(read, bits):
+    values = np.linspace(0, 2**bits - 1, 24 * 40).astype(np.uint8 if bits == 8 else np.uint16).reshape(24, 40)
+    np.testing.assert_allclose(read(values, bits=bits), values / (2**bits - 1), atol=1e-7)
+
+
+def test_monochrome1_is_inverted(read):
+    shown = read(RAMP, WindowCenter=1000, WindowWidth=800)
+    inverted = read(RAMP, WindowCenter=1000, WindowWidth=800, PhotometricInterpretation="MONOCHROME1")
+    np.testing.assert_allclose(inverted, 1 - shown, atol=1e-7)
+    assert inverted[0, 0] == 1
+
+
+def test_signed_values_and_rescale(read):
+    signed = (RAMP.astype(np.int16) - 2048).clip(-2048, 2047)
+    np.testing.assert_allclose(read(signed), RAMP / 4095, atol=1e-7)
+    np.testing.assert_allclose(read(signed, RescaleSlope=0.5, RescaleIntercept=7), RAMP / 4095, atol=1e-7)
+    # Falling: the stored maximum is the darkest.
+    np.testing.assert_allclose(read(RAMP, RescaleSlope=-1, RescaleIntercept=4095), 1 - RAMP / 4095, atol=1e-7)
+    # A slope without an intercept, and elements without a value.
+    np.testing.assert_allclose(read(RAMP, RescaleSlope=2, RescaleIntercept=None), RAMP / 4095, atol=1e-7)
+
+
+@pytest.mark.parametrize("function", [None, "LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (0.5, -300)])
+@pytest.mark.parametrize("signed", [False, True])
+def test_windows_are_those_of_pydicom(read, function, slope, intercept, signed):
+    pixels = (RAMP.astype(np.int16) - 2048) if signed else RAMP
+    window = {"WindowCenter": 500.5, "WindowWidth": 700, "RescaleSlope": slope, "RescaleIntercept": intercept}
+    window |= {} if function is None else {"VOILUTFunction": function}
+    ds = make(pixels, **window)
+    expected = apply_voi_lut(apply_modality_lut(pixel_array(ds), ds), ds)
+    low, high = (value * slope + intercept for value in ((-2048, 2047) if signed else (0, 4095)))
+    np.testing.assert_allclose(read(pixels, **window), (expected - low) / (high - low), atol=1e-6)
+
+
+def test_a_linear_window_is_the_formula_of_the_standard(read):
+    shown = read(RAMP, WindowCenter=2048, WindowWidth=1001)
+    # PS3.3, C.11.2.1.2.1: x <= c - 0.5 - (w - 1) / 2 is black, x > c - 0.5 + (w - 1) / 2 white.
+    assert shown.ravel()[1547] == 0
+    assert shown.ravel()[1548] == pytest.approx(0.5 / 1000, abs=1e-7)
+    assert shown.ravel()[2548] == 1
+    assert read(RAMP, WindowCenter=2048, WindowWidth=1, VOILUTFunction="SIGMOID").ravel()[[0, 4095]].tolist() == [0, 1]
+    assert read(RAMP, WindowCenter=2048, WindowWidth=1).ravel().tolist() == [0.0] * 2048 + [1.0] * 2048
+
+
+def test_a_falling_rescale_with_a_window_is_not_shown_inverted(read):
+    shown = read(RAMP, RescaleSlope=-1, RescaleIntercept=4095, WindowCenter=2048, WindowWidth=4096)
+    np.testing.assert_allclose(shown, 1 - RAMP / 4095, atol=1e-6)
+
+
+def test_the_first_of_several_windows_counts(read):
+    several = read(RAMP, WindowCenter=[1000, 3000], WindowWidth=[800, 100])
+    np.testing.assert_array_equal(several, read(RAMP, WindowCenter=1000, WindowWidth=800))
+
+
+@pytest.mark.parametrize("vr", ["US", "OW"])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_a_table_maps_values_and_holds_its_ends(read, bits, vr):
+    entries = np.sqrt(np.linspace(0, 1, 1000)) * (2**bits - 1)
+    shown = read(
+        RAMP, VOILUTSequence=[table(entries.astype(int).tolist(), 500, bits, vr)], WindowCenter=1, WindowWidth=2
+    )
+    expected = entries.astype(int)[np.clip(RAMP.astype(int) - 500, 0, 999)] / (2**bits - 1)
+    np.testing.assert_allclose(shown, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian])
+def test_tables_of_other_encodings_and_of_packed_bytes(read, syntax):
+    order = ">" if syntax == uid.ExplicitVRBigEndian else "<"
+    entries = np.arange(4096)[::-1]
+    wide = table([0], 0, 12)
+    wide.LUTDescriptor = [4096, 0, 12]
+    wide.add_new("LUTData", "OW", entries.astype(f"{order}u2").tobytes())
+    pixels = RAMP.astype(f"{order}u2")
+    np.testing.assert_allclose(read(pixels, syntax=syntax, VOILUTSequence=[wide]), 1 - RAMP / 4095, atol=1e-7)
+    packed = table([0], 0, 8)
+    packed.LUTDescriptor = [4096, 0, 8]
+    packed.add_new("LUTData", "OW", (entries // 16).astype("u1").tobytes())
+    expected = (entries // 16)[RAMP] / 255
+    np.testing.assert_allclose(read(pixels, syntax=syntax, VOILUTSequence=[packed]), expected, atol=1e-7)
+
+
+def test_a_modality_table_comes_before_the_window(read):
+    item = table((np.arange(4096) // 16).tolist(), 0, 8)
+    item.ModalityLUTType = "OD"
+    np.testing.assert_allclose(read(RAMP, ModalityLUTSequence=[item]), (RAMP // 16) / 255, atol=1e-7)
+    windowed = read(RAMP, ModalityLUTSequence=[item], WindowCenter=128.5, WindowWidth=129)
+    np.testing.assert_allclose(windowed, np.clip((RAMP.astype(int) // 16 - 128) / 128 + 0.5, 0, 1), atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["RGB", "YBR_FULL"])
+def test_colour_is_reduced_to_luminance_as_in_other_formats(read, tmp_path, kind):
+    colours = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    image = Image.fromarray(colours)
+    image.save(tmp_path / "image.png")
+    pixels = np.asarray(image.convert("YCbCr")) if kind == "YBR_FULL" else colours
+    shown = read(pixels, bits=8, PhotometricInterpretation=kind)
+    np.testing.assert_allclose(shown, read_image(tmp_path / "image.png")[0], atol=0.01 if kind == "YBR_FULL" else 0.003)
+
+
+def _encoded(kind: str) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray((RAMP // 16).astype(np.uint8)).save(stream, kind, **({"quality": 95} if kind == "JPEG" else {}))
+    return stream.getvalue()
+
+
+def test_compressed_files_that_the_core_can_decode(read, tmp_path):
+    jpeg = read(_encoded("JPEG"), bits=8, syntax=uid.JPEGBaseline8Bit)
+    np.testing.assert_allclose(jpeg, (RAMP // 16) / 255, atol=0.03)
+    lossless = read(_encoded("JPEG2000"), bits=8, syntax=uid.JPEG2000Lossless)
+    np.testing.assert_allclose(lossless, (RAMP // 16) / 255, atol=1e-7)
+    ds = make(RAMP)
+    ds.compress(uid.RLELossless)
+    np.testing.assert_allclose(read_image(save(ds, tmp_path / "rle.dcm"))[0], RAMP / 4095, atol=1e-7)
+
+
+def test_a_size_resizes_as_everywhere(tmp_path):
+    path = save(make(RAMP, WindowCenter=1000, WindowWidth=800), tmp_path / "IM0001")  # the content says what it is
+    assert torch.equal(read_image(path, size=(20, 30)), resize_image(read_image(path), (20, 30)))
+    with path.open("rb") as file:
+        assert torch.equal(read_image(file), read_image(path))
+    assert inspect_image_file(path) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"NumberOfFrames": 3, "PixelData": RAMP.tobytes() * 3}, "3 frames, expected one; save the frame"),
+        ({"Modality": "CT"}, r"modality CT, expected a radiograph \(CR, DX\)"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "photometric interpretation PALETTE COLOR; save it as"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 1}, "rescale slope of 0"),
+        ({"RescaleSlope": float("nan"), "RescaleIntercept": 1}, "a rescale or window that is not a finite number"),
+        ({"WindowCenter": 100, "WindowWidth": 0}, "window of width 0"),
+        ({"WindowCenter": 1, "WindowWidth": 5, "VOILUTFunction": "CUBIC"}, "VOI LUT function CUBIC, expected LINEAR, "),
+        ({"VOILUTSequence": [table([0, 300], 0, 8)]}, "table of 2 entries up to 300, where 2 of 8 bits are declared"),
+        ({"VOILUTSequence": [Dataset()]}, "look-up table without LUTDescriptor or LUTData"),
+        ({"PixelData": RAMP.tobytes()[:100]}, "the pixels cannot be decoded"),
+        ({"BitsAllocated": None}, "the pixels cannot be decoded"),
+    ],
+)
+def test_files_that_cannot_be_shown_are_refused_with_the_reason(tmp_path, changes, message):
+    path = save(make(RAMP, **changes), tmp_path / "bad.dcm")
+    with pytest.raises(ValueError, match=rf"cannot read image '.*bad\.dcm': .*{message}"):
+        read_image(path)
+
+
+def test_a_table_with_fewer_entries_than_it_declares_is_refused(tmp_path):
+    short = table([1, 2, 3], 0, 16)
+    short.LUTDescriptor = [9, 0, 16]
+    path = save(make(RAMP, VOILUTSequence=[short]), tmp_path / "bad.dcm")
+    with pytest.raises(ValueError, match="table of 3 entries up to 3, where 9 of 16 bits are declared"):
+        read_image(path)
+
+
+def test_a_file_without_an_image_is_refused(tmp_path):
+    ds = make(RAMP)
+    del ds.PixelData
+    with pytest.raises(ValueError, match="DICOM without an image"):
+        read_image(save(ds, tmp_path / "report.dcm"))
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.MPEG2MPML])
+def test_a_compression_without_decoder_names_packages(tmp_path, syntax):
+    path = save(make(b"not decodable, whatever is installed", bits=8, syntax=syntax), tmp_path / "packed.dcm")
+    with pytest.raises(ValueError, match=r"cannot be decoded: .*; pip install 'pylibjpeg\[all\]' or python-gdcm adds"):
+        read_image(path)
+
+
+def test_every_truncation_is_refused(tmp_path):
+    path = save(make(RAMP[:8, :8].copy()), tmp_path / "whole.dcm")
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 1, 5):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"cannot read image '.*whole\.dcm'"):
+            read_image(path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom, which notices some of the damage
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"VOILUTSequence": [table(list(range(100)), 0, 8)]},
+        {"WindowCenter": [3, 4], "WindowWidth": [40, 5], "RescaleSlope": 2, "RescaleIntercept": 1},
+    ],
+)
+def test_damaged_bytes_give_an_error_or_a_picture_in_range(tmp_path, changes):
+    path = save(make(RAMP[:8, :8].copy(), **changes), tmp_path / "damaged.dcm")
+    whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        damaged[rng.integers(132, len(whole))] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            image = read_image(path)
+        except ValueError:
+            refused += 1
+        else:
+            assert 0 <= image.min() <= image.max() <= 1
+    assert 10 < refused < 140
+
+
+def test_damage_that_pydicom_does_not_expect_is_an_error(tmp_path):
+    ds = make(RAMP)
+    ds.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    path = save(ds, tmp_path / "damaged.dcm")
+    syntax = str(uid.ExplicitVRLittleEndian).encode()
+    path.write_bytes(path.read_bytes().replace(syntax, syntax.replace(b"2.840", rb"2\\840")))
+    with pytest.raises(ValueError, match=r"damaged\.dcm': damaged DICOM \("):
+        read_image(path)
+
+
+def test_without_pydicom_the_extra_is_named(tmp_path, monkeypatch):
+    path = save(make(RAMP), tmp_path / "image.dcm")
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(ImportError, match=r"image\.dcm': DICOM files need pydicom: pip install 'causalcxr\[dicom\]'"):
+        read_image(path)

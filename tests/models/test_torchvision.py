@@ -1,0 +1,129 @@
+"""Weights that torchvision wrote, in backbones of timm."""
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from causalcxr.models._backbone import create_backbone, feature_map
+
+
+def _torchvision(family: str) -> tuple[nn.Module, str, dict[str, Any], Callable[[Any, Tensor], Tensor]]:
+    """Return a shallow network of torchvision, its name and arguments in timm, and its last feature map."""
+    models = torchvision.models
+    blocks = [(8, 16, 1), (16, 24, 1), (24, 32, 2), (32, None, 1)]
+    networks: dict[str, Any] = {
+        "resnet": (models.resnet18(), "resnet18", {}, lambda net, x: nn.Sequential(*list(net.children())[:-2])(x)),
+        "densenet": (
+            models.DenseNet(32, (1, 2, 2, 1)),
+            "densenet121",
+            {"block_config": (1, 2, 2, 1)},
+            lambda net, x: net.features(x).relu(),
+        ),
+        "convnext": (
+            models.ConvNeXt([models.convnext.CNBlockConfig(*block) for block in blocks]),
+            "convnext_tiny",
+            {"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1)},
+            lambda net, x: net.features(x),
+        ),
+        "swin": (
+            models.SwinTransformer([4, 4], 12, [1, 1, 2, 1], [2, 2, 2, 4], [7, 7]),
+            "swin_tiny_patch4_window7_224",
+            {"embed_dim": 12, "depths": (1, 1, 2, 1), "num_heads": (2, 2, 2, 4)},
+            lambda net, x: net.norm(net.features(x)).permute(0, 3, 1, 2),
+        ),
+        "vit": (
+            models.VisionTransformer(224, 16, 2, 4, 32, 64),
+            "vit_base_patch16_224",
+            {"embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 2},
+            _vit_map,
+        ),
+    }
+    return networks[family]
+
+
+def _vit_map(net: Any, x: Tensor) -> Tensor:
+    tokens = torch.cat([net.class_token.expand(len(x), -1, -1), net._process_input(x)], dim=1)
+    return net.encoder(tokens)[:, 1:].transpose(1, 2).unflatten(2, (14, 14))
+
+
+def _drawn(network: nn.Module) -> nn.Module:
+    """Change all weights and statistics, also those that start at 0 and 1."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(std=0.1)
+        for name, buffer in network.named_buffers():
+            if "running" in name:
+                buffer.uniform_(0.5, 1.5)
+    return network.eval()
+
+
+def _load(path: Path, family: str, state_dict: dict[str, Tensor]) -> nn.Module:
+    _, name, arguments, _ = _torchvision(family)
+    torch.save(state_dict, path)
+    stride = None if family == "vit" else 32
+    return create_backbone(name, pretrained=path, output_stride=stride, backbone_args=arguments)[0].eval()
+
+
+def _assert_same(backbone: nn.Module, network: nn.Module, family: str) -> None:
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = _torchvision(family)[3](network, images)
+        torch.testing.assert_close(feature_map(backbone, images), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["resnet", "densenet", "convnext", "swin", "vit"])
+def test_weights_under_the_names_of_torchvision(tmp_path: Path, family: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The same network comes out, and what matched is reported."""
+    network, name, *_ = _torchvision(family)
+    _drawn(network)
+    with caplog.at_level(logging.INFO, "causalcxr"):
+        backbone = _load(tmp_path / "weights.pth", family, network.state_dict())
+    _assert_same(backbone, network, family)
+    *classifier, matched = (record.getMessage() for record in caplog.records if record.name.startswith("causalcxr"))
+    assert len(classifier) == 2
+    assert all(said.endswith("weights.pth is of a classifier and not used") for said in classifier)
+    assert re.fullmatch(rf"(\d+) weights of .*weights.pth are in the backbone {name}, which has \1", matched)
+
+
+@pytest.mark.parametrize(
+    ("family", "old", "new"),
+    [("densenet", r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2"), ("vit", r"mlp\.0", "mlp.linear_1")],
+)
+def test_names_in_the_files_that_torchvision_publishes(tmp_path: Path, family: str, old: str, new: str) -> None:
+    """They are older than its present names, and DenseNet's than the counters of batches."""
+    network = _drawn(_torchvision(family)[0])
+    state_dict = {
+        re.sub(old, new, key).replace("mlp.3", "mlp.linear_2"): tensor
+        for key, tensor in network.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    assert not state_dict.keys() <= network.state_dict().keys()
+    _assert_same(_load(tmp_path / "weights.pth", family, state_dict), network, family)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "weights"),
+    [("resnet18", "convnext"), ("convnext_tiny", "swin"), ("swin_tiny_patch4_window7_224", "convnext")],
+)
+def test_foreign_names_of_another_network(tmp_path: Path, backbone: str, weights: str) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(_torchvision(weights)[0].state_dict(), path)
+    with pytest.raises(ValueError, match=rf"weights.safetensors do not fit the backbone '{backbone}': "):
+        create_backbone(backbone, pretrained=path)
+
+
+def test_convnext_of_another_naming_scheme_is_refused(tmp_path: Path) -> None:
+    """timm's own renaming fails on it with a KeyError."""
+    path = tmp_path / "weights.safetensors"
+    save_file({"classifier.2.weight": torch.zeros(2), "features.0.0.weight": torch.zeros(2)}, path)
+    for name in ("convnext_tiny", "swin_tiny_patch4_window7_224"):
+        with pytest.raises(ValueError, match=rf"weights.safetensors do not fit the backbone '{name}': "):
+            create_backbone(name, pretrained=path)
