@@ -1,0 +1,7 @@
+"""`python -m causalcxr` is the command line."""
+
+import sys
+
+from causalcxr.cli import main
+
+sys.exit(main())

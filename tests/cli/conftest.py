@@ -1,0 +1,47 @@
+"""A small model, two radiographs, and a function that runs a command."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import causalcxr
+from causalcxr import cli
+from causalcxr.data import SyntheticCXR
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    causalcxr.save_pretrained(causalcxr.create_model("causal_test_resnet"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """A folder with one radiograph as PNG and JPEG, and another one in a folder below."""
+    root = tmp_path_factory.mktemp("images")
+    (root / "more").mkdir()
+    dataset = SyntheticCXR(2, image_size=(120, 100))
+    first, second = (Image.fromarray((dataset[i][0][0].numpy() * 255).astype(np.uint8)) for i in range(2))
+    first.save(root / "a.png")
+    first.save(root / "a.jpg", quality=95)
+    second.save(root / "more" / "b.png")
+    return root
+
+
+@pytest.fixture
+def run(folder, capsys):
+    """Function that runs a command and returns its exit code, output and messages."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        given = [str(argument) for argument in arguments]
+        code = cli.main(
+            [*given, f"--model={folder}"] if given[0] == "predict" and "--model" not in " ".join(given) else given
+        )
+        return (code, *capsys.readouterr())
+
+    return command

@@ -1,0 +1,162 @@
+"""`causalcxr evaluate`: tables of scores against tables of labels."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+from causalcxr.metrics import auroc, bootstrap_auroc
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """Scores and labels of 60 images of 20 patients, in other folders and another order; with an unknown label."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, (60, 2)).astype(float)
+    scores = (targets + rng.normal(size=(60, 2))).round(4)
+    targets[3, 1] = np.nan
+    with (tmp_path / "scores.csv").open("w") as file:
+        print("path,Mass,Hernia", file=file)
+        for i in range(60):
+            print(f"here/{i}.png,{scores[i, 0]},{scores[i, 1]}", file=file)
+    with (tmp_path / "labels.csv").open("w") as file:
+        print("Hernia,image,Mass,patient,view", file=file)
+        for i in reversed(range(60)):
+            hernia = "" if np.isnan(targets[i, 1]) else int(targets[i, 1])
+            print(f"{hernia},there/{i}.png,{int(targets[i, 0])},p{i // 3},{'AP' if i < 24 else 'PA'}", file=file)
+    return tmp_path / "scores.csv", tmp_path / "labels.csv", scores, targets
+
+
+def _rows(out: str) -> dict[tuple[str, str], dict[str, str]]:
+    return {(row["group"], row["label"]): row for row in csv.DictReader(io.StringIO(out))}
+
+
+def test_evaluate_is_auroc_with_intervals_over_patients(run, tables):
+    scores_csv, labels_csv, scores, targets = tables
+    patients = np.arange(60) // 3
+    code, out, err = run("evaluate", scores_csv, labels_csv, "--patients=patient", "--group=view", "--format=csv")
+    assert (code, err) == (0, "")
+    rows = _rows(out)
+    assert {group for group, _ in rows} == {"all images", "view = AP", "view = PA"}
+    for group, chosen in {"all images": slice(None), "view = AP": slice(24), "view = PA": slice(24, None)}.items():
+        expected = bootstrap_auroc(scores[chosen], targets[chosen], patients[chosen])
+        for k, label in enumerate(["Mass", "Hernia"]):
+            row = rows[group, label]
+            assert int(row["images"]) == np.count_nonzero(~np.isnan(targets[chosen, k]))
+            assert int(row["positives"]) == np.nansum(targets[chosen, k])
+            assert float(row["auroc"]) == expected.auroc[k]
+            # Percentiles of resamples, for which the order of the patients differs.
+            assert float(row["low"]) == pytest.approx(expected.low[k], abs=0.03)
+            assert float(row["high"]) == pytest.approx(expected.high[k], abs=0.03)
+        assert float(rows[group, "mean"]["auroc"]) == pytest.approx(expected.mean)
+        assert rows[group, "mean"]["positives"] == ""
+
+
+def test_evaluate_says_that_intervals_over_images_are_too_narrow(run, tables):
+    code, out, err = run("evaluate", *tables[:2], "--format=csv")
+    assert (code, err) == (
+        0,
+        "warning: intervals over images are too narrow where a patient has several; give --patients COLUMN\n",
+    )
+    expected = bootstrap_auroc(tables[2], tables[3])
+    assert float(_rows(out)["all images", "Mass"]["low"]) == pytest.approx(expected.low[0])
+
+
+def test_evaluate_prints_a_table_and_strict_json(run, tables, tmp_path):
+    text = tables[1].read_text().replace("p0,AP", "p0,XX")
+    (tmp_path / "one.csv").write_text(text)  # of XX there is one patient, who has no interval
+    arguments = ["evaluate", tables[0], tmp_path / "one.csv", "--patients=patient", "--group=view"]
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[:2] == ["all images", "  label   images  positives  AUROC  95 % interval"]
+    assert lines[2].split()[:3] == ["Mass", "60", str(int(tables[3][:, 0].sum()))]
+    assert float(lines[2].split()[3]) == pytest.approx(auroc(tables[2][:, 0], tables[3][:, 0])[0], abs=6e-4)
+    at = lines.index("view = XX")
+    assert lines[at + 2].split()[-1] == "-"
+    read = json.loads(run(*arguments, "--format=json")[1], parse_constant=lambda constant: pytest.fail(constant))
+    assert read[0]["label"] == "Mass"
+    assert [row["auroc"] for row in read if row["group"] == "view = XX"] == [None] * 3
+
+
+def test_evaluate_reads_the_table_of_the_nih_release(run, tables, tmp_path):
+    lines = ["Image Index,Finding Labels,Patient ID"]
+    for i, (mass, hernia) in enumerate(np.nan_to_num(tables[3])):
+        found = [name for name, present in (("Mass", mass), ("Hernia", hernia)) if present]
+        lines.append(f"{i}.png,{'|'.join(found) or 'No Finding'},{i // 3}")
+    (tmp_path / "nih.csv").write_text("\n".join([*lines, "99.png,No Finding,50"]))
+    code, out, err = run("evaluate", tables[0], tmp_path / "nih.csv", "--patients=Patient ID", "--format=csv")
+    assert code == 0
+    assert err == f"warning: 1 of 61 images of {tmp_path / 'nih.csv'} have no scores and are left out: 99.png\n"
+    assert float(_rows(out)["all images", "Mass"]["auroc"]) == auroc(tables[2][:, 0], tables[3][:, 0])[0]
+
+
+def test_evaluate_leaves_out_labels_that_are_not_in_the_table(run, tables):
+    tables[1].write_text(tables[1].read_text().replace("Hernia", "Nodule", 1))
+    code, out, err = run("evaluate", *tables[:2], "--patients=patient", "--format=csv")
+    assert (code, err) == (0, f"warning: {tables[1]} has no column for Hernia: left out\n")
+    assert [label for _, label in _rows(out)] == ["Mass", "mean"]
+
+
+@pytest.mark.parametrize(
+    ("table", "old", "new", "message"),
+    [
+        (
+            0,
+            "path,",
+            "file,",
+            r"scores\.csv has no column of image names \(path, image, Image Index\); its columns: file",
+        ),
+        (
+            0,
+            "here/7.png",
+            "here/8.png",
+            r"scores\.csv has several rows for '8\.png' \(images are matched by file name\)",
+        ),
+        (0, "here/7.png", "here/x.png", r"1 images of .*scores\.csv are not in .*labels\.csv: x\.png"),
+        (0, "here/7.png,", "here/7.png,nan", r"the score of 'Mass' for 'here/7\.png' is 'nan"),
+        (0, "here/7.png,", "here/7.png,1,", r"scores\.csv, line 9: not 3 cells as in the header"),
+        (
+            1,
+            "Hernia,image,Mass",
+            "a,image,b",
+            r"labels\.csv has none of the labels Mass, Hernia; its columns: a, image",
+        ),
+        (1, "there/7.png,", "there/7.png,2", r"label 'Mass' of 'there/7\.png' is '2[01]', expected 0, 1 or empty"),
+        (1, "p2,AP", ",AP", "3 images have no 'patient'"),
+        (
+            1,
+            "patient",
+            "person",
+            "the labels have no column 'patient'; their columns: Hernia, image, Mass, person, view",
+        ),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(run, tables, table, old, new, message):
+    text = tables[table].read_text()
+    assert old in text
+    tables[table].write_text(text.replace(old, new))
+    code, out, err = run("evaluate", *tables[:2], "--patients=patient", "--group=view")
+    assert (code, out) == (2, "")
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(err)
+
+
+def test_tables_without_rows_or_that_do_not_exist_are_refused(run, tables, tmp_path):
+    (tmp_path / "empty.csv").write_text("path,Mass\n")
+    code, out, err = run("evaluate", tmp_path / "empty.csv", tables[1])
+    assert (code, out) == (2, "")
+    assert f"error: {tmp_path / 'empty.csv'} has no rows" in err
+    code, _, err = run("evaluate", tmp_path / "absent.csv", tables[1])
+    assert code == 2
+    assert "absent.csv" in err
+
+
+def test_the_output_of_predict_is_the_input_of_evaluate(run, images, tmp_path):
+    (tmp_path / "scores.csv").write_text(run("predict", images / "a.png", images / "more", "--format=csv")[1])
+    (tmp_path / "labels.csv").write_text("path,Mass\nb.png,1\na.png,0\n")
+    code, out, _ = run("evaluate", tmp_path / "scores.csv", tmp_path / "labels.csv", "--format=csv")
+    assert code == 0
+    assert _rows(out)["all images", "Mass"]["auroc"] in ("0.0", "1.0")

@@ -1,0 +1,64 @@
+"""Which models the commands take, and `causalcxr models`."""
+
+import pytest
+import timm
+
+import causalcxr
+from causalcxr import cli
+
+
+def test_models_are_loaded_by_scheme_and_by_path(run, images, folder):
+    expected = run("predict", images / "a.png")
+    assert expected[0] == 0
+    for name in (f"local-dir:{folder}", folder):
+        assert run("predict", images / "a.png", "--model", name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "causal_resnet11",
+            "error: cannot load the model causal_resnet11: unknown model 'causal_resnet11'; close names",
+        ),
+        ("causal_test_resnet", "error: cannot load the model causal_test_resnet: no weights are published"),
+        ("local-dir:nowhere", "error: cannot load the model local-dir:nowhere: "),
+    ],
+)
+def test_models_that_cannot_be_loaded_end_the_command(run, images, name, message):
+    code, out, err = run("predict", images, "--model", name)
+    assert (code, out) == (2, "")
+    assert err.startswith(message)
+
+
+def test_a_plain_model_ends_the_command(run, images, tmp_path):
+    timm.models.save_for_hf(timm.create_model("test_resnet"), tmp_path, safe_serialization=True)
+    code, out, err = run("predict", images, "--model", tmp_path)
+    assert (code, out) == (2, "")
+    assert "'test_resnet', a model of timm, not a causal one" in err
+
+
+def test_labels_without_names_are_numbered_and_no_labels_are_an_error(run, images, monkeypatch):
+    models = iter(causalcxr.create_model("causal_test_resnet", num_classes=number) for number in (3, 0))
+    monkeypatch.setattr(cli, "create_model", lambda *args, **kwargs: next(models))
+    code, out, _ = run("predict", images / "a.png", "--model=three", "--format=csv")
+    assert (code, out.splitlines()[0]) == (0, "path,label_0,label_1,label_2")
+    assert run("predict", images, "--model=none") == (2, "", "error: the model none has no labels\n")
+
+
+def test_models_are_listed_with_their_weights(run, monkeypatch):
+    monkeypatch.setattr(cli, "list_pretrained", lambda: ["causal_resnet18.first", "causal_resnet18.second"])
+    code, out, err = run("models", "resnet1")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "causal_resnet18   causal_resnet18.first, causal_resnet18.second",
+        "causal_resnet101  no published weights",
+        "causal_resnet152  no published weights",
+    ]
+    assert run("models", "causal_*18")[1].split()[0] == "causal_resnet18"
+    assert run("models")[1].count("\n") == len(causalcxr.list_models())
+    assert run("models", "nothing") == (2, "", "error: no model matches 'nothing'\n")
+
+
+def test_the_default_model_exists():
+    assert cli.DEFAULT_MODEL in causalcxr.list_models()

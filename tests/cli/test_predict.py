@@ -1,0 +1,134 @@
+"""`causalcxr predict`: scores of files, folders and patterns, and what goes wrong with them."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import causalcxr
+from causalcxr.cli import scoring
+from causalcxr.data import NIH_LABELS
+
+CLINICAL = "Research software, not a medical device, not for clinical use."
+
+
+def expected_scores(folder: Path, path: Path) -> list[float]:
+    model = causalcxr.create_model(folder).eval()
+    with torch.no_grad():
+        return model(model.preprocess(path))[0].sigmoid().tolist()
+
+
+def test_csv_has_the_probabilities_of_the_causal_branch(run, folder, images):
+    code, out, err = run("predict", images, "--format", "csv")
+    rows = list(csv.reader(io.StringIO(out)))
+    assert (code, err) == (0, "")
+    assert rows[0] == ["path", *NIH_LABELS]
+    assert [row[0] for row in rows[1:]] == [str(images / name) for name in ("a.jpg", "a.png", "more/b.png")]
+    for name, *scores in rows[1:]:
+        np.testing.assert_allclose([float(score) for score in scores], expected_scores(folder, Path(name)), rtol=1e-5)
+
+
+def test_json_is_strict_and_has_the_same_scores(run, images):
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    code, out, _ = run("predict", images, "--format", "json")
+    read = json.loads(out, parse_constant=refuse)
+    rows = list(csv.DictReader(io.StringIO(run("predict", images, "--format", "csv")[1])))
+    assert code == 0
+    assert [image["path"] for image in read] == [row["path"] for row in rows]
+    assert [image["scores"] for image in read] == [{name: float(row[name]) for name in NIH_LABELS} for row in rows]
+
+
+def test_the_table_lists_the_highest_first_and_says_what_it_is_not(run, folder, images):
+    code, out, err = run("predict", images / "a.png")
+    path, *lines, blank, last = out.splitlines()
+    assert (code, err, path, blank, last) == (0, "", str(images / "a.png"), "", CLINICAL)
+    scores = expected_scores(folder, images / "a.png")
+    order = np.argsort(scores)[::-1]
+    assert [line.split()[0] for line in lines] == [NIH_LABELS[k] for k in order]
+    assert [float(line.split()[1]) for line in lines] == [pytest.approx(scores[k], abs=6e-4) for k in order]
+
+
+def test_dicom_is_scored_as_the_same_picture(run, images, tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    pixels = 255 - np.asarray(Image.open(images / "a.png"))
+    ds = pydicom.Dataset()
+    ds.file_meta = pydicom.dataset.FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    ds.SOPClassUID, ds.SOPInstanceUID = pydicom.uid.DigitalXRayImageStorageForPresentation, pydicom.uid.generate_uid()
+    ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PixelRepresentation = *pixels.shape, 1, 0
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PhotometricInterpretation = 8, 8, 7, "MONOCHROME1"
+    ds.PixelData = pixels.tobytes()
+    ds["PixelData"].VR = "OB"
+    ds.save_as(tmp_path / "1.2.840.113", enforce_file_format=True)  # found in a folder by what it holds
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    code, out, _ = run("predict", tmp_path, images / "a.png", "--format", "csv")
+    _, dicom, png = csv.reader(io.StringIO(out))
+    assert (code, dicom[0]) == (0, str(tmp_path / "1.2.840.113"))
+    np.testing.assert_allclose([float(x) for x in dicom[1:]], [float(x) for x in png[1:]], rtol=1e-4)
+
+
+def test_bad_files_are_reported_and_the_rest_is_done(run, images, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes((images / "a.png").read_bytes()[:-30])
+    code, out, err = run("predict", bad, images / "a.png", tmp_path / "absent.png", "--format", "csv")
+    assert code == 1
+    assert [row[0] for row in csv.reader(io.StringIO(out))] == ["path", str(images / "a.png")]
+    assert f"error: no file {tmp_path / 'absent.png'}" in err
+    assert f"error: cannot read image '{bad}': truncated PNG" in err
+
+
+def test_all_formats_are_whole_where_every_image_fails(run, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    assert run("predict", tmp_path, "--format", "json")[:2] == (1, "[\n]\n")
+    assert run("predict", tmp_path, "--format", "csv")[:2] == (1, ",".join(["path", *NIH_LABELS]) + "\n")
+    assert run("predict", tmp_path)[:2] == (1, f"{CLINICAL}\n")
+
+
+def test_warnings_name_the_file(run, images, tmp_path):
+    Image.open(images / "a.png").resize((40, 40)).save(tmp_path / "small.png")
+    code, _, err = run("predict", tmp_path / "small.png")
+    assert code == 0
+    assert f"warning: {tmp_path / 'small.png'}: 40x40 pixels for 96x96" in err
+
+
+def test_patterns_and_folders_name_each_image_once(images, tmp_path):
+    paths, problems = scoring.find_images([str(images / "*.png"), str(images), str(images / "**" / "*.png")])
+    assert sorted(paths) == [images / "a.jpg", images / "a.png", images / "more" / "b.png"]
+    assert (paths[0], problems) == (images / "a.png", [])
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden.png").write_bytes(b"")
+    (tmp_path / "a.png.heatmap.png").write_bytes(b"")
+    assert scoring.find_images([str(tmp_path)]) == ([], [f"no image in folder {tmp_path}"])
+    assert scoring.find_images([str(tmp_path / "notes.txt")]) == ([tmp_path / "notes.txt"], [])  # named, so tried
+
+
+def test_files_of_a_folder_that_cannot_be_opened_are_not_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "IM0001").write_bytes(b"")
+
+    def refuse(*args: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert scoring.find_images([str(tmp_path)]) == ([tmp_path / "IM0001"], [])
+
+
+def test_no_image_at_all_is_2(run, tmp_path):
+    code, out, err = run("predict", tmp_path / "*.png")
+    assert (code, out) == (2, "")
+    assert err == f"error: no file {tmp_path / '*.png'}\nerror: no image found\n"
+
+
+def test_scores_that_are_not_finite_are_an_error(run, images, tmp_path):
+    model = causalcxr.create_model("causal_test_resnet")
+    torch.nn.init.constant_(model.get_classifier().bias, torch.nan)
+    causalcxr.save_pretrained(model, tmp_path)
+    code, out, err = run("predict", images / "a.png", "--model", tmp_path, "--format", "json")
+    assert (code, out) == (1, "[\n]\n")
+    assert err == f"error: {images / 'a.png'}: the scores of the model are not finite\n"
