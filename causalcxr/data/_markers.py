@@ -106,16 +106,23 @@ def _overlap(dots: int, start: float, size: float, pixels: int) -> tuple[slice, 
     return slice(first, last), np.clip(np.minimum(pixel + 1, low + size) - np.maximum(pixel, low), 0.0, 1.0)
 
 
-def _paste(image: Array, canvas: Canvas, text: str, place: tuple[float, float], height: float, value: float) -> None:
-    """Paint text centred at a place in cm; dots smaller than a pixel are averaged, as scaling a film down would."""
+def text_cover(shape: tuple[int, int], text: str, x: float, y: float, dot: float) -> tuple[slice, slice, Array]:
+    """The rows and columns of an image that a text touches, and which part of each of these pixels its dots cover.
+
+    The text is centred ``x`` pixels from the left and ``y`` from the top, with dots of ``dot`` pixels a side; dots
+    smaller than a pixel are averaged, as scaling a film down would.
+    """
     bitmap = _dots(text)
-    size = height / 7 / canvas.px
+    rows, down = _overlap(bitmap.shape[0], y - bitmap.shape[0] * dot / 2, dot, shape[0])
+    columns, across = _overlap(bitmap.shape[1], x - bitmap.shape[1] * dot / 2, dot, shape[1])
+    return rows, columns, down @ bitmap @ across.T
+
+
+def _paste(image: Array, canvas: Canvas, text: str, place: tuple[float, float], height: float, value: float) -> None:
+    """Paint text centred at a place in cm."""
     H, W = canvas.shape
-    top = place[1] / canvas.px + H / 2 - bitmap.shape[0] * size / 2
-    left = place[0] / canvas.px + W / 2 - bitmap.shape[1] * size / 2
-    rows, down = _overlap(bitmap.shape[0], top, size, H)
-    columns, across = _overlap(bitmap.shape[1], left, size, W)
-    alpha = down @ bitmap @ across.T
+    x, y = place[0] / canvas.px + W / 2, place[1] / canvas.px + H / 2
+    rows, columns, alpha = text_cover((H, W), text, x, y, height / 7 / canvas.px)
     image[rows, columns] += alpha * (value - image[rows, columns])
 
 

@@ -1,0 +1,231 @@
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import causalcxr
+from causalcxr.bench import ConfoundedDataset, StratifiedImages, attention_share, normalise_for, predict
+
+
+class Linear(nn.Module):
+    """A plain classifier of K labels, with dropout to tell the modes apart."""
+
+    def __init__(self, num_labels=1):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64 * 64, num_labels))
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+class Causal(nn.Module):
+    """Gives for label k the features k + mean of the image, and attention on the cells of row k."""
+
+    def forward_causal(self, images, need_attention=False):
+        assert not self.training
+        B, K = len(images), 3
+        shades = images.mean(dim=(1, 2, 3)).view(B, 1, 1) + torch.arange(K).view(1, K, 1)
+        attention = torch.zeros(B, K, 4, 4)
+        for k in range(K):
+            attention[:, k, k] = 0.25
+        return causalcxr.CausalOutput(
+            logits=shades[..., 0],
+            confounder_logits=-shades[..., 0],
+            intervened=torch.zeros(B, B - 1, K),
+            causal=shades.expand(-1, -1, 5),
+            confounder=-shades.expand(-1, -1, 7),
+            attention=attention if need_attention else None,
+        )
+
+
+@pytest.fixture
+def dataset(films):
+    return ConfoundedDataset(*films, marker="letter", correlation=0.9)
+
+
+def images_of(dataset):
+    return torch.stack([image for image, _ in dataset])
+
+
+@pytest.mark.parametrize("batch_size", [1, 64, 200, 999])
+def test_logits_are_the_models_own(dataset, batch_size):
+    model = Linear().eval()
+    predictions = predict(model, dataset, batch_size=batch_size)
+    torch.testing.assert_close(predictions.logits, model(images_of(dataset))[:, 0].detach())
+    assert not predictions.logits.requires_grad
+    assert predictions[1:] == (None,) * 4
+
+
+def test_the_model_is_in_eval_mode_for_the_call_alone(dataset):
+    model = Linear()
+    model.layers[0].eval()
+    first, second = (predict(model, dataset).logits for _ in range(2))
+    assert torch.equal(first, second)
+    assert (model.training, model.layers[0].training, model.layers[1].training) == (True, False, True)
+
+
+def test_one_of_several_labels(dataset):
+    model = Linear(3)
+    expected = model.eval()(images_of(dataset)).detach()
+    for label in range(3):
+        torch.testing.assert_close(predict(model, dataset, label=label).logits, expected[:, label])
+
+
+def test_features_attention_and_areas_of_the_label(dataset):
+    shades = images_of(dataset).mean(dim=(1, 2, 3))
+    for label in range(3):
+        predictions = predict(Causal(), dataset, label=label, batch_size=60)
+        torch.testing.assert_close(predictions.logits, shades + label)
+        torch.testing.assert_close(predictions.causal, (shades + label)[:, None].expand(-1, 5))
+        torch.testing.assert_close(predictions.confounder, -(shades + label)[:, None].expand(-1, 7))
+        for i in range(0, 200, 17):
+            mask = dataset.mask(i).float()
+            if mask.any():
+                assert predictions.area_share[i] == pytest.approx(mask.mean().item())
+                in_row = mask[16 * label : 16 * (label + 1)].mean().item()
+                assert predictions.attention_share[i] == pytest.approx(in_row)
+        assert torch.equal(predictions.attention_share.isnan(), dataset.strata == 0)
+        assert torch.equal(predictions.area_share.isnan(), dataset.strata == 0)
+
+
+def test_no_attention_is_asked_for_where_there_are_no_masks(films):
+    predictions = predict(Causal(), StratifiedImages(*films, strata=films.targets), label=0)
+    assert predictions.causal.shape == (200, 5)
+    assert predictions.attention_share is None
+    assert predictions.area_share is None
+
+
+def test_models_of_the_registry(films):
+    model = causalcxr.create_model("causal_test_resnet")
+    dataset = ConfoundedDataset(films.images[:24], films.targets[:24], marker="tube", correlation=0.75)
+    predictions = predict(model, dataset, label=4, batch_size=10)
+    mean, std = (torch.tensor(model.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        output = model.eval().forward_causal((images_of(dataset) - mean) / std)
+    torch.testing.assert_close(predictions.logits, output.logits[:, 4], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(predictions.causal, output.causal[:, 4], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(predictions.confounder, output.confounder[:, 4], atol=1e-4, rtol=1e-4)
+    shares = predictions.attention_share[dataset.strata == 1]
+    assert len(shares) == 12
+    assert 0 < shares.min() < shares.max() < 1
+
+
+def test_the_images_go_where_the_parameters_are_or_where_they_are_told(dataset):
+    seen = []
+
+    def prepare(images):
+        seen.append(images.device.type)
+        return torch.zeros(len(images), 1, 64, 64)
+
+    predict(Linear(), dataset, prepare=prepare)
+    predict(lambda images: images.mean(dim=(2, 3)), dataset, prepare=prepare)
+    with torch.device("meta"):
+        away = Linear()
+    with pytest.raises(RuntimeError, match="meta"):  # zeros on the CPU meet parameters that are elsewhere
+        predict(away, dataset, prepare=prepare, batch_size=200)
+    assert seen == ["cpu"] * 8 + ["meta"]
+
+
+# normalise_for
+
+
+def test_normalises_by_the_models_own_numbers():
+    images = torch.rand(2, 1, 8, 8)
+    cfg = {"mean": (0.5, 0.4, 0.3), "std": (0.1, 0.2, 0.3)}
+    colour = normalise_for(SimpleNamespace(pretrained_cfg=cfg))(images)
+    torch.testing.assert_close(colour[:, 2:], (images - 0.3) / 0.3)
+    assert colour.shape == (2, 3, 8, 8)
+    grey = normalise_for(SimpleNamespace(pretrained_cfg=cfg, in_chans=1))(images)
+    torch.testing.assert_close(grey, (images - 0.4) / 0.2)
+    assert normalise_for(lambda x: x)(images) is images
+    assert normalise_for(timm.create_model("test_resnet", in_chans=1))(images).shape == (2, 1, 8, 8)
+    with pytest.raises(
+        ValueError, match="the model takes 4 channels, but its pretrained_cfg has a mean of 3; give `prep"
+    ):
+        normalise_for(SimpleNamespace(pretrained_cfg=cfg, in_chans=4))
+
+
+# attention_share
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_share_of_constructed_maps(scale):
+    masks = torch.zeros(4, 64, 64, dtype=torch.bool)
+    masks[:, :24, :16] = True  # one cell of 16 pixels, and the upper half of the one below
+    maps = torch.zeros(4, 4, 4)
+    maps[0] = 1 / 16  # flat
+    maps[1, 0, 0] = 1  # on the marker
+    maps[2, 1, 0] = 1  # on the cell half of which it covers
+    maps[3, 3, 3] = 1  # elsewhere
+    share = attention_share(scale * maps, masks)
+    torch.testing.assert_close(share, torch.tensor([24 * 16 / 64**2, 1.0, 0.5, 0.0]))
+
+
+def test_a_flat_map_has_about_the_share_of_the_area_at_any_resolution():
+    masks = torch.zeros(1, 100, 70, dtype=torch.bool)
+    masks[:, 12:60, 9:40] = True
+    for size in ((7, 5), (13, 9), (100, 70)):
+        share = attention_share(torch.full((1, *size), 0.3), masks)
+        assert share.item() == pytest.approx(masks.float().mean().item(), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("attention", "masks", "error", "match"),
+    [
+        (torch.ones(2, 1, 4, 4), torch.ones(2, 8, 8).bool(), ValueError, r"attention must have shape \(B, h, w\), but"),
+        (
+            torch.ones(2, 4, 4).long(),
+            torch.ones(2, 8, 8).bool(),
+            TypeError,
+            "attention must be a floating-point tensor",
+        ),
+        (
+            torch.ones(2, 4, 4),
+            torch.ones(3, 8, 8).bool(),
+            ValueError,
+            r"masks must be \(B, H, W\) with B=2, but got \(3,",
+        ),
+        (torch.ones(2, 4, 4), torch.ones(2, 1, 8, 8).bool(), ValueError, r"masks must be .* got \(2, 1, 8, 8\)"),
+    ],
+)
+def test_bad_maps(attention, masks, error, match):
+    with pytest.raises(error, match=match):
+        attention_share(attention, masks)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("model", "kwargs", "error", "match"),
+    [
+        (lambda x: x[:, 0, 0, :3], {}, ValueError, "the model gives 3 logits; say which is the finding's with label="),
+        (
+            lambda x: x[:, 0, 0, :3],
+            {"label": 3},
+            ValueError,
+            "label must be one of the model's 3 logits, from 0, got 3",
+        ),
+        (
+            lambda x: x[:, 0, 0, :3],
+            {"label": -1},
+            ValueError,
+            "label must be one of the model's 3 logits, from 0, got -1",
+        ),
+        (
+            lambda x: x[:, 0, 0, 0],
+            {},
+            ValueError,
+            r"the model's output must have shape \(B, K\), B=64, but got \(64,\)",
+        ),
+        (lambda x: x[:1, 0, 0, :1], {}, ValueError, r"the model's output must have .* B=64, but got \(1, 1\)"),
+        (lambda x: {"logits": x}, {}, TypeError, "the model's output must be a floating-point tensor .* got dict"),
+        (lambda x: x[:, 0, 0, :1] / 0 * 0, {}, ValueError, "the model gives logits that are not finite, for 64 images"),
+        (Linear(), {"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+    ],
+)
+def test_bad_models(dataset, model, kwargs, error, match):
+    with pytest.raises(error, match=match):
+        predict(model, dataset, **kwargs)
