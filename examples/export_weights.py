@@ -91,6 +91,7 @@ def export(
     checkpoint: Path, data: str, about: str, tag: str, output: Path, n_resamples: int, device: str
 ) -> dict[str, Any]:
     """Write weights, manifest and card; return the manifest."""
+    exported_at = commit()  # before files are written, which change the checkout
     model, bank, saved = load_checkpoint(checkpoint, device)
     if not isinstance(model, causalcxr.CausalCXR) or data.startswith("synthetic:"):
         raise ValueError(
@@ -122,7 +123,7 @@ def export(
         "pretrained_backbone": bool(saved["config"]["backbone_weights"]),
         "test_images": fingerprint(dataset),
         "test": test | {"resamples": n_resamples},
-        "exported_at_commit": commit(),
+        "exported_at_commit": exported_at,
     }
     write_json(output / f"{name}.json", manifest)
     write_text(output / f"{name}.md", card(manifest))
