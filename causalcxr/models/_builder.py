@@ -140,6 +140,6 @@ def no_weights_error(variant: str) -> ValueError:
     from causalcxr.factory import list_pretrained  # the factory imports the models
 
     return ValueError(
-        f"no weights are published for {variant!r}; models with weights: {', '.join(list_pretrained()) or 'none yet'}. "
+        f"no weights are published for {variant!r}; models with weights: {', '.join(list_pretrained())}. "
         "pretrained_backbone=True or a path loads weights of the backbone alone"
     )

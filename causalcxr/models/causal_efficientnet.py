@@ -4,6 +4,7 @@ Backbone: Tan and Le, *EfficientNet*, ICML 2019 and *EfficientNetV2*, ICML 2021,
 weights belong to, from timm.
 """
 
+from pathlib import Path
 from typing import Any
 
 from timm.models import generate_default_cfgs, register_model
@@ -16,9 +17,19 @@ __all__: list[str] = []
 
 # The backbones' weights were trained on images scaled to [-1, 1].
 HALF = (0.5, 0.5, 0.5)
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 default_cfgs = generate_default_cfgs(
     {
+        # NIH ChestX-ray14, 10,000 images at 128 px; manifest and model card are beside the file.
+        "causal_efficientnet_lite0.nih10k": causal_cfg(
+            "conv_stem",
+            mean=HALF,
+            std=HALF,
+            input_size=(3, 128, 128),
+            pool_size=(8, 8),
+            file=str(WEIGHTS / "causal_efficientnet_lite0.nih10k.safetensors"),
+        ),
         "causal_efficientnet_lite0.untrained": causal_cfg("conv_stem", mean=HALF, std=HALF),
         "causal_efficientnetv2_s.untrained": causal_cfg("conv_stem", mean=HALF, std=HALF),
     }

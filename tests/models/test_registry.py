@@ -35,7 +35,7 @@ BACKBONES = {
 MODULES = [
     importlib.import_module(f"causalcxr.models.{info.name}")
     for info in pkgutil.iter_modules(causalcxr.models.__path__)
-    if info.name not in ("_backbone", "_builder", "causal_cxr", "causal_head")
+    if not info.name.startswith("_") and info.name not in ("causal_cxr", "causal_head")
 ]
 
 
@@ -144,4 +144,5 @@ def test_device_reaches_every_tensor(model: CausalCXR) -> None:
 
 
 def test_names_of_weights_that_exist() -> None:
-    assert causalcxr.list_pretrained() == causalcxr.list_models(pretrained=True) == []
+    expected = ["causal_efficientnet_lite0.nih10k"]
+    assert causalcxr.list_pretrained() == causalcxr.list_models(pretrained=True) == expected

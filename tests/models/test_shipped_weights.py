@@ -1,0 +1,115 @@
+"""The weights that come with the package: whole, loaded without a network, and as good as their card says."""
+
+import hashlib
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+import causalcxr
+from causalcxr.data import NIH_LABELS
+from causalcxr.metrics import auroc
+from recipe import Config, build_dataset
+from scoring import predict
+
+NAMES = causalcxr.list_pretrained()
+
+
+def _weights(name: str) -> Path:
+    return Path(timm.get_pretrained_cfg(name).file)
+
+
+def _manifest(name: str) -> dict[str, Any]:
+    return json.loads(_weights(name).with_suffix(".json").read_text())
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+
+
+def test_the_small_model_has_weights() -> None:
+    assert "causal_efficientnet_lite0.nih10k" in NAMES
+    assert timm.get_pretrained_cfg("causal_efficientnet_lite0").tag == "nih10k"  # the one without a tag
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_file_is_the_one_of_its_manifest(name: str) -> None:
+    path, manifest = _weights(name), _manifest(name)
+    assert f"{manifest['model']}.{manifest['tag']}" == name
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == manifest["sha256"]
+    assert path.stat().st_size < 10e6
+    assert {value.dtype for value in load_file(path).values()} <= {torch.float16, torch.int64}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cfg_says_how_the_model_was_trained(name: str) -> None:
+    cfg, manifest = timm.get_pretrained_cfg(name), _manifest(name)
+    size = manifest["config"]["image_size"]
+    assert cfg.input_size == (3, size, size)
+    assert cfg.label_names == manifest["label_names"] == list(NIH_LABELS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_card_has_what_a_user_must_know(name: str) -> None:
+    card, manifest = _weights(name).with_suffix(".md").read_text(), _manifest(name)
+    assert card.startswith(f"# {name}\n\n**Not for clinical use.**")
+    test = manifest["test"]
+    low, high = test["interval"]
+    for said in (
+        f"**{test['mean_auroc']:.3f} ({low:.3f}, {high:.3f})**",
+        "official test list",
+        "Limits:",
+        manifest["about"],
+    ):
+        assert said in card
+
+
+@pytest.mark.parametrize("create_model", [causalcxr.create_model, timm.create_model])
+@pytest.mark.usefixtures("no_network")
+def test_weights_load_without_a_network(create_model: Any) -> None:
+    model = create_model("causal_efficientnet_lite0", pretrained=True).eval()
+    expected = load_file(_weights("causal_efficientnet_lite0"))
+    loaded = model.state_dict()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], value.to(loaded[name].dtype)) for name, value in expected.items())
+    with torch.no_grad():
+        logits = model(torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
+    assert logits.shape == (1, 14)
+    assert logits.dtype == torch.float32
+
+
+def test_other_labels_keep_all_other_weights() -> None:
+    model = causalcxr.create_model("causal_efficientnet_lite0", pretrained=True, num_classes=3)
+    expected, loaded = load_file(_weights("causal_efficientnet_lite0")), model.state_dict()
+    kept = [name for name in expected if name.rpartition(".")[0] not in model.pretrained_cfg["classifier"]]
+    assert len(kept) > 100
+    assert all(torch.equal(loaded[name], expected[name].to(loaded[name].dtype)) for name in kept)
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+
+
+def test_error_of_a_model_without_weights_names_those_that_have_some() -> None:
+    with pytest.raises(ValueError, match=r"for 'causal_resnet18'; models with weights: .*causal_efficientnet_lite0\."):
+        causalcxr.create_model("causal_resnet18", pretrained=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reported_auroc_comes_out_again(name: str, shared_data: Path) -> None:
+    manifest = _manifest(name)
+    config = Config(data=str(shared_data / "nih-10k"), image_size=manifest["config"]["image_size"], device="cpu")
+    dataset = build_dataset(config, "test")
+    assert len(dataset) == manifest["test_images"]["images"]
+    model = causalcxr.create_model(name, pretrained=True).eval()
+    again = auroc(predict(model, dataset, config, "test")["causal"], dataset.targets)
+    reported = [figures["auroc"] for figures in manifest["test"]["labels"].values()]
+    np.testing.assert_allclose(again, reported, atol=1e-3)
+    assert abs(again.mean() - manifest["test"]["mean_auroc"]) < 1e-3
