@@ -1,7 +1,5 @@
 """Heat maps: where a model looks for each label, and a radiograph with a heat map over it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from causalcxr._checks import check_tensor
+from causalcxr._modes import eval_mode
 
 __all__ = ["HEAT", "AttentionMaps", "attention_maps", "overlay"]
 
@@ -87,7 +86,7 @@ def attention_maps(model: nn.Module, images: Tensor) -> AttentionMaps:
             "pass a model from causalcxr.create_model (of a wrapped one, such as DistributedDataParallel, its .module)"
         )
     check_tensor("images", images, "B C H W")
-    with torch.no_grad(), _eval_mode(model):
+    with torch.no_grad(), eval_mode(model):
         attention = forward_causal(images, need_attention=True).attention
     if attention is None:
         raise ValueError(f"{type(model).__name__}.forward_causal(images, need_attention=True) gave no attention")
@@ -155,18 +154,6 @@ def overlay(image: Any, heatmap: Any, *, alpha: float = 0.5, colormap: Any = HEA
     colour = np.stack([np.interp(value, positions, channel) for channel in colours.T], axis=-1)
     opacity = alpha * value[..., None]
     return np.rint(255 * ((1 - opacity) * grey[..., None] + opacity * colour)).astype(np.uint8)
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluate; then restore the flag of each module, since a frozen part may be in `eval` while the model trains."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _to_numpy(values: Any) -> FloatArray:

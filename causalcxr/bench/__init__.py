@@ -8,7 +8,7 @@ from causalcxr.bench.probe import linear_probe
 from causalcxr.bench.report import BenchResult, Scores, as_dict, evaluate, measure
 from causalcxr.bench.scoring import Predictions, attention_share, normalise_for, predict
 from causalcxr.bench.structural import DoError, StructuralCXR, do_error
-from causalcxr.bench.subsample import subsample
+from causalcxr.bench.subsampling import subsample
 
 __all__ = [
     "MARKERS",

@@ -17,7 +17,7 @@ class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
     """Grey radiographs with one finding, a confounder that is there or not, and perhaps the patient.
 
     Wraps images that have their confounder by nature, such as the view: choose them with
-    [`subsample`][causalcxr.bench.subsample.subsample], take them with `torch.utils.data.Subset`. For training with the
+    [`subsample`][causalcxr.bench.subsample], take them with `torch.utils.data.Subset`. For training with the
     confounder known, `torch.utils.data.StackDataset(dataset, dataset.strata)` yields both.
 
     Args:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from causalcxr._checks import check_tensor
-from causalcxr.explain import _eval_mode
+from causalcxr._modes import eval_mode
 
 __all__ = ["Predictions", "attention_share", "normalise_for", "predict"]
 
@@ -83,7 +83,7 @@ def predict(
     causal_forward = getattr(model, "forward_causal", None)
     masked = hasattr(dataset, "mask") and callable(causal_forward)
     parts: list[Predictions] = []
-    mode: AbstractContextManager[None] = _eval_mode(model) if isinstance(model, nn.Module) else nullcontext()
+    mode: AbstractContextManager[None] = eval_mode(model) if isinstance(model, nn.Module) else nullcontext()
     with mode:
         for indices in _batches(len(dataset), batch_size):
             images = prepare(torch.stack([dataset[index][0] for index in indices]).to(device))
