@@ -1,0 +1,123 @@
+"""Train by several methods on confounded radiographs, and measure what each makes of the confounder.
+
+    python examples/confounding_benchmark.py examples/studies/confounding_small.json --output runs/confounding
+    python examples/confounding_benchmark.py examples/studies/confounding.json --output runs/confounding \
+        --pneumonia path/to/pneumonia --nih path/to/nih --json docs/results/confounding/study.json
+
+A study is a JSON file: `training` are options of all runs, `experiments` say which images have which confounder at
+which correlations, `methods` and `seeds` what is trained on each. Every experiment also has the reference: plain
+training where the confounder has no association. Each run is a file in OUTPUT; run the same command again to go on
+where it stopped.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from atomic import write_json, write_text
+from causalcxr.bench import as_dict, evaluate
+from confounding_data import confound, read
+from confounding_methods import METHODS
+from confounding_report import markdown, plot
+from confounding_training import Training, train
+from provenance import commit, versions
+
+
+class Run(NamedTuple):
+    """One model: what it is trained on, and how."""
+
+    images: str
+    confounder: str
+    correlation: float
+    method: str
+    trained_at: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        images = self.images.replace(":", "")
+        return f"{images}-{self.confounder}-{self.correlation:g}-{self.method}-at{self.trained_at:g}-seed{self.seed}"
+
+
+def runs_of(study: dict[str, Any]) -> Iterator[Run]:
+    """All runs, seed by seed, so that a study that is stopped early has all methods of the first seeds."""
+    expected = {"training", "experiments", "methods", "seeds"}
+    if set(study) != expected:
+        raise ValueError(f"a study has {sorted(expected)}, but got {sorted(study)}")
+    if unknown := [name for name in study["methods"] if name not in METHODS]:
+        raise ValueError(f"unknown methods {unknown}; there are {list(METHODS)}")
+    for seed in study["seeds"]:
+        for experiment in study["experiments"]:
+            for correlation in experiment["correlations"]:
+                given = (experiment["images"], experiment["confounder"], correlation)
+                yield Run(*given, "plain", 0.5, seed)
+                for method in experiment.get("methods", study["methods"]):
+                    yield Run(*given, method, correlation, seed)
+                for method in experiment.get("unconfounded", []):
+                    yield Run(*given, method, 0.5, seed)
+
+
+def carry_out(run: Run, config: Training, roots: dict[str, str]) -> dict[str, Any]:
+    """Train and measure one model."""
+    radiographs = _read(run.images, roots.get(run.images, ""), config.image_size)
+    parts = confound(radiographs, run.confounder, run.correlation, run.trained_at, run.seed)
+    started = time.perf_counter()
+    model = train(METHODS[run.method], parts, config, run.seed)
+    seconds = time.perf_counter() - started
+    result = as_dict(evaluate(model, parts.tests))
+    return run._asdict() | {
+        "result": result,
+        "training": dataclasses.asdict(config) | {"backbone_weights": bool(config.backbone_weights)},
+        "images_trained_on": len(parts.train),
+        "seconds": round(seconds, 1),
+        "commit": commit(),
+        "versions": versions(),
+    }
+
+
+_read = functools.lru_cache(maxsize=2)(read)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="JSON file, see examples/studies")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--pneumonia", default="", help="folder with images/ and labels.csv (file, split, label)")
+    parser.add_argument("--nih", default="", help="folder in the layout of the NIH release")
+    parser.add_argument("--backbone-weights", default="", help="file with weights of the backbone")
+    parser.add_argument("--json", type=Path, help="write all runs there, and table and plot beside it")
+    args = parser.parse_args(argv)
+    study = json.loads(args.study.read_text())
+    config = Training(**study["training"], backbone_weights=args.backbone_weights)
+    args.output.mkdir(parents=True, exist_ok=True)
+    results = []
+    for run in runs_of(study):
+        path = args.output / f"{run.name}.json"
+        if path.exists():
+            results.append(json.loads(path.read_text()))
+            expected = dataclasses.asdict(config) | {"backbone_weights": bool(config.backbone_weights)}
+            if results[-1]["training"] != expected:
+                raise ValueError(f"{path} was trained otherwise: {results[-1]['training']}; use another --output")
+            continue
+        results.append(carry_out(run, config, {"pneumonia": args.pneumonia, "nih": args.nih}))
+        write_json(path, results[-1])
+        figures = results[-1]["result"]["tests"]
+        print(run.name, {name: round(test["auroc"]["value"], 3) for name, test in figures.items()}, flush=True)
+    table = markdown(results)
+    print(table)
+    if args.json:
+        write_json(args.json, {"study": study, "runs": results})
+        write_text(args.json.with_suffix(".md"), table)
+        plot(results, args.json.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    torch.set_float32_matmul_precision("high")
+    main()

@@ -1,0 +1,131 @@
+"""Train one model by one method, and choose its epoch on validation images that are confounded as the training is."""
+
+import copy
+import dataclasses
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import causalcxr
+from augmentation import augment
+from causalcxr.bench import normalise_for, predict
+from causalcxr.losses import backdoor_weights
+from causalcxr.metrics import auroc
+from confounding_data import Parts
+from confounding_methods import Method
+
+
+@dataclasses.dataclass
+class Training:
+    """How all methods are trained."""
+
+    model: str = "tf_efficientnet_lite0"
+    causal_model: str = "causal_efficientnet_lite0"
+    backbone_weights: str = ""
+    image_size: int = 96
+    epochs: int = 8
+    batch_size: int = 64
+    lr: float = 5e-4
+    weight_decay: float = 0.05
+    clip_grad: float = 1.0
+
+
+class Cropped(nn.Module):
+    """A model that sees the middle of its images, enlarged to their size."""
+
+    def __init__(self, model: nn.Module, crop: float) -> None:
+        super().__init__()
+        self.model, self.crop = model, crop
+        self.pretrained_cfg = model.pretrained_cfg
+
+    def forward(self, images: Tensor) -> Tensor:
+        H, W = images.shape[-2:]
+        h, w = round(H * self.crop), round(W * self.crop)
+        top, left = (H - h) // 2, (W - w) // 2
+        middle = images[..., top : top + h, left : left + w]
+        return self.model(F.interpolate(middle, size=(H, W), mode="bilinear", align_corners=False))
+
+
+def build(method: Method, config: Training) -> nn.Module:
+    weights = config.backbone_weights
+    if method.causal:
+        arguments = {"pretrained_backbone": weights or False, **method.arguments}
+        return causalcxr.create_model(config.causal_model, num_classes=1, **arguments)
+    model = timm.create_model(config.model, num_classes=1, checkpoint_path="")
+    if weights:
+        state = timm.models.load_state_dict(weights)
+        known = {name: value for name, value in state.items() if not name.startswith("classifier.")}
+        missing = model.load_state_dict(known, strict=False)
+        if missing.unexpected_keys or set(missing.missing_keys) != {"classifier.weight", "classifier.bias"}:
+            raise ValueError(f"{weights} does not fit {config.model}: {missing}")
+    return Cropped(model, method.crop) if method.crop < 1 else model
+
+
+def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Module:
+    """Return the model of the epoch with the best validation AUROC."""
+    torch.manual_seed(seed)
+    images = torch.stack([(image * 255).round().byte() for image, _ in parts.train])
+    targets, strata = parts.train.targets, parts.train.strata
+    weight = backdoor_weights(targets, strata) if method.weighted else torch.ones_like(targets)
+    model = build(method, config).to(memory_format=torch.channels_last)
+    objective = method.objective(model, strata)
+    normalise = normalise_for(model)
+    steps = len(images) // config.batch_size
+    optimizer = torch.optim.AdamW(objective.parameters(), config.lr, weight_decay=config.weight_decay)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.epochs * steps, pct_start=0.2)
+    order = np.random.default_rng(seed)
+    best, best_state = -1.0, copy.deepcopy(model.state_dict())
+    bar = tqdm(total=config.epochs * steps, leave=False)
+    for epoch in range(config.epochs):
+        objective.train()
+        for batch in order.permutation(len(images))[: steps * config.batch_size].reshape(steps, -1):
+            chosen = torch.from_numpy(batch)
+            x = augment(
+                images[chosen].float() / 255, chosen, epoch, seed=seed, rotate=8.0, scale=0.1, shift=0.05, contrast=0.15
+            )
+            x, y = normalise(x).contiguous(memory_format=torch.channels_last), targets[chosen]
+            if method.transform is not None:
+                x, y = method.transform(x, y)
+            losses = objective(x, y, strata[chosen] if method.observed else None, weight=weight[chosen])
+            optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            nn.utils.clip_grad_norm_(objective.parameters(), config.clip_grad)
+            optimizer.step()
+            scheduler.step()
+            bar.update()
+        value = float(auroc(predict(model, parts.val).logits, parts.val.targets[:, 0])[0])
+        bar.set_description(f"validation {value:.3f}")
+        if value > best:
+            best, best_state = value, copy.deepcopy(model.state_dict())
+    bar.close()
+    model.load_state_dict(best_state)
+    if method.rebalance:
+        refit_last_layer(model, parts.val, seed)
+    return model.eval()
+
+
+@torch.no_grad()
+def refit_last_layer(model: Any, data: Any, seed: int) -> None:
+    """Fit the last layer to as many validation images of each label in each stratum (Kirichenko et al., ICLR 2023)."""
+    model.eval()
+    normalise = normalise_for(model)
+    features = torch.cat(
+        [model.forward_head(model.forward_features(normalise(image[None])), pre_logits=True) for image, _ in data]
+    )
+    group = 2 * data.targets[:, 0].long() + data.strata
+    members = [torch.nonzero(group == value)[:, 0].numpy() for value in range(4)]
+    count = min(len(each) for each in members)
+    rng = np.random.default_rng(seed)
+    chosen = np.concatenate([rng.permutation(each)[:count] for each in members])
+    mean, std = features[chosen].mean(dim=0), features[chosen].std(dim=0).clamp(min=1e-6)
+    fitted = LogisticRegression(max_iter=5000).fit((features[chosen] - mean) / std, data.targets[chosen, 0])
+    weight = torch.from_numpy(fitted.coef_).float() / std
+    layer = model.get_classifier()
+    layer.weight.copy_(weight)
+    layer.bias.copy_(torch.from_numpy(fitted.intercept_).float() - weight @ mean)

@@ -1,0 +1,150 @@
+"""The confounding benchmark on generated radiographs: which runs there are, that each method trains, and the report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import confounding_benchmark
+from confounding_data import confound, read
+from confounding_methods import METHODS, Agreement, GroupDRO, PooledConfounder
+from confounding_report import markdown
+from confounding_training import Cropped, Training, build, train
+
+TINY = {"model": "test_resnet", "causal_model": "causal_test_resnet", "image_size": 64, "epochs": 1, "batch_size": 16}
+STUDY = {
+    "training": TINY,
+    "experiments": [
+        {"images": "synthetic:240", "confounder": "letter", "correlations": [0.8], "unconfounded": ["borrow_boxes"]}
+    ],
+    "methods": ["plain", "borrow_boxes"],
+    "seeds": [0],
+}
+
+
+@pytest.fixture(scope="module")
+def radiographs() -> Any:
+    return read("synthetic:240", "", 64)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains(name: str, radiographs: Any) -> None:
+    torch.manual_seed(0)
+    start = build(METHODS[name], Training(**TINY)).state_dict()
+    parts = confound(radiographs, "letter", 0.8, 0.8, seed=0)
+    model = train(METHODS[name], parts, Training(**TINY), seed=0)
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 1)
+    trained = model.state_dict()
+    changed = [key for key in start if key in trained and not torch.equal(start[key], trained[key])]
+    assert any(key.endswith("conv1.0.weight") for key in changed)
+
+
+def test_a_study_is_resumed_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "study.json").write_text(json.dumps(STUDY))
+    command = [str(tmp_path / "study.json"), f"--output={tmp_path / 'runs'}", f"--json={tmp_path / 'result.json'}"]
+    confounding_benchmark.main(command)
+    first = capsys.readouterr().out
+    assert len(list((tmp_path / "runs").iterdir())) == 4  # the reference, two methods, and one of them unconfounded
+    assert (tmp_path / "result.png").stat().st_size > 0
+    assert len(json.loads((tmp_path / "result.json").read_text())["runs"]) == 4
+    removed = next((tmp_path / "runs").glob("*-plain-at0.8-*"))
+    before = json.loads(removed.read_text())["result"]
+    removed.unlink()
+    confounding_benchmark.main(command)
+    assert json.loads(removed.read_text())["result"] == before  # trained again, with the same outcome
+    second = capsys.readouterr().out
+    table = (tmp_path / "result.md").read_text()
+    assert table in first
+    assert table in second
+    assert "plain, not confounded" in table
+
+    (tmp_path / "study.json").write_text(json.dumps(STUDY | {"training": TINY | {"epochs": 2}}))
+    with pytest.raises(ValueError, match=r"was trained otherwise: .*'epochs': 1.*; use another --output"):
+        confounding_benchmark.main(command)
+
+
+def test_gap_closed_is_the_part_of_the_way_to_the_reference() -> None:
+    def run(method: str, trained_at: float, value: float) -> dict[str, Any]:
+        figures = {"auroc": {"value": value}, "worst_group": {"value": value}, "shift": 0.0, "ece": 0.1}
+        tests = {"none": figures, "reversed": figures}
+        given = {"images": "made", "confounder": "tube", "correlation": 0.95, "seed": 0}
+        result = {"tests": tests, "probe_causal": None, "probe_confounder": None}
+        return given | {"method": method, "trained_at": trained_at, "result": result}
+
+    table = markdown([run("plain", 0.5, 0.98), run("plain", 0.95, 0.78), run("other", 0.95, 0.93)])
+    rows = {line.split("|")[1].strip(): line.split("|")[4].strip() for line in table.splitlines() if "|" in line}
+    assert rows["plain"] == "0%"
+    assert rows["other"] == "75%"
+    assert rows["plain, not confounded"] == ""
+    small = markdown([run("plain", 0.5, 0.98), run("plain", 0.95, 0.97), run("other", 0.95, 0.93)])
+    assert "%" not in small  # parts of next to nothing
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": ["plain", "magic"]}, r"unknown methods \['magic'\]; there are \['plain'"),
+        ({"epochs": 3}, "a study has .*'seeds', 'training'.*, but got .*'epochs'"),
+    ],
+)
+def test_studies_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        list(confounding_benchmark.runs_of(STUDY | change))
+
+
+def test_images_and_confounders_that_do_not_exist_are_refused(radiographs: Any) -> None:
+    with pytest.raises(ValueError, match="images must be 'pneumonia', 'nih' or 'synthetic:NUMBER', got 'chexpert'"):
+        read("chexpert", "", 64)
+    with pytest.raises(ValueError, match=r"confounder must be one of .*'tube'.*'view'.*, got 'pen'"):
+        confound(radiographs, "pen", 0.9, 0.9, 0)
+    with pytest.raises(ValueError, match="the view of these images is not known; use those of nih"):
+        confound(radiographs._replace(ap=None), "view", 0.9, 0.9, 0)
+
+
+def test_parts_share_no_patient_and_tests_differ_in_the_marker_alone(radiographs: Any) -> None:
+    parts = confound(radiographs, "tube", 0.9, 0.5, seed=3)
+    patients = [set(part.patient) for part in (parts.train, parts.val, parts.tests["same"])]
+    assert len(set.union(*patients)) == sum(len(each) for each in patients)
+    assert parts.train.correlation == parts.val.correlation == 0.5
+    assert [test.correlation for test in parts.tests.values()] == [0.9, 0.5, pytest.approx(0.1), None]
+
+
+def test_group_dro_raises_the_share_of_the_worst_group() -> None:
+    class Fixed(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[3.0], [3.0], [-3.0], [3.0]])  # wrong on the second alone: a negative with the marker
+
+    objective = GroupDRO(Fixed(), step_size=1.0)
+    targets, strata = torch.tensor([[1.0], [0.0], [0.0], [1.0]]), torch.tensor([1, 1, 0, 0])
+    first = objective(torch.zeros(4), targets, strata)["loss"]
+    losses = torch.nn.functional.softplus(torch.tensor([-3.0, 3.0, -3.0, -3.0]))
+    share = losses[[2, 1, 3, 0]].exp() / losses.exp().sum()  # groups: 2 y + c
+    torch.testing.assert_close(objective.share, share)
+    torch.testing.assert_close(first, (share * losses[[2, 1, 3, 0]]).sum())
+
+
+def test_agreement_is_none_where_nothing_is_borrowed() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 1))
+    objective = Agreement(model, nn.Identity(), strength=10.0)
+    losses = objective(torch.randn(3, 1, 2, 2), torch.tensor([[1.0], [0.0], [1.0]]))
+    assert losses["agreement"] == 0
+    torch.testing.assert_close(losses["loss"], losses["sl"])
+
+
+def test_pooled_confounder_is_the_mean_of_the_map() -> None:
+    model = build(METHODS["causal"], Training(**TINY))
+    encoded = torch.randn(2, model.num_features, 3, 5)
+    pooled = PooledConfounder(model.head.decoder)(encoded)
+    torch.testing.assert_close(pooled.confounder, encoded.mean(dim=(2, 3))[:, None])
+    torch.testing.assert_close(pooled.causal, model.head.decoder(encoded).causal)
+
+
+def test_cropped_model_does_not_see_the_border() -> None:
+    model = Cropped(build(METHODS["plain"], Training(**TINY)).eval(), crop=0.5)
+    images = torch.randn(1, 3, 64, 64)
+    other = images.clone()
+    other[..., :15, :] = 0
+    torch.testing.assert_close(model(images), model(other))
