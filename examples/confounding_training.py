@@ -57,13 +57,8 @@ def build(method: Method, config: Training) -> nn.Module:
     if method.causal:
         arguments = {"pretrained_backbone": weights or False, **method.arguments}
         return causalcxr.create_model(config.causal_model, num_classes=1, **arguments)
-    model = timm.create_model(config.model, num_classes=1, checkpoint_path="")
-    if weights:
-        state = timm.models.load_state_dict(weights)
-        known = {name: value for name, value in state.items() if not name.startswith("classifier.")}
-        missing = model.load_state_dict(known, strict=False)
-        if missing.unexpected_keys or set(missing.missing_keys) != {"classifier.weight", "classifier.bias"}:
-            raise ValueError(f"{weights} does not fit {config.model}: {missing}")
+    overlay = {"file": weights} if weights else None
+    model = timm.create_model(config.model, pretrained=bool(weights), num_classes=1, pretrained_cfg_overlay=overlay)
     return Cropped(model, method.crop) if method.crop < 1 else model
 
 
