@@ -1,7 +1,7 @@
 """Train by several methods on confounded radiographs, and measure what each makes of the confounder.
 
-    python examples/confounding_benchmark.py examples/studies/confounding_small.json --output runs/confounding
-    python examples/confounding_benchmark.py examples/studies/confounding.json --output runs/confounding \
+    python examples/confounding_benchmark.py examples/studies/confounding/small.json --output runs/confounding
+    python examples/confounding_benchmark.py examples/studies/confounding/STUDY.json --output runs/confounding \
         --pneumonia path/to/pneumonia --nih path/to/nih --json docs/results/confounding/study.json
 
 A study is a JSON file: `training` are options of all runs, `experiments` say which images have which confounder at

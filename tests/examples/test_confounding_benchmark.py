@@ -14,6 +14,7 @@ from confounding_methods import METHODS, Agreement, GroupDRO, PooledConfounder
 from confounding_report import markdown
 from confounding_training import Cropped, Training, build, train
 
+STUDIES = Path(confounding_benchmark.__file__).parent / "studies" / "confounding"
 TINY = {"model": "test_resnet", "causal_model": "causal_test_resnet", "image_size": 64, "epochs": 1, "batch_size": 16}
 STUDY = {
     "training": TINY,
@@ -81,6 +82,13 @@ def test_gap_closed_is_the_part_of_the_way_to_the_reference() -> None:
     assert rows["plain, not confounded"] == ""
     small = markdown([run("plain", 0.5, 0.98), run("plain", 0.95, 0.97), run("other", 0.95, 0.93)])
     assert "%" not in small  # parts of next to nothing
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.json")), ids=lambda path: path.stem)
+def test_committed_studies_can_be_read(path: Path) -> None:
+    study = json.loads(path.read_text())
+    assert len(list(confounding_benchmark.runs_of(study))) > 1
+    Training(**study["training"])
 
 
 @pytest.mark.parametrize(
