@@ -19,8 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from atomic import write_json, write_text
 from causalcxr.bench import as_dict, evaluate
 from confounding_data import confound, read
@@ -119,5 +117,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_float32_matmul_precision("high")
     main()

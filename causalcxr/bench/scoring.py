@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from causalcxr._checks import check_tensor
 from causalcxr._modes import eval_mode
+from causalcxr.data.preprocessing import normalise
 
 __all__ = ["Predictions", "attention_share", "normalise_for", "predict"]
 
@@ -124,15 +125,14 @@ def normalise_for(model: Any) -> Prepare:
     cfg = getattr(model, "pretrained_cfg", None)
     if not cfg:
         return lambda images: images
-    mean, std = (torch.tensor(cfg[key], dtype=torch.float32).view(1, -1, 1, 1) for key in ("mean", "std"))
-    channels = getattr(model, "in_chans", mean.shape[1])
-    if channels == 1:
-        mean, std = mean.mean(dim=1, keepdim=True), std.mean(dim=1, keepdim=True)
-    elif mean.shape[1] != channels:
+    known = len(cfg["mean"])
+    channels = getattr(model, "in_chans", known)
+    if channels not in (1, known):
         raise ValueError(
-            f"the model takes {channels} channels, but its pretrained_cfg has a mean of {mean.shape[1]}; give `prepare`"
+            f"the model takes {channels} channels, but its pretrained_cfg has a mean of {known}; give `prepare`"
         )
-    return lambda images: (images - mean.to(images)) / std.to(images)
+    data_config = {"input_size": (channels,), "mean": cfg["mean"], "std": cfg["std"]}
+    return lambda images: normalise(images, data_config)
 
 
 def attention_share(attention: Tensor, masks: Tensor) -> Tensor:
