@@ -11,6 +11,8 @@ from causalcxr._checks import check_choice, check_heads, check_mask, check_tenso
 
 __all__ = ["DisentangledAttention", "DisentangledCrossAttention"]
 
+LONGEST_HEAD = 256  # for which fused attention has a kernel on every device
+
 
 class DisentangledAttention(NamedTuple):
     """What `DisentangledCrossAttention` returns.
@@ -39,11 +41,15 @@ class DisentangledCrossAttention(nn.Module):
     N - 1, which makes it a weighted mean as A v is one; `complement="paper"` keeps it as printed.
     Both branches go through the same output projection.
 
+    Few queries are projected into the space of the tokens, q k_n = (W_k^T q) x_n and A v = W_v (A x), which is the same
+    product in another order and leaves the many tokens as they are. A bias of the keys would add the same to all
+    logits of a query, which the softmax ignores: there is none.
+
     Args:
         dim: Width D.
         num_heads: Number of heads.
         complement: `"normalized"` or `"paper"`.
-        qkv_bias: Whether the three input projections have a bias.
+        qkv_bias: Whether the projections of queries and values have a bias.
         device: Device of the parameters.
         dtype: Type of the parameters.
 
@@ -80,7 +86,7 @@ class DisentangledCrossAttention(nn.Module):
         check_choice("complement", complement, ("normalized", "paper"))
         self.dim, self.num_heads, self.complement = dim, num_heads, complement
         self.q_proj = nn.Linear(dim, dim, bias=qkv_bias, device=device, dtype=dtype)
-        self.k_proj = nn.Linear(dim, dim, bias=qkv_bias, device=device, dtype=dtype)
+        self.k_proj = nn.Linear(dim, dim, bias=False, device=device, dtype=dtype)
         self.v_proj = nn.Linear(dim, dim, bias=qkv_bias, device=device, dtype=dtype)
         self.out_proj = nn.Linear(dim, dim, device=device, dtype=dtype)
 
@@ -104,28 +110,55 @@ class DisentangledCrossAttention(nn.Module):
                 raise ValueError(
                     "mask must leave every image at least one token that takes part, but got a row of False"
                 )
-        q, k, v = (
-            rearrange(projected, "b n (h d) -> b h n d", h=self.num_heads)
-            for projected in (self.q_proj(query), self.k_proj(key), self.v_proj(value))
-        )
+        q = self._heads(self.q_proj(query))
         q = F.pad(q, (0, 0, 0, 1))  # one more query, of zeros: it attends to all tokens alike, to the mean of v
         token_mask = None if mask is None else mask[:, None, None, :]
-        if need_attention:
-            attention = self._attention(q, k, token_mask)
-            attended, attention = attention @ v, attention[:, :, :-1]
-        else:
-            attended, attention = F.scaled_dot_product_attention(q, k, v, attn_mask=token_mask), None
+        few = self.num_heads * q.shape[2] <= self.dim <= LONGEST_HEAD
+        attend = self._attend_few if few else self._attend_many
+        attended, attention = attend(q, key, value, token_mask, need_attention)
         causal, mean = attended[:, :, :-1], attended[:, :, -1:]
-        num_tokens = k.shape[-2] if token_mask is None else token_mask.sum(dim=-1, keepdim=True)
+        attention = None if attention is None else attention[:, :, :-1]
+        num_tokens = key.shape[1] if token_mask is None else token_mask.sum(dim=-1, keepdim=True)
         branches = torch.stack([causal, self._complement(causal, mean, num_tokens)])
         causal, confounder = self.out_proj(rearrange(branches, "s b h k d -> s b k (h d)")).unbind()
         return DisentangledAttention(causal, confounder, attention)
 
-    def _attention(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
-        logits = (q * q.shape[-1] ** -0.5) @ k.mT  # scaled first: the product of long vectors overflows float16
+    def _heads(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b n (h d) -> b h n d", h=self.num_heads)
+
+    def _attend_many(
+        self, q: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, need_attention: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Project the tokens. Returns A v (B, heads, K + 1, d) and, if asked for, A (B, heads, K + 1, N)."""
+        k, v = self._heads(self.k_proj(key)), self._heads(self.v_proj(value))
+        return self._attend(q, k, v, mask, need_attention)
+
+    def _attend_few(
+        self, q: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, need_attention: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Project the queries of all heads, and what they attended to. Returns what `_attend_many` does."""
+        to_keys = rearrange(self.k_proj.weight, "(h d) c -> h d c", h=self.num_heads)
+        from_values = rearrange(self.v_proj.weight, "(h d) c -> h c d", h=self.num_heads)
+        q = rearrange(q @ to_keys, "b h k c -> b 1 (h k) c")
+        attended, attention = self._attend(q, key[:, None], value[:, None], mask, need_attention)
+        attended = rearrange(attended, "b 1 (h k) c -> b h k c", h=self.num_heads) @ from_values
+        if self.v_proj.bias is not None:
+            attended = attended + rearrange(self.v_proj.bias, "(h d) -> h 1 d", h=self.num_heads)
+        if attention is not None:
+            attention = rearrange(attention, "b 1 (h k) n -> b h k n", h=self.num_heads)
+        return attended, attention
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, need_attention: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        scale = (self.dim // self.num_heads) ** -0.5
+        if not need_attention:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale), None
+        logits = (q * scale) @ k.mT  # scaled first: the product of long vectors overflows float16
         if mask is not None:
             logits = logits.masked_fill(~mask, float("-inf"))
-        return logits.softmax(dim=-1).to(q.dtype)
+        attention = logits.softmax(dim=-1).to(q.dtype)
+        return attention @ v, attention
 
     def _complement(self, causal: Tensor, mean: Tensor, num_tokens: int | Tensor) -> Tensor:
         """Return (1 - A) v by the identity sum_n v_n - A v, in float32 at least until the end."""
