@@ -5,6 +5,7 @@ Importing the package registers its models, so that `timm.create_model("causal_r
 
 from causalcxr import bench, data, explain, layers, losses, metrics, models
 from causalcxr.borrow_regions import BorrowRegions
+from causalcxr.calibration import Calibration
 from causalcxr.factory import create_model, is_model, list_models, list_pretrained
 from causalcxr.hub import push_to_hub, save_pretrained
 from causalcxr.models import CausalCXR, CausalHead
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BorrowRegions",
+    "Calibration",
     "CausalCXR",
     "CausalHead",
     "CausalObjective",

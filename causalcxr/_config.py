@@ -108,13 +108,18 @@ def check_config(config: dict[str, Any], source: str) -> dict[str, Any]:
     expect(not stems or isinstance(stems, str) or _all(stems, str), "names in 'first_conv'", stems)
     expect(classifier == list(CLASSIFIER), f"{list(CLASSIFIER)} in 'classifier'", classifier)
 
-    names, thresholds = config.get("label_names", cfg.get("label_names")), config.get("thresholds")
+    names, calibration = config.get("label_names", cfg.get("label_names")), config.get("calibration")
     if names is not None:
         fits = _all(names, str) and len(names) == len(set(names)) == labels
         expect(fits, f"one name for each of {labels} labels in 'label_names'", names)
-    if thresholds is not None:
+    if calibration is not None:
+        fits = isinstance(calibration, dict) and calibration.keys() == {"temperature", "thresholds"}
+        expect(fits, "'temperature' and 'thresholds', and nothing else, in 'calibration'", calibration)
+        temperature, thresholds = calibration["temperature"], calibration["thresholds"]
+        fits = _is(temperature, int, float) and temperature > 0
+        expect(fits, "a positive number in 'calibration.temperature'", temperature)
         fits = _all(thresholds, int, float, least=0, most=1) and len(thresholds) == labels
-        expect(fits, f"a number from 0 to 1 for each of {labels} labels in 'thresholds'", thresholds)
+        expect(fits, f"a number from 0 to 1 for each of {labels} labels in 'calibration.thresholds'", thresholds)
     return config
 
 

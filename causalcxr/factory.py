@@ -1,6 +1,7 @@
 """Create and list the models of the library; the registry is timm's."""
 
 import difflib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from torch import nn
 
 from causalcxr._config import CONFIG, check_config, read_config
 from causalcxr._download import download
+from causalcxr.calibration import Calibration
 from causalcxr.data.labels import check_label_names
 from causalcxr.models import CausalCXR
 
 __all__ = ["create_model", "is_model", "list_models", "list_pretrained"]
 
 SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
+SHIPPED = Path(__file__).resolve().parent / "weights"  # each with a manifest beside it
 
 
 def create_model(
@@ -49,7 +52,7 @@ def create_model(
 
     Returns:
         The model, in training mode as timm returns it. `model.label_names` are the names of its labels and
-        `model.thresholds` the probabilities from which a finding counts as present, where the weights have them.
+        `model.calibration` makes probabilities and findings of its logits, where the weights came with these.
 
     Raises:
         ValueError: If the name or its tag is unknown (the message has the closest ones), no weights are published for
@@ -79,8 +82,8 @@ def create_model(
     model = timm.create_model(name, pretrained=bool(pretrained), **kwargs)
     if isinstance(model, CausalCXR):  # not with features_only
         new_labels = not pretrained or model.num_classes != model.pretrained_cfg["num_classes"]
-        if config.get("thresholds") and not new_labels:
-            model.thresholds = tuple(config["thresholds"])
+        if not new_labels and (calibration := (config or _manifest(model.pretrained_cfg)).get("calibration")):
+            model.calibration = Calibration(**calibration)
         if label_names is not None:
             if model.label_names is not None and not new_labels:
                 check_label_names(label_names, model.label_names)
@@ -134,6 +137,12 @@ def _open_source(name: str, cache_dir: str | Path | None) -> tuple[str, dict[str
     if not is_model(architecture):
         raise ValueError(f"{CONFIG} of {name}: {_unknown_model(architecture)}")
     return f"{source}:{place}", check_config(config, name)
+
+
+def _manifest(cfg: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest of weights that come with the package, or nothing for others."""
+    file = Path(cfg.get("file") or "")
+    return json.loads(file.with_suffix(".json").read_text(encoding="utf-8")) if file.parent == SHIPPED else {}
 
 
 def _check_tag(name: str) -> None:

@@ -1,5 +1,6 @@
 """Write models to folders and to the Hugging Face Hub, in timm's form."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from torch import nn
 from causalcxr._config import CONFIG, check_config
 from causalcxr._download import LOG_IN, refused
 from causalcxr._weights import WEIGHTS, sha256
+from causalcxr.calibration import Calibration
 from causalcxr.model_card import model_card
 from causalcxr.models import CausalCXR
 
@@ -32,7 +34,7 @@ def save_pretrained(
     folder: str | os.PathLike[str],
     *,
     label_names: Sequence[str] | None = None,
-    thresholds: Sequence[float] | None = None,
+    calibration: Calibration | None = None,
     data_config: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `config.json` and `model.safetensors`, which `create_model` and `timm.create_model` open.
@@ -44,13 +46,14 @@ def save_pretrained(
         model: A model from `causalcxr.create_model`.
         folder: Where to write; made if it is not there.
         label_names: Names of the labels in the order of the logits. Default: `model.label_names`.
-        thresholds: Probabilities from which a finding counts as present, one a label. Default: `model.thresholds`.
+        calibration: What makes probabilities and findings of the logits. Default: `model.calibration`, unless
+            `label_names` are others than the model's.
         data_config: Which images the model was trained on, where this differs from `model.pretrained_cfg`: any of
             `input_size` (C, H, W), `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`.
 
     Raises:
-        TypeError: If the model is not a `CausalCXR`.
-        ValueError: If it was not built by `create_model`, or names, thresholds or `data_config` do not fit it, or its
+        TypeError: If the model is not a `CausalCXR`, or the calibration no `Calibration`.
+        ValueError: If it was not built by `create_model`, or names, calibration or `data_config` do not fit it, or its
             arguments cannot be stored as JSON.
 
     Example:
@@ -63,7 +66,7 @@ def save_pretrained(
         ...     causalcxr.create_model(Path(folder)).label_names
         ('Mass', 'Nodule')
     """
-    config = _config(model, label_names, thresholds, data_config)
+    config = _config(model, label_names, calibration, data_config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".saving-", dir=folder) as unfinished:
@@ -82,7 +85,7 @@ def push_to_hub(
     *,
     evaluation: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     label_names: Sequence[str] | None = None,
-    thresholds: Sequence[float] | None = None,
+    calibration: Calibration | None = None,
     data_config: Mapping[str, Any] | None = None,
     commit_message: str = "Upload model",
     private: bool | None = None,
@@ -100,7 +103,7 @@ def push_to_hub(
         evaluation: What `examples/evaluate_nih.py` (of this one model) or `examples/export_weights.py` wrote, or the
             path of the JSON file, for the card: see `causalcxr.model_card.model_card`.
         label_names: As in `save_pretrained`.
-        thresholds: As in `save_pretrained`.
+        calibration: As in `save_pretrained`.
         data_config: As in `save_pretrained`.
         commit_message: Title of the commit.
         private: Whether a repository that is made is private. Default: the owner's setting.
@@ -118,7 +121,7 @@ def push_to_hub(
     """
     api = HfApi(token=token)
     with TemporaryDirectory() as folder:
-        save_pretrained(model, folder, label_names=label_names, thresholds=thresholds, data_config=data_config)
+        save_pretrained(model, folder, label_names=label_names, calibration=calibration, data_config=data_config)
         config = json.loads(Path(folder, CONFIG).read_text(encoding="utf-8"))
         model_card(config, repo_id, evaluation)  # before anything is sent, lest the evaluation does not fit
         try:
@@ -143,7 +146,7 @@ def push_to_hub(
 def _config(
     model: nn.Module,
     label_names: Sequence[str] | None,
-    thresholds: Sequence[float] | None,
+    calibration: Calibration | None,
     data_config: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Return the config of a model, of timm's form, checked as when it is read."""
@@ -165,15 +168,18 @@ def _config(
     data = resolve_input_data_config(model, args=dict(data_config or {}))
     if unknown := sorted(set(data_config or {}) - data.keys()):
         raise ValueError(f"data_config may have {', '.join(data)}, but has {', '.join(unknown)}")
+    if calibration is None:
+        calibration = _calibration_for(model, label_names)
+    elif not isinstance(calibration, Calibration):
+        raise TypeError(f"calibration must be a causalcxr.Calibration, but got {type(calibration).__name__}")
     names = model.label_names if label_names is None else label_names
-    limits = model.thresholds if thresholds is None else thresholds
     cfg = filter_pretrained_cfg(model.pretrained_cfg, remove_source=True)
     config = {
         "architecture": model.pretrained_cfg["architecture"],
         "num_classes": model.num_classes,
         "num_features": model.num_features,
         "label_names": names if names is None or isinstance(names, str) else list(names),
-        "thresholds": None if limits is None else [float(limit) for limit in limits],
+        "calibration": None if calibration is None else dataclasses.asdict(calibration),
         "model_args": args,
         "pretrained_cfg": {
             **{key: value for key, value in cfg.items() if key not in NOT_KEPT},
@@ -183,6 +189,12 @@ def _config(
         },
     }
     return check_config(json.loads(json.dumps(config)), "this model")
+
+
+def _calibration_for(model: CausalCXR, label_names: Sequence[str] | None) -> Calibration | None:
+    """Return the model's calibration, unless other label names take the place of those that it is of."""
+    kept = label_names is None or model.label_names in (None, tuple(label_names))
+    return model.calibration if kept else None
 
 
 def _as_json(config: dict[str, Any]) -> str:

@@ -76,10 +76,26 @@ import causalcxr
 model = causalcxr.create_model("hf-hub:{repo_id}").eval()
 ```
 
+{_calibration(config)}
+
 ## Evaluation
 
 {report}
 """
+
+
+def _calibration(config: Mapping[str, Any]) -> str:
+    """Say whether scores are probabilities."""
+    calibration = config.get("calibration")
+    if calibration is None:
+        return "Scores are not calibrated probabilities, and no thresholds are given."
+    temperature, thresholds = calibration["temperature"], calibration["thresholds"]
+    names = config["label_names"] or [f"label {k}" for k in range(config["num_classes"])]
+    limits = [[name, f"{value:.3g}"] for name, value in zip(names, thresholds, strict=True)]
+    return f"""`model.calibration` makes probabilities of the logits, with temperature {temperature:.3g}, and findings
+of these, with the thresholds below. Both hold for images like those of the fit.
+
+{_table(["label", "threshold"], limits)}"""
 
 
 def _evaluated(

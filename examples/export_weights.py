@@ -3,14 +3,17 @@
     python examples/export_weights.py runs/nih/best-seed0/best.pt --data path/to/nih --tag nih --about "All images."
 
 Writes MODEL.TAG.safetensors, MODEL.TAG.json and MODEL.TAG.md into `causalcxr/weights`. What the card reports is
-measured on the official test list with the weights as written, after rounding.
+measured on the official test list with the weights as written, after rounding. The calibration is fitted on the
+validation scores of the run, before rounding; `scores-val.npz` beside the checkpoint has them if they were computed.
 """
 
 import argparse
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -18,11 +21,12 @@ from torch import Tensor
 import causalcxr
 from atomic import replacing, write_json, write_text
 from causalcxr.layers import ConfounderBank
+from causalcxr.metrics import expected_calibration_error
 from groups import by_group, label_figures, quiet_bootstrap, summary
 from provenance import commit, fingerprint
 from recipe import Config, build_dataset
 from report import rows, with_interval
-from scoring import load_checkpoint, predict
+from scoring import load_checkpoint, predict, score
 
 # Options that say where a run was made and not what came of it.
 PLACES = ("data", "output", "backbone_weights", "device", "workers")
@@ -37,26 +41,57 @@ def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.contiguous() for name, value in rounded.items()}
 
 
+def calibrate(logits: Any, targets: Any) -> dict[str, Any]:
+    """Return the calibration, and its error before and after, on the images that it is fitted on."""
+    # F1, since Youden's J takes no notice of how rare a finding is and would mark most of them on any image.
+    calibration = causalcxr.Calibration.fit(logits, targets, criterion="f1")
+    unchanged = dataclasses.replace(calibration, temperature=1.0)
+    errors = {
+        name: expected_calibration_error(fitted.probabilities(logits), targets).mean()
+        for name, fitted in {"before": unchanged, "after": calibration}.items()
+    }
+    return {
+        "calibration": dataclasses.asdict(calibration),
+        "val_calibration_error": {name: round(float(error), 4) for name, error in errors.items()},
+        "val_findings_an_image": marks(calibration, logits, targets),
+    }
+
+
+def marks(calibration: causalcxr.Calibration, logits: Any, targets: Any) -> dict[str, float]:
+    """Return how many findings of an image reach their threshold, and how many are there, on average."""
+    found = calibration.positives(logits).sum(dim=1).double().mean()
+    return {"found": round(float(found), 2), "present": round(float(np.nansum(targets) / len(targets)), 2)}
+
+
 def evaluate(
-    model: torch.nn.Module, config: Config, dataset: Any, n_resamples: int, bank: ConfounderBank | None
+    model: torch.nn.Module,
+    config: Config,
+    dataset: Any,
+    n_resamples: int,
+    bank: ConfounderBank | None,
+    calibration: causalcxr.Calibration,
 ) -> dict[str, Any]:
-    """Return AUROC of each label, of their mean, and within groups."""
+    """Return AUROC of each label, of their mean, and within groups, and what the thresholds mark."""
     scores = predict(model, dataset, config, "test", bank)["causal"]
     targets = dataset.targets.numpy()
     result = quiet_bootstrap(scores, targets, dataset.patient, n_resamples)
     return summary(result) | {
         "labels": label_figures(result, targets),
         "groups": by_group(scores, dataset, n_resamples),
+        "findings_an_image": marks(calibration, scores, targets),
     }
 
 
 def card(manifest: dict[str, Any]) -> str:
     """Return the model card."""
     test, config, lists = manifest["test"], manifest["config"], manifest["lists"]
-    size = config["image_size"]
+    size, temperature = config["image_size"], manifest["calibration"]["temperature"]
     start = "ImageNet weights" if manifest["pretrained_backbone"] else "random weights"
+    thresholds, error = manifest["calibration"]["thresholds"], manifest["val_calibration_error"]
+    marked = {"val": manifest["val_findings_an_image"], "test": test["findings_an_image"]}
     labels = [
-        [name, str(figures["positives"]), with_interval(figures, "auroc")] for name, figures in test["labels"].items()
+        [name, str(figures["positives"]), with_interval(figures, "auroc"), f"{threshold:.3f}"]
+        for (name, figures), threshold in zip(test["labels"].items(), thresholds, strict=True)
     ]
     within = [
         [name, str(figures["images"]), with_interval(figures, "mean_auroc")] for name, figures in test["groups"].items()
@@ -77,13 +112,19 @@ def card(manifest: dict[str, Any]) -> str:
 Mean AUROC of 14 on {manifest["test_images"]["images"]} images of the official test list:
 **{with_interval(test, "mean_auroc")}**, with 95 % intervals from a bootstrap over patients.
 
-{rows(["finding", "positives", "AUROC"], labels)}
+{rows(["finding", "positives", "AUROC", "threshold"], labels)}
 
 {rows(["mean AUROC within", "images", "AUROC"], within)}
 
 Limits: few positives of rare findings (read the intervals); one hospital; mostly adults; frontal views; images far
 smaller than those that radiologists read, so that small nodules cannot be seen. Films taken in bed (AP) are of sicker
-patients, and part of what the model knows may be that. Scores are not calibrated probabilities.
+patients, and part of what the model knows may be that.
+
+Calibration: `model.calibration` was fitted on the validation images. Temperature {temperature:.3f}; expected
+calibration error on the same images, mean of 14, {error["before"]:.4f} before and {error["after"]:.4f} after. The
+thresholds, of calibrated probabilities, maximise F1 there, for rare findings over a handful of positives. On those
+images {marked["val"]["found"]} findings an image reach theirs, where {marked["val"]["present"]} are present; on the
+test list {marked["test"]["found"]}, where {marked["test"]["present"]} are. Nothing was validated.
 """
 
 
@@ -107,8 +148,16 @@ def export(
     model = causalcxr.create_model(saved["config"]["model"]).to(device).eval()  # what users get is what is measured
     model.load_state_dict(state)
     config = Config(**(saved["config"] | {"data": data, "device": device}))
+    if (found := fingerprint(build_dataset(config, "val"))) != saved["lists"]["val"]:
+        raise ValueError(
+            f"{data} has other validation images or labels than the run, and may have its training images among them: "
+            f"{found}, {saved['lists']['val']}; give the --data that it was trained on"
+        )
+    validation = score(checkpoint, "val", device, data=data)
     dataset = build_dataset(config, "test")
-    test = evaluate(model, config, dataset, n_resamples, bank)
+    calibrated = calibrate(validation.headline, validation.dataset.targets.numpy())
+    calibration = causalcxr.Calibration(**calibrated["calibration"])
+    test = evaluate(model, config, dataset, n_resamples, bank, calibration)
     name = f"{config.model}.{tag}"
     weights = output / f"{name}.safetensors"
     with replacing(weights) as partial:
@@ -121,6 +170,7 @@ def export(
         **{key: saved[key] for key in ("label_names", "epoch", "val_auroc", "lists", "commit", "versions")},
         "config": {key: value for key, value in saved["config"].items() if key not in PLACES},
         "pretrained_backbone": bool(saved["config"]["backbone_weights"]),
+        **calibrated,
         "test_images": fingerprint(dataset),
         "test": test | {"resamples": n_resamples},
         "exported_at_commit": exported_at,

@@ -21,6 +21,7 @@ from causalcxr.models import CausalCXR
 __all__ = ["main"]
 
 DEFAULT_MODEL = "causal_efficientnet_lite0"
+AT_THRESHOLD = "* at or above the threshold of the finding, which was fitted on validation images"
 DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 
 
@@ -134,27 +135,30 @@ def _load(name: str) -> tuple[CausalCXR, list[str]]:
 
 
 def _write_table(predictions: Iterable[Prediction], labels: list[str]) -> None:
-    width = max(map(len, labels))
-    for path, scores in predictions:
+    width, legend = max(map(len, labels)), []
+    for path, scores, positives in predictions:
         highest_first = sorted(scores.items(), key=lambda item: -item[1])
         lines = [
-            f"  {label:<{width}}  {score:.3f}  {'#' * round(20 * score)}".rstrip() for label, score in highest_first
+            f"{'*' if label in (positives or ()) else ' '} {label:<{width}}  {score:.3f}  {'#' * round(20 * score)}"
+            for label, score in highest_first
         ]
-        write("\n".join([str(path), *lines, ""]))
-    write(NOT_FOR_CLINICAL_USE)
+        write("\n".join([str(path), *map(str.rstrip, lines), ""]))
+        legend = [] if positives is None else [AT_THRESHOLD]
+    write("\n".join([*legend, NOT_FOR_CLINICAL_USE]))
 
 
 def _write_json(predictions: Iterable[Prediction], labels: list[str]) -> None:
     """Write a list, an image a line."""
     write("[")
-    for number, (path, scores) in enumerate(predictions):
-        write((", " if number else "  ") + json.dumps({"path": str(path), "scores": scores}, allow_nan=False))
+    for number, (path, scores, positives) in enumerate(predictions):
+        image = {"path": str(path), "scores": scores, "positives": positives}
+        write((", " if number else "  ") + json.dumps(image, allow_nan=False))
     write("]")
 
 
 def _write_csv(predictions: Iterable[Prediction], labels: list[str]) -> None:
     write(csv_line(["path", *labels]))
-    for path, scores in predictions:
+    for path, scores, _ in predictions:
         write(csv_line([path, *scores.values()]))
 
 

@@ -26,10 +26,13 @@ NOTE = "Causal attention of the highest scores; colours run from the lowest to t
 
 
 class Prediction(NamedTuple):
-    """The scores of one image, by label, in the model's order."""
+    """What a model says of one image."""
 
     path: Path
     scores: dict[str, float]
+    """Probabilities by label, in the model's order; calibrated where the model is."""
+    positives: list[str] | None
+    """Labels at or above their threshold, in the model's order; None where the model has no thresholds."""
 
 
 def find_images(arguments: list[str]) -> tuple[list[Path], list[str]]:
@@ -72,7 +75,7 @@ def _is_image(file: Path) -> bool:
 def score_images(
     model: CausalCXR, labels: list[str], paths: list[Path], heatmap: Path | None, problems: list[str]
 ) -> Iterator[Prediction]:
-    """Yield the probabilities of the causal branch for each image that can be read.
+    """Yield what the causal branch says of each image that can be read.
 
     Args:
         model: A model in evaluation mode.
@@ -86,7 +89,7 @@ def score_images(
         prediction = None
         with reporting(problems):
             images = model.preprocess(path)
-            prediction = Prediction(path, _probabilities(model, images, labels, path))
+            prediction = _predict(model, images, labels, path)
             if heatmap is not None:
                 panel = heatmap / path.absolute().relative_to(shared)
                 _save_heat_map(model, images, prediction, panel.with_name(panel.name + PANEL_SUFFIX))
@@ -95,11 +98,16 @@ def score_images(
 
 
 @torch.inference_mode()
-def _probabilities(model: CausalCXR, images: Tensor, labels: list[str], path: Path) -> dict[str, float]:
-    probabilities = model(images)[0].float().sigmoid()
-    if not bool(probabilities.isfinite().all()):
+def _predict(model: CausalCXR, images: Tensor, labels: list[str], path: Path) -> Prediction:
+    logits, calibration = model(images).float(), model.calibration
+    if not bool(logits.isfinite().all()):
         raise ValueError(f"{path}: the scores of the model are not finite")
-    return {label: float(f"{value:.7g}") for label, value in zip(labels, probabilities.tolist(), strict=True)}
+    probabilities = (calibration.probabilities(logits) if calibration else logits.sigmoid())[0].tolist()
+    scores = {label: float(f"{value:.7g}") for label, value in zip(labels, probabilities, strict=True)}
+    if calibration is None:
+        return Prediction(path, scores, None)
+    present = calibration.positives(logits)[0].tolist()
+    return Prediction(path, scores, [label for label, positive in zip(labels, present, strict=True) if positive])
 
 
 def _save_heat_map(model: CausalCXR, images: Tensor, prediction: Prediction, panel: Path) -> None:

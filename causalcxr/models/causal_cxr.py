@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from causalcxr._checks import check_tensor, eager
+from causalcxr.calibration import Calibration
 from causalcxr.data.labels import NIH_LABELS
 from causalcxr.data.preprocessing import preprocess
 from causalcxr.layers import ConfounderBank
@@ -113,8 +114,8 @@ class CausalCXR(nn.Module):
                 strategy=strategy,
                 drop_rate=drop_rate,
             )
-        self.label_names = NIH_LABELS if num_classes == len(NIH_LABELS) else None
-        self.thresholds: tuple[float, ...] | None = None  # of probabilities, where the weights came with some
+        self._label_names: tuple[str, ...] | None = NIH_LABELS if num_classes == len(NIH_LABELS) else None
+        self._calibration: Calibration | None = None
         self.to(dtype=dtype)
         self.feature_info = [
             {**info, "module": f"backbone.{info['module']}"} for info in list(self.backbone.feature_info)
@@ -127,14 +128,37 @@ class CausalCXR(nn.Module):
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
-        """Names of the labels in the order of the logits, or None where they are not known."""
+        """Names of the labels in the order of the logits, or None where they are not known.
+
+        Other names in the place of these drop the calibration, which is of these labels.
+        """
         return self._label_names
 
     @label_names.setter
     def label_names(self, names: Sequence[str] | None) -> None:
         if names is not None and (isinstance(names, str) or not len(names) == len(set(names)) == self.num_classes):
             raise ValueError(f"label_names must be one name for each of {self.num_classes} labels, but got {names!r}")
-        self._label_names = None if names is None else tuple(names)
+        given = None if names is None else tuple(names)
+        if self._label_names not in (None, given):
+            self._calibration = None
+        self._label_names = given
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Temperature and thresholds of the weights, or None where there are none."""
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, calibration: Calibration | None) -> None:
+        if calibration is not None:
+            if not isinstance(calibration, Calibration):
+                raise TypeError(f"calibration must be a causalcxr.Calibration, but got {type(calibration).__name__}")
+            if len(calibration.thresholds) != self.num_classes:
+                raise ValueError(
+                    f"calibration must have a threshold for each of {self.num_classes} labels, but has "
+                    f"{len(calibration.thresholds)}"
+                )
+        self._calibration = calibration
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the causal logits z_x, (B, K)."""
@@ -240,10 +264,10 @@ class CausalCXR(nn.Module):
     def reset_classifier(self, num_classes: int) -> None:
         """Start anew with other labels: label embeddings and all three classifiers; 0 for pooled features.
 
-        Their names are not known then: `model.label_names = [...]` sets them.
+        Their names are not known then: `model.label_names = [...]` sets them. Nor is there a calibration.
         """
         self.head.reset_classifier(num_classes)
-        self.label_names = self.thresholds = None
+        self.label_names = self.calibration = None
 
     def group_matcher(self, coarse: bool = False) -> Any:
         """Group the backbone's parameters by depth for layer-wise learning rates; the head comes last."""

@@ -21,6 +21,15 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def calibrated(folder, tmp_path_factory) -> Path:
+    """The same model with a calibration, by which some findings are present and others are not."""
+    model = causalcxr.create_model(folder)
+    path = tmp_path_factory.mktemp("calibrated")
+    causalcxr.save_pretrained(model, path, calibration=causalcxr.Calibration(0.5, [0.0, 1.0] * 7))
+    return path
+
+
+@pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
     """A folder with one radiograph as PNG and JPEG, and another one in a folder below."""
     root = tmp_path_factory.mktemp("images")

@@ -55,6 +55,38 @@ def test_the_table_lists_the_highest_first_and_says_what_it_is_not(run, folder, 
     assert [float(line.split()[1]) for line in lines] == [pytest.approx(scores[k], abs=6e-4) for k in order]
 
 
+def test_scores_of_a_calibrated_model_are_its_probabilities(run, folder, calibrated, images):
+    code, out, err = run("predict", images / "a.png", "--model", calibrated, "--format", "json")
+    (image,) = json.loads(out)
+    model = causalcxr.create_model(calibrated).eval()
+    with torch.no_grad():
+        logits = model(model.preprocess(images / "a.png"))
+    assert (code, err) == (0, "")
+    assert image["positives"] == list(NIH_LABELS[::2])
+    np.testing.assert_allclose(list(image["scores"].values()), (logits[0] / 0.5).sigmoid(), rtol=1e-5)
+    uncalibrated = expected_scores(folder, images / "a.png")
+    assert not np.allclose(list(image["scores"].values()), uncalibrated, rtol=1e-3)
+    rows = list(csv.reader(io.StringIO(run("predict", images / "a.png", "--model", calibrated, "--format", "csv")[1])))
+    assert [list(map(float, row[1:])) for row in rows[1:]] == [list(image["scores"].values())]
+
+
+def test_without_a_calibration_nothing_is_found_present_or_absent(run, images):
+    assert json.loads(run("predict", images / "a.png", "--format", "json")[1])[0]["positives"] is None
+    assert "*" not in run("predict", images / "a.png")[1]
+
+
+def test_the_table_marks_what_is_at_its_threshold(run, calibrated, images):
+    code, out, err = run("predict", images / "a.png", images / "more", "--model", calibrated)
+    *tables, legend, last = out.splitlines()
+    lines = [line for line in tables if line and not line.startswith(str(images))]
+    assert (code, err, last) == (0, "", CLINICAL)
+    assert legend == "* at or above the threshold of the finding, which was fitted on validation images"
+    marked = [line.split()[1] for line in lines if line.startswith("* ")]
+    assert len(lines) == 28
+    assert sorted(marked) == sorted([*NIH_LABELS[::2]] * 2)
+    assert all(line[:2] in ("* ", "  ") and line[2] != " " for line in lines)
+
+
 def test_dicom_is_scored_as_the_same_picture(run, images, tmp_path):
     pydicom = pytest.importorskip("pydicom")
     pixels = 255 - np.asarray(Image.open(images / "a.png"))

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import causalcxr
-from causalcxr import CausalCXR
+from causalcxr import Calibration, CausalCXR
 from causalcxr.data import NIH_LABELS
 
 REORDERED = [NIH_LABELS[1], NIH_LABELS[0], *NIH_LABELS[2:]]
@@ -52,7 +52,7 @@ def test_new_weights_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -
         "7 weights of causal_test_resnet are new, since it has 5 labels and 1 channels, the weights 14 and 3"
     )
     assert names.split(", ") == CLASSIFIERS
-    assert (model.label_names, model.thresholds) == (None, None)
+    assert (model.label_names, model.calibration) == (None, None)
 
 
 @pytest.mark.parametrize("options", [{}, {"in_chans": 1}, {"num_classes": 0}, {"pretrained": False}])
@@ -63,11 +63,11 @@ def test_nothing_is_said_where_no_weight_is_new(
     assert [record for record in caplog.records if record.name.startswith("causalcxr")] == []
 
 
-def test_names_and_thresholds_come_with_the_weights(folder: Path) -> None:
+def test_names_and_calibration_come_with_the_weights(folder: Path) -> None:
     model = causalcxr.create_model(folder, label_names=NIH_LABELS)
-    assert (model.label_names, model.thresholds) == (NIH_LABELS, (0.25,) * 14)
-    untrained = causalcxr.create_model(folder, pretrained=False, label_names=REORDERED)  # thresholds belong to weights
-    assert (untrained.label_names, untrained.thresholds) == (tuple(REORDERED), None)
+    assert (model.label_names, model.calibration) == (NIH_LABELS, Calibration(1.5, (0.25,) * 14))
+    untrained = causalcxr.create_model(folder, pretrained=False, label_names=REORDERED)  # it belongs to weights
+    assert (untrained.label_names, untrained.calibration) == (tuple(REORDERED), None)
     assert timm.create_model(f"local-dir:{folder}", pretrained=True).label_names == NIH_LABELS
 
 
@@ -104,6 +104,28 @@ def test_names_of_a_model(model: CausalCXR) -> None:
             other.label_names = wrong
 
 
+def test_calibration_is_of_the_labels(folder: Path) -> None:
+    model = causalcxr.create_model(folder)
+    model.label_names = list(NIH_LABELS)
+    assert model.calibration is not None
+    model.label_names = REORDERED
+    assert model.calibration is None
+    model.calibration = Calibration(2.0, [0.5] * 14)
+    model.reset_classifier(14)
+    assert model.calibration is None
+    model.calibration = Calibration(2.0, [0.5] * 14)
+    model.label_names = REORDERED  # names for labels that had none
+    assert model.calibration == Calibration(2.0, (0.5,) * 14)
+
+
+def test_calibrations_that_do_not_fit(model: CausalCXR) -> None:
+    with pytest.raises(ValueError, match="calibration must have a threshold for each of 14 labels, but has 2"):
+        model.calibration = Calibration(1.0, (0.5, 0.5))
+    with pytest.raises(TypeError, match=r"calibration must be a causalcxr.Calibration, but got list"):
+        model.calibration = [0.5] * 14
+    assert model.calibration is None
+
+
 # --- a folder that somebody changed
 
 
@@ -136,8 +158,14 @@ def test_config_that_is_none(copied: Path, text: str, message: str) -> None:
         ("", "model_args", [1], r"an object in 'model_args', but has \[1\]"),
         ("", "label_names", NIH_LABELS[:5], "one name for each of 14 labels in 'label_names'"),
         ("", "label_names", dict.fromkeys(NIH_LABELS, 0), "one name for each of 14 labels in 'label_names'"),
-        ("", "thresholds", [0.5] * 13, "a number from 0 to 1 for each of 14 labels in 'thresholds'"),
-        ("", "thresholds", [2] * 14, "a number from 0 to 1 for each of 14 labels in 'thresholds'"),
+        ("", "calibration", [0.5] * 14, "'temperature' and 'thresholds', and nothing else, in 'calibration'"),
+        ("", "calibration", {"thresholds": [0.5] * 14}, "'temperature' and 'thresholds', and nothing else, in"),
+        ("calibration", "bias", 0, "'temperature' and 'thresholds', and nothing else, in 'calibration'"),
+        ("calibration", "temperature", 0, "a positive number in 'calibration.temperature', but has 0"),
+        ("calibration", "temperature", float("inf"), "a positive number in 'calibration.temperature', but has inf"),
+        ("calibration", "temperature", "1", "a positive number in 'calibration.temperature', but has '1'"),
+        ("calibration", "thresholds", [0.5] * 13, "a number from 0 to 1 for each of 14 labels in 'calibration.thresh"),
+        ("calibration", "thresholds", [2] * 14, "a number from 0 to 1 for each of 14 labels in 'calibration.thresh"),
         ("model_args", "dim", "32", "int in 'model_args.dim', but has '32'"),
         ("model_args", "drop_rate", float("nan"), "float in 'model_args.drop_rate', but has nan"),
         ("model_args", "backbone", ["resnet18"], "str in 'model_args.backbone'"),

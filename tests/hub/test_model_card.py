@@ -61,6 +61,21 @@ def test_generated_radiographs_are_not_called_nih(config: dict[str, Any], conten
     assert "NIH" not in text
 
 
+def test_card_says_whether_scores_are_probabilities(config: dict[str, Any]) -> None:
+    thresholds = [0.25, *[k / 14 for k in range(13)]]
+    given = config | {"calibration": {"temperature": 1.2345, "thresholds": thresholds}}
+    text = model_card(given, "owner/repo")
+    assert "makes probabilities of the logits, with temperature 1.23, " in text
+    assert "| label | threshold |" in text
+    assert "| Atelectasis | 0.25 |" in text
+    assert "| Mass | 0.214 |" in text
+    assert "| label 0 | 0.25 |" in model_card(given | {"label_names": None}, "owner/repo")
+    assert "Scores are not calibrated" not in text
+    text = model_card(config | {"calibration": None}, "owner/repo")
+    assert "Scores are not calibrated probabilities, and no thresholds are given." in text
+    assert "threshold |" not in text
+
+
 def test_card_without_evaluation(config: dict[str, Any]) -> None:
     card = ModelCard(model_card(config | {"label_names": None}, "owner/repo"))
     assert card.data.eval_results is None

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from torch import Tensor
 
 import causalcxr
-from causalcxr import CausalCXR
+from causalcxr import Calibration, CausalCXR
 from hub_server import HubServer, Repo
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client, while uploading
@@ -21,13 +21,15 @@ def test_one_commit_with_weights_config_and_card(
     hub: HubServer, model: CausalCXR, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_writer")
-    commit = causalcxr.push_to_hub(model, "owner/new", thresholds=[0.5] * 14, commit_message="First weights")
+    calibration = Calibration(1.25, (0.5,) * 14)
+    commit = causalcxr.push_to_hub(model, "owner/new", calibration=calibration, commit_message="First weights")
     repo = hub.repos["owner/new"]
     assert repo.messages == ["initial commit", "First weights"]
     assert (commit.oid, commit.commit_url) == (repo.head, f"{hub.url}/owner/new/commit/{repo.head}")
     assert set(repo.files) == {".gitattributes", "README.md", "config.json", "model.safetensors"}
-    assert json.loads(repo.files["config.json"])["thresholds"] == [0.5] * 14
+    assert json.loads(repo.files["config.json"])["calibration"] == {"temperature": 1.25, "thresholds": [0.5] * 14}
     assert "None was given" in repo.files["README.md"].decode()
+    assert "with temperature 1.25" in repo.files["README.md"].decode()
     assert torch.equal(causalcxr.create_model("hf-hub:owner/new").eval()(images), model(images))
 
 

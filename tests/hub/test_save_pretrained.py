@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import causalcxr
-from causalcxr import CausalCXR
+from causalcxr import Calibration, CausalCXR
 from causalcxr._config import MODEL_ARGS
 from causalcxr.data import NIH_LABELS
 from causalcxr.models._builder import ARCHITECTURE
@@ -30,7 +30,7 @@ def test_config_says_all_that_rebuilds_the_model(folder: Path) -> None:
     assert config["architecture"] == "causal_test_resnet"
     assert (config["num_classes"], config["num_features"]) == (14, 32)
     assert config["label_names"] == list(NIH_LABELS)
-    assert config["thresholds"] == [0.25] * 14
+    assert config["calibration"] == {"temperature": 1.5, "thresholds": [0.25] * 14}
     assert config["model_args"]["complement"] == "paper"
     assert config["model_args"]["backbone_args"] == {"channels": [16, 24, 32, 48]}
     assert (cfg["input_size"], cfg["pool_size"], cfg["mean"]) == ([3, 96, 96], [6, 6], [0.5] * 3)
@@ -74,15 +74,20 @@ def test_data_config_says_what_the_model_was_trained_on(model: CausalCXR, tmp_pa
     assert model.pretrained_cfg["input_size"] == (3, 96, 96)  # the model itself is as it was
 
 
-def test_names_and_thresholds_of_the_model_are_kept(tmp_path: Path) -> None:
+def test_names_and_calibration_of_the_model_are_kept(tmp_path: Path) -> None:
     model = causalcxr.create_model("causal_test_resnet", num_classes=2, label_names=("Mass", "Nodule"))
-    model.thresholds = (0.1, 0.9)
+    model.calibration = Calibration(1 / 3, (0.1, 2 / 3))  # written with all digits
     causalcxr.save_pretrained(model, tmp_path / "first")
     loaded = causalcxr.create_model(tmp_path / "first")
-    assert (loaded.label_names, loaded.thresholds) == (("Mass", "Nodule"), (0.1, 0.9))
-    causalcxr.save_pretrained(loaded, tmp_path / "second", label_names=["a", "b"], thresholds=torch.tensor([0.5, 1]))
-    loaded = causalcxr.create_model(tmp_path / "second")
-    assert (loaded.label_names, loaded.thresholds) == (("a", "b"), (0.5, 1.0))
+    assert (loaded.label_names, loaded.calibration) == (("Mass", "Nodule"), model.calibration)
+    causalcxr.save_pretrained(loaded, tmp_path / "same", label_names=["Mass", "Nodule"])
+    assert causalcxr.create_model(tmp_path / "same").calibration == model.calibration
+    causalcxr.save_pretrained(loaded, tmp_path / "others", label_names=["a", "b"])
+    assert causalcxr.create_model(tmp_path / "others").calibration is None
+    given = Calibration(2, torch.tensor([0.5, 1]))
+    causalcxr.save_pretrained(loaded, tmp_path / "given", label_names=["a", "b"], calibration=given)
+    loaded = causalcxr.create_model(tmp_path / "given")
+    assert (loaded.label_names, loaded.calibration) == (("a", "b"), Calibration(2.0, (0.5, 1.0)))
 
 
 def test_labels_without_names_do_not_become_those_of_nih(model: CausalCXR, tmp_path: Path) -> None:
@@ -161,9 +166,10 @@ def test_saving_that_broke_off_between_the_files_is_noticed(
         ({"label_names": ["Mass"]}, "one name for each of 14 labels in 'label_names', but has .'Mass'"),
         ({"label_names": "abcdefghijklmn"}, "one name for each of 14 labels in 'label_names'"),
         ({"label_names": ["Mass"] * 14}, "one name for each of 14 labels in 'label_names'"),
-        ({"thresholds": [0.5]}, "a number from 0 to 1 for each of 14 labels in 'thresholds', but has .0.5"),
-        ({"thresholds": [1.5] * 14}, "a number from 0 to 1 for each of 14 labels"),
-        ({"thresholds": [float("nan")] * 14}, "a number from 0 to 1 for each of 14 labels"),
+        (
+            {"calibration": Calibration(1, [0.5])},
+            "0 to 1 for each of 14 labels in 'calibration.thresholds', but has .0.5",
+        ),
         ({"data_config": {"size": 128}}, "data_config may have input_size, .*crop_mode, but has size"),
         ({"data_config": {"input_size": (1, 128, 128)}}, "Requested 1 input channels, but the model accepts 3"),
         ({"data_config": {"std": (0.0,)}}, "positive numbers in 'std'"),
@@ -172,6 +178,12 @@ def test_saving_that_broke_off_between_the_files_is_noticed(
 def test_descriptions_that_do_not_fit(model: CausalCXR, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         causalcxr.save_pretrained(model, tmp_path / "saved", **options)
+    assert not (tmp_path / "saved").exists()
+
+
+def test_calibration_that_is_none(model: CausalCXR, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"calibration must be a causalcxr.Calibration, but got dict"):
+        causalcxr.save_pretrained(model, tmp_path / "saved", calibration={"temperature": 1, "thresholds": [0.5] * 14})
     assert not (tmp_path / "saved").exists()
 
 

@@ -60,6 +60,16 @@ def test_cfg_says_how_the_model_was_trained(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_calibration_is_that_of_the_manifest(name: str) -> None:
+    expected = causalcxr.Calibration(**_manifest(name)["calibration"])
+    assert len(set(expected.thresholds)) > 1
+    assert causalcxr.create_model(name, pretrained=True).calibration == expected
+    assert causalcxr.create_model(name, pretrained=True, in_chans=1).calibration == expected
+    assert causalcxr.create_model(name, pretrained=True, num_classes=3).calibration is None
+    assert causalcxr.create_model(name).calibration is None
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_card_has_what_a_user_must_know(name: str) -> None:
     card, manifest = _weights(name).with_suffix(".md").read_text(), _manifest(name)
     assert card.startswith(f"# {name}\n\n**Not for clinical use.**")
@@ -70,6 +80,7 @@ def test_card_has_what_a_user_must_know(name: str) -> None:
         "official test list",
         "Limits:",
         manifest["about"],
+        f"Temperature {manifest['calibration']['temperature']:.3f};",
     ):
         assert said in card
 

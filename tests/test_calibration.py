@@ -1,0 +1,243 @@
+"""`Calibration`: temperature and thresholds against a search over all, and what cannot be fitted."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from causalcxr import Calibration
+from causalcxr.calibration import _fit_threshold
+from causalcxr.metrics import auroc, expected_calibration_error
+from reference import calibration as reference
+
+
+def _scores(
+    num_images: int = 60, num_labels: int = 3, *, sharpness: float = 2.0, unknown: float = 0.2, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits that are `sharpness` times those that drew the targets, some of which are unknown."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(-0.5, 1.5, (num_images, num_labels))
+    targets = (rng.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(float)
+    targets[rng.random(logits.shape) < unknown] = np.nan
+    return sharpness * logits, targets
+
+
+# --- the temperature
+
+
+@pytest.mark.parametrize("sharpness", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_temperature_is_that_of_a_grid_search(sharpness: float, seed: int) -> None:
+    logits, targets = _scores(sharpness=sharpness, seed=seed)
+    expected = reference.temperature(logits.tolist(), targets.tolist())
+    assert Calibration.fit(logits, targets).temperature == pytest.approx(expected, rel=1e-6)
+
+
+def test_temperature_in_closed_form() -> None:
+    """Of images with the same score, a share of positives p has its best temperature at logit(p)."""
+    logits, targets = np.full((8, 1), 5.0), np.array([[1], [1], [1], [1], [1], [1], [0], [0]])
+    with pytest.warns(UserWarning, match="no threshold can be fitted for labels"):
+        assert Calibration.fit(logits, targets).temperature == pytest.approx(5 / np.log(3), rel=1e-12)
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
+def test_temperature_of_many_images_is_the_true_one(sharpness: float) -> None:
+    logits, targets = _scores(100_000, 2, sharpness=sharpness)
+    assert Calibration.fit(logits, targets).temperature == pytest.approx(sharpness, rel=0.02)
+
+
+@pytest.mark.parametrize("factor", [1e-200, 0.25, 3.0, 1e200])
+def test_temperature_has_the_scale_of_the_logits(factor: float) -> None:
+    logits, targets = _scores()
+    one, other = Calibration.fit(logits + 3, targets), Calibration.fit(factor * (logits + 3), targets)
+    assert other.temperature == pytest.approx(factor * one.temperature, rel=1e-12)
+    np.testing.assert_allclose(other.thresholds, one.thresholds, rtol=1e-9)
+
+
+def test_scores_that_are_too_sure_become_probabilities_in_the_same_order() -> None:
+    logits, targets = _scores(5000, 2, sharpness=3.0)
+    probabilities = Calibration.fit(logits, targets).probabilities(logits)
+    before, after = (
+        expected_calibration_error(scores, targets) for scores in (torch.from_numpy(logits).sigmoid(), probabilities)
+    )
+    assert (before > 0.05).all()
+    assert (after < 0.03).all()
+    np.testing.assert_array_equal(auroc(probabilities, targets), auroc(logits, targets))
+
+
+@pytest.mark.parametrize(
+    ("logits", "reason"),
+    [
+        ([-3.0, -2.0, 1.0], "all known targets lie on their side of a logit of zero, so that the best one would be 0"),
+        ([3.0, 3.5, 4.0], "on the whole the logits go against the known targets, so .* would be infinite"),
+    ],
+)
+def test_scores_without_a_best_temperature_keep_theirs(logits: list[float], reason: str) -> None:
+    with pytest.warns(UserWarning, match=f"no temperature can be fitted, 1 is taken: {reason}") as caught:
+        fitted = Calibration.fit(logits, [0, 0, 1])
+    assert fitted.temperature == 1
+    assert fitted.positives(np.reshape(logits, (3, 1)))[:, 0].tolist() == [False, False, True]
+    assert caught[0].filename == __file__
+
+
+def test_one_image_on_the_wrong_side_is_enough_for_a_temperature() -> None:
+    logits, targets = [[-3.0], [-2.0], [1.0], [-1e-9]], [[0], [0], [1], [1]]
+    temperature = Calibration.fit(logits, targets).temperature
+    assert 0 < temperature < 0.1  # it would be 0 without this image
+    losses = [
+        sum(np.logaddexp(0, -margin / (scale * temperature)) for margin in (3, 2, 1, -1e-9))
+        for scale in (0.9, 1.0, 1.1)
+    ]
+    assert losses[1] == min(losses)
+
+
+# --- thresholds
+
+
+@pytest.mark.parametrize("criterion", ["youden", "f1"])
+@pytest.mark.parametrize("digits", [0, 1, 9], ids=["many ties", "ties", "no ties"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_thresholds_are_the_best_of_all(criterion: str, digits: int, seed: int) -> None:
+    logits, targets = _scores(40, seed=seed)
+    logits = logits.round(digits)
+    fitted = Calibration.fit(logits, targets, criterion=criterion)
+    probabilities, found = fitted.probabilities(logits), fitted.positives(logits)
+    for k in range(3):
+        column, labels = probabilities[:, k].tolist(), targets[:, k].tolist()
+        expected = reference.threshold(column, labels, criterion)
+        assert fitted.thresholds[k] == pytest.approx(expected, rel=1e-12)
+        best = max(reference.quality(column, labels, t, criterion) for t in [0.0, *column, 1.0])
+        assert reference.quality(found[:, k].tolist(), labels, True, criterion) == best
+
+
+def test_of_equal_cuts_the_highest_is_taken_halfway() -> None:
+    """0 1 0 1: above the first and above the third, J is 1/2 both times."""
+    logits = torch.tensor([[-3.0], [-1.0], [1.0], [3.0]])
+    fitted = Calibration.fit(logits, [[0], [1], [0], [1]])
+    probabilities = fitted.probabilities(logits)[:, 0].tolist()
+    assert fitted.thresholds[0] == pytest.approx((probabilities[2] + probabilities[3]) / 2)
+
+
+def test_neighbouring_probabilities_are_kept_apart() -> None:
+    """Halfway between two neighbours in floating point is one of the two: by rounding the lower, then the higher."""
+    low = 0.25
+    for _ in range(2):
+        high = np.nextafter(low, 1)
+        assert _fit_threshold(np.array([low, high]), np.array([0, 1]), "youden") == high
+        low = high
+
+
+def test_f1_may_find_everything_and_youden_nothing_better_than_chance() -> None:
+    logits, targets = [[2.0], [1.0], [0.5], [3.0]], [[1], [1], [1], [0]]
+    assert Calibration.fit(logits, targets, criterion="f1").positives(logits).all()
+    with pytest.warns(UserWarning, match=r"for labels \[0\], 0\.5 is taken: .*no cut of their scores is better than"):
+        assert Calibration.fit(logits, targets).thresholds == (0.5,)
+
+
+@pytest.mark.parametrize("criterion", ["youden", "f1"])
+@pytest.mark.parametrize("column", [[0, 0, 0, np.nan], [1, np.nan, 1, 1], [np.nan] * 4])
+def test_labels_of_one_class_are_named(column: list[float], criterion: str) -> None:
+    logits = np.array([[-0.5, 2.0, 0.3], [1.0, -2.0, 0.1], [-1.5, 1.0, 0.2], [2.0, 1.0, 0.6]])
+    targets = np.stack([[0, 1, 1, 1], column, [1, 0, 0, 1]], axis=1)
+    with pytest.warns(UserWarning, match=r"no threshold can be fitted for labels \[1\], 0\.5 is taken: .* one class"):
+        fitted = Calibration.fit(logits, targets, criterion=criterion)
+    assert fitted.thresholds[1] == 0.5
+    assert 0.5 not in (fitted.thresholds[0], fitted.thresholds[2])
+    assert fitted.temperature != 1
+
+
+# --- inputs and outputs
+
+
+def test_inputs_are_tensors_arrays_or_lists() -> None:
+    logits, targets = _scores(20, 2)
+    expected = Calibration.fit(logits, targets)
+    for convert in (torch.from_numpy, np.ndarray.tolist, lambda array: torch.from_numpy(array).requires_grad_()):
+        assert Calibration.fit(convert(logits), convert(targets)) == expected
+        torch.testing.assert_close(
+            expected.probabilities(convert(logits)).detach().double(),
+            torch.from_numpy(1 / (1 + np.exp(-logits / expected.temperature))),
+            rtol=1e-5,
+            atol=1e-7,
+        )
+    assert Calibration.fit(logits[:, 0], targets[:, 0]) == Calibration.fit(logits[:, :1], targets[:, :1])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+        (torch.int64, torch.float32),
+    ],
+)
+def test_probabilities_are_in_float32_at_least(given: torch.dtype, expected: torch.dtype) -> None:
+    logits = torch.tensor([[-2, 0], [3, 70]], dtype=given)
+    calibration = Calibration(2.0, (0.5, 0.5))
+    probabilities = calibration.probabilities(logits)
+    assert probabilities.dtype == expected
+    torch.testing.assert_close(probabilities, torch.tensor([[-1, 0], [1.5, 35]], dtype=expected).sigmoid())
+    assert calibration.positives(logits).tolist() == [[False, True], [True, True]]  # at the threshold as well
+
+
+def test_a_calibration_cannot_be_changed_and_compares_by_value() -> None:
+    calibration = Calibration(np.float32(2), [0, 1])
+    assert calibration == Calibration(2.0, (0.0, 1.0))
+    assert hash(calibration) == hash(Calibration(2.0, (0.0, 1.0)))
+    assert (type(calibration.temperature), set(map(type, calibration.thresholds))) == (float, {float})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        calibration.temperature = 1.0
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf"), "1", None, True, [1.0]])
+def test_temperatures_that_are_none(temperature: Any) -> None:
+    with pytest.raises(ValueError, match=r"temperature must be a positive number, such as 1\.5, but got "):
+        Calibration(temperature, (0.5,))
+
+
+@pytest.mark.parametrize(
+    "thresholds", [(), 0.5, "01", (0.5, 1.1), (-0.1,), (float("nan"),), ((0.5,),), (None,), (True,)]
+)
+def test_thresholds_that_are_none(thresholds: Any) -> None:
+    with pytest.raises(ValueError, match="thresholds must be numbers from 0 to 1, one a label, but got "):
+        Calibration(1.0, thresholds)
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets", "message"),
+    [
+        ([[1.0], [-1.0]], [[1.0]], r"logits and targets must have the same shape, got \(2, 1\) and \(1, 1\)"),
+        ([[[1.0]]], [[[1.0]]], r"logits and targets must be \(N, K\), or \(N,\) for one label, and not empty; got"),
+        ([[1.0], [np.nan]], [[1], [0]], "logits must be finite, got NaN or infinity in 1 of 2 values"),
+        ([[1.0], [-1.0]], [[1], [0.5]], r"targets must be 0, 1 or NaN \(unknown\), got 0.5"),
+        ([[1.0], [-1.0]], [[np.nan]] * 2, r"targets must have known values, 0 or 1, but all 2 are NaN \(unknown\)"),
+        ([[0.9], [0.2]], [[1], [0]], "before the sigmoid, of either sign, but lie from 0.2 to 0.9 like probabilities"),
+    ],
+)
+def test_scores_that_cannot_be_fitted(logits: Any, targets: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Calibration.fit(logits, targets)
+
+
+def test_unknown_criteria() -> None:
+    with pytest.raises(ValueError, match="criterion must be one of 'youden', 'f1', but got 'accuracy'"):
+        Calibration.fit([[1.0], [-1.0]], [[1], [0]], criterion="accuracy")
+
+
+@pytest.mark.parametrize("method", ["probabilities", "positives"])
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [
+        (torch.zeros(3), r"logits must have shape \(N, K\), K=2, but got \(3,\)"),
+        (torch.zeros(2, 3), r"logits must have shape \(N, K\), K=2, but got \(2, 3\)"),
+        (torch.tensor([[0.0, torch.nan]]), "logits must be finite, but have NaN or infinity in 1 of 2 values"),
+        (torch.tensor([[0.0, torch.inf]]), "logits must be finite, but have NaN or infinity in 1 of 2 values"),
+    ],
+)
+def test_logits_that_do_not_fit(method: str, logits: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        getattr(Calibration(1.0, (0.5, 0.5)), method)(logits)
