@@ -1,18 +1,24 @@
-# All but clean create .venv on the first call and use it from then on.
+# Environments are made on the first call and used from then on: .venv, and .venv-oldest for test-oldest.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DOCS_INSTALLED := $(VENV)/.docs-installed
+OLDEST := .venv-oldest
+OLDEST_INSTALLED := $(OLDEST)/.installed
+OLDEST_VERSIONS := tests/oldest.txt
 WHEEL_LIMIT := 15000000
 
-.PHONY: demo test lint docs release clean
+.PHONY: demo test test-oldest lint docs release clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+test-oldest: $(OLDEST_INSTALLED)
+	$(OLDEST)/bin/python -m pytest
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -39,9 +45,15 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[dev]"
 	@touch $@
 
+$(OLDEST_INSTALLED): pyproject.toml $(OLDEST_VERSIONS)
+	@echo "Installing into $(OLDEST) the oldest versions that are allowed: some gigabytes and some minutes, once."
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --disable-pip-version-check --constraint $(OLDEST_VERSIONS) --editable ".[dev]"
+	@touch $@
+
 $(DOCS_INSTALLED): $(INSTALLED)
 	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[docs]"
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build demo_output dist site .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(OLDEST) build demo_output dist site .pytest_cache .ruff_cache .mypy_cache

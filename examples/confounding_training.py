@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 import causalcxr
 from augmentation import augment
-from causalcxr.bench import normalise_for, predict
+from causalcxr.bench import predict
+from causalcxr.data import normalise_for
 from causalcxr.losses import backdoor_weights
 from causalcxr.metrics import auroc
 from confounding_data import Parts

@@ -6,7 +6,7 @@ from causalcxr.bench.images import StratifiedImages
 from causalcxr.bench.markers import MARKERS, marker_opacity, paint
 from causalcxr.bench.probe import linear_probe
 from causalcxr.bench.report import BenchResult, Scores, as_dict, evaluate, measure
-from causalcxr.bench.scoring import Predictions, attention_share, normalise_for, predict
+from causalcxr.bench.scoring import Predictions, attention_share, predict
 from causalcxr.bench.structural import DoError, StructuralCXR, do_error
 from causalcxr.bench.subsampling import subsample
 
@@ -27,7 +27,6 @@ __all__ = [
     "linear_probe",
     "marker_opacity",
     "measure",
-    "normalise_for",
     "paint",
     "predict",
     "subsample",

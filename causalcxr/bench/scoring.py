@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from causalcxr._checks import check_tensor
 from causalcxr._modes import eval_mode
-from causalcxr.data.preprocessing import normalise
+from causalcxr.data import normalise_for
 
-__all__ = ["Predictions", "attention_share", "normalise_for", "predict"]
+__all__ = ["Predictions", "attention_share", "predict"]
 
 Prepare = Callable[[Tensor], Tensor]
 
@@ -59,7 +59,7 @@ def predict(
             [`ConfoundedDataset`][causalcxr.bench.ConfoundedDataset]; perhaps with `mask(index)` and `strata`.
         label: Which of the K logits is the finding's; may be left out for K = 1.
         prepare: From images (B, 1, H, W) in [0, 1] to what the model takes. It may resize them, but must not crop or
-            turn them, or the marker's place is lost. Default: [`normalise_for`][causalcxr.bench.normalise_for].
+            turn them, or the marker's place is lost. Default: [`normalise_for`][causalcxr.data.normalise_for].
         batch_size: Images at a time.
         device: Where the images go. Default: where the model's parameters are, the CPU for a model without any.
 
@@ -101,38 +101,6 @@ def predict(
             parts.append(Predictions(logits, causal, confounder, *shares))
     fields = [None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)]
     return Predictions._make(fields)
-
-
-def normalise_for(model: Any) -> Prepare:
-    """How images in [0, 1] become the input of a model: normalised, and repeated to its number of channels.
-
-    Args:
-        model: A model with timm's `pretrained_cfg`, whose mean and standard deviation are taken (their averages where
-            the model has one channel and they are of three). Any other gets the images as they are.
-
-    Returns:
-        A function of images (B, 1, H, W) in [0, 1].
-
-    Raises:
-        ValueError: The numbers of channels of the model and of its mean do not fit.
-
-    Example:
-        >>> import causalcxr
-        >>> model = causalcxr.create_model("causal_test_resnet")
-        >>> normalise_for(model)(torch.rand(2, 1, 64, 64)).shape
-        torch.Size([2, 3, 64, 64])
-    """
-    cfg = getattr(model, "pretrained_cfg", None)
-    if not cfg:
-        return lambda images: images
-    known = len(cfg["mean"])
-    channels = getattr(model, "in_chans", known)
-    if channels not in (1, known):
-        raise ValueError(
-            f"the model takes {channels} channels, but its pretrained_cfg has a mean of {known}; give `prepare`"
-        )
-    data_config = {"input_size": (channels,), "mean": cfg["mean"], "std": cfg["std"]}
-    return lambda images: normalise(images, data_config)
 
 
 def attention_share(attention: Tensor, masks: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from causalcxr._checks import check_tensor
 from causalcxr.data.image import as_height_width, read_image, resize_image
 
-__all__ = ["normalise", "preprocess"]
+__all__ = ["normalise", "normalise_for", "preprocess"]
 
 LARGEST_ENLARGEMENT = 2.0
 LARGEST_ASPECT = 2.0
@@ -91,6 +91,38 @@ def normalise(images: Tensor, cfg: Mapping[str, Any]) -> Tensor:
     check_tensor("images", images, "B C H W", C=1)
     mean, std = (_of_channels(cfg[key], cfg["input_size"][0], images) for key in ("mean", "std"))
     return (images - mean) / std
+
+
+def normalise_for(model: Any) -> Callable[[Tensor], Tensor]:
+    """How images in [0, 1] become the input of a model: normalised, and repeated to its number of channels.
+
+    Args:
+        model: A model with timm's `pretrained_cfg`, whose mean and standard deviation are taken (their averages where
+            the model has one channel and they are of three). Any other gets the images as they are.
+
+    Returns:
+        A function of images (B, 1, H, W) in [0, 1].
+
+    Raises:
+        ValueError: The numbers of channels of the model and of its mean do not fit.
+
+    Example:
+        >>> import causalcxr
+        >>> model = causalcxr.create_model("causal_test_resnet")
+        >>> normalise_for(model)(torch.rand(2, 1, 64, 64)).shape
+        torch.Size([2, 3, 64, 64])
+    """
+    cfg = getattr(model, "pretrained_cfg", None)
+    if not cfg:
+        return lambda images: images
+    known = len(cfg["mean"])
+    channels = getattr(model, "in_chans", known)
+    if channels not in (1, known):
+        raise ValueError(
+            f"the model takes {channels} channels, but its pretrained_cfg has a mean of {known}; give `prepare`"
+        )
+    data_config = {"input_size": (channels,), "mean": cfg["mean"], "std": cfg["std"]}
+    return lambda images: normalise(images, data_config)
 
 
 def _of_channels(values: Any, channels: int, images: Tensor) -> Tensor:

@@ -1,12 +1,10 @@
-from types import SimpleNamespace
 
 import pytest
-import timm
 import torch
 from torch import nn
 
 import causalcxr
-from causalcxr.bench import ConfoundedDataset, StratifiedImages, attention_share, normalise_for, predict
+from causalcxr.bench import ConfoundedDataset, StratifiedImages, attention_share, predict
 
 
 class Linear(nn.Module):
@@ -126,25 +124,6 @@ def test_the_images_go_where_the_parameters_are_or_where_they_are_told(dataset):
     with pytest.raises(RuntimeError, match="meta"):  # zeros on the CPU meet parameters that are elsewhere
         predict(away, dataset, prepare=prepare, batch_size=200)
     assert seen == ["cpu"] * 8 + ["meta"]
-
-
-# normalise_for
-
-
-def test_normalises_by_the_models_own_numbers():
-    images = torch.rand(2, 1, 8, 8)
-    cfg = {"mean": (0.5, 0.4, 0.3), "std": (0.1, 0.2, 0.3)}
-    colour = normalise_for(SimpleNamespace(pretrained_cfg=cfg))(images)
-    torch.testing.assert_close(colour[:, 2:], (images - 0.3) / 0.3)
-    assert colour.shape == (2, 3, 8, 8)
-    grey = normalise_for(SimpleNamespace(pretrained_cfg=cfg, in_chans=1))(images)
-    torch.testing.assert_close(grey, (images - 0.4) / 0.2)
-    assert normalise_for(lambda x: x)(images) is images
-    assert normalise_for(timm.create_model("test_resnet", in_chans=1))(images).shape == (2, 1, 8, 8)
-    with pytest.raises(
-        ValueError, match="the model takes 4 channels, but its pretrained_cfg has a mean of 3; give `prep"
-    ):
-        normalise_for(SimpleNamespace(pretrained_cfg=cfg, in_chans=4))
 
 
 # attention_share

@@ -1,13 +1,16 @@
 """The pixels that a model sees: the same from a file, a tensor, a data set and the training scripts."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
 import causalcxr
 import scoring
-from causalcxr.data import SyntheticCXR, preprocess, read_image
+from causalcxr.data import SyntheticCXR, normalise_for, preprocess, read_image
 from causalcxr.data.preprocessing import normalise
 
 CFG = {"input_size": (3, 96, 96), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
@@ -124,3 +127,19 @@ def test_a_flat_image_warns_and_names_its_file(tmp_path):
         UserWarning, match=rf"^{tmp_path}/dark\.png: values span 0\.062 of the range from black to white"
     ):
         preprocess(tmp_path / "dark.png", CFG)
+
+
+def test_normalises_by_the_models_own_numbers():
+    images = torch.rand(2, 1, 8, 8)
+    cfg = {"mean": (0.5, 0.4, 0.3), "std": (0.1, 0.2, 0.3)}
+    colour = normalise_for(SimpleNamespace(pretrained_cfg=cfg))(images)
+    torch.testing.assert_close(colour[:, 2:], (images - 0.3) / 0.3)
+    assert colour.shape == (2, 3, 8, 8)
+    grey = normalise_for(SimpleNamespace(pretrained_cfg=cfg, in_chans=1))(images)
+    torch.testing.assert_close(grey, (images - 0.4) / 0.2)
+    assert normalise_for(lambda x: x)(images) is images
+    assert normalise_for(timm.create_model("test_resnet", in_chans=1))(images).shape == (2, 1, 8, 8)
+    with pytest.raises(
+        ValueError, match="the model takes 4 channels, but its pretrained_cfg has a mean of 3; give `prep"
+    ):
+        normalise_for(SimpleNamespace(pretrained_cfg=cfg, in_chans=4))

@@ -181,7 +181,7 @@ def test_findings_are_where_they_belong():
     centre = np.zeros((14, 20, 2))
     for i in range(20):
         for k, mask in enumerate(dataset.masks(i)):
-            centre[k, i] = mask.nonzero().float().mean(0) / 64 - 0.5
+            centre[k, i] = mask.nonzero().float().mean(0).numpy() / 64 - 0.5
     row, column = (dict(zip(NIH_LABELS, centre[..., axis], strict=True)) for axis in (0, 1))
     assert (row["Effusion"] > 0).all()  # at the base
     assert (np.abs(column["Effusion"]) > 0.15).all()  # at the side

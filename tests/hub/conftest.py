@@ -3,17 +3,16 @@
 import json
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import constants, file_download
+from huggingface_hub import constants, file_download, utils
 from torch import Tensor
 
 import causalcxr
-from causalcxr import CausalCXR
+from causalcxr import Calibration, CausalCXR
 from causalcxr.data import NIH_LABELS
 from hub_server import HubServer, Repo
 
@@ -35,7 +34,7 @@ def model() -> CausalCXR:
 @pytest.fixture(scope="session")
 def folder(model: CausalCXR, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("saved")
-    causalcxr.save_pretrained(model, path, thresholds=[0.25] * 14)
+    causalcxr.save_pretrained(model, path, calibration=Calibration(1.5, (0.25,) * 14))
     return path
 
 
@@ -60,9 +59,26 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield server
-    getattr(huggingface_hub, "close_session", lambda: None)()
+    _close_session()
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def go_offline(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Sets `HF_HUB_OFFLINE`, which old versions of the client look at when they open a session."""
+
+    def change() -> None:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        _close_session()
+
+    yield change
+    _close_session()
+
+
+def _close_session() -> None:
+    close = getattr(utils, "close_session", None) or utils.reset_sessions  # by version of the client
+    close()
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Loading from a Hub with the real client: from the network, from the cache, and what can go wrong."""
 
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from huggingface_hub import constants, errors
 from torch import Tensor
 
 import causalcxr
-from causalcxr import CausalCXR
+from causalcxr import Calibration, CausalCXR
 from hub_server import HubServer, Repo
 
 NAME = "hf-hub:owner/repo"
@@ -22,7 +24,7 @@ def test_logits_are_those_of_the_model_that_was_saved(
 ) -> None:
     loaded = causalcxr.create_model(NAME).eval()
     assert torch.equal(loaded(images), model(images))
-    assert (loaded.label_names, loaded.thresholds) == (model.label_names, (0.25,) * 14)
+    assert (loaded.label_names, loaded.calibration) == (model.label_names, Calibration(1.5, (0.25,) * 14))
     assert torch.equal(timm.create_model(NAME, pretrained=True).eval()(images), model(images))
 
 
@@ -50,18 +52,18 @@ def test_cache_in_a_folder_of_choice(hub: HubServer, repo: Repo, tmp_path: Path)
 
 
 def test_offline_with_a_filled_cache(
-    hub: HubServer, repo: Repo, model: CausalCXR, images: Tensor, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, repo: Repo, model: CausalCXR, images: Tensor, go_offline: Callable[[], None]
 ) -> None:
     causalcxr.create_model(NAME)
     hub.requests.clear()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    go_offline()
     for name in (NAME, f"{NAME}@{repo.head}"):
         assert torch.equal(causalcxr.create_model(name).eval()(images), model(images))
     assert hub.requests == []
 
 
-def test_offline_without_a_cache(hub: HubServer, repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+def test_offline_without_a_cache(hub: HubServer, repo: Repo, go_offline: Callable[[], None]) -> None:
+    go_offline()
     message = "config.json of 'owner/repo' is not in the cache and HF_HUB_OFFLINE is set; load it once without"
     with pytest.raises(FileNotFoundError, match=message) as caught:
         causalcxr.create_model(NAME)
@@ -99,7 +101,7 @@ def test_config_and_weights_are_of_one_commit(
 
 
 def test_weights_of_a_registered_tag(
-    hub: HubServer, repo: Repo, model: CausalCXR, images: Tensor, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, repo: Repo, model: CausalCXR, images: Tensor, go_offline: Callable[[], None]
 ) -> None:
     """As they will be declared: a repository at a commit."""
     overlay = {"hf_hub_id": f"owner/repo@{repo.head}"}
@@ -107,7 +109,7 @@ def test_weights_of_a_registered_tag(
     for create_model in (causalcxr.create_model, timm.create_model):
         loaded = create_model("causal_test_resnet", pretrained=True, pretrained_cfg_overlay=overlay, **options).eval()
         assert torch.equal(loaded(images), model(images))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    go_offline()
     overlay = {"hf_hub_id": f"owner/repo@{'0' * 40}"}
     with pytest.raises(FileNotFoundError, match=r"model.safetensors of 'owner/repo' at revision '0{40}' is not in the"):
         causalcxr.create_model("causal_test_resnet", pretrained=True, pretrained_cfg_overlay=overlay)
@@ -188,10 +190,16 @@ def test_repositories_for_those_who_may(
 def test_download_that_breaks_off_is_taken_up_again(
     hub: HubServer, repo: Repo, model: CausalCXR, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """At once by new versions of the client, and when the model is loaded again by old ones."""
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    hub.cut = [1000, 500_000]
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # what is not a whole chunk is lost
+    hub.cut = [3000, 500_000]
+    for _ in range(2):
+        with suppress(ConnectionError):
+            causalcxr.create_model(NAME)
     assert torch.equal(causalcxr.create_model(NAME).eval()(images), model(images))
-    assert hub.asked("GET").count(f"/owner/repo/resolve/{repo.head}/model.safetensors") == 3
+    weights = [headers for method, path, headers in hub.requests if method == "GET" and path.endswith(".safetensors")]
+    assert [headers.get("Range") for headers in weights] == [None, "bytes=3000-", "bytes=503000-"]
 
 
 def test_download_that_breaks_off_again_and_again(
