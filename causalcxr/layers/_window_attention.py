@@ -19,7 +19,8 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, window:
     A large map is cut into blocks of queries. A block takes the keys and the values of all its windows, which overlap,
     and fused attention with one mask for all blocks keeps each query to its own window. So each key is copied two or
     three times, where unfolding the windows would copy it `window ** 2` times. A map with no more pixels than a block
-    reads is attended to as a whole, with a mask that counts how often each window holds each pixel.
+    reads is attended to as a whole, with a mask that counts how often each window holds each pixel; and so is one whose
+    size an exported graph leaves open, since the number of blocks depends on it.
 
     Args:
         q: Queries (B, C, H, W), C a multiple of `num_heads`.
@@ -32,9 +33,14 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, window:
         (B, C, H, W), in the memory format `channels_last`.
     """
     height, width = q.shape[-2:]
-    if height * width <= (max(BLOCK, window - 1) + window - 1) ** 2:
+    if _is_open(height, width) or height * width <= (max(BLOCK, window - 1) + window - 1) ** 2:
         return _attend_to_whole_map(q, k, v, num_heads, window)
     return _attend_by_blocks(q, k, v, num_heads, window)
+
+
+def _is_open(height: int, width: int) -> bool:
+    """Whether a side of the map is left open in a graph that is being exported."""
+    return isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt)
 
 
 def _attend_to_whole_map(q: Tensor, k: Tensor, v: Tensor, num_heads: int, window: int) -> Tensor:
@@ -50,7 +56,10 @@ def _attend_to_whole_map(q: Tensor, k: Tensor, v: Tensor, num_heads: int, window
 def _log_counts(length: int, window: int, like: Tensor) -> Tensor:
     """Return the logarithm of how often the window of position i holds position j along one axis, (length, length)."""
     windows = _reflected_blocks(length, 1, window // 2, like.device)
-    return F.one_hot(windows, length).sum(dim=1).to(torch.promote_types(like.dtype, torch.float32)).log()
+    counts = (windows[:, :, None] == torch.arange(length, device=like.device)).sum(dim=1)
+    # Not the logarithm of 0, of which an exporter warns that computes the mask beforehand.
+    logs = counts.clamp(min=1).to(torch.promote_types(like.dtype, torch.float32)).log()
+    return logs.masked_fill(counts == 0, float("-inf"))
 
 
 def _attend_by_blocks(q: Tensor, k: Tensor, v: Tensor, num_heads: int, window: int) -> Tensor:
@@ -86,7 +95,8 @@ def _reflected_blocks(length: int, side: int, margin: int, device: torch.device)
     """
     starts = torch.arange(0, length, side, device=device) - margin
     positions = starts[:, None] + torch.arange(side + 2 * margin, device=device)
-    period = max(2 * (length - 1), 1)  # walking back and forth between the first and the last pixel
+    # Walking back and forth between the first and the last pixel. A tensor: ONNX has no remainder by an open length.
+    period = torch.full((), max(2 * (length - 1), 1), device=device)
     positions = positions.remainder(period)
     return torch.where(positions < length, positions, period - positions)
 

@@ -138,6 +138,12 @@ class ACmix(nn.Module):
 
 def _coordinate_grid(height: int, width: int, like: Tensor) -> Tensor:
     """Return the (1, 2, H, W) grid of x and y in [-1, 1]."""
-    y = torch.linspace(-1, 1, height, device=like.device, dtype=like.dtype)
-    x = torch.linspace(-1, 1, width, device=like.device, dtype=like.dtype)
+    y, x = (_coordinates(length, like) for length in (height, width))
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)]).unsqueeze(0)
+
+
+def _coordinates(length: int, like: Tensor) -> Tensor:
+    """Return evenly spaced numbers from -1 to 1. `torch.linspace` would fix the length in an exported graph."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    steps = torch.arange(length, device=like.device, dtype=dtype)
+    return (2 * steps / max(length - 1, 1) - 1).to(like.dtype)
