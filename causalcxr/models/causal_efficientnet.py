@@ -21,13 +21,13 @@ WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 default_cfgs = generate_default_cfgs(
     {
-        # NIH ChestX-ray14, 10,000 images at 128 px; manifest and model card are beside the file.
+        # NIH ChestX-ray14, 10,000 images enlarged from 128 to 192 px; manifest and model card are beside the file.
         "causal_efficientnet_lite0.nih10k": causal_cfg(
             "conv_stem",
             mean=HALF,
             std=HALF,
-            input_size=(3, 128, 128),
-            pool_size=(8, 8),
+            input_size=(3, 192, 192),
+            pool_size=(12, 12),
             file=str(WEIGHTS / "causal_efficientnet_lite0.nih10k.safetensors"),
         ),
         "causal_efficientnet_lite0.untrained": causal_cfg("conv_stem", mean=HALF, std=HALF),

@@ -1,5 +1,6 @@
 """The memory of confounders: order, weights, draws, and one bank for all processes."""
 
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -230,6 +231,7 @@ def _store_as(rank: int, folder: str) -> None:
             states.append({name: buffer.clone() for name, buffer in bank.state_dict().items()})
         torch.save(states, f"{folder}/{rank}.pt")
     finally:
+        time.sleep(0.2)  # before torch 2.8, destroying a group that still lets go of its last tensors may hang
         dist.destroy_process_group()
 
 
