@@ -4,6 +4,7 @@ Importing the package registers its models, so that `timm.create_model("causal_r
 """
 
 from causalcxr import bench, data, explain, layers, losses, metrics, models
+from causalcxr.agreement_objective import AgreementObjective
 from causalcxr.borrow_regions import BorrowRegions
 from causalcxr.calibration import Calibration
 from causalcxr.factory import create_model, is_model, list_models, list_pretrained
@@ -15,6 +16,7 @@ from causalcxr.outputs import CausalOutput
 __version__ = "0.1.0"
 
 __all__ = [
+    "AgreementObjective",
     "BorrowRegions",
     "Calibration",
     "CausalCXR",

@@ -9,7 +9,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 from torchvision.transforms.v2 import CutMix
 
-from causalcxr import BorrowRegions, CausalObjective
+from causalcxr import AgreementObjective, BorrowRegions, CausalObjective
 from causalcxr.layers import ConfounderBank
 from causalcxr.losses import CausalLoss, classification_loss
 
@@ -18,8 +18,8 @@ class Method(NamedTuple):
     """One way to train.
 
     Attributes:
-        objective: Builds from a model and the strata (N,) of the training images what takes a batch (images, targets)
-            and, where `observed`, strata and `weight`, and returns a dict with the `loss`.
+        objective: Builds from a model and the strata (N,) of the training images what takes a batch (images, targets),
+            its `weight` and, where `observed`, its strata, and returns a dict with the `loss`.
         causal: Whether it takes the causal model, not the plain one.
         arguments: Of the causal model.
         observed: Whether the confounder is known while training.
@@ -46,9 +46,7 @@ class Plain(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, images: Tensor, targets: Tensor, strata: Tensor | None = None, *, weight: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> dict[str, Tensor]:
         return {"loss": classification_loss(self.model(images), targets, weight=weight)}
 
 
@@ -70,22 +68,6 @@ class GroupDRO(nn.Module):
         self.share = self.share * (self.step_size * means.detach()).exp()
         self.share = self.share / self.share.sum()
         return {"loss": (self.share * means).sum()}
-
-
-class Agreement(nn.Module):
-    """Two views of each image, with different borrowed regions, that have to be given the same logit."""
-
-    def __init__(self, model: nn.Module, borrow: nn.Module, strength: float) -> None:
-        super().__init__()
-        self.model, self.borrow, self.strength = model, borrow, strength
-
-    def forward(
-        self, images: Tensor, targets: Tensor, strata: Tensor | None = None, *, weight: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        one, other = self.model(torch.cat([self.borrow(images), self.borrow(images)])).chunk(2)
-        sl = (classification_loss(one, targets) + classification_loss(other, targets)) / 2
-        agreement = (one - other).square().mean()
-        return {"loss": sl + self.strength * agreement, "sl": sl, "agreement": agreement}
 
 
 class PooledConfounder(nn.Module):
@@ -144,7 +126,8 @@ METHODS = {
     "borrow_large_boxes": Method(plain, transform=images_only(BorrowRegions("boxes", size=(0.3, 0.6)))),
     "borrow_thorax": Method(plain, transform=images_only(BorrowRegions("thorax"))),
     "borrow_both": Method(plain, transform=images_only(nn.Sequential(BorrowRegions("thorax"), BorrowRegions("boxes")))),
-    "agreement": Method(lambda model, of_training: Agreement(model, BorrowRegions("boxes", probability=1.0), 0.3)),
+    "agreement_random": Method(lambda model, of_training: AgreementObjective(model, num_places=1)),
+    "agreement": Method(lambda model, of_training: AgreementObjective(model)),
     "label_queries": Method(causal(0, alpha_conf=0.0, alpha_bd=0.0), causal=True),
     "as_printed": Method(causal(0), causal=True, arguments={"complement": "paper", "strategy": "random"}),
     "causal": Method(causal(), causal=True),

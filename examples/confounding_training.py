@@ -88,7 +88,8 @@ def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Modul
             x, y = normalise(x).contiguous(memory_format=torch.channels_last), targets[chosen]
             if method.transform is not None:
                 x, y = method.transform(x, y)
-            losses = objective(x, y, strata[chosen] if method.observed else None, weight=weight[chosen])
+            known = (strata[chosen],) if method.observed else ()
+            losses = objective(x, y, *known, weight=weight[chosen])
             optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
             nn.utils.clip_grad_norm_(objective.parameters(), config.clip_grad)

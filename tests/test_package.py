@@ -10,7 +10,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Public names of the design; other people's code depends on them.
 PUBLIC = {
-    "causalcxr": "BorrowRegions Calibration CausalCXR CausalHead CausalObjective CausalOutput create_model is_model "
+    "causalcxr": "AgreementObjective BorrowRegions Calibration CausalCXR CausalHead CausalObjective CausalOutput "
+    "create_model is_model "
     "list_models list_pretrained push_to_hub save_pretrained",
     "causalcxr.layers": "ACmix BackdoorIntervention CausalDecoder ConfounderBank DisentangledCrossAttention "
     "FeatureLearning GroupLinear",

@@ -10,7 +10,7 @@ from torch import nn
 
 import confounding_benchmark
 from confounding_data import confound, read
-from confounding_methods import METHODS, Agreement, GroupDRO, PooledConfounder
+from confounding_methods import METHODS, GroupDRO, PooledConfounder
 from confounding_report import markdown
 from confounding_training import Cropped, Training, build, train
 
@@ -132,14 +132,6 @@ def test_group_dro_raises_the_share_of_the_worst_group() -> None:
     share = losses[[2, 1, 3, 0]].exp() / losses.exp().sum()  # groups: 2 y + c
     torch.testing.assert_close(objective.share, share)
     torch.testing.assert_close(first, (share * losses[[2, 1, 3, 0]]).sum())
-
-
-def test_agreement_is_none_where_nothing_is_borrowed() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 1))
-    objective = Agreement(model, nn.Identity(), strength=10.0)
-    losses = objective(torch.randn(3, 1, 2, 2), torch.tensor([[1.0], [0.0], [1.0]]))
-    assert losses["agreement"] == 0
-    torch.testing.assert_close(losses["loss"], losses["sl"])
 
 
 def test_pooled_confounder_is_the_mean_of_the_map() -> None:

@@ -1,0 +1,194 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import causalcxr
+from causalcxr import AgreementObjective
+from causalcxr.losses import classification_loss
+
+
+class Linear(nn.Module):
+    """Logits that are linear in the pixels."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)  # (K, H, W)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.einsum("bchw,khw->bk", images, self.weight)
+
+
+class Recorder(nn.Module):
+    """A model that keeps the images it was given."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.given = model, []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.given.append(images.detach().clone())
+        return self.model(images)
+
+
+def dot(size: int = 32, labels: int = 1) -> Tensor:
+    """Weights (labels, size, size) on 3 x 3 pixels alone, those of label k in row 6 + 12 k."""
+    weight = torch.zeros(labels, size, size)
+    for label in range(labels):
+        weight[label, 5 + 12 * label : 8 + 12 * label, 9:12] = 1.0
+    return weight
+
+
+def test_the_region_that_decides_is_borrowed_in_the_second_view() -> None:
+    torch.manual_seed(0)
+    model = Recorder(Linear(dot()))
+    images = torch.rand(16, 1, 32, 32)
+    AgreementObjective(model, num_boxes=1, size=(0.25, 0.25))(images, torch.zeros(16, 1))
+    first, second = model.given
+    assert torch.equal(first, images)
+    changed = (first != second)[:, 0]
+    found = [bool(each[5:8, 9:12].any()) for each in changed]
+    assert all(found)  # boxes at random would meet it in one of eight images
+    for each, image in zip(changed, second, strict=True):
+        rows, columns = each.nonzero().T
+        height, width = int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1
+        assert int(each.sum()) == height * width
+        assert max(height, width) <= 8
+        (lender,) = {i for i in range(16) if torch.equal(images[i][:, each], image[:, each])}
+        assert not torch.equal(images[lender], image)
+
+
+def test_boxes_are_chosen_by_the_change_that_the_other_image_makes() -> None:
+    """A box has the largest sum of the change, by absolute value, counted pixel by pixel."""
+    torch.manual_seed(0)
+    objective = AgreementObjective(nn.Identity(), size=(0.2, 0.2), num_places=5000)
+    change = torch.randn(3, 15, 20)
+    chosen = objective._strongest_box(change)
+    for each, box in zip(change, chosen, strict=True):
+        best = max(
+            abs(float(each[max(0, top) : top + 3, max(0, left) : left + 4].sum()))
+            for top in range(-2, 15)
+            for left in range(-2, 20)
+        )
+        assert abs(float(each[box].sum())) == pytest.approx(best, rel=1e-4)
+
+
+def test_boxes_of_one_image_are_at_different_places() -> None:
+    torch.manual_seed(0)
+    model = Recorder(Linear(dot()))
+    images = torch.rand(8, 1, 32, 32)
+    AgreementObjective(model, num_boxes=3, size=(0.2, 0.2), num_places=2000)(images, torch.zeros(8, 1))
+    first, second = model.given
+    kept = ((first == second)[:, :, 5:8, 9:12]).float().mean()
+    assert kept < 0.05  # what the first box left of the dot, the next ones take
+
+
+def test_every_label_is_followed() -> None:
+    torch.manual_seed(0)
+    model = Recorder(Linear(dot(labels=2)))
+    images = torch.rand(64, 1, 32, 32)
+    AgreementObjective(model, num_boxes=1, size=(0.2, 0.2))(images, torch.zeros(64, 2))
+    first, second = model.given
+    changed = (first != second)[:, 0]
+    upper, lower = changed[:, 5:8, 9:12].flatten(1).any(dim=1), changed[:, 17:20, 9:12].flatten(1).any(dim=1)
+    assert (upper | lower).all()
+    assert 16 < int(upper.sum()) < 48
+
+
+def test_losses_are_those_of_the_two_views() -> None:
+    torch.manual_seed(0)
+    model = Recorder(Linear(torch.randn(3, 16, 16)))
+    weight, targets = torch.rand(5, 3), torch.rand(5, 3).round()
+    targets[0, 0] = float("nan")
+    losses = AgreementObjective(model, strength=0.7)(torch.rand(5, 1, 16, 16), targets, weight=weight)
+    z, other = (model.model(images) for images in model.given)
+    sl = (classification_loss(z, targets, weight=weight) + classification_loss(other, targets, weight=weight)) / 2
+    torch.testing.assert_close(losses["sl"], sl)
+    torch.testing.assert_close(losses["agreement"], (z - other).square().mean())
+    torch.testing.assert_close(losses["loss"], sl + 0.7 * (z - other).square().mean())
+
+
+def test_gradient_is_that_of_the_losses_alone() -> None:
+    """Choosing the boxes leaves no gradient behind, neither in the weights nor in the caller's images."""
+    torch.manual_seed(0)
+    model = Recorder(Linear(torch.randn(2, 16, 16)))
+    images, targets = torch.rand(4, 1, 16, 16), torch.ones(4, 2)
+    AgreementObjective(model)(images, targets)["loss"].backward()
+    found = model.model.weight.grad.clone()
+    model.zero_grad()
+    z, other = (model.model(each) for each in model.given)
+    sl = (classification_loss(z, targets) + classification_loss(other, targets)) / 2
+    (sl + 0.3 * (z - other).square().mean()).backward()
+    torch.testing.assert_close(found, model.model.weight.grad)
+    assert images.grad is None
+    assert not images.requires_grad
+
+
+def test_evaluation_and_a_batch_of_one_have_the_first_view_alone() -> None:
+    model = Recorder(Linear(dot()))
+    objective = AgreementObjective(model)
+    for images in (torch.rand(1, 1, 32, 32), torch.rand(3, 1, 32, 32)):
+        with torch.no_grad():
+            losses = objective(images, torch.zeros(len(images), 1))
+        torch.testing.assert_close(
+            losses["loss"], classification_loss(model.model(images), torch.zeros(len(images), 1))
+        )
+        assert losses["agreement"] == 0
+        objective.eval()
+    assert len(model.given) == 2
+
+
+def test_a_marker_that_decides_alone_is_ignored_and_a_finding_in_many_places_is_not() -> None:
+    """One strong pixel goes with the label in 19 of 20 images; the mean of all others always does, but weakly."""
+    torch.manual_seed(0)
+    y = torch.arange(512).remainder(2).float()
+    images = 0.1 * torch.randn(512, 1, 16, 16) + 0.03 * (2 * y - 1).view(-1, 1, 1, 1)
+    with_marker = torch.where(torch.arange(512).remainder(20) < 19, y, 1 - y)
+    images[:, 0, 8, 8] = 2 * with_marker - 1
+
+    def share_of_marker(objective: nn.Module) -> float:
+        optimizer = torch.optim.Adam(objective.parameters(), lr=0.01)
+        for _ in range(150):
+            loss = objective(images, y[:, None])["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        weight = objective.model.weight.detach()[0]
+        return float(weight[8, 8] / (0.06 * weight.sum()))
+
+    def train(**options: Any) -> float:
+        return share_of_marker(AgreementObjective(Linear(torch.zeros(1, 16, 16)), size=(0.2, 0.2), **options))
+
+    assert train(strength=1.0) < 0.5 * train(strength=0.0, num_boxes=1, num_places=1)
+
+
+def test_any_registered_model_can_be_trained() -> None:
+    objective = AgreementObjective(causalcxr.create_model("causal_test_resnet"))
+    losses = objective(torch.randn(4, 3, 64, 64), torch.zeros(4, 14))
+    losses["loss"].backward()
+    assert all(torch.isfinite(value) for value in losses.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strength": -1.0}, "strength must be a finite number of at least 0, but got -1.0"),
+        ({"strength": float("nan")}, "strength must be a finite number"),
+        ({"num_boxes": 0}, "num_boxes must be a positive integer, but got 0"),
+        ({"num_places": 2.5}, "num_places must be a positive integer, but got 2.5"),
+        ({"size": (0.3, 0.2)}, "size must be a range within"),
+        ({"size": (0.0, 0.2)}, "size must be a range within"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AgreementObjective(nn.Identity(), **options)
+
+
+def test_images_of_another_shape_or_kind_are_refused() -> None:
+    objective = AgreementObjective(nn.Identity())
+    with pytest.raises(ValueError, match="images must have shape"):
+        objective(torch.rand(3, 32, 32), torch.zeros(3, 1))
+    with pytest.raises(TypeError, match="images must be"):
+        objective(torch.zeros(3, 1, 32, 32, dtype=torch.uint8), torch.zeros(3, 1))
