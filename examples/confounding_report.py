@@ -10,6 +10,7 @@ from report import rows
 
 Runs = list[dict[str, Any]]
 
+REFERENCE = "plain, not confounded"
 SMALLEST_GAP = 0.02  # of AUROC between the reference and plain training, for parts of it to mean something
 
 
@@ -38,6 +39,7 @@ def _table(runs: Runs, images: str, confounder: str, correlation: float) -> str:
         groups.setdefault((run["method"], run["trained_at"]), []).append(run)
     reversed_of = {key: mean_over_seeds(group, lambda run: auroc(run, "reversed")) for key, group in groups.items()}
     best, worst = reversed_of["plain", 0.5], reversed_of.get(("plain", correlation))
+    seconds = mean_over_seeds(groups["plain", 0.5], lambda run: run["seconds"])
     body = []
     for (method, trained_at), group in groups.items():
         tests = group[0]["result"]["tests"]
@@ -52,6 +54,7 @@ def _table(runs: Runs, images: str, confounder: str, correlation: float) -> str:
                 f"{mean_over_seeds(group, lambda run: run['result']['tests']['none']['shift']):+.3f}",
                 f"{mean_over_seeds(group, lambda run: run['result']['tests']['reversed']['ece']):.3f}",
                 *(_optional(group, name) for name in ("probe_causal", "probe_confounder")),
+                f"{mean_over_seeds(group, lambda run: run['seconds']) / seconds:.1f}",
             ]
         )
     header = [
@@ -63,6 +66,7 @@ def _table(runs: Runs, images: str, confounder: str, correlation: float) -> str:
         "ECE, reversed",
         "probe of h_x",
         "probe of h_c",
+        "time",
     ]
     seeds = sorted({run["seed"] for run in chosen})
     title = f"**{images}, {confounder}, correlation {correlation:g}** (AUROC, mean over seeds {seeds})"
@@ -75,28 +79,42 @@ def _optional(group: Runs, name: str) -> str:
 
 
 def plot(runs: Runs, path: Path) -> None:
-    """AUROC of the reversed test against the correlation in training, a line a method and a panel an experiment."""
+    """AUROC of the reversed test against the correlation in training, means over seeds, a panel an experiment.
+
+    The reference is dashed. Methods that have one correlation where others have several are left out.
+    """
     import matplotlib.pyplot as plt
 
     panels = list(dict.fromkeys((run["images"], run["confounder"]) for run in runs))
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False, sharey=True)
+    curves = {
+        (method, *panel): _curve([run for run in runs if (run["images"], run["confounder"]) == panel], method)
+        for panel in panels
+        for method in (*dict.fromkeys(run["method"] for run in runs), REFERENCE)
+    }
+    several = any(len(curve) > 1 for (method, *_), curve in curves.items() if method != REFERENCE)
+    shown = list(dict.fromkeys(method for (method, *_), curve in curves.items() if len(curve) > several))
+    styles = {method: {"color": f"C{i}"} for i, method in enumerate(shown)} | {REFERENCE: {"color": "0.3", "ls": "--"}}
+    size = (3.2 * len(panels), 4.0)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True, layout="constrained")
     for axis, (images, confounder) in zip(axes[0], panels, strict=True):
-        chosen = [run for run in runs if (run["images"], run["confounder"]) == (images, confounder)]
-        for method in dict.fromkeys(run["method"] for run in chosen):
-            points: dict[float, Runs] = {}
-            for run in chosen:
-                if run["method"] == method and run["trained_at"] == run["correlation"]:
-                    points.setdefault(run["correlation"], []).append(run)
-            at = sorted(points)
-            axis.plot(
-                at,
-                [mean_over_seeds(points[value], lambda run: auroc(run, "reversed")) for value in at],
-                "o-",
-                label=method,
-            )
+        for method in shown:
+            curve = curves[method, images, confounder]
+            axis.plot(list(curve), list(curve.values()), marker="o", ms=3, label=method, **styles[method])
         axis.set(title=f"{images}: {confounder}", xlabel="correlation in training")
+        axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("AUROC, reversed test")
-    axes[0, -1].legend(fontsize=7)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     with replacing(path) as partial:
-        figure.savefig(partial, dpi=150, bbox_inches="tight", format="png")
+        figure.savefig(partial, dpi=150, format="png")
     plt.close(figure)
+
+
+def _curve(runs: Runs, method: str) -> dict[float, float]:
+    """Mean AUROC of the reversed test at each correlation, of a method or of the reference."""
+    points: dict[float, list[float]] = {}
+    for run in runs:
+        reference = run["method"] == "plain" and run["trained_at"] == 0.5
+        if reference if method == REFERENCE else run["method"] == method and run["trained_at"] == run["correlation"]:
+            points.setdefault(run["correlation"], []).append(auroc(run, "reversed"))
+    return {correlation: fmean(points[correlation]) for correlation in sorted(points)}

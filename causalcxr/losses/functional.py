@@ -171,7 +171,8 @@ def backdoor_loss(
     Args:
         intervened: (B, S, K) logits of every image with every confounder, as from `BackdoorIntervention`.
         targets: (B, K) labels of the *images*, in [0, 1]; NaN where unknown.
-        prior: (S,) weight P(c) of each confounder, adding up to 1. Default: all the same.
+        prior: (S,) weight P(c) of each confounder, adding up to 1, or (B, S), those of each image: where the
+            confounder of an image is known, 1 for it and 0 for the others fits P(Y | X, c). Default: all the same.
         criterion: Classification loss of one prediction.
         weight: (B, K) weight of each label, as from `backdoor_weights`.
         reduction: `"mean"` over the known labels, `"sum"`, or `"none"` for (B, K).
@@ -195,13 +196,17 @@ def backdoor_loss(
     if prior is None:
         loss = each.sum(dim=1) / max(num_confounders, 1)
     else:
-        if not isinstance(prior, Tensor) or prior.shape != (num_confounders,):
+        if not isinstance(prior, Tensor) or tuple(prior.shape) not in (
+            (num_confounders,),
+            (len(targets), num_confounders),
+        ):
             raise ValueError(
-                f"prior must hold one weight for each of the {num_confounders} confounders of `intervened`, but got "
+                f"prior must hold one weight for each of the {num_confounders} confounders of `intervened`, (S,), or "
+                f"a row of them for each of the {len(targets)} images, (B, S), but got "
                 f"{tuple(prior.shape) if isinstance(prior, Tensor) else prior}; where strategy='random' picks one "
                 "partner, draw by the prior instead (ConfounderBank.draw) and leave prior out"
             )
-        loss = (each * prior.to(each)[:, None]).sum(dim=1)  # not a matrix product, which autocast takes in half
+        loss = (each * prior.to(each)[..., None]).sum(dim=1)  # not a matrix product, which autocast takes in half
     return _reduce(loss, targets.isnan(), weight, reduction)
 
 

@@ -107,7 +107,8 @@ class CausalLoss(nn.Module):
         Args:
             output: What a causal model's `forward_causal` or a `CausalHead` returned.
             targets: (B, K) labels in [0, 1], NaN where unknown.
-            prior: (S,) weights P(c) of the confounders, as from `ConfounderBank.weights`.
+            prior: (S,) weights P(c) of the confounders, as from `ConfounderBank.weights`, or (B, S), those of
+                each image, see `backdoor_loss`.
             weight: (B, K) weights of the labels in L_sl and L_bd, as from `backdoor_weights`.
         """
         if not isinstance(output, CausalOutput):

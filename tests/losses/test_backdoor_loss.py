@@ -64,6 +64,22 @@ def test_prior_of_one_confounder_picks_it() -> None:
     torch.testing.assert_close(chosen, classification_loss(intervened[:, 2], TARGETS), **EXACT)
 
 
+def test_each_image_may_have_a_prior_of_its_own() -> None:
+    intervened = normal(2, 4, 3)
+    priors = torch.stack([PRIOR, PRIOR.flip(0)])
+    one_by_one = [
+        backdoor_loss(intervened[i : i + 1], TARGETS[i : i + 1], prior=priors[i], reduction="none") for i in range(2)
+    ]
+    together = backdoor_loss(intervened, TARGETS, prior=priors, reduction="none")
+    torch.testing.assert_close(together, torch.cat(one_by_one), **EXACT)
+
+
+def test_known_confounder_of_each_image_picks_its_prediction() -> None:
+    intervened, known = normal(2, 4, 3), torch.tensor([3, 1])
+    chosen = backdoor_loss(intervened, TARGETS, prior=torch.nn.functional.one_hot(known, 4))
+    torch.testing.assert_close(chosen, classification_loss(intervened[[0, 1], known], TARGETS), **EXACT)
+
+
 @pytest.mark.parametrize("prior", [None, torch.zeros(0)], ids=["even", "prior"])
 @pytest.mark.parametrize("criterion", [classification_loss, asymmetric_loss])
 def test_no_confounder_gives_zero_with_zero_gradient(prior: torch.Tensor | None, criterion: object) -> None:
@@ -84,11 +100,18 @@ def test_prior_weights_stay_in_float32_under_autocast() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prior", "given"), [(torch.ones(1), r"\(1,\)"), (torch.ones(4, 1), r"\(4, 1\)"), ([0.25] * 4, r"\[0.25")]
+    ("prior", "given"),
+    [
+        (torch.ones(1), r"\(1,\)"),
+        (torch.ones(4, 1), r"\(4, 1\)"),
+        (torch.ones(3, 4), r"\(3, 4\)"),
+        ([0.25] * 4, r"\[0.25"),
+    ],
 )
 def test_prior_must_have_one_weight_for_each_confounder(prior: object, given: str) -> None:
     with pytest.raises(
-        ValueError, match=rf"one weight for each of the 4 confounders of `intervened`, but got {given}.*draw"
+        ValueError,
+        match=rf"one weight for each of the 4 confounders .*of the 2 images, \(B, S\), but got {given}.*draw",
     ):
         backdoor_loss(torch.zeros(2, 4, 3), TARGETS, prior=prior)
 

@@ -1,0 +1,173 @@
+"""Is `predict_do` right? Adjusted probabilities against P(Y | do(X)) of a structural causal model, where it is known.
+
+    python examples/confounding_truth.py --output runs/truth --json docs/results/confounding/truth.json
+
+The films are generated: X is a mass, C a stamp that goes with it, and Y follows from both. The stamp is known in
+training. Each of its two strata has a code, a fixed random vector, in the place of a confounding feature c:
+
+- "adjusted" learns P(Y | X, c) as sigma(Phi(h_x + c)) with the code of each film's own stratum, from films whose border
+  is borrowed from others, so that h_x cannot know the stamp. `predict_do` then sums over the codes by P(c).
+- "own_stratum" is the same on films as they are, where h_x sees the stamp.
+- "all_pairs" pairs each film with both codes by P(c), as the backdoor loss of arXiv 2305.12072, Eq. 7, does with the
+  features of other films.
+
+The logits of the same models, without an intervention, are "seen". The last epoch is measured; nothing is chosen.
+Each run is a file in OUTPUT; run the same command again to go on where it stopped.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import causalcxr
+from atomic import write_json, write_text
+from causalcxr.bench import DoError, StructuralCXR, do_error
+from causalcxr.data import normalise_for
+from causalcxr.layers import ConfounderBank
+from causalcxr.losses import CausalLoss
+from causalcxr.metrics import auroc
+from provenance import commit, versions
+from report import rows
+
+MODES = ("adjusted", "own_stratum", "all_pairs")
+TEST_FILMS = 1000
+
+
+class Training(NamedTuple):
+    """How the models are trained."""
+
+    films: int = 4000
+    correlation: float = 0.9
+    epochs: int = 12
+    batch_size: int = 32
+    lr: float = 3e-3
+
+
+def train(mode: str, films: StructuralCXR, images: Tensor, config: Training, seed: int) -> tuple[Any, ConfounderBank]:
+    """Return a causal model and the codes of the strata with their P(c)."""
+    torch.manual_seed(seed)
+    model = causalcxr.create_model("causal_test_resnet", num_classes=1)
+    prior = films.strata.bincount(minlength=2) / len(films)
+    codes = ConfounderBank(2, 1, model.num_features, num_strata=2, prior=prior)
+    codes.update(torch.randn(2, 1, model.num_features), torch.arange(2))
+    criterion = CausalLoss(alpha_conf=0.0, alpha_bd=1.0)
+    borrow = causalcxr.BorrowRegions("thorax", probability=1.0) if mode == "adjusted" else nn.Identity()
+    normalise = normalise_for(model)
+    optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=0.05)
+    steps = len(films) // config.batch_size
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.epochs * steps, pct_start=0.2)
+    model.train()
+    for _ in tqdm(range(config.epochs), mode, leave=False):
+        for batch in torch.randperm(len(films))[: steps * config.batch_size].view(steps, -1):
+            output = model.forward_causal(borrow(normalise(images[batch])), codes.features)
+            own = F.one_hot(films.strata[batch], 2)  # (B, 2): no other stratum than the film's
+            weights = codes.weights if mode == "all_pairs" else own
+            loss = criterion(output, films.targets[batch], prior=weights)["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step()
+    return model.eval(), codes
+
+
+@torch.no_grad()
+def measure(model: Any, codes: ConfounderBank, films: StructuralCXR, images: Tensor) -> dict[str, Any]:
+    """Compare adjusted and plain probabilities with the truth, on films confounded as those of training are."""
+    batches = normalise_for(model)(images).split(100)
+    adjusted = torch.cat([model.predict_do(x, codes) for x in batches])[:, 0]
+    seen = torch.cat([model(x).sigmoid() for x in batches])[:, 0]
+    return {name: _figures(p, films) for name, p in (("adjusted", adjusted), ("seen", seen))}
+
+
+def _figures(probabilities: Tensor, films: StructuralCXR) -> dict[str, Any]:
+    error: DoError = do_error(probabilities, films.finding, films)
+    of_finding = auroc(probabilities[:, None], films.finding[:, None].float())
+    with_stamp = films.strata == 1
+    shift = [
+        float(
+            probabilities[(films.finding == x) & with_stamp].mean()
+            - probabilities[(films.finding == x) & ~with_stamp].mean()
+        )
+        for x in (0, 1)
+    ]
+    return error._asdict() | {"auroc_of_finding": float(of_finding[0]), "shift": shift}
+
+
+def carry_out(mode: str, config: Training, seed: int) -> dict[str, Any]:
+    """Train and measure one model, on films of its own."""
+    parts = {
+        part: StructuralCXR(length, correlation=config.correlation, seed=2 * seed + number)
+        for number, (part, length) in enumerate({"train": config.films, "test": TEST_FILMS}.items())
+    }
+    images = {
+        part: torch.stack([films[i][0] for i in tqdm(range(len(films)), part, leave=False)])
+        for part, films in parts.items()
+    }
+    model, codes = train(mode, parts["train"], images["train"], config, seed)
+    truth = {
+        "do": [parts["test"].do_probability(x) for x in (0, 1)],
+        "seen": [parts["test"].conditional_probability(x) for x in (0, 1)],
+    }
+    result = measure(model, codes, parts["test"], images["test"])
+    facts = {"training": config._asdict(), "commit": commit(), "versions": versions()}
+    return {"mode": mode, "seed": seed, "truth": truth, "result": result} | facts
+
+
+def markdown(runs: list[dict[str, Any]]) -> str:
+    """Means over seeds, and in brackets the largest deviation of a seed's bias from zero."""
+    body = []
+    for mode in dict.fromkeys(run["mode"] for run in runs):
+        group = [run["result"] for run in runs if run["mode"] == mode]
+        for name in ("adjusted", "seen"):
+            figures = [result[name] for result in group]
+            bias = [[each["bias"][x] for each in figures] for x in (0, 1)]
+            body.append(
+                [
+                    mode,
+                    "predict_do" if name == "adjusted" else "model",
+                    *(f"{fmean(values):+.3f} ({max(values, key=abs):+.3f})" for values in bias),
+                    *(f"{fmean(each['shift'][x] for each in figures):+.3f}" for x in (0, 1)),
+                    f"{fmean(each['absolute'] for each in figures):.3f}",
+                    f"{fmean(each['auroc_of_finding'] for each in figures):.3f}",
+                ]
+            )
+    header = ["training", "prediction", "bias, x = 0", "bias, x = 1"]
+    return rows([*header, "shift, x = 0", "shift, x = 1", "absolute", "AUROC of X"], body)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--films", type=int, default=Training().films)
+    parser.add_argument("--epochs", type=int, default=Training().epochs)
+    parser.add_argument("--json", type=Path, help="write all runs there, and the table beside it")
+    args = parser.parse_args(argv)
+    config = Training(films=args.films, epochs=args.epochs)
+    args.output.mkdir(parents=True, exist_ok=True)
+    runs = []
+    for seed in args.seeds:
+        for mode in MODES:
+            path = args.output / f"{mode}-seed{seed}.json"
+            if not path.exists():
+                write_json(path, carry_out(mode, config, seed))
+            runs.append(json.loads(path.read_text()))
+            if runs[-1]["training"] != config._asdict():
+                raise ValueError(f"{path} was trained otherwise: {runs[-1]['training']}; use another --output")
+    table = markdown(runs)
+    print(table)
+    if args.json:
+        write_json(args.json, {"runs": runs})
+        write_text(args.json.with_suffix(".md"), table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The comparison with known probabilities runs, goes on where it stopped, and pairs films with what it says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import confounding_truth
+from causalcxr.bench import StructuralCXR
+from confounding_truth import MODES, Training, carry_out, markdown, measure
+
+TINY = ["--seeds", "0", "--films", "64", "--epochs", "1"]
+
+
+@pytest.fixture(autouse=True)
+def few_test_films(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confounding_truth, "TEST_FILMS", 40)
+
+
+def test_runs_and_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main = confounding_truth.main
+    main([*TINY, f"--output={tmp_path / 'runs'}", f"--json={tmp_path / 'truth.json'}"])
+    table = capsys.readouterr().out
+    content = json.loads((tmp_path / "truth.json").read_text())
+    assert [run["mode"] for run in content["runs"]] == list(MODES)
+    assert (tmp_path / "truth.md").read_text().strip() == table.strip()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    main([*TINY, f"--output={tmp_path / 'runs'}"])
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == kept
+    with pytest.raises(ValueError, match=r"was trained otherwise: .*'epochs': 1.* use another --output"):
+        main([*TINY[:-1], "2", f"--output={tmp_path / 'runs'}"])
+
+
+class Known:
+    """A model that knows X, its effect and that of the strata, and sums over them by P(c)."""
+
+    def __init__(self, films: StructuralCXR) -> None:
+        self.films, self.pretrained_cfg, self.seen = films, {"mean": (0.5,) * 3, "std": (0.5,) * 3}, 0
+
+    def predict_do(self, x: torch.Tensor, codes: Any) -> torch.Tensor:
+        do = torch.tensor([self.films.do_probability(value) for value in (0, 1)])
+        self.seen += len(x)
+        return do[self.films.finding[self.seen - len(x) : self.seen]][:, None].float()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.films.strata[: len(x), None].float().mul(2).sub(1)
+
+
+def test_the_right_answer_has_no_error_and_a_reader_of_the_stamp_has_a_shift() -> None:
+    films = StructuralCXR(40, correlation=0.9)
+    images = torch.stack([films[i][0] for i in range(40)])
+    figures = measure(Known(films), None, films, images)
+    assert figures["adjusted"]["bias"] == pytest.approx((0.0, 0.0), abs=1e-6)
+    assert figures["adjusted"]["absolute"] == pytest.approx(0.0, abs=1e-6)
+    assert figures["adjusted"]["auroc_of_finding"] == 1.0
+    apart = float(torch.tensor(1.0).sigmoid() - torch.tensor(-1.0).sigmoid())
+    assert figures["seen"]["shift"] == pytest.approx([apart, apart], abs=1e-6)
+
+
+def test_table_shows_the_worst_seed() -> None:
+    def run(seed: int, bias: float) -> dict[str, Any]:
+        figures = {"bias": (bias, 0.0), "shift": (0.0, 0.0), "absolute": 0.1, "auroc_of_finding": 0.9}
+        return {"mode": "adjusted", "seed": seed, "result": {"adjusted": figures, "seen": figures}}
+
+    assert "| -0.010 (-0.030) |" in markdown([run(0, 0.01), run(1, -0.03)])
+
+
+def test_truth_is_kept_with_the_run() -> None:
+    run = carry_out("all_pairs", Training(films=64, epochs=1), seed=0)
+    assert run["truth"]["do"] == pytest.approx([0.3, 0.7])
+    assert run["truth"]["seen"] == pytest.approx([0.14, 0.86])
