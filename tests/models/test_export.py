@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.layers import DropPath
 from timm.models import model_entrypoint
 from torch import Tensor, nn
 
@@ -143,6 +144,9 @@ def test_default_backend_compiles_prediction_and_training_step(small: Callable[.
 
 
 def _assert_same_training_step(model: nn.Module, backend: str) -> None:
+    for module in model.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0  # nothing random, so that both do the same
     results = []
     for objective in (CausalObjective(copy.deepcopy(model)), CausalObjective(model)):
         run = objective if not results else torch.compile(objective, backend=backend, fullgraph=True)
