@@ -11,8 +11,9 @@ training. Each of its two strata has a code, a fixed random vector, in the place
 - "all_pairs" pairs each film with both codes by P(c), as the backdoor loss of arXiv 2305.12072, Eq. 7, does with the
   features of other films.
 
-The logits of the same models, without an intervention, are "seen". The last epoch is measured; nothing is chosen.
-Each run is a file in OUTPUT; run the same command again to go on where it stopped.
+The logits of the same models, without an intervention, are "seen". "counting" is the sum over c of P(c) P(Y | x, c) by
+frequencies in the films of training, X known: what chance leaves to any method. The last epoch is measured; nothing is
+chosen. Each run is a file in OUTPUT; run the same command again to go on where it stopped.
 """
 
 import argparse
@@ -121,7 +122,18 @@ def carry_out(mode: str, config: Training, seed: int) -> dict[str, Any]:
     return {"mode": mode, "seed": seed, "truth": truth, "result": result} | facts
 
 
-def markdown(runs: list[dict[str, Any]]) -> str:
+def counted(config: Training, seed: int) -> list[float]:
+    """Bias of the sum by counting, with X known, in the films of training: what chance leaves to any method."""
+    films = StructuralCXR(config.films, correlation=config.correlation, seed=2 * seed)
+    x, c, y = films.finding, films.strata, films.targets[:, 0]
+    return [
+        sum(float((c == s).float().mean() * y[(x == value) & (c == s)].mean()) for s in (0, 1))
+        - films.do_probability(value)
+        for value in (0, 1)
+    ]
+
+
+def markdown(runs: list[dict[str, Any]], by_counting: list[list[float]]) -> str:
     """Means over seeds, and in brackets the largest deviation of a seed's bias from zero."""
     body = []
     for mode in dict.fromkeys(run["mode"] for run in runs):
@@ -133,14 +145,19 @@ def markdown(runs: list[dict[str, Any]]) -> str:
                 [
                     mode,
                     "predict_do" if name == "adjusted" else "model",
-                    *(f"{fmean(values):+.3f} ({max(values, key=abs):+.3f})" for values in bias),
+                    *map(_bias, bias),
                     *(f"{fmean(each['shift'][x] for each in figures):+.3f}" for x in (0, 1)),
                     f"{fmean(each['absolute'] for each in figures):.3f}",
                     f"{fmean(each['auroc_of_finding'] for each in figures):.3f}",
                 ]
             )
+    body.append(["none", "counting", *(_bias([each[x] for each in by_counting]) for x in (0, 1)), "", "", "", ""])
     header = ["training", "prediction", "bias, x = 0", "bias, x = 1"]
     return rows([*header, "shift, x = 0", "shift, x = 1", "absolute", "AUROC of X"], body)
+
+
+def _bias(values: list[float]) -> str:
+    return f"{fmean(values):+.3f} ({max(values, key=abs):+.3f})"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -162,10 +179,11 @@ def main(argv: list[str] | None = None) -> None:
             runs.append(json.loads(path.read_text()))
             if runs[-1]["training"] != config._asdict():
                 raise ValueError(f"{path} was trained otherwise: {runs[-1]['training']}; use another --output")
-    table = markdown(runs)
+    by_counting = [counted(config, seed) for seed in args.seeds]
+    table = markdown(runs, by_counting)
     print(table)
     if args.json:
-        write_json(args.json, {"runs": runs})
+        write_json(args.json, {"runs": runs, "counted": by_counting})
         write_text(args.json.with_suffix(".md"), table)
 
 

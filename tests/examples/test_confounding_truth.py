@@ -9,7 +9,7 @@ import torch
 
 import confounding_truth
 from causalcxr.bench import StructuralCXR
-from confounding_truth import MODES, Training, carry_out, markdown, measure
+from confounding_truth import MODES, Training, carry_out, counted, markdown, measure
 
 TINY = ["--seeds", "0", "--films", "64", "--epochs", "1"]
 
@@ -64,7 +64,14 @@ def test_table_shows_the_worst_seed() -> None:
         figures = {"bias": (bias, 0.0), "shift": (0.0, 0.0), "absolute": 0.1, "auroc_of_finding": 0.9}
         return {"mode": "adjusted", "seed": seed, "result": {"adjusted": figures, "seen": figures}}
 
-    assert "| -0.010 (-0.030) |" in markdown([run(0, 0.01), run(1, -0.03)])
+    table = markdown([run(0, 0.01), run(1, -0.03)], [[0.02, 0.01], [-0.01, 0.01]])
+    assert "| -0.010 (-0.030) |" in table
+    assert "| none | counting | +0.005 (+0.020) | +0.010 (+0.010) |" in table
+
+
+def test_counting_is_right_with_many_films() -> None:
+    assert counted(Training(films=60000), seed=0) == pytest.approx([0.0, 0.0], abs=0.015)
+    assert max(map(abs, counted(Training(films=40), seed=0))) > 0.015
 
 
 def test_truth_is_kept_with_the_run() -> None:
