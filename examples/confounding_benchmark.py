@@ -23,7 +23,7 @@ from atomic import write_json, write_text
 from causalcxr.bench import as_dict, evaluate
 from confounding_data import confound, read
 from confounding_methods import METHODS
-from confounding_report import markdown, plot
+from confounding_report import markdown, overview, plot
 from confounding_training import Training, train
 from provenance import commit, versions
 
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pneumonia", default="", help="folder with images/ and labels.csv (file, split, label)")
     parser.add_argument("--nih", default="", help="folder in the layout of the NIH release")
     parser.add_argument("--backbone-weights", default="", help="file with weights of the backbone")
-    parser.add_argument("--json", type=Path, help="write all runs there, and table and plot beside it")
+    parser.add_argument("--json", type=Path, help="write all runs there, and tables and plot beside it")
     args = parser.parse_args(argv)
     study = json.loads(args.study.read_text())
     config = Training(**study["training"], backbone_weights=args.backbone_weights)
@@ -108,11 +108,12 @@ def main(argv: list[str] | None = None) -> None:
         write_json(path, results[-1])
         figures = results[-1]["result"]["tests"]
         print(run.name, {name: round(test["auroc"]["value"], 3) for name, test in figures.items()}, flush=True)
-    table = markdown(results)
+    table = f"{overview(results)}\n\n{markdown(results)}"
     print(table)
     if args.json:
         write_json(args.json, {"study": study, "runs": results})
         write_text(args.json.with_suffix(".md"), table)
+        write_text(args.json.with_name(f"{args.json.stem}_overview.md"), overview(results))
         plot(results, args.json.with_suffix(".png"))
 
 

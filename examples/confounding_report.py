@@ -20,6 +20,21 @@ def markdown(runs: Runs) -> str:
     return "\n\n".join(_table(runs, *experiment) for experiment in experiments)
 
 
+def overview(runs: Runs) -> str:
+    """AUROC of the reversed test, means over seeds: a row for each method, a column for each experiment."""
+    experiments = list(dict.fromkeys((run["images"], run["confounder"], run["correlation"]) for run in runs))
+    methods = [REFERENCE, *dict.fromkeys(run["method"] for run in runs)]
+    body = [[method] for method in methods]
+    for images, confounder, correlation in experiments:
+        chosen = [run for run in runs if (run["images"], run["confounder"]) == (images, confounder)]
+        for row in body:
+            value = _curve(chosen, row[0]).get(correlation)
+            row.append("" if value is None else f"{value:.3f}")
+    several = len({images for images, *_ in experiments}) > 1
+    names = [f"{images}, {kind} {at:g}" if several else f"{kind} {at:g}" for images, kind, at in experiments]
+    return rows(["method", *names], body)
+
+
 def auroc(run: dict[str, Any], test: str) -> float:
     return run["result"]["tests"][test]["auroc"]["value"]
 

@@ -11,7 +11,7 @@ from torch import nn
 import confounding_benchmark
 from confounding_data import confound, read
 from confounding_methods import METHODS, GroupDRO, PooledConfounder
-from confounding_report import markdown
+from confounding_report import markdown, overview, plot
 from confounding_training import Cropped, Training, build, train
 
 STUDIES = Path(confounding_benchmark.__file__).parent / "studies" / "confounding"
@@ -61,27 +61,58 @@ def test_a_study_is_resumed_and_reported(tmp_path: Path, capsys: pytest.CaptureF
     assert table in first
     assert table in second
     assert "plain, not confounded" in table
+    assert (tmp_path / "result_overview.md").read_text().strip() in table
 
     (tmp_path / "study.json").write_text(json.dumps(STUDY | {"training": TINY | {"epochs": 2}}))
     with pytest.raises(ValueError, match=r"was trained otherwise: .*'epochs': 1.*; use another --output"):
         confounding_benchmark.main(command)
 
 
-def test_gap_closed_is_the_part_of_the_way_to_the_reference() -> None:
-    def run(method: str, trained_at: float, value: float) -> dict[str, Any]:
-        figures = {"auroc": {"value": value}, "worst_group": {"value": value}, "shift": 0.0, "ece": 0.1}
-        tests = {"none": figures, "reversed": figures}
-        given = {"images": "made", "confounder": "tube", "correlation": 0.95, "seed": 0}
-        result = {"tests": tests, "probe_causal": None, "probe_confounder": None}
-        return given | {"method": method, "trained_at": trained_at, "result": result}
+def run(method: str, trained_at: float, value: float, confounder: str = "tube", at: float = 0.95) -> dict[str, Any]:
+    figures = {"auroc": {"value": value}, "worst_group": {"value": value}, "shift": 0.0, "ece": 0.1}
+    tests = {"none": figures, "reversed": figures}
+    given = {"images": "made", "confounder": confounder, "correlation": at, "seed": 0}
+    result = {"tests": tests, "probe_causal": None, "probe_confounder": None}
+    seconds = 30.0 if method == "other" else 10.0
+    return given | {"method": method, "trained_at": trained_at, "result": result, "seconds": seconds}
 
+
+def test_gap_closed_is_the_part_of_the_way_to_the_reference() -> None:
     table = markdown([run("plain", 0.5, 0.98), run("plain", 0.95, 0.78), run("other", 0.95, 0.93)])
     rows = {line.split("|")[1].strip(): line.split("|")[4].strip() for line in table.splitlines() if "|" in line}
     assert rows["plain"] == "0%"
     assert rows["other"] == "75%"
     assert rows["plain, not confounded"] == ""
+    times = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in table.splitlines() if "|" in line}
+    assert (times["plain"], times["other"]) == ("1.0", "3.0")
     small = markdown([run("plain", 0.5, 0.98), run("plain", 0.95, 0.97), run("other", 0.95, 0.93)])
     assert "%" not in small  # parts of next to nothing
+
+
+def test_overview_has_the_reversed_tests_of_all_experiments() -> None:
+    tube = [run("plain", 0.5, 0.98), run("plain", 0.95, 0.78), run("other", 0.95, 0.93), run("other", 0.5, 0.97)]
+    letter = [run("plain", 0.5, 0.99, "letter", 0.9), run("plain", 0.9, 0.88, "letter", 0.9)]
+    assert overview(tube + letter).splitlines() == [
+        "| method | tube 0.95 | letter 0.9 |",
+        "| --- | --- | --- |",
+        "| plain, not confounded | 0.980 | 0.990 |",
+        "| plain | 0.780 | 0.880 |",
+        "| other | 0.930 |  |",
+    ]
+
+
+def test_plot_shows_methods_with_several_correlations_and_the_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.axes import Axes
+
+    drawn: list[tuple[str, list[float], list[float]]] = []
+    monkeypatch.setattr(Axes, "plot", lambda axis, x, y, **style: drawn.append((style["label"], x, y)) or [])
+    runs = [run("plain", trained, at, at=at) for at in (0.8, 0.9) for trained in (0.5, at)] + [
+        run("other", 0.9, 0.7, at=0.9)
+    ]
+    plot(runs, tmp_path / "plot.png")
+    assert drawn == [("plain", [0.8, 0.9], [0.8, 0.9]), ("plain, not confounded", [0.8, 0.9], [0.8, 0.9])]
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.json")), ids=lambda path: path.stem)
