@@ -25,12 +25,14 @@ class AgreementObjective(nn.Module):
     .. math:: L = \tfrac{1}{2} \ell(z, y) + \tfrac{1}{2} \ell(\tilde z, y) + \lambda \, \overline{(z - \tilde z)^2}
 
     Nobody has to name the confounder. With several labels the boxes of an image follow one of them, drawn at random. A
-    step takes about three times as long as one of plain training: two forward passes, three backward. In evaluation
-    mode, and for a batch of one, there is the first view alone. The gradient inside `forward` cannot be captured by
-    `torch.compile(fullgraph=True)`.
+    step takes three to four times as long as one of plain training, with frozen layers too: two forward passes, three
+    backward. Batch statistics are those of either view. In evaluation mode, without gradients and for a batch of one,
+    there is the first view alone. The agreement counts all labels, unknown ones and those of weight 0 too. Like
+    `CausalObjective` it is what to wrap in `DistributedDataParallel`. Neither `torch.compile(fullgraph=True)` nor
+    reentrant activation checkpointing goes with the gradient inside `forward`.
 
     Args:
-        model: Any classifier from images to logits (B, K).
+        model: A classifier from images to logits (B, K), differentiable in the images.
         strength: Factor lambda of the agreement, 0 or more.
         num_boxes: Boxes in the second view.
         size: Range of the boxes' sides, in parts of the image's. They should be larger than what is to be ignored, and
@@ -44,8 +46,8 @@ class AgreementObjective(nn.Module):
         - Output: dict of scalars `loss`, `sl` and `agreement`
 
     Raises:
-        ValueError: If an option is out of range, or a shape does not fit.
-        TypeError: If images are not of floating point.
+        ValueError: If an option is out of range, or the shape of images, logits or targets does not fit.
+        TypeError: If images or logits are not tensors of floating point.
 
     Example:
         >>> import torch, causalcxr
@@ -77,23 +79,27 @@ class AgreementObjective(nn.Module):
     def forward(self, images: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Return the losses of a batch, see the class."""
         check_tensor("images", images, "B C H W")
-        if not self.training or len(images) < 2:
+        if not self.training or len(images) < 2 or not torch.is_grad_enabled():
             loss = classification_loss(self.model(images), targets, weight=weight)
             return {"loss": loss, "sl": loss, "agreement": torch.zeros_like(loss)}
-        images = images.detach().requires_grad_()
+        images = images if images.requires_grad else images.detach().requires_grad_()
         logits = self.model(images)
+        check_tensor("logits", logits, "B K", B=len(images))
         followed = torch.randint(logits.shape[1], (len(logits), 1), device=logits.device)
-        (gradient,) = torch.autograd.grad(logits.gather(1, followed).sum(), images, retain_graph=True)
-        others = self.model(self._without_evidence(images.detach(), gradient))
+        # A sign for each image: through batch statistics an image moves the logits of all others, and against its own.
+        sign = 2 * torch.randint(2, (len(logits), 1), device=logits.device) - 1
+        (gradient,) = torch.autograd.grad((sign * logits.gather(1, followed)).sum(), images, retain_graph=True)
+        others = self.model(self._without_evidence(images, gradient))
         both = (classification_loss(z, targets, weight=weight) for z in (logits, others))
         sl = torch.stack(list(both)).mean()
-        agreement = F.mse_loss(others.float(), logits.float())
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        agreement = F.mse_loss(others.to(exact), logits.to(exact))
         return {"loss": sl + self.strength * agreement, "sl": sl, "agreement": agreement}
 
     def _without_evidence(self, images: Tensor, gradient: Tensor) -> Tensor:
         """Return the images with boxes from another image of the batch where it would change the answer most."""
         lenders = images.roll(int(torch.randint(1, len(images), ())), dims=0)
-        change = (gradient * (lenders - images)).sum(dim=1).float()  # of the logit, (B, H, W)
+        change = (gradient * (lenders - images).detach()).sum(dim=1).float()  # of the logit, (B, H, W)
         borrowed = torch.zeros_like(change, dtype=torch.bool)
         for _ in range(self.num_boxes):
             borrowed |= self._strongest_box(change.masked_fill(borrowed, 0.0))

@@ -32,6 +32,17 @@ class Recorder(nn.Module):
         return self.model(images)
 
 
+class Whole(nn.Module):
+    """All that a causal model has to say, instead of its logits."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Any:
+        return self.model.forward_causal(images)
+
+
 def dot(size: int = 32, labels: int = 1) -> Tensor:
     """Weights (labels, size, size) on 3 x 3 pixels alone, those of label k in row 6 + 12 k."""
     weight = torch.zeros(labels, size, size)
@@ -125,7 +136,34 @@ def test_gradient_is_that_of_the_losses_alone() -> None:
     assert not images.requires_grad
 
 
-def test_evaluation_and_a_batch_of_one_have_the_first_view_alone() -> None:
+def test_images_are_followed_through_batch_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image changes the normalised features of all others, which must not hide what it does to its own logit."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(16), nn.BatchNorm1d(16), nn.ReLU())
+    model.append(nn.Linear(16, 1))
+    images = torch.randn(32, 1, 8, 8)
+    model(images)
+    given: list[Tensor] = []
+    objective = AgreementObjective(model)
+    monkeypatch.setattr(objective, "_without_evidence", lambda x, gradient: given.append(gradient) or x.detach())
+    objective(images, torch.zeros(32, 1))
+    x = images.clone().requires_grad_()
+    logits = model(x)[:, 0]
+    alone = torch.stack([torch.autograd.grad(z, x, retain_graph=True)[0][i] for i, z in enumerate(logits)])
+    alike = torch.cosine_similarity(given[0].flatten(1), alone.flatten(1)).abs()
+    assert alike.mean() > 0.8
+
+
+def test_layers_before_the_objective_are_trained() -> None:
+    torch.manual_seed(0)
+    stem = nn.Conv2d(1, 1, 3, padding=1)
+    objective = AgreementObjective(Linear(torch.randn(1, 16, 16)))
+    objective(stem(torch.rand(4, 1, 16, 16)), torch.ones(4, 1))["loss"].backward()
+    assert stem.weight.grad is not None
+    assert stem.weight.grad.any()
+
+
+def test_evaluation_no_gradients_and_a_batch_of_one_have_the_first_view_alone() -> None:
     model = Recorder(Linear(dot()))
     objective = AgreementObjective(model)
     for images in (torch.rand(1, 1, 32, 32), torch.rand(3, 1, 32, 32)):
@@ -192,3 +230,13 @@ def test_images_of_another_shape_or_kind_are_refused() -> None:
         objective(torch.rand(3, 32, 32), torch.zeros(3, 1))
     with pytest.raises(TypeError, match="images must be"):
         objective(torch.zeros(3, 1, 32, 32, dtype=torch.uint8), torch.zeros(3, 1))
+
+
+def test_models_that_do_not_return_logits_of_each_label_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"logits must have shape \(B, K\).*but got \(3,\)"):
+        AgreementObjective(nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Flatten(0)))(
+            torch.rand(3, 1, 4, 4), torch.zeros(3, 1)
+        )
+    causal = causalcxr.create_model("causal_test_resnet")
+    with pytest.raises(TypeError, match="logits must be a floating-point tensor.*but got CausalOutput"):
+        AgreementObjective(Whole(causal))(torch.rand(2, 3, 32, 32), torch.zeros(2, 14))
