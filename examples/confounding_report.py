@@ -108,7 +108,9 @@ def plot(runs: Runs, path: Path) -> None:
     }
     several = any(len(curve) > 1 for (method, *_), curve in curves.items() if method != REFERENCE)
     shown = list(dict.fromkeys(method for (method, *_), curve in curves.items() if len(curve) > several))
-    styles = {method: {"color": f"C{i}"} for i, method in enumerate(shown)} | {REFERENCE: {"color": "0.3", "ls": "--"}}
+    colours = plt.get_cmap("tab10" if len(shown) <= 10 else "tab20").colors
+    styles = {method: {"color": colours[i % len(colours)]} for i, method in enumerate(shown)}
+    styles[REFERENCE] = {"color": "0.3", "ls": "--"}
     size = (3.2 * len(panels), 4.0)
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True, layout="constrained")
     for axis, (images, confounder) in zip(axes[0], panels, strict=True):

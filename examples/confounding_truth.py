@@ -6,7 +6,7 @@ The films are generated: X is a mass, C a stamp that goes with it, and Y follows
 training. Each of its two strata has a code, a fixed random vector, in the place of a confounding feature c:
 
 - "adjusted" learns P(Y | X, c) as sigma(Phi(h_x + c)) with the code of each film's own stratum, from films whose border
-  is borrowed from others, so that h_x cannot know the stamp. `predict_do` then sums over the codes by P(c).
+  is borrowed from others, so that h_x hardly knows of the stamp. `predict_do` then sums over the codes by P(c).
 - "own_stratum" is the same on films as they are, where h_x sees the stamp.
 - "all_pairs" pairs each film with both codes by P(c), as the backdoor loss of arXiv 2305.12072, Eq. 7, does with the
   features of other films.

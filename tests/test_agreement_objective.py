@@ -238,5 +238,5 @@ def test_models_that_do_not_return_logits_of_each_label_are_refused() -> None:
             torch.rand(3, 1, 4, 4), torch.zeros(3, 1)
         )
     causal = causalcxr.create_model("causal_test_resnet")
-    with pytest.raises(TypeError, match="logits must be a floating-point tensor.*but got CausalOutput"):
+    with pytest.raises(TypeError, match=r"logits must be a floating-point tensor.*but got CausalOutput"):
         AgreementObjective(Whole(causal))(torch.rand(2, 3, 32, 32), torch.zeros(2, 14))

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+import causalcxr
 import confounding_truth
 from causalcxr.bench import StructuralCXR
-from confounding_truth import MODES, Training, carry_out, counted, markdown, measure
+from causalcxr.data import normalise_for
+from causalcxr.losses import CausalLoss
+from confounding_truth import MODES, Training, carry_out, counted, markdown, measure, train
 
 TINY = ["--seeds", "0", "--films", "64", "--epochs", "1"]
 
@@ -31,6 +34,37 @@ def test_runs_and_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.Captur
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == kept
     with pytest.raises(ValueError, match=r"was trained otherwise: .*'epochs': 1.* use another --output"):
         main([*TINY[:-1], "2", f"--output={tmp_path / 'runs'}"])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_films_are_paired_and_borrowed_as_the_mode_says(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    films = StructuralCXR(32, correlation=0.9)
+    images = torch.stack([films[i][0] for i in range(32)])
+    priors: list[torch.Tensor] = []
+    given: list[torch.Tensor] = []
+
+    class Recording(CausalLoss):
+        def forward(self, *args: Any, prior: torch.Tensor, **options: Any) -> dict[str, torch.Tensor]:
+            priors.append(prior)
+            return super().forward(*args, prior=prior, **options)
+
+    forward_causal = causalcxr.CausalCXR.forward_causal
+    monkeypatch.setattr(confounding_truth, "CausalLoss", Recording)
+    monkeypatch.setattr(
+        causalcxr.CausalCXR,
+        "forward_causal",
+        lambda model, x, *rest: given.append(x) or forward_causal(model, x, *rest),
+    )
+    monkeypatch.setattr(torch, "randperm", torch.arange)  # films in their order
+    model, codes = train(mode, films, images, Training(films=32, epochs=1), seed=0)
+    own = torch.nn.functional.one_hot(films.strata, 2)
+    p_c = own.float().mean(dim=0)
+    assert torch.equal(codes.strata, torch.tensor([0, 1]))
+    torch.testing.assert_close(codes.weights, p_c)
+    torch.testing.assert_close(priors[0], p_c if mode == "all_pairs" else own)
+    as_they_are = normalise_for(model)(images)
+    assert torch.equal(given[0], as_they_are) == (mode != "adjusted")
+    assert torch.equal(given[0][..., 28:36, 28:36], as_they_are[..., 28:36, 28:36])  # the middle is never borrowed
 
 
 class Known:
