@@ -25,11 +25,11 @@ class AgreementObjective(nn.Module):
     .. math:: L = \tfrac{1}{2} \ell(z, y) + \tfrac{1}{2} \ell(\tilde z, y) + \lambda \, \overline{(z - \tilde z)^2}
 
     Nobody has to name the confounder. With several labels the boxes of an image follow one of them, drawn at random. A
-    step takes three to four times as long as one of plain training, with frozen layers too: two forward passes, three
-    backward. Batch statistics are those of either view. In evaluation mode, without gradients and for a batch of one,
-    there is the first view alone. The agreement counts all labels, unknown ones and those of weight 0 too. Like
-    `CausalObjective` it is what to wrap in `DistributedDataParallel`. Neither `torch.compile(fullgraph=True)` nor
-    reentrant activation checkpointing goes with the gradient inside `forward`.
+    step has two forward and three backward passes, the latter through frozen layers too. Batch statistics are those of
+    either view. In evaluation mode, without gradients and for a batch of one, there is the first view alone. The
+    agreement counts all labels, unknown ones and those of weight 0 too. Like `CausalObjective` it is what to wrap in
+    `DistributedDataParallel`. Neither `torch.compile(fullgraph=True)` nor reentrant activation checkpointing goes with
+    the gradient inside `forward`.
 
     Args:
         model: A classifier from images to logits (B, K), differentiable in the images.

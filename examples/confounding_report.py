@@ -54,7 +54,6 @@ def _table(runs: Runs, images: str, confounder: str, correlation: float) -> str:
         groups.setdefault((run["method"], run["trained_at"]), []).append(run)
     reversed_of = {key: mean_over_seeds(group, lambda run: auroc(run, "reversed")) for key, group in groups.items()}
     best, worst = reversed_of["plain", 0.5], reversed_of.get(("plain", correlation))
-    seconds = mean_over_seeds(groups["plain", 0.5], lambda run: run["seconds"])
     body = []
     for (method, trained_at), group in groups.items():
         tests = group[0]["result"]["tests"]
@@ -69,7 +68,6 @@ def _table(runs: Runs, images: str, confounder: str, correlation: float) -> str:
                 f"{mean_over_seeds(group, lambda run: run['result']['tests']['none']['shift']):+.3f}",
                 f"{mean_over_seeds(group, lambda run: run['result']['tests']['reversed']['ece']):.3f}",
                 *(_optional(group, name) for name in ("probe_causal", "probe_confounder")),
-                f"{mean_over_seeds(group, lambda run: run['seconds']) / seconds:.1f}",
             ]
         )
     header = [
@@ -81,7 +79,6 @@ def _table(runs: Runs, images: str, confounder: str, correlation: float) -> str:
         "ECE, reversed",
         "probe of h_x",
         "probe of h_c",
-        "time",
     ]
     seeds = sorted({run["seed"] for run in chosen})
     title = f"**{images}, {confounder}, correlation {correlation:g}** (AUROC, mean over seeds {seeds})"

@@ -73,8 +73,7 @@ def run(method: str, trained_at: float, value: float, confounder: str = "tube", 
     tests = {"none": figures, "reversed": figures}
     given = {"images": "made", "confounder": confounder, "correlation": at, "seed": 0}
     result = {"tests": tests, "probe_causal": None, "probe_confounder": None}
-    seconds = 30.0 if method == "other" else 10.0
-    return given | {"method": method, "trained_at": trained_at, "result": result, "seconds": seconds}
+    return given | {"method": method, "trained_at": trained_at, "result": result}
 
 
 def test_gap_closed_is_the_part_of_the_way_to_the_reference() -> None:
@@ -83,8 +82,6 @@ def test_gap_closed_is_the_part_of_the_way_to_the_reference() -> None:
     assert rows["plain"] == "0%"
     assert rows["other"] == "75%"
     assert rows["plain, not confounded"] == ""
-    times = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in table.splitlines() if "|" in line}
-    assert (times["plain"], times["other"]) == ("1.0", "3.0")
     small = markdown([run("plain", 0.5, 0.98), run("plain", 0.95, 0.97), run("other", 0.95, 0.93)])
     assert "%" not in small  # parts of next to nothing
 
