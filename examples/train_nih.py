@@ -178,6 +178,13 @@ def main(argv: list[str] | None = None) -> None:
         if config.device != "cpu":
             config.device = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(config.device)
+    train(config)
+    if dist.is_initialized():  # nothing of the run is left here that holds the group: its end would wait for itself
+        dist.destroy_process_group()
+
+
+def train(config: Config) -> None:
+    """Train all epochs that are not done yet."""
     rank, world = process()
     if config.batch_size % world:
         raise ValueError(
@@ -224,8 +231,6 @@ def main(argv: list[str] | None = None) -> None:
             if new_best.exists():
                 new_best.replace(best)
             state.write_log(output / "log.jsonl")
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
