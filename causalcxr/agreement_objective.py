@@ -24,6 +24,9 @@ class AgreementObjective(nn.Module):
 
     .. math:: L = \tfrac{1}{2} \ell(z, y) + \tfrac{1}{2} \ell(\tilde z, y) + \lambda \, \overline{(z - \tilde z)^2}
 
+    This is not in arXiv 2305.12072; it carries on `BorrowRegions`, whose boxes lie at random and which asks for no
+    agreement.
+
     Nobody has to name the confounder. With several labels the boxes of an image follow one of them, drawn at random. A
     step has two forward and three backward passes, the latter through frozen layers too. Batch statistics are those of
     either view. In evaluation mode, without gradients and for a batch of one, there is the first view alone. The
@@ -71,7 +74,7 @@ class AgreementObjective(nn.Module):
         for name, value in (("num_boxes", num_boxes), ("num_places", num_places)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, but got {value!r}")
-        if len(size) != 2 or not 0 < size[0] <= size[1] <= 1:
+        if not isinstance(size, (tuple, list)) or len(size) != 2 or not 0 < size[0] <= size[1] <= 1:
             raise ValueError(f"size must be a range within (0, 1], such as (0.1, 0.25), but got {size!r}")
         self.model = model
         self.strength, self.num_boxes, self.size, self.num_places = strength, num_boxes, size, num_places

@@ -217,6 +217,7 @@ def test_any_registered_model_can_be_trained() -> None:
         ({"num_places": 2.5}, "num_places must be a positive integer, but got 2.5"),
         ({"size": (0.3, 0.2)}, "size must be a range within"),
         ({"size": (0.0, 0.2)}, "size must be a range within"),
+        ({"size": 0.2}, r"size must be a range within .*, but got 0.2"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
