@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import CutMix
 from causalcxr import AgreementObjective, BorrowRegions, CausalObjective
 from causalcxr.layers import ConfounderBank
 from causalcxr.losses import CausalLoss, classification_loss
+from confounding_branches import BorrowByAttention, IndependentBranches, PooledConfounder
 
 
 class Method(NamedTuple):
@@ -26,6 +27,7 @@ class Method(NamedTuple):
         weighted: Whether images are weighted by `backdoor_weights`.
         transform: From images and targets of a batch to those that are trained on.
         crop: Part of each side that the model sees, in the middle.
+        clusters: Whether the strata are clusters of the confounding features of a causal model trained before.
         rebalance: Whether the last layer is fitted anew to as many images of each label in each stratum.
     """
 
@@ -36,6 +38,7 @@ class Method(NamedTuple):
     weighted: bool = False
     transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
     crop: float = 1.0
+    clusters: bool = False
     rebalance: bool = False
 
 
@@ -70,36 +73,32 @@ class GroupDRO(nn.Module):
         return {"loss": (self.share * means).sum()}
 
 
-class PooledConfounder(nn.Module):
-    """A decoder whose confounding branch is the mean of the feature map: what the complement of attention must beat."""
-
-    def __init__(self, decoder: nn.Module) -> None:
-        super().__init__()
-        self.decoder, self.num_classes = decoder, decoder.num_classes
-
-    def forward(self, encoded: Tensor, **options: Any) -> Any:
-        decoded = self.decoder(encoded, **options)
-        return decoded._replace(confounder=encoded.mean(dim=(2, 3))[:, None].expand_as(decoded.causal))
-
-
 def causal(
-    bank_size: int = 1024, strata: bool = False, pooled: bool = False, **options: Any
-) -> Callable[..., nn.Module]:
+    bank_size: int = 1024,
+    strata: bool = False,
+    pooled: bool = False,
+    criterion: type[CausalLoss] = CausalLoss,
+    **options: Any,
+) -> Callable[..., CausalObjective]:
     """Return the builder of a causal objective; `options` are those of `CausalLoss`.
 
     One label has no distribution over labels: the confounding branch is driven to a probability of one half.
     """
 
-    def build(model: Any, of_training: Tensor) -> nn.Module:
+    def build(model: Any, of_training: Tensor) -> CausalObjective:
         if pooled:
             model.head.decoder = PooledConfounder(model.head.decoder)
         bank = None
         if bank_size:
             prior = (of_training.bincount(minlength=2) / len(of_training)).tolist() if strata else None
             bank = ConfounderBank(bank_size, 1, model.num_features, num_strata=2 if strata else 0, prior=prior)
-        return CausalObjective(model, CausalLoss(**({"uniform": "bernoulli"} | options)), bank=bank)
+        return CausalObjective(model, criterion(**({"uniform": "bernoulli"} | options)), bank=bank)
 
     return build
+
+
+def borrow_by_attention(keep: float, attended: bool) -> Callable[..., nn.Module]:
+    return lambda model, of_training: BorrowByAttention(causal()(model, of_training), keep, attended)
 
 
 def plain(model: nn.Module, of_training: Tensor) -> nn.Module:
@@ -134,6 +133,10 @@ METHODS = {
     "causal_without_conf": Method(causal(alpha_conf=0.0), causal=True),
     "causal_without_bd": Method(causal(0, alpha_bd=0.0), causal=True),
     "causal_pooled": Method(causal(pooled=True), causal=True),
+    "causal_independent": Method(causal(criterion=IndependentBranches), causal=True),
+    "causal_keep_attended": Method(borrow_by_attention(0.5, attended=True), causal=True),
+    "causal_borrow_attended": Method(borrow_by_attention(0.9, attended=False), causal=True),
+    "clusters": Method(lambda model, of_training: GroupDRO(model), observed=True, clusters=True),
     "backdoor_weights": Method(plain, weighted=True),
     "causal_weights": Method(causal(), causal=True, weighted=True),
     "stratified_bank": Method(causal(strata=True), causal=True, observed=True),

@@ -18,8 +18,9 @@ from causalcxr.bench import predict
 from causalcxr.data import normalise_for
 from causalcxr.losses import backdoor_weights
 from causalcxr.metrics import auroc
+from confounding_branches import cluster
 from confounding_data import Parts
-from confounding_methods import Method
+from confounding_methods import METHODS, Method
 
 
 @dataclasses.dataclass
@@ -68,6 +69,9 @@ def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Modul
     torch.manual_seed(seed)
     images = torch.stack([(image * 255).round().byte() for image, _ in parts.train])
     targets, strata = parts.train.targets, parts.train.strata
+    if method.clusters:
+        strata = cluster(train(METHODS["causal"], parts, config, seed), parts.train, seed)
+        torch.manual_seed(seed)
     weight = backdoor_weights(targets, strata) if method.weighted else torch.ones_like(targets)
     model = build(method, config).to(memory_format=torch.channels_last)
     objective = method.objective(model, strata)

@@ -5,7 +5,7 @@
 
 The model is a name with published weights, a folder that `save_pretrained` wrote, or a repository on the Hugging Face
 Hub. The graph takes any number of images, of the size that the weights are for, or of any size. ONNX Runtime must agree
-with PyTorch before a file is there. Takes a minute, several with `--any-size`, which is not for EfficientNet and Swin:
+with PyTorch before a file is there. Takes a minute, several with `--any-size`, which EfficientNet and Swin do not have:
 see docs/export.md. Needs `pip install ".[onnx]"`.
 """
 
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import Conv2dSame
+from timm.models.swin_transformer import WindowAttention
 
 import causalcxr
 from atomic import replacing, write_json
@@ -32,6 +34,16 @@ def onnx_runtime() -> Any:
     except ImportError as error:
         raise ImportError(f"an export needs {error.name}: pip install 'causalcxr[onnx]'") from error
     return onnxruntime
+
+
+def check_any_size(model: causalcxr.CausalCXR) -> None:
+    """Refuse a model whose export with open height and width goes on without end."""
+    if any(isinstance(module, (Conv2dSame, WindowAttention)) for module in model.modules()):
+        raise ValueError(
+            f"--any-size is not for {model.pretrained_cfg['architecture']}: the padding of its backbone depends on the "
+            "size, and torch cannot trace it. Export without --any-size; the graph is then for images of the size that "
+            "the weights are for"
+        )
 
 
 def convert(model: causalcxr.CausalCXR, path: Path, any_size: bool) -> None:
@@ -91,6 +103,8 @@ def export(name: str, folder: Path, any_size: bool) -> float:
     """Write model.onnx and model.json; return the largest difference between ONNX Runtime and PyTorch."""
     onnx_runtime()  # before anything long
     model = causalcxr.create_model(Path(name) if Path(name).is_dir() else name, pretrained=True).eval()
+    if any_size:
+        check_any_size(model)
     with replacing(folder / "model.onnx") as partial:
         convert(model, partial, any_size)
         difference = largest_difference(model, partial, any_size)

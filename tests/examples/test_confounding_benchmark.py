@@ -9,8 +9,11 @@ import torch
 from torch import nn
 
 import confounding_benchmark
+from causalcxr.bench import StratifiedImages
+from causalcxr.outputs import CausalOutput
+from confounding_branches import PooledConfounder, cluster, similarity
 from confounding_data import confound, read
-from confounding_methods import METHODS, GroupDRO, PooledConfounder
+from confounding_methods import METHODS, GroupDRO
 from confounding_report import markdown, overview, plot
 from confounding_training import Cropped, Training, build, train
 
@@ -168,6 +171,58 @@ def test_pooled_confounder_is_the_mean_of_the_map() -> None:
     pooled = PooledConfounder(model.head.decoder)(encoded)
     torch.testing.assert_close(pooled.confounder, encoded.mean(dim=(2, 3))[:, None])
     torch.testing.assert_close(pooled.causal, model.head.decoder(encoded).causal)
+
+
+def test_similarity_of_features_is_one_for_rotated_and_none_for_independent_ones() -> None:
+    features, _ = torch.linalg.qr(torch.randn(40, 8, dtype=torch.float64) - 3)
+    features = features - features.mean(dim=0)
+    rotation, _ = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64))
+    assert similarity(features, 2 * features @ rotation + 1) == pytest.approx(1)
+    outside, _ = torch.linalg.qr(torch.cat([torch.ones(40, 1), features, torch.randn(40, 5)], dim=1).double())
+    assert similarity(features, outside[:, 9:]) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("method", "kept"), [("causal_keep_attended", 0.5), ("causal_borrow_attended", 0.9)])
+def test_region_kept_is_where_the_causal_branch_looks_or_where_it_does_not(method: str, kept: float) -> None:
+    torch.manual_seed(0)
+    model = build(METHODS[method], Training(**TINY)).train()
+    images, seen = torch.randn(4, 3, 64, 64), []
+    objective = METHODS[method].objective(model, torch.zeros(4, dtype=torch.long))
+    objective.borrow.probability = 1.0
+    objective.objective.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers() if "running" in name}
+    with torch.no_grad():
+        attention = model.eval().forward_causal(images, need_attention=True).attention.mean(dim=1)
+        model.train()
+    objective(images, torch.tensor([[0.0], [1.0], [0.0], [1.0]]))["loss"].backward()
+    assert model.training
+    assert any(not torch.equal(before[name], buffer) for name, buffer in model.named_buffers() if name in before)
+    same = (seen[0] == images).all(dim=1).float()
+    assert same.mean() == pytest.approx(kept, abs=0.02)
+    larger = torch.nn.functional.interpolate(attention[:, None], size=(64, 64), mode="bilinear")[:, 0]
+    on_kept = (larger * same).sum() / same.sum()
+    on_borrowed = (larger * (1 - same)).sum() / (1 - same).sum()
+    assert (on_kept > on_borrowed) == (method == "causal_keep_attended")
+
+
+def test_clusters_are_found_within_each_class() -> None:
+    class Told(nn.Module):
+        """Confounding features that show the finding strongly and the marker a little."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.forward_causal(images).logits
+
+        def forward_causal(self, images: torch.Tensor, need_attention: bool = False) -> CausalOutput:
+            z, features = images[:, :1, 0, 0], 10 * images[:, :1, 0, :1] + images[:, :1, 0, 1:2]
+            return CausalOutput(z, z, z[:, None], features, features, None)
+
+    targets, marker = torch.tensor([0.0, 0, 0, 1, 1, 1]), torch.tensor([0.0, 0, 1, 0, 1, 1])
+    images = torch.stack([targets, marker], dim=1).view(6, 1, 1, 2)
+    data = StratifiedImages(images, targets, marker.long())
+    found = cluster(Told(), data, seed=0)
+    for value in (0, 1):
+        chosen, strata = found[targets == value], marker[targets == value].long()
+        assert torch.equal(chosen, strata) or torch.equal(1 - chosen, strata)
 
 
 def test_cropped_model_does_not_see_the_border() -> None:

@@ -68,6 +68,26 @@ def test_shipped_weights_run_as_the_page_says(
     assert "Atelectasis" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "name", ["causal_efficientnet_lite0", "causal_efficientnetv2_s", "causal_swin_tiny", "causal_test_resnet"]
+)
+def test_models_without_any_size_are_refused(name: str) -> None:
+    model = causalcxr.create_model(name)
+    if name == "causal_test_resnet":
+        export_onnx.check_any_size(model)
+    else:
+        with pytest.raises(ValueError, match=f"--any-size is not for {name}: .* Export without --any-size"):
+            export_onnx.check_any_size(model)
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("onnxruntime")
+def test_any_size_is_refused_before_it_is_tried(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--any-size is not for causal_efficientnet_lite0"):
+        export_onnx.main(["causal_efficientnet_lite0", f"--output={tmp_path / 'out'}", "--any-size"])
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.integration
 @pytest.mark.usefixtures("onnxruntime")
 def test_graph_that_disagrees_is_not_written(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
