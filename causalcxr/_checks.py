@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check_choice", "check_heads", "check_mask", "check_tensor", "eager"]
+__all__ = ["check_choice", "check_count", "check_heads", "check_mask", "check_range", "check_tensor", "eager"]
 
 
 def check_tensor(name: str, x: Any, shape: str, **sizes: int) -> None:
@@ -39,6 +39,18 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raise `ValueError` unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, but got {value!r}")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` is an integer of at least 1."""
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, but got {value!r}")
+
+
+def check_range(name: str, value: Any, example: tuple[float, float]) -> None:
+    """Raise `ValueError` unless `value` is a pair of increasing numbers within (0, 1], such as `example`."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2 or not 0 < value[0] <= value[1] <= 1:
+        raise ValueError(f"{name} must be a range within (0, 1], such as {example}, but got {value!r}")
 
 
 def check_heads(dim: int, num_heads: int) -> None:

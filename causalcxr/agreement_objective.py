@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from causalcxr._checks import check_tensor
+from causalcxr._checks import check_count, check_range, check_tensor
 from causalcxr.losses import classification_loss
 
 __all__ = ["AgreementObjective"]
@@ -71,11 +71,9 @@ class AgreementObjective(nn.Module):
         super().__init__()
         if not 0 <= strength < float("inf"):
             raise ValueError(f"strength must be a finite number of at least 0, but got {strength!r}")
-        for name, value in (("num_boxes", num_boxes), ("num_places", num_places)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, but got {value!r}")
-        if not isinstance(size, (tuple, list)) or len(size) != 2 or not 0 < size[0] <= size[1] <= 1:
-            raise ValueError(f"size must be a range within (0, 1], such as (0.1, 0.25), but got {size!r}")
+        check_count("num_boxes", num_boxes)
+        check_count("num_places", num_places)
+        check_range("size", size, example=(0.1, 0.25))
         self.model = model
         self.strength, self.num_boxes, self.size, self.num_places = strength, num_boxes, size, num_places
 

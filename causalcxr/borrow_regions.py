@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from causalcxr._checks import check_choice, check_tensor
+from causalcxr._checks import check_choice, check_count, check_range, check_tensor
 
 __all__ = ["BorrowRegions"]
 
@@ -148,10 +148,8 @@ REGIONS: dict[str, Callable[..., Tensor]] = {"boxes": _boxes, "thorax": _thorax,
 
 def _check_option(name: str, value: Any) -> None:
     if name == "num_boxes":
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"num_boxes must be a positive integer, but got {value!r}")
+        check_count(name, value)
     elif name == "size":
-        if not isinstance(value, (tuple, list)) or len(value) != 2 or not 0 < value[0] <= value[1] <= 1:
-            raise ValueError(f"size must be a range within (0, 1], such as (0.14, 0.36), but got {value!r}")
+        check_range(name, value, example=(0.14, 0.36))
     elif not (0 < value <= 1 or (value == 0 and name == "shift")):
         raise ValueError(f"{name} must lie in (0, 1], but got {value!r}")

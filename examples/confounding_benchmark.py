@@ -25,6 +25,7 @@ from confounding_data import confound, read
 from confounding_methods import METHODS
 from confounding_report import markdown, overview, plot
 from confounding_training import Training, train
+from kept_runs import kept
 from provenance import commit, versions
 
 
@@ -72,12 +73,17 @@ def carry_out(run: Run, config: Training, roots: dict[str, str]) -> dict[str, An
     result = as_dict(evaluate(model, parts.tests))
     return run._asdict() | {
         "result": result,
-        "training": dataclasses.asdict(config) | {"backbone_weights": bool(config.backbone_weights)},
+        "training": options(config),
         "images_trained_on": len(parts.train),
         "seconds": round(seconds, 1),
         "commit": commit(),
         "versions": versions(),
     }
+
+
+def options(config: Training) -> dict[str, Any]:
+    """What is reported of the training: all but where a file lies."""
+    return dataclasses.asdict(config) | {"backbone_weights": bool(config.backbone_weights)}
 
 
 _read = functools.lru_cache(maxsize=2)(read)
@@ -95,17 +101,11 @@ def main(argv: list[str] | None = None) -> None:
     study = json.loads(args.study.read_text())
     config = Training(**study["training"], backbone_weights=args.backbone_weights)
     args.output.mkdir(parents=True, exist_ok=True)
+    roots = {"pneumonia": args.pneumonia, "nih": args.nih}
     results = []
     for run in runs_of(study):
         path = args.output / f"{run.name}.json"
-        if path.exists():
-            results.append(json.loads(path.read_text()))
-            expected = dataclasses.asdict(config) | {"backbone_weights": bool(config.backbone_weights)}
-            if results[-1]["training"] != expected:
-                raise ValueError(f"{path} was trained otherwise: {results[-1]['training']}; use another --output")
-            continue
-        results.append(carry_out(run, config, {"pneumonia": args.pneumonia, "nih": args.nih}))
-        write_json(path, results[-1])
+        results.append(kept(path, options(config), functools.partial(carry_out, run, config, roots)))
         figures = results[-1]["result"]["tests"]
         print(run.name, {name: round(test["auroc"]["value"], 3) for name, test in figures.items()}, flush=True)
     table = f"{overview(results)}\n\n{markdown(results)}"

@@ -43,25 +43,30 @@ def mean_over_seeds(runs: Runs, value: Callable[[dict[str, Any]], float]) -> flo
     return fmean(value(run) for run in runs)
 
 
+def _named(run: dict[str, Any]) -> str:
+    """The method, and whether it was trained without confounding."""
+    return f"{run['method']}, not confounded" if run["trained_at"] == 0.5 else run["method"]
+
+
 def _table(runs: Runs, images: str, confounder: str, correlation: float) -> str:
     chosen = [
         run
         for run in runs
         if (run["images"], run["confounder"], run["correlation"]) == (images, confounder, correlation)
     ]
-    groups: dict[tuple[str, float], Runs] = {}
+    groups: dict[str, Runs] = {}
     for run in chosen:
-        groups.setdefault((run["method"], run["trained_at"]), []).append(run)
-    reversed_of = {key: mean_over_seeds(group, lambda run: auroc(run, "reversed")) for key, group in groups.items()}
-    best, worst = reversed_of["plain", 0.5], reversed_of.get(("plain", correlation))
+        groups.setdefault(_named(run), []).append(run)
+    reversed_of = {name: mean_over_seeds(group, lambda run: auroc(run, "reversed")) for name, group in groups.items()}
+    best, worst = reversed_of[REFERENCE], reversed_of.get("plain")
     body = []
-    for (method, trained_at), group in groups.items():
+    for name, group in groups.items():
         tests = group[0]["result"]["tests"]
-        known = worst is not None and trained_at != 0.5 and best - worst >= SMALLEST_GAP
-        closed = f"{(reversed_of[method, trained_at] - worst) / (best - worst):.0%}" if known else ""
+        known = worst is not None and group[0]["trained_at"] != 0.5 and best - worst >= SMALLEST_GAP
+        closed = f"{(reversed_of[name] - worst) / (best - worst):.0%}" if known else ""
         body.append(
             [
-                f"{method}, not confounded" if trained_at == 0.5 else method,
+                name,
                 *(f"{mean_over_seeds(group, lambda run, t=test: auroc(run, t)):.3f}" for test in tests),
                 closed,
                 f"{mean_over_seeds(group, lambda run: run['result']['tests']['none']['worst_group']['value']):.3f}",
@@ -124,11 +129,10 @@ def plot(runs: Runs, path: Path) -> None:
     plt.close(figure)
 
 
-def _curve(runs: Runs, method: str) -> dict[float, float]:
+def _curve(runs: Runs, name: str) -> dict[float, float]:
     """Mean AUROC of the reversed test at each correlation, of a method or of the reference."""
     points: dict[float, list[float]] = {}
     for run in runs:
-        reference = run["method"] == "plain" and run["trained_at"] == 0.5
-        if reference if method == REFERENCE else run["method"] == method and run["trained_at"] == run["correlation"]:
+        if _named(run) == name:
             points.setdefault(run["correlation"], []).append(auroc(run, "reversed"))
     return {correlation: fmean(points[correlation]) for correlation in sorted(points)}

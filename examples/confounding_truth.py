@@ -17,7 +17,7 @@ chosen. Each run is a file in OUTPUT; run the same command again to go on where 
 """
 
 import argparse
-import json
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ from causalcxr.data import normalise_for
 from causalcxr.layers import ConfounderBank
 from causalcxr.losses import CausalLoss
 from causalcxr.metrics import auroc
+from kept_runs import kept
 from provenance import commit, versions
 from report import rows
 
@@ -174,11 +175,7 @@ def main(argv: list[str] | None = None) -> None:
     for seed in args.seeds:
         for mode in MODES:
             path = args.output / f"{mode}-seed{seed}.json"
-            if not path.exists():
-                write_json(path, carry_out(mode, config, seed))
-            runs.append(json.loads(path.read_text()))
-            if runs[-1]["training"] != config._asdict():
-                raise ValueError(f"{path} was trained otherwise: {runs[-1]['training']}; use another --output")
+            runs.append(kept(path, config._asdict(), partial(carry_out, mode, config, seed)))
     by_counting = [counted(config, seed) for seed in args.seeds]
     table = markdown(runs, by_counting)
     print(table)
