@@ -37,7 +37,7 @@ def onnx_runtime() -> Any:
 
 
 def check_any_size(model: causalcxr.CausalCXR) -> None:
-    """Refuse a model whose export with open height and width goes on without end."""
+    """Refuse a model whose export with open height and width has no end, or would hold for few sizes."""
     if any(isinstance(module, (Conv2dSame, WindowAttention)) for module in model.modules()):
         raise ValueError(
             f"--any-size is not for {model.pretrained_cfg['architecture']}: the padding of its backbone depends on the "
