@@ -25,6 +25,7 @@ class Method(NamedTuple):
         arguments: Of the causal model.
         observed: Whether the confounder is known while training.
         weighted: Whether images are weighted by `backdoor_weights`.
+        drawn: Whether images are drawn by `backdoor_weights`, with replacement, instead.
         transform: From images and targets of a batch to those that are trained on.
         crop: Part of each side that the model sees, in the middle.
         clusters: Whether the strata are clusters of the confounding features of a causal model trained before.
@@ -36,10 +37,16 @@ class Method(NamedTuple):
     arguments: Mapping[str, Any] = MappingProxyType({})
     observed: bool = False
     weighted: bool = False
+    drawn: bool = False
     transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
     crop: float = 1.0
     clusters: bool = False
     rebalance: bool = False
+
+    @property
+    def knows_confounder(self) -> bool:
+        """Whether the recorded confounder may be looked at."""
+        return (self.observed and not self.clusters) or self.weighted or self.drawn or self.rebalance
 
 
 class Plain(nn.Module):
@@ -138,6 +145,7 @@ METHODS = {
     "causal_borrow_attended": Method(borrow_by_attention(0.9, attended=False), causal=True),
     "clusters": Method(lambda model, of_training: GroupDRO(model), observed=True, clusters=True),
     "backdoor_weights": Method(plain, weighted=True),
+    "backdoor_sampling": Method(plain, drawn=True),
     "causal_weights": Method(causal(), causal=True, weighted=True),
     "stratified_bank": Method(causal(strata=True), causal=True, observed=True),
     "group_dro": Method(lambda model, of_training: GroupDRO(model), observed=True),

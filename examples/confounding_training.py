@@ -1,14 +1,19 @@
-"""Train one model by one method, and choose its epoch on validation images that are confounded as the training is."""
+"""Train one model by one method, and choose its epoch on validation images that are confounded as the training is.
+
+A method that knows the confounder weights them by `backdoor_weights`: else the epoch that relies on it most would win.
+"""
 
 import copy
 import dataclasses
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import timm
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -17,7 +22,6 @@ from augmentation import augment
 from causalcxr.bench import predict
 from causalcxr.data import normalise_for
 from causalcxr.losses import backdoor_weights
-from causalcxr.metrics import auroc
 from confounding_branches import cluster
 from confounding_data import Parts
 from confounding_methods import METHODS, Method
@@ -65,7 +69,7 @@ def build(method: Method, config: Training) -> nn.Module:
 
 
 def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Module:
-    """Return the model of the epoch with the best validation AUROC."""
+    """Return the model of the epoch with the best `selection_auroc`."""
     torch.manual_seed(seed)
     images = torch.stack([(image * 255).round().byte() for image, _ in parts.train])
     targets, strata = parts.train.targets, parts.train.strata
@@ -84,10 +88,16 @@ def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Modul
     bar = tqdm(total=config.epochs * steps, leave=False)
     for epoch in range(config.epochs):
         objective.train()
-        for batch in order.permutation(len(images))[: steps * config.batch_size].reshape(steps, -1):
-            chosen = torch.from_numpy(batch)
+        if method.drawn:
+            drawn = draw(targets, strata, order)
+            views = np.arange(len(images))  # of images that are drawn often, different ones
+        else:
+            drawn = views = order.permutation(len(images))
+        for step in range(steps):
+            batch = slice(step * config.batch_size, (step + 1) * config.batch_size)
+            chosen, view = torch.from_numpy(drawn[batch]), torch.from_numpy(views[batch])
             x = augment(
-                images[chosen].float() / 255, chosen, epoch, seed=seed, rotate=8.0, scale=0.1, shift=0.05, contrast=0.15
+                images[chosen].float() / 255, view, epoch, seed=seed, rotate=8.0, scale=0.1, shift=0.05, contrast=0.15
             )
             x, y = normalise(x).contiguous(memory_format=torch.channels_last), targets[chosen]
             if method.transform is not None:
@@ -100,7 +110,7 @@ def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Modul
             optimizer.step()
             scheduler.step()
             bar.update()
-        value = float(auroc(predict(model, parts.val).logits, parts.val.targets[:, 0])[0])
+        value = selection_auroc(model, parts.val, method.knows_confounder)
         bar.set_description(f"validation {value:.3f}")
         if value > best:
             best, best_state = value, copy.deepcopy(model.state_dict())
@@ -109,6 +119,18 @@ def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Modul
     if method.rebalance:
         refit_last_layer(model, parts.val, seed)
     return model.eval()
+
+
+def draw(targets: Tensor, strata: Tensor, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Indices (N,), with replacement, of images drawn by their `backdoor_weights`."""
+    chance = backdoor_weights(targets, strata)[:, 0].double().numpy()
+    return rng.choice(len(chance), len(chance), p=chance / chance.sum())
+
+
+def selection_auroc(model: nn.Module, data: Any, adjusted: bool) -> float:
+    """AUROC on validation images, confounded as they are, or each weighted by `backdoor_weights`."""
+    weight = backdoor_weights(data.targets, data.strata)[:, 0] if adjusted else None
+    return float(roc_auc_score(data.targets[:, 0], predict(model, data).logits, sample_weight=weight))
 
 
 @torch.no_grad()

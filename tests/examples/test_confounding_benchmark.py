@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from confounding_branches import PooledConfounder, cluster, similarity
 from confounding_data import confound, read
 from confounding_methods import METHODS, GroupDRO
 from confounding_report import markdown, overview, plot
-from confounding_training import Cropped, Training, build, train
+from confounding_training import Cropped, Training, build, draw, selection_auroc, train
 
 STUDIES = Path(confounding_benchmark.__file__).parent / "studies" / "confounding"
 TINY = {"model": "test_resnet", "causal_model": "causal_test_resnet", "image_size": 64, "epochs": 1, "batch_size": 16}
@@ -223,6 +224,33 @@ def test_clusters_are_found_within_each_class() -> None:
     for value in (0, 1):
         chosen, strata = found[targets == value], marker[targets == value].long()
         assert torch.equal(chosen, strata) or torch.equal(1 - chosen, strata)
+
+
+def test_drawing_by_weights_undoes_the_association() -> None:
+    targets, strata = torch.tensor([1.0, 0.0]).repeat_interleave(500)[:, None], torch.zeros(1000, dtype=torch.long)
+    strata[:475] = strata[500:525] = 1
+    drawn = draw(targets, strata, np.random.default_rng(0))
+    assert len(drawn) == 1000
+    for value in (0, 1):
+        marked = strata[drawn][targets[drawn, 0] == value]
+        assert marked.float().mean() == pytest.approx(0.5, abs=0.07)  # 3 standard errors
+
+
+def test_epoch_is_chosen_by_weighted_images_where_the_confounder_is_known(radiographs: Any) -> None:
+    data = confound(radiographs, "letter", 0.9, 0.9, seed=0).val
+    known = {name for name, method in METHODS.items() if method.knows_confounder}
+    assert known == {
+        "backdoor_weights", "backdoor_sampling", "causal_weights", "stratified_bank", "group_dro", "last_layer",
+    }  # fmt: skip
+    marked = data.strata.float()
+
+    class ReadsMarker(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return marked[: len(images), None] + 0 * images.mean()
+
+    model = ReadsMarker()
+    assert selection_auroc(model, data, adjusted=False) == pytest.approx(0.9, abs=0.05)
+    assert selection_auroc(model, data, adjusted=True) == pytest.approx(0.5, abs=1e-6)
 
 
 def test_cropped_model_does_not_see_the_border() -> None:
