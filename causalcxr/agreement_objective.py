@@ -65,7 +65,7 @@ class AgreementObjective(nn.Module):
         *,
         strength: float = 0.3,
         num_boxes: int = 3,
-        size: tuple[float, float] = (0.1, 0.25),
+        size: tuple[float, float] = (0.1, 0.35),
         num_places: int = 400,
     ) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class AgreementObjective(nn.Module):
             raise ValueError(f"strength must be a finite number of at least 0, but got {strength!r}")
         check_count("num_boxes", num_boxes)
         check_count("num_places", num_places)
-        check_range("size", size, example=(0.1, 0.25))
+        check_range("size", size, example=(0.1, 0.35))
         self.model = model
         self.strength, self.num_boxes, self.size, self.num_places = strength, num_boxes, size, num_places
 
