@@ -72,7 +72,8 @@ def _table(runs: Runs, images: str, confounder: str, correlation: float) -> str:
                 f"{mean_over_seeds(group, lambda run: run['result']['tests']['none']['worst_group']['value']):.3f}",
                 f"{mean_over_seeds(group, lambda run: run['result']['tests']['none']['shift']):+.3f}",
                 f"{mean_over_seeds(group, lambda run: run['result']['tests']['reversed']['ece']):.3f}",
-                *(_optional(group, name) for name in ("probe_causal", "probe_confounder")),
+                *(_optional([run["result"][name] for run in group]) for name in ("probe_causal", "probe_confounder")),
+                _optional([_on_marker(run["result"]["tests"]["none"]) for run in group], "{:.1f}"),
             ]
         )
     header = [
@@ -84,15 +85,22 @@ def _table(runs: Runs, images: str, confounder: str, correlation: float) -> str:
         "ECE, reversed",
         "probe of h_x",
         "probe of h_c",
+        "map on marker / area",
     ]
     seeds = sorted({run["seed"] for run in chosen})
     title = f"**{images}, {confounder}, correlation {correlation:g}** (AUROC, mean over seeds {seeds})"
     return f"{title}\n\n{rows(header, body)}"
 
 
-def _optional(group: Runs, name: str) -> str:
-    values = [run["result"][name] for run in group]
-    return "" if None in values else f"{fmean(values):.3f}"
+def _on_marker(figures: dict[str, Any]) -> float | None:
+    """Share of the causal map on the marker, in parts of the marker's share of the image: 1 for a flat map."""
+    share, area = figures.get("attention_share"), figures.get("area_share")
+    return None if share is None or area is None else share / area
+
+
+def _optional(values: list[float | None], style: str = "{:.3f}") -> str:
+    known = [value for value in values if value is not None]
+    return style.format(fmean(known)) if len(known) == len(values) else ""
 
 
 def plot(runs: Runs, path: Path) -> None:

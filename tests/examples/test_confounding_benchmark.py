@@ -90,6 +90,14 @@ def test_gap_closed_is_the_part_of_the_way_to_the_reference() -> None:
     assert "%" not in small  # parts of next to nothing
 
 
+def test_map_on_the_marker_is_in_parts_of_a_flat_map() -> None:
+    runs = [run("plain", 0.5, 0.98), run("plain", 0.95, 0.78)]
+    runs[1]["result"]["tests"]["none"] |= {"attention_share": 0.06, "area_share": 0.02}
+    cells = [line.split("|")[-2].strip() for line in markdown(runs).splitlines() if "|" in line]
+    assert cells[0] == "map on marker / area"
+    assert cells[2:] == ["", "3.0"]
+
+
 def test_overview_has_the_reversed_tests_of_all_experiments() -> None:
     tube = [run("plain", 0.5, 0.98), run("plain", 0.95, 0.78), run("other", 0.95, 0.93), run("other", 0.5, 0.97)]
     letter = [run("plain", 0.5, 0.99, "letter", 0.9), run("plain", 0.9, 0.88, "letter", 0.9)]
