@@ -11,9 +11,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from causalcxr.bench import MARKERS, ConfoundedDataset, StratifiedImages, subsample
-from causalcxr.data import NIHChestXray14, SyntheticCXR, read_image
+from causalcxr.data import NIH_LABELS, NIHChestXray14, SyntheticCXR, read_image
 
 VAL_FRACTION = 0.15
+VAL_FRACTION_OF_ONE_FINDING = 0.3  # rarer, so that enough are left to choose by
 
 
 class Radiographs(NamedTuple):
@@ -40,13 +41,20 @@ class Parts(NamedTuple):
 
 
 def read(source: str, root: str, size: int) -> Radiographs:
-    """Read all images of `pneumonia` (against normal), `nih` (any finding against none) or `synthetic:NUMBER`."""
-    name, _, number = source.partition(":")
+    """Read all images.
+
+    Args:
+        source: `pneumonia` (against normal), `nih` (any finding against none), `nih:FINDING` (against its absence), or
+            `synthetic:NUMBER`.
+        root: Folder of the images, for the first three.
+        size: Side of the images in pixels.
+    """
+    name, _, which = source.partition(":")
     if name not in ("pneumonia", "nih", "synthetic"):
-        raise ValueError(f"images must be 'pneumonia', 'nih' or 'synthetic:NUMBER', got {source!r}")
+        raise ValueError(f"images must be 'pneumonia', 'nih', 'nih:FINDING' or 'synthetic:NUMBER', got {source!r}")
     if name == "synthetic":
-        return _read_synthetic(int(number), size)
-    return {"pneumonia": _read_pneumonia, "nih": _read_nih}[name](Path(root), size)
+        return _read_synthetic(int(which), size)
+    return _read_nih(Path(root), size, which) if name == "nih" else _read_pneumonia(Path(root), size)
 
 
 def _read_pneumonia(root: Path, size: int) -> Radiographs:
@@ -63,10 +71,12 @@ def _read_pneumonia(root: Path, size: int) -> Radiographs:
     return Radiographs(images, targets, np.arange(len(table)), part)
 
 
-def _read_nih(root: Path, size: int) -> Radiographs:
-    """Any of the 14 findings against none, on the official split."""
+def _read_nih(root: Path, size: int, finding: str) -> Radiographs:
+    """A finding against its absence, or any of the 14 against none, on the official split."""
+    labels = [finding] if finding else NIH_LABELS
+    val_fraction = VAL_FRACTION_OF_ONE_FINDING if finding else VAL_FRACTION
     splits = {
-        split: NIHChestXray14(root, split, image_size=size, val_fraction=VAL_FRACTION)
+        split: NIHChestXray14(root, split, labels=labels, image_size=size, val_fraction=val_fraction)
         for split in ("train", "val", "test")
     }
     images = [_as_bytes(item[0]) for data in splits.values() for item in tqdm(data, "images", leave=False)]

@@ -144,7 +144,7 @@ def test_studies_that_do_not_fit_are_refused(change: dict[str, Any], message: st
 
 
 def test_images_and_confounders_that_do_not_exist_are_refused(radiographs: Any) -> None:
-    with pytest.raises(ValueError, match="images must be 'pneumonia', 'nih' or 'synthetic:NUMBER', got 'chexpert'"):
+    with pytest.raises(ValueError, match="images must be 'pneumonia', 'nih', 'nih:FINDING' or 'synthetic:NUMBER', got 'chexpert'"):
         read("chexpert", "", 64)
     with pytest.raises(ValueError, match=r"confounder must be one of .*'tube'.*'view'.*, got 'pen'"):
         confound(radiographs, "pen", 0.9, 0.9, 0)
