@@ -144,12 +144,30 @@ def test_studies_that_do_not_fit_are_refused(change: dict[str, Any], message: st
 
 
 def test_images_and_confounders_that_do_not_exist_are_refused(radiographs: Any) -> None:
-    with pytest.raises(ValueError, match="images must be 'pneumonia', 'nih', 'nih:FINDING' or 'synthetic:NUMBER', got 'chexpert'"):
+    with pytest.raises(
+        ValueError, match=r"images must be 'pneumonia', 'nih', .* or 'synthetic:NUMBER', got 'chexpert'"
+    ):
         read("chexpert", "", 64)
     with pytest.raises(ValueError, match=r"confounder must be one of .*'tube'.*'view'.*, got 'pen'"):
         confound(radiographs, "pen", 0.9, 0.9, 0)
     with pytest.raises(ValueError, match="the view of these images is not known; use those of nih"):
         confound(radiographs._replace(ap=None), "view", 0.9, 0.9, 0)
+
+
+def test_nih_images_show_any_finding_or_one(made_release: Path) -> None:
+    every, mass = (read(source, str(made_release), 32) for source in ("nih", "nih:Mass"))
+    brightest = every.images.flatten(1).float().mean(dim=1)
+    for radiographs, val_patients in ((every, 2), (mass, 4)):  # of 14
+        assert radiographs.images.shape == (48, 1, 32, 32)
+        assert len(set(radiographs.patient[radiographs.part == "val"])) == val_patients
+        assert set(radiographs.patient[radiographs.part == "test"]) == set(range(14, 24))
+    assert mass.targets.sum() == 24
+    mass_of = dict(zip(mass.patient, mass.targets, strict=True))
+    shows_mass = torch.tensor([bool(mass_of[patient]) for patient in every.patient])
+    assert brightest[shows_mass].min() > brightest[~shows_mass].max()  # a white box
+    assert every.targets[shows_mass].all()
+    with pytest.raises(ValueError, match="unknown label 'Tube'; valid labels: Atelectasis"):
+        read("nih:Tube", str(made_release), 32)
 
 
 def test_parts_share_no_patient_and_tests_differ_in_the_marker_alone(radiographs: Any) -> None:
