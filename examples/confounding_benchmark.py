@@ -65,7 +65,7 @@ def runs_of(study: dict[str, Any]) -> Iterator[Run]:
 
 def carry_out(run: Run, config: Training, roots: dict[str, str]) -> dict[str, Any]:
     """Train and measure one model."""
-    radiographs = _read(run.images, roots.get(run.images, ""), config.image_size)
+    radiographs = _read(run.images, roots.get(run.images.partition(":")[0], ""), config.image_size)
     parts = confound(radiographs, run.confounder, run.correlation, run.trained_at, run.seed)
     started = time.perf_counter()
     model = train(METHODS[run.method], parts, config, run.seed)

@@ -80,6 +80,18 @@ def run(method: str, trained_at: float, value: float, confounder: str = "tube", 
     return given | {"method": method, "trained_at": trained_at, "result": result}
 
 
+def test_a_study_of_real_images_finds_their_folder(made_release: Path, tmp_path: Path) -> None:
+    study = STUDY | {"experiments": [{"images": "nih:Mass", "confounder": "letter", "correlations": [0.8]}]}
+    (tmp_path / "study.json").write_text(
+        json.dumps(study | {"methods": ["plain"], "training": TINY | {"batch_size": 4, "epochs": 2}})
+    )
+    confounding_benchmark.main([str(tmp_path / "study.json"), f"--output={tmp_path / 'runs'}", f"--nih={made_release}"])
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "nihMass-letter-0.8-plain-at0.5-seed0.json",
+        "nihMass-letter-0.8-plain-at0.8-seed0.json",
+    ]
+
+
 def test_gap_closed_is_the_part_of_the_way_to_the_reference() -> None:
     table = markdown([run("plain", 0.5, 0.98), run("plain", 0.95, 0.78), run("other", 0.95, 0.93)])
     rows = {line.split("|")[1].strip(): line.split("|")[4].strip() for line in table.splitlines() if "|" in line}
