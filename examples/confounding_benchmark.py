@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atomic import write_json, write_text
+from causalcxr import list_pretrained
 from causalcxr.bench import as_dict, evaluate
 from confounding_data import confound, read
 from confounding_methods import METHODS
@@ -83,7 +84,8 @@ def carry_out(run: Run, config: Training, roots: dict[str, str]) -> dict[str, An
 
 def options(config: Training) -> dict[str, Any]:
     """What is reported of the training: all but where a file lies."""
-    return dataclasses.asdict(config) | {"backbone_weights": bool(config.backbone_weights)}
+    weights = config.backbone_weights
+    return dataclasses.asdict(config) | {"backbone_weights": weights if weights in list_pretrained() else bool(weights)}
 
 
 _read = functools.lru_cache(maxsize=2)(read)
@@ -95,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--pneumonia", default="", help="folder with images/ and labels.csv (file, split, label)")
     parser.add_argument("--nih", default="", help="folder in the layout of the NIH release")
-    parser.add_argument("--backbone-weights", default="", help="file with weights of the backbone")
+    parser.add_argument("--backbone-weights", default="", help="a file, or a causal model with weights")
     parser.add_argument("--json", type=Path, help="write all runs there, and tables and plot beside it")
     args = parser.parse_args(argv)
     study = json.loads(args.study.read_text())

@@ -60,12 +60,25 @@ class Cropped(nn.Module):
 
 def build(method: Method, config: Training) -> nn.Module:
     weights = config.backbone_weights
+    trained = weights in causalcxr.list_pretrained()
+    file = "" if trained else weights
+    model: Any
     if method.causal:
-        arguments = {"pretrained_backbone": weights or False, **method.arguments}
-        return causalcxr.create_model(config.causal_model, num_classes=1, **arguments)
-    overlay = {"file": weights} if weights else None
-    model = timm.create_model(config.model, pretrained=bool(weights), num_classes=1, pretrained_cfg_overlay=overlay)
+        arguments = {"pretrained_backbone": file or False, **method.arguments}
+        model = causalcxr.create_model(config.causal_model, num_classes=1, **arguments)
+    else:
+        overlay = {"file": file} if file else None
+        model = timm.create_model(config.model, pretrained=bool(file), num_classes=1, pretrained_cfg_overlay=overlay)
+    if trained:
+        take_backbone(model.backbone if method.causal else model, weights)
     return Cropped(model, method.crop) if method.crop < 1 else model
+
+
+def take_backbone(model: nn.Module, name: str) -> None:
+    """Load into a classifier, or a backbone, the backbone of a causal model with weights; the rest stays as it is."""
+    backbone = causalcxr.create_model(name, pretrained=True).backbone.state_dict()
+    if unknown := model.load_state_dict(backbone, strict=False).unexpected_keys:
+        raise ValueError(f"the backbone of {name} does not fit {type(model).__name__}, which has no {unknown[0]!r}")
 
 
 def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Module:

@@ -6,17 +6,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
+import causalcxr
 import confounding_benchmark
 from causalcxr.bench import StratifiedImages
 from causalcxr.outputs import CausalOutput
+from confounding_benchmark import options
 from confounding_branches import PooledConfounder, cluster, similarity
 from confounding_data import confound, read
 from confounding_methods import METHODS, GroupDRO
 from confounding_report import markdown, overview, plot
-from confounding_training import Cropped, Training, build, draw, selection_auroc, train
+from confounding_training import Cropped, Training, build, draw, selection_auroc, take_backbone, train
 
 STUDIES = Path(confounding_benchmark.__file__).parent / "studies" / "confounding"
 TINY = {"model": "test_resnet", "causal_model": "causal_test_resnet", "image_size": 64, "epochs": 1, "batch_size": 16}
@@ -289,6 +292,19 @@ def test_epoch_is_chosen_by_weighted_images_where_the_confounder_is_known(radiog
     model = ReadsMarker()
     assert selection_auroc(model, data, adjusted=False) == pytest.approx(0.9, abs=0.05)
     assert selection_auroc(model, data, adjusted=True) == pytest.approx(0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["plain", "causal"])
+def test_training_starts_from_the_backbone_of_published_weights(method: str) -> None:
+    name = "causal_efficientnet_lite0.nih10k"
+    donor = causalcxr.create_model(name, pretrained=True)
+    model = build(METHODS[method], Training(backbone_weights=name))
+    backbone = model.backbone if method == "causal" else model
+    for key, value in donor.backbone.state_dict().items():
+        assert torch.equal(backbone.state_dict()[key], value)
+    assert options(Training(backbone_weights=name))["backbone_weights"] == name
+    with pytest.raises(ValueError, match=f"the backbone of {name} does not fit .*Net, which has no 'conv_stem.weight'"):
+        take_backbone(timm.create_model("test_resnet"), name)
 
 
 def test_cropped_model_does_not_see_the_border() -> None:
