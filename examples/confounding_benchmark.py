@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atomic import write_json, write_text
-from causalcxr import list_pretrained
 from causalcxr.bench import as_dict, evaluate
 from confounding_data import confound, read
 from confounding_methods import METHODS
 from confounding_report import markdown, overview, plot
-from confounding_training import Training, train
+from confounding_training import Training, is_published, train
 from kept_runs import kept
 from provenance import commit, versions
 
@@ -51,7 +50,10 @@ def runs_of(study: dict[str, Any]) -> Iterator[Run]:
     expected = {"training", "experiments", "methods", "seeds"}
     if set(study) != expected:
         raise ValueError(f"a study has {sorted(expected)}, but got {sorted(study)}")
-    if unknown := [name for name in study["methods"] if name not in METHODS]:
+    named = set(study["methods"])
+    for experiment in study["experiments"]:
+        named.update(experiment.get("methods", []), experiment.get("unconfounded", []))
+    if unknown := sorted(named - set(METHODS)):
         raise ValueError(f"unknown methods {unknown}; there are {list(METHODS)}")
     for seed in study["seeds"]:
         for experiment in study["experiments"]:
@@ -85,7 +87,7 @@ def carry_out(run: Run, config: Training, roots: dict[str, str]) -> dict[str, An
 def options(config: Training) -> dict[str, Any]:
     """What is reported of the training: all but where a file lies."""
     weights = config.backbone_weights
-    return dataclasses.asdict(config) | {"backbone_weights": weights if weights in list_pretrained() else bool(weights)}
+    return dataclasses.asdict(config) | {"backbone_weights": weights if is_published(weights) else bool(weights)}
 
 
 _read = functools.lru_cache(maxsize=2)(read)
@@ -97,11 +99,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--pneumonia", default="", help="folder with images/ and labels.csv (file, split, label)")
     parser.add_argument("--nih", default="", help="folder in the layout of the NIH release")
-    parser.add_argument("--backbone-weights", default="", help="a file, or a causal model with weights")
+    parser.add_argument("--backbone-weights", default="", help="a file, or a causal model that has weights")
     parser.add_argument("--json", type=Path, help="write all runs there, and tables and plot beside it")
     args = parser.parse_args(argv)
     study = json.loads(args.study.read_text())
-    config = Training(**study["training"], backbone_weights=args.backbone_weights)
+    given = {"backbone_weights": args.backbone_weights} if args.backbone_weights else {}
+    config = Training(**study["training"] | given)
     args.output.mkdir(parents=True, exist_ok=True)
     roots = {"pneumonia": args.pneumonia, "nih": args.nih}
     results = []

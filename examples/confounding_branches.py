@@ -26,7 +26,7 @@ class PooledConfounder(nn.Module):
 
 
 class IndependentBranches(CausalLoss):
-    """The causal loss, and that causal and confounding features be linearly independent over the batch."""
+    """The causal loss, and that causal and confounding features be uncorrelated over the batch."""
 
     def forward(self, output: CausalOutput, targets: Tensor, **options: Any) -> dict[str, Tensor]:
         losses = super().forward(output, targets, **options)
@@ -42,14 +42,14 @@ def similarity(first: Tensor, second: Tensor) -> Tensor:
 
 
 class BorrowByAttention(nn.Module):
-    """The causal objective on images of which a part is borrowed: what the model attends to, or what it does not.
+    """The causal objective on images that keep what the model attends to, or what it does not, and borrow the rest.
 
     The confounding branch attends to the complement, 1 - A, so where it looks is where the causal branch does not.
     """
 
-    def __init__(self, objective: CausalObjective, keep: float, attended: bool) -> None:
+    def __init__(self, objective: CausalObjective, keep: float, keep_attended: bool) -> None:
         super().__init__()
-        self.objective, self.attended = objective, attended
+        self.objective, self.keep_attended = objective, keep_attended
         self.borrow = BorrowRegions("attention", keep=keep)
 
     def forward(self, images: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> dict[str, Tensor]:
@@ -58,7 +58,7 @@ class BorrowByAttention(nn.Module):
         with torch.no_grad():
             attention = model.forward_causal(images, need_attention=True).attention.mean(dim=1)
         model.train(self.training)
-        borrowed = self.borrow(images, attention if self.attended else -attention)
+        borrowed = self.borrow(images, attention if self.keep_attended else -attention)
         return self.objective(borrowed, targets, weight=weight)
 
 

@@ -52,6 +52,8 @@ def read(source: str, root: str, size: int) -> Radiographs:
     name, _, which = source.partition(":")
     if name not in ("pneumonia", "nih", "synthetic"):
         raise ValueError(f"images must be 'pneumonia', 'nih', 'nih:FINDING' or 'synthetic:NUMBER', got {source!r}")
+    if which and name == "pneumonia":
+        raise ValueError(f"pneumonia is always against normal, got {source!r}")
     if name == "synthetic":
         return _read_synthetic(int(which), size)
     return _read_nih(Path(root), size, which) if name == "nih" else _read_pneumonia(Path(root), size)

@@ -20,10 +20,10 @@ class Method(NamedTuple):
 
     Attributes:
         objective: Builds from a model and the strata (N,) of the training images what takes a batch (images, targets),
-            its `weight` and, where `observed`, its strata, and returns a dict with the `loss`.
+            its `weight` and, where `takes_strata`, its strata, and returns a dict with the `loss`.
         causal: Whether it takes the causal model, not the plain one.
         arguments: Of the causal model.
-        observed: Whether the confounder is known while training.
+        takes_strata: Whether the objective takes the strata of the batch.
         weighted: Whether images are weighted by `backdoor_weights`.
         drawn: Whether images are drawn by `backdoor_weights`, with replacement, instead.
         transform: From images and targets of a batch to those that are trained on.
@@ -35,7 +35,7 @@ class Method(NamedTuple):
     objective: Callable[[nn.Module, Tensor], nn.Module]
     causal: bool = False
     arguments: Mapping[str, Any] = MappingProxyType({})
-    observed: bool = False
+    takes_strata: bool = False
     weighted: bool = False
     drawn: bool = False
     transform: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
@@ -46,7 +46,7 @@ class Method(NamedTuple):
     @property
     def knows_confounder(self) -> bool:
         """Whether the recorded confounder may be looked at."""
-        return (self.observed and not self.clusters) or self.weighted or self.drawn or self.rebalance
+        return (self.takes_strata and not self.clusters) or self.weighted or self.drawn or self.rebalance
 
 
 class Plain(nn.Module):
@@ -104,8 +104,8 @@ def causal(
     return build
 
 
-def borrow_by_attention(keep: float, attended: bool) -> Callable[..., nn.Module]:
-    return lambda model, of_training: BorrowByAttention(causal()(model, of_training), keep, attended)
+def borrow_by_attention(keep: float, keep_attended: bool) -> Callable[..., nn.Module]:
+    return lambda model, of_training: BorrowByAttention(causal()(model, of_training), keep, keep_attended)
 
 
 def plain(model: nn.Module, of_training: Tensor) -> nn.Module:
@@ -142,14 +142,14 @@ METHODS = {
     "causal_without_bd": Method(causal(0, alpha_bd=0.0), causal=True),
     "causal_pooled": Method(causal(pooled=True), causal=True),
     "causal_independent": Method(causal(criterion=IndependentBranches), causal=True),
-    "causal_keep_attended": Method(borrow_by_attention(0.5, attended=True), causal=True),
-    "causal_borrow_attended": Method(borrow_by_attention(0.9, attended=False), causal=True),
+    "causal_keep_attended": Method(borrow_by_attention(0.5, keep_attended=True), causal=True),
+    "causal_borrow_attended": Method(borrow_by_attention(0.9, keep_attended=False), causal=True),
     "causal_agreement": Method(lambda model, of_training: AgreementObjective(model), causal=True),
-    "clusters": Method(lambda model, of_training: GroupDRO(model), observed=True, clusters=True),
+    "clusters": Method(lambda model, of_training: GroupDRO(model), takes_strata=True, clusters=True),
     "backdoor_weights": Method(plain, weighted=True),
     "backdoor_sampling": Method(plain, drawn=True),
     "causal_weights": Method(causal(), causal=True, weighted=True),
-    "stratified_bank": Method(causal(strata=True), causal=True, observed=True),
-    "group_dro": Method(lambda model, of_training: GroupDRO(model), observed=True),
+    "stratified_bank": Method(causal(strata=True), causal=True, takes_strata=True),
+    "group_dro": Method(lambda model, of_training: GroupDRO(model), takes_strata=True),
     "last_layer": Method(plain, rebalance=True),
 }

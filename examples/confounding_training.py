@@ -5,6 +5,7 @@ A method that knows the confounder weights them by `backdoor_weights`: else the 
 
 import copy
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,8 +61,8 @@ class Cropped(nn.Module):
 
 def build(method: Method, config: Training) -> nn.Module:
     weights = config.backbone_weights
-    trained = weights in causalcxr.list_pretrained()
-    file = "" if trained else weights
+    published = is_published(weights)
+    file = "" if published else weights
     model: Any
     if method.causal:
         arguments = {"pretrained_backbone": file or False, **method.arguments}
@@ -69,16 +70,30 @@ def build(method: Method, config: Training) -> nn.Module:
     else:
         overlay = {"file": file} if file else None
         model = timm.create_model(config.model, pretrained=bool(file), num_classes=1, pretrained_cfg_overlay=overlay)
-    if trained:
+    if published:
         take_backbone(model.backbone if method.causal else model, weights)
     return Cropped(model, method.crop) if method.crop < 1 else model
 
 
+def is_published(weights: str) -> bool:
+    """Whether weights are the name of a causal model that has some; if not, they are a file, or "" for none."""
+    names = causalcxr.list_pretrained()
+    published = weights in {*names, *(name.partition(".")[0] for name in names)}
+    if weights and not published and not Path(weights).is_file():
+        raise ValueError(f"backbone weights must be a file or one of {names}, got {weights!r}")
+    return published
+
+
 def take_backbone(model: nn.Module, name: str) -> None:
-    """Load into a classifier, or a backbone, the backbone of a causal model with weights; the rest stays as it is."""
+    """Load into a classifier, or a backbone, the backbone of a causal model with weights.
+
+    What a classifier has after it stays as it is.
+    """
     backbone = causalcxr.create_model(name, pretrained=True).backbone.state_dict()
-    if unknown := model.load_state_dict(backbone, strict=False).unexpected_keys:
-        raise ValueError(f"the backbone of {name} does not fit {type(model).__name__}, which has no {unknown[0]!r}")
+    missing, unexpected = model.load_state_dict(backbone, strict=False)
+    parts = {key.partition(".")[0] for key in backbone}
+    if differing := unexpected + [key for key in missing if key.partition(".")[0] in parts]:
+        raise ValueError(f"the backbone of {name} does not fit {type(model).__name__}: they differ in {differing[0]!r}")
 
 
 def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Module:
@@ -115,7 +130,7 @@ def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Modul
             x, y = normalise(x).contiguous(memory_format=torch.channels_last), targets[chosen]
             if method.transform is not None:
                 x, y = method.transform(x, y)
-            known = (strata[chosen],) if method.observed else ()
+            known = (strata[chosen],) if method.takes_strata else ()
             losses = objective(x, y, *known, weight=weight[chosen])
             optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()

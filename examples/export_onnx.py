@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers import Conv2dSame
-from timm.models.swin_transformer import WindowAttention
 
 import causalcxr
 from atomic import replacing, write_json
@@ -37,12 +35,13 @@ def onnx_runtime() -> Any:
 
 
 def check_any_size(model: causalcxr.CausalCXR) -> None:
-    """Refuse a model whose export with open height and width has no end, or would hold for few sizes."""
-    if any(isinstance(module, (Conv2dSame, WindowAttention)) for module in model.modules()):
+    """Refuse a model that pads by the size of the images, as EfficientNet and Swin do: see docs/export.md."""
+    names = {type(module).__name__ for module in model.modules()}
+    if padding := sorted(name for name in names if name.endswith("Conv2dSame") or name.startswith("WindowAttention")):
         raise ValueError(
-            f"--any-size is not for {model.pretrained_cfg['architecture']}: the padding of its backbone depends on the "
-            "size, and torch cannot trace it. Export without --any-size; the graph is then for images of the size that "
-            "the weights are for"
+            f"--any-size is not for {model.pretrained_cfg['architecture']}: its {padding[0]} pads by the size of the "
+            "images, and torch makes no graph of it that holds for all sizes. Export without --any-size; the graph is "
+            "then for images of the size that the weights are for"
         )
 
 

@@ -24,7 +24,7 @@ FULL_SIZE = (
     "causal_test_resnet",
     "causal_vit_small_patch16",
 )
-# The padding of the others depends on the size: tracing it has no end, or gives a program for one number of windows.
+# The others pad by the size: tracing it had not ended after 19 minutes, or gave a program for one number of windows.
 ANY_SIZE_FAMILIES = tuple(name for name in FULL_SIZE if name not in ("causal_efficientnet_lite0", "causal_swin_tiny"))
 DYNAMIC = torch.export.Dim.DYNAMIC  # an error where the graph would hold for one size alone
 ANY_BATCH = ({0: DYNAMIC},)
