@@ -42,7 +42,8 @@ class BorrowRegions(nn.Module):
 
     Args:
         region: `"boxes"`, `"thorax"` or `"attention"`.
-        probability: Part of the images that borrow.
+        probability: Part of the images that borrow. What lies outside the kept region tells of the label in the others:
+            take 1 where a finding is hard to see, or a few images with a mark are enough to rely on it.
         **options: Options of the region, as above.
 
     Shape:

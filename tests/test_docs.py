@@ -195,23 +195,3 @@ def test_docstrings_become_markdown() -> None:
     docstring = "Sum.\n\n.. math::\n    a_1 +\n    b\n\nOf :math:`a_1`.\n\nExample:\n    >>> 1\n    1"
     expected = "Sum.\n\n$$\na_1 +\n    b\n$$\n\nOf \\(a_1\\).\n\nExamples:\n    >>> 1\n    1"
     assert module.as_markdown(docstring) == expected
-
-
-RESULTS = DOCS / "results" / "confounding"
-
-
-@pytest.mark.parametrize(
-    ("path", "heading", "pattern"),
-    [
-        ("docs/confounding.md", "## What was found", r"(?<![\d.])0\.\d{3}(?!\d)|\d+ ?%"),
-        ("README.md", "**Does it remove confounding?", r"(?<![\d.])0\.\d{3}(?!\d)"),
-    ],
-)
-def test_figures_on_confounding_are_those_of_the_tables(path: str, heading: str, pattern: str) -> None:
-    """AUROCs and the like, and parts of a gap."""
-    text = (ROOT / path).read_text().split(heading)[1].split("\n## ")[0]
-    tables = "\n".join(file.read_text() for file in RESULTS.glob("*.md"))
-    known = {figure.replace(" ", "") for figure in re.findall(pattern, tables)}
-    quoted = [figure.replace(" ", "") for figure in re.findall(pattern, text)]
-    assert len(quoted) >= 4
-    assert [figure for figure in quoted if figure not in known] == []
