@@ -33,9 +33,9 @@ class BorrowRegions(nn.Module):
     - `"thorax"`: a soft ellipse around the middle, random in size and place, for marks that lie at the border. Options
       `size=(0.6, 0.95)`, the range of its axes in parts of the image's sides, `shift=0.05`, how far its centre may lie
       off, and `softness=0.1`, the width of its border.
-    - `"attention"`: where the model looks, such as `attention` of `CausalOutput` averaged over labels, or `1 - ` it.
-      Beware that attention may keep a mark, since that is what predicts. Option `keep=0.5`, the part of the image that
-      is kept.
+    - `"attention"`: where a given map is highest. With the model's own, such as `attention` of `CausalOutput` averaged
+      over labels, marks are kept, since they predict, and a model is misled more; with that map negated and `keep=0.9`
+      what the model looks at is borrowed, and it is misled less. Option `keep=0.5`, the part of the image that is kept.
 
     Every image lends to exactly one other. A module like dropout: active in training mode, and the identity after
     `eval()`.
