@@ -36,7 +36,7 @@ def _mean(study: str, confounder: str, correlation: float, method: str, figure: 
 
 TUBES, TUBES_98 = ("pneumonia", "tube", 0.95), ("pneumonia", "tube", 0.98)
 LETTERS, LETTERS_98 = ("pneumonia", "letter", 0.95), ("pneumonia", "letter", 0.98)
-STAMPS = ("nih_portable", "portable", 0.95)
+STAMPS, VIEW = ("nih_portable", "portable", 0.95), ("nih_view", "view", 0.9)
 CLAIMS = [
     ("give {:.3f} for tubes at 0.95, {:.3f} at 0.98", [(*at, "backdoor_sampling") for at in (TUBES, TUBES_98)]),
     ("the worst group has {:.3f};", [(*TUBES, "backdoor_sampling", "worst group")]),
@@ -44,7 +44,7 @@ CLAIMS = [
     ("by them gives {:.3f} and {:.3f}", [(*at, "backdoor_weights") for at in (TUBES, TUBES_98)]),
     ("with {:.3f} in the worst group", [(*TUBES, "backdoor_weights", "worst group")]),
     ("{:.3f} against {:.3f}. All", [(*LETTERS_98, name) for name in ("backdoor_weights", "backdoor_sampling")]),
-    ("({:.3f}, plain {:.3f}): the validation", [(*TUBES, name) for name in ("last_layer", "plain")]),
+    ("({:.3f}, plain {:.3f}): the features", [(*TUBES, name) for name in ("last_layer", "plain")]),
     ("the causal model ({:.3f})", [(*TUBES, "stratified_bank")]),
     (
         "closes {:.0f} % of the gap for tubes at 0.95 and {:.0f} %",
@@ -79,6 +79,12 @@ CLAIMS = [
     ("closes {:.0f} %, and", [(*STAMPS, "borrow_thorax_always", "closed")]),
     ("and {:.0f} % with the 0.8", [(*STAMPS, "borrow_thorax", "closed")]),
     ("`AgreementObjective` closes {:.0f} %: an", [(*STAMPS, "agreement", "closed")]),
+    ("it closes {:.0f} % of the gap, the weighted", [(*VIEW, "last_layer", "closed")]),
+    ("the weighted loss {:.0f} %, drawing", [(*VIEW, "backdoor_weights", "closed")]),
+    (
+        "drawing {:.0f} % and group DRO {:.0f} %",
+        [(*VIEW, name, "closed") for name in ("backdoor_sampling", "group_dro")],
+    ),
 ]
 
 
