@@ -27,11 +27,11 @@ class AgreementObjective(nn.Module):
     This is not in arXiv 2305.12072; it carries on `BorrowRegions`, whose boxes lie at random and which asks for no
     agreement.
 
-    Nobody has to name the confounder, but the finding has to be easy to see: where it is hard to tell, the marker
-    remains the better answer. With several labels the boxes of an image follow one of them, drawn at random. A step has
-    two forward and three backward passes, the latter through frozen layers too. Batch statistics are those of either
-    view. In evaluation mode, without gradients and for a batch of one, there is the first view alone. The agreement
-    counts all labels, unknown ones and those of weight 0 too. Like `CausalObjective` it is what to wrap in
+    Nobody has to name the confounder, but it has to be small, and the finding easy to see: where that is hard to tell,
+    the marker remains the better answer. With several labels the boxes of an image follow one of them, drawn at random.
+    A step has two forward and three backward passes, the latter through frozen layers too. Batch statistics are those
+    of either view. In evaluation mode, without gradients and for a batch of one, there is the first view alone. The
+    agreement counts all labels, unknown ones and those of weight 0 too. Like `CausalObjective` it is what to wrap in
     `DistributedDataParallel`. Neither `torch.compile(fullgraph=True)` nor reentrant activation checkpointing goes with
     the gradient inside `forward`.
 

@@ -44,8 +44,8 @@ CLAIMS = [
     ("by them gives {:.3f} and {:.3f}", [(*at, "backdoor_weights") for at in (TUBES, TUBES_98)]),
     ("with {:.3f} in the worst group", [(*TUBES, "backdoor_weights", "worst group")]),
     ("{:.3f} against {:.3f}. All", [(*LETTERS_98, name) for name in ("backdoor_weights", "backdoor_sampling")]),
-    ("({:.3f}, plain {:.3f}): the features", [(*TUBES, name) for name in ("last_layer", "plain")]),
-    ("the causal model ({:.3f})", [(*TUBES, "stratified_bank")]),
+    ("({:.3f}, plain {:.3f}). A bank", [(*TUBES, name) for name in ("last_layer", "plain")]),
+    ("much ({:.3f}, without {:.3f})", [(*TUBES, name) for name in ("stratified_bank", "causal")]),
     (
         "closes {:.0f} % of the gap for tubes at 0.95 and {:.0f} %",
         [(*at, "agreement", "closed") for at in (TUBES, TUBES_98)],
