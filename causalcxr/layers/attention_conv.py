@@ -114,8 +114,9 @@ class ACmix(nn.Module):
 
     def _attention(self, x: Tensor) -> Tensor:
         """Return rate1 * attention."""
-        position = self.conv_p(_coordinate_grid(x.shape[-2], x.shape[-1], x)).repeat(1, self.num_heads, 1, 1)
-        q, k = self.conv1(x), self.conv2(x) - position
+        grid = _coordinate_grid(x.shape[-2], x.shape[-1], x).contiguous(memory_format=torch.channels_last)
+        q, k = self.conv1(x), self.conv2(x)
+        k = (k.unflatten(1, (self.num_heads, self.head_dim)) - self.conv_p(grid).unsqueeze(1)).flatten(1, 2)
         v = F.conv2d(x, self.rate1 * self.conv3.weight, self.rate1 * cast(Tensor, self.conv3.bias))
         return window_attention(q, k, v, num_heads=self.num_heads, window=self.attn_kernel_size)
 
