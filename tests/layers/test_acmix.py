@@ -17,9 +17,11 @@ def _layer(in_chs: int = 3, out_chs: int = 4, num_heads: int = 2, window: int = 
 
 @pytest.mark.parametrize("size", MAPS)
 @pytest.mark.parametrize("batch", [1, 2])
-def test_output_equals_the_reference_on_any_map(size: tuple[int, int], batch: int) -> None:
+@pytest.mark.parametrize("gradients", [True, False])  # blocks are smaller without
+def test_output_equals_the_reference_on_any_map(size: tuple[int, int], batch: int, gradients: bool) -> None:
     layer, x = _layer(), normal(batch, 3, *size)
-    torch.testing.assert_close(layer(x), acmix(x, layer.state_dict(), num_heads=2), **EXACT)
+    with torch.set_grad_enabled(gradients):
+        torch.testing.assert_close(layer(x), acmix(x, layer.state_dict(), num_heads=2), **EXACT)
 
 
 @pytest.mark.parametrize(
