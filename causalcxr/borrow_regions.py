@@ -42,8 +42,8 @@ class BorrowRegions(nn.Module):
 
     Args:
         region: `"boxes"`, `"thorax"` or `"attention"`.
-        probability: Part of the images that borrow. What lies outside the kept region tells of the label in the others:
-            take 1 where a finding is hard to see, or a few images with a mark are enough to rely on it.
+        probability: Part of the images that borrow. In the others a mark outside the region still tells of the label:
+            where the finding is hard to see, these few are enough to rely on it, so take 1 there.
         **options: Options of the region, as above.
 
     Shape:
