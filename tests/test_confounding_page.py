@@ -27,7 +27,9 @@ def _mean(study: str, confounder: str, correlation: float, method: str, figure: 
         return mean_of(method, correlation, "none", "worst_group")
     if figure == "reference":
         return mean_of(method, 0.5, "reversed")
-    value = mean_of(method, correlation, "absent" if figure == "absent" else "reversed")
+    if figure == "without markers":
+        return mean_of(method, 0.5, "absent")
+    value = mean_of(method, correlation, "reversed")
     if figure != "closed":
         return value
     plain, reference = mean_of("plain", correlation, "reversed"), mean_of("plain", 0.5, "reversed")
@@ -54,6 +56,10 @@ CLAIMS = [
     (
         "from {:.3f} to {:.3f}, of {:.3f}",
         [(*LETTERS, "plain"), (*LETTERS, "agreement"), (*LETTERS, "plain", "reference")],
+    ),
+    (
+        "it has {:.3f} on images without markers, plain {:.3f}",
+        [(*TUBES, name, "without markers") for name in ("agreement", "plain")],
     ),
     ("it closes {:.0f} % of the tube's gap", [(*TUBES, "agreement_random", "closed")]),
     ('("thorax")` closes {:.0f} %', [(*LETTERS_98, "borrow_thorax", "closed")]),

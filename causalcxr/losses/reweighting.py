@@ -20,9 +20,8 @@ def backdoor_weights(targets: Tensor, strata: Tensor, *, smoothing: float = 0.0)
     tells nothing of the label (Pearl, *Causality*, 2009, section 3.3; inverse probability weighting). Probabilities are
     frequencies in `targets`: give the whole training set, once, not a batch.
 
-    With one label, images may be drawn by these weights (`torch.utils.data.WeightedRandomSampler`) instead: the same in
-    the mean, with less noise in each step, and the rare images are seen more often. Which of the two trains better
-    depends on how many there are: see "Confounding" in the documentation.
+    With one label, images may be drawn by these weights (`torch.utils.data.WeightedRandomSampler`) instead, which
+    has the same mean. Neither trains better in every case: see "Confounding" in the documentation.
 
     Where a combination of label and stratum is rare, its few images get large weights, and the loss becomes noisy:
     `smoothing` bounds them, at the price of some association that remains. Where a combination never occurs, no weight
