@@ -18,6 +18,7 @@ from atomic import replacing
 from causalcxr.data import NIH_LABELS, check_label_names
 from causalcxr.data.preprocessing import normalise
 from causalcxr.layers import ConfounderBank
+from processes import process
 from provenance import commit, fingerprint, versions
 from recipe import Config, build_bank, build_dataset, build_model
 
@@ -106,11 +107,6 @@ def check_comparable(one: Scored, other: Scored) -> None:
 def prepare(images: Tensor, model: nn.Module) -> Tensor:
     """Normalise radiographs (B, 1, H, W) in [0, 1] as the model's configuration says."""
     return normalise(images, model.pretrained_cfg).contiguous(memory_format=torch.channels_last)
-
-
-def process() -> tuple[int, int]:
-    """Return the rank of this process and the number of processes."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def autocast(config: Config) -> torch.autocast:

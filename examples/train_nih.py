@@ -12,7 +12,6 @@ line an epoch), `last.pt` (to resume) and `best.pt` (best validation AUROC; for 
 import dataclasses
 import json
 import math
-import os
 import time
 import warnings
 from pathlib import Path
@@ -31,9 +30,10 @@ from atomic import replacing, write_json, write_text
 from augmentation import augment
 from causalcxr.data import NIH_LABELS
 from causalcxr.metrics import auroc
+from processes import process, process_group
 from provenance import commit, fingerprint, versions
 from recipe import Config, build_dataset, build_model, build_objective, parse_config, start_at_prior
-from scoring import autocast, predict, prepare, process, progress
+from scoring import autocast, predict, prepare, progress
 
 
 class State:
@@ -173,14 +173,8 @@ def validate(state: State, dataset: Dataset) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> None:
     config = parse_config(argv)
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group("gloo" if config.device == "cpu" else "nccl")
-        if config.device != "cpu":
-            config.device = f"cuda:{os.environ['LOCAL_RANK']}"
-            torch.cuda.set_device(config.device)
-    train(config)
-    if dist.is_initialized():  # nothing of the run is left here that holds the group: its end would wait for itself
-        dist.destroy_process_group()
+    with process_group(config.device) as config.device:
+        train(config)
 
 
 def train(config: Config) -> None:
