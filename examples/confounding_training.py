@@ -26,6 +26,7 @@ from causalcxr.losses import backdoor_weights
 from confounding_branches import cluster
 from confounding_data import Parts
 from confounding_methods import METHODS, Method
+from schedule import one_cycle
 
 
 @dataclasses.dataclass
@@ -110,7 +111,7 @@ def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Modul
     normalise = normalise_for(model)
     steps = len(images) // config.batch_size
     optimizer = torch.optim.AdamW(objective.parameters(), config.lr, weight_decay=config.weight_decay)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.epochs * steps, pct_start=0.2)
+    scheduler = one_cycle(optimizer, config.lr, config.epochs * steps, warmup=0.2)
     order = np.random.default_rng(seed)
     best, best_state = -1.0, copy.deepcopy(model.state_dict())
     bar = tqdm(total=config.epochs * steps, leave=False)

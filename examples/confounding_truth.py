@@ -37,6 +37,7 @@ from causalcxr.metrics import auroc
 from kept_runs import kept
 from provenance import commit, versions
 from report import rows
+from schedule import one_cycle
 
 MODES = ("adjusted", "own_stratum", "all_pairs")
 TEST_FILMS = 1000
@@ -64,7 +65,7 @@ def train(mode: str, films: StructuralCXR, images: Tensor, config: Training, see
     normalise = normalise_for(model)
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=0.05)
     steps = len(films) // config.batch_size
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.epochs * steps, pct_start=0.2)
+    scheduler = one_cycle(optimizer, config.lr, config.epochs * steps, warmup=0.2)
     model.train()
     for _ in tqdm(range(config.epochs), mode, leave=False):
         for batch in torch.randperm(len(films))[: steps * config.batch_size].view(steps, -1):

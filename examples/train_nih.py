@@ -33,6 +33,7 @@ from causalcxr.metrics import auroc
 from processes import process, process_group
 from provenance import commit, fingerprint, versions
 from recipe import Config, build_dataset, build_model, build_objective, parse_config, start_at_prior
+from schedule import one_cycle
 from scoring import autocast, predict, prepare, progress
 
 
@@ -63,7 +64,7 @@ class State:
         )
         rates = [config.lr * group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
         total = config.epochs * steps_per_epoch
-        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rates, total, pct_start=config.warmup)
+        self.scheduler = one_cycle(self.optimizer, rates, total, config.warmup)
         self.scaler = torch.amp.GradScaler(config.device, enabled=config.amp == "float16")
         self.wrapped: nn.Module = self.objective
         if process()[1] > 1:

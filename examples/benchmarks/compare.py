@@ -26,7 +26,7 @@ from causalcxr.metrics import bootstrap_auroc
 from comparing import Result, Rows, agree, compared
 from layer_rows import acmix, attention, intervention
 from measuring import environment, once, read_results, say, write_results
-from model_rows import published, training
+from model_rows import evaluation, published, training
 from reading import reading_sides
 from yardsticks import loop_over_resamples
 
@@ -76,6 +76,7 @@ ROWS: dict[str, Callable[..., Rows]] = {
     "attention": attention,
     "intervention": intervention,
     "training": training,
+    "evaluation": evaluation,
     "published": published,
     "bootstrap": bootstrap,
     "importing": importing,

@@ -1,5 +1,6 @@
 """Rows of the comparison: whole models."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -17,44 +18,51 @@ FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_
 
 
 def training(device: str) -> Rows:
-    for name, memory_format in FORMATS.items():
-        images = torch.randn(2, 3, 512, 512, device=device).to(memory_format=memory_format)
-        targets = (torch.rand(2, 14, device=device) < 0.1).float()
-        plain = timm.create_model("resnet101", num_classes=14, output_stride=16)
-        causal = create_model("causal_resnet101")
-        plain, causal = (model.to(device, memory_format=memory_format) for model in (plain, causal))
-        objective = CausalObjective(causal)
+    targets = (torch.rand(2, 14, device=device) < 0.1).float()
+    for title, images, models in both(device):
+        objective = CausalObjective(models["ours"])
 
-        def plain_loss(x: Tensor = images, y: Tensor = targets, model: nn.Module = plain) -> Tensor:
+        def plain_loss(x: Tensor = images, y: Tensor = targets, model: nn.Module = models["theirs"]) -> Tensor:
             return F.binary_cross_entropy_with_logits(model(x), y)
 
         def causal_loss(x: Tensor = images, y: Tensor = targets, objective: nn.Module = objective) -> Tensor:
             return objective(x, y)["loss"]
 
-        losses = {"ours": (causal, causal_loss), "theirs": (plain, plain_loss)}
-        optimizers = {side: torch.optim.AdamW(model.parameters(), 1e-5) for side, (model, _) in losses.items()}
+        losses = {"ours": causal_loss, "theirs": plain_loss}
+        optimizers = {side: torch.optim.AdamW(model.parameters(), 1e-5) for side, model in models.items()}
 
         def step(side: str, losses: Any = losses, optimizers: Any = optimizers) -> None:
-            losses[side][1]().backward()
+            losses[side]().backward()
             optimizers[side].step()
             optimizers[side].zero_grad()
 
         sides = {side: partial(step, side) for side in losses}
         for run in sides.values():
             run()  # the optimizers have their state from now on
-        held = {side: held_by(model, optimizers[side]) for side, (model, _) in losses.items()}
-        title = f"`causal_resnet101`, 512 px, stride 16, batch 2, {name}"
-        plain_title = "timm `resnet101`, same stride, linear head"
-        yield (
-            f"{title}, training step with AdamW | {plain_title}",
-            compared(sides, device, faster=False, time=1.15, memory=1.15, held=held, rounds=15),
+        held = {side: held_by(model, optimizers[side]) for side, model in models.items()}
+        result = compared(sides, device, faster=False, time=1.15, memory=1.15, held=held, rounds=15)
+        yield title.format("training step with AdamW"), result
+
+
+def evaluation(device: str) -> Rows:
+    for title, images, models in both(device):
+        sides = {side: partial(torch.inference_mode()(model.eval()), images) for side, model in models.items()}
+        held = {side: held_by(model) for side, model in models.items()}
+        result = compared(sides, device, faster=False, time=1.10, memory=1.10, held=held, rounds=40)
+        yield title.format("evaluation"), result
+
+
+def both(device: str) -> Iterator[tuple[str, Tensor, dict[str, nn.Module]]]:
+    """Yield the title of a row, images, and the causal model and the plain one, in each memory format."""
+    for name, memory_format in FORMATS.items():
+        images = torch.randn(2, 3, 512, 512, device=device).to(memory_format=memory_format)
+        plain = timm.create_model("resnet101", num_classes=14, output_stride=16)
+        models = {"ours": create_model("causal_resnet101"), "theirs": plain}
+        models = {side: model.to(device, memory_format=memory_format) for side, model in models.items()}
+        title = (
+            f"`causal_resnet101`, 512 px, stride 16, batch 2, {name}, {{}} | timm `resnet101`, same stride, linear head"
         )
-        forwards = {side: partial(torch.inference_mode()(model.eval()), images) for side, (model, _) in losses.items()}
-        held = {side: held_by(model) for side, (model, _) in losses.items()}
-        yield (
-            f"{title}, evaluation | {plain_title}",
-            compared(forwards, device, faster=False, time=1.10, memory=1.10, held=held, rounds=40),
-        )
+        yield title, images, models
 
 
 def published(device: str) -> Rows:
