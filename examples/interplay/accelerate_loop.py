@@ -40,6 +40,7 @@ def main() -> None:
     images = torch.stack([films[i][0] for i in range(4)]).to(accelerator.device)
     probabilities = model.eval().predict_do(causalcxr.data.normalise_for(model)(images), bank)
     accelerator.print(f"P(Y | do(X)) of four films, with {len(bank)} confounders:\n{probabilities}")
+    accelerator.end_training()  # and with it the process group
 
 
 if __name__ == "__main__":
