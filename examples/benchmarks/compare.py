@@ -6,8 +6,8 @@
 Both sides run in one process, in turns; a figure is the median over rounds, with quartiles. (Imports run in processes
 of their own, and scikit-learn's bootstrap runs once beside five of ours.) Where both sides compute
 the same, they are checked to agree before they are timed. Finished rows are kept in the JSON file: a run that was
-stopped goes on where it was, `--again ROW` measures a row anew. Needs the extra `[train]`, and about half an hour on
-two cores, most of it for the full-size models and for scikit-learn's bootstrap.
+stopped goes on where it was, `--again ROW` measures a row anew. Needs the extra `[train]`, and a quarter to half an
+hour on two cores, most of it for the full-size models and for scikit-learn's bootstrap.
 """
 
 import argparse

@@ -10,7 +10,7 @@ def rates(scheduler: OneCycleLR, optimizer: torch.optim.Optimizer, steps: int) -
     for _ in range(steps):
         seen.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        scheduler.step() if len(seen) < steps else None
+        scheduler.step()
     return seen
 
 
