@@ -1,0 +1,168 @@
+"""Evaluate trained models on NIH ChestX-ray14, beside Table 1 of the paper.
+
+    python examples/evaluate.py runs/causal runs/plain --data path/to/nih --output results
+    python examples/evaluate.py runs/causal --data path/to/nih --labels radiologists.csv
+
+Prints the AUROC of each finding, within AP and within PA films, with 95 % intervals over patients, and the calibration
+error. Writes a JSON file for each model, which `causalcxr.push_to_hub` puts on the card. Several models are compared
+with the first one on the same resamples of patients. Choose nothing on the test images.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import causalcxr
+from causalcxr.data import NIH_LABELS, NIHChestXray14, SyntheticCXR, normalise
+from causalcxr.metrics import bootstrap_auroc, expected_calibration_error, paired_difference
+
+# Table 1 of arXiv 2305.12072, column "Ours", in the order of NIH_LABELS. Its list of test images is not released.
+PAPER = (0.81, 0.94, 0.91, 0.75, 0.89, 0.76, 0.82, 0.91, 0.82, 0.90, 0.94, 0.84, 0.77, 0.94)
+MEANINGS = {"1": 1.0, "yes": 1.0, "0": 0.0, "no": 0.0}
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", help="folders that train.py left, or names of pretrained models")
+    parser.add_argument("--data", required=True, help="folder in the layout of the NIH release, or synthetic:NUMBER")
+    parser.add_argument("--labels", type=Path, help="CSV of other labels, 0/1 or YES/NO, a row an image")
+    parser.add_argument("--split", default="test", choices=["test", "val"], help="default: test")
+    parser.add_argument("--val-fraction", type=float, default=0.1, help="that of the training, for --split val")
+    parser.add_argument("--output", type=Path, help="folder for the JSON files; default: that of each model")
+    parser.add_argument("--resamples", type=int, default=2000, help="resamples of patients; default: 2000")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=2, help="processes that read images")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser.parse_args(argv)
+
+
+def build_data(args, model):
+    size = tuple(model.pretrained_cfg["input_size"][1:])
+    if args.data.startswith("synthetic:"):
+        return SyntheticCXR(int(args.data.removeprefix("synthetic:")), image_size=size, seed=2)
+    return NIHChestXray14(args.data, args.split, image_size=size, val_fraction=args.val_fraction)
+
+
+def other_labels(path, names):
+    """Return targets (N, K) of the images by name; NaN where the table says neither yes nor no."""
+
+    def plain(name):
+        return name.replace("_", " ").strip().lower()
+
+    with open(path, newline="") as file:
+        rows = list(csv.reader(file))
+    columns = {plain(column): k for k, column in enumerate(rows[0])}
+    judged = [label for label in NIH_LABELS if plain(label) in columns]
+    if not judged:
+        raise SystemExit(f"--labels: {path} has no column of a finding, but {rows[0]}")
+    found = {row[0]: row for row in rows[1:]}  # the first column names the image
+    targets = np.full((len(names), len(NIH_LABELS)), np.nan, np.float32)
+    for i, name in enumerate(names):
+        for label in judged if name in found else ():
+            cell = found[name][columns[plain(label)]].strip().lower()
+            targets[i, NIH_LABELS.index(label)] = MEANINGS.get(cell.removesuffix(".0"), np.nan)
+    if np.isnan(targets).all():
+        raise SystemExit(f"--labels: {path} has no label of these {len(names)} images in its rows")
+    return targets
+
+
+@torch.inference_mode()
+def predict(args, model, dataset):
+    """Return the logits (N, K) of all images."""
+    model.to(args.device, memory_format=torch.channels_last).eval()
+    logits = []
+    for images, _ in tqdm(DataLoader(dataset, args.batch_size, num_workers=args.workers), "images", leave=False):
+        images = normalise(images.to(args.device), model.pretrained_cfg)
+        logits.append(model(images.contiguous(memory_format=torch.channels_last)).float().cpu())
+    return torch.cat(logits)
+
+
+def figures(args, model, logits, targets, dataset):
+    """Return the AUROC of all films and of each view, and the calibration error, as for a model card."""
+    views = {"auroc": np.ones(len(targets), bool)}
+    views |= {f"auroc_{view.lower()}": dataset.view == view for view in ("AP", "PA")}
+    result = {"data": args.data, "split": args.split, "labels": str(args.labels or "NIH"), "commit": commit()}
+    result |= {"images": len(targets), "patients": len(np.unique(dataset.patient)), "resamples": args.resamples}
+    for name, chosen in views.items():
+        boot = bootstrap_auroc(logits[chosen], targets[chosen], dataset.patient[chosen], n_resamples=args.resamples)
+        each = zip(*boot.per_label, boot.positives, boot.positive_groups, strict=True)
+        result[name] = {"mean": interval(boot.mean) | {"labels": boot.num_labels, "incomplete": boot.incomplete}}
+        for label, (value, low, high, positives, patients) in zip(NIH_LABELS, each, strict=True):
+            if np.isfinite(value):
+                counts = {"positives": int(positives), "patients": int(patients)}
+                result[name][label] = interval((value, low, high)) | counts
+    calibration = getattr(model, "calibration", None)
+    probabilities = calibration.probabilities(logits) if calibration else logits.sigmoid()
+    errors = expected_calibration_error(probabilities, targets)
+    return result | {"expected_calibration_error": round(float(np.nanmean(errors)), 4)}
+
+
+def interval(values):
+    return dict(zip(("value", "low", "high"), (round(float(value), 4) for value in values), strict=True))
+
+
+def commit():
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def table(results):
+    """Return the figures of all models, a row a finding, as Markdown."""
+
+    def cell(figure):
+        return f"{figure['value']:.3f} ({figure['low']:.3f}, {figure['high']:.3f})" if figure else "-"
+
+    first = next(iter(results.values()))["auroc"]
+    lines = [["finding", "positives", *results, "paper"], ["---"] * (len(results) + 3)]
+    for label, paper in zip(NIH_LABELS, PAPER, strict=True):
+        cells = [cell(result["auroc"].get(label)) for result in results.values()]
+        lines.append([label, str(first.get(label, {}).get("positives", 0)), *cells, f"{paper:.2f}"])
+    for name, key in (("mean", "auroc"), ("mean, AP films", "auroc_ap"), ("mean, PA films", "auroc_pa")):
+        counts = f"{first['mean']['labels']} findings" if key == "auroc" else ""
+        paper = "0.857" if key == "auroc" else ""
+        lines.append([name, counts, *(cell(result[key]["mean"]) for result in results.values()), paper])
+    errors = [f"{result['expected_calibration_error']:.3f}" for result in results.values()]
+    lines.append(["calibration error", "", *errors, ""])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    warnings.filterwarnings("ignore", "AUROC is|calibration error is")  # of labels that a view lacks
+    results, scores = {}, {}
+    for name in args.models:
+        model = causalcxr.create_model(Path(name)) if Path(name).is_dir() else causalcxr.create_model(name, True)
+        causalcxr.data.check_label_names(model.label_names or (), NIH_LABELS)
+        dataset = build_data(args, model)
+        targets = dataset.targets.numpy() if args.labels is None else other_labels(args.labels, dataset.names)
+        scores[name] = predict(args, model, dataset)
+        results[name] = {"model": name} | figures(args, model, scores[name], targets, dataset)
+        if len(scores) > 1:
+            pair, groups = (scores[name], scores[args.models[0]]), dataset.patient
+            difference = paired_difference(*pair, targets, groups, n_resamples=args.resamples).mean
+            results[name]["difference"] = interval(difference) | {"from": args.models[0]}
+            print(f"{name} less {args.models[0]}: mean AUROC {results[name]['difference']}")
+    print(table(results))
+    for name, result in results.items():
+        folder = args.output or Path(name)
+        path = folder / f"{Path(name).name}-{args.split}.json" if args.output else folder / f"{args.split}.json"
+        if args.output or folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".new").write_text(json.dumps(result, indent=1) + "\n")
+            path.with_suffix(".new").replace(path)
+            print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""Train a causal classifier, or any timm model, on NIH ChestX-ray14 or on generated radiographs.
+
+    python examples/train.py --data path/to/nih --output runs/causal --backbone-weights timm
+    accelerate launch examples/train.py --data path/to/nih --output runs/paper --preset paper
+
+The output folder is a model: `causalcxr.create_model(Path("runs/causal"))`. Beside it are `log.jsonl`, a line an epoch,
+and `resume/`, from which `--resume` goes on.
+"""
+
+import argparse
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
+from timm.layers import convert_sync_batchnorm
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3, ParseKwargs, distribute_bn
+from torch.utils.data import DataLoader, StackDataset
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+import causalcxr
+from causalcxr.data import NIHChestXray14, SyntheticCXR, normalise
+from causalcxr.losses import CausalLoss, backdoor_weights
+
+# What arXiv 2305.12072 says. It leaves epochs, batch size, views, schedule, weights of losses, decoder sizes open.
+PAPER = {"model": "causal_resnet101", "image_size": 512, "lr": 1e-3, "weight_decay": 1e-2}
+PAPER |= {"model_kwargs": {"complement": "paper", "drop_rate": 0.0}, "ema_decay": 0.0}
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", required=True, help="folder in the layout of the NIH release, or synthetic:NUMBER")
+    add("--output", type=Path, required=True, help="folder for the model and its log")
+    add("--model", default="causal_efficientnet_lite0", help="name in the registry or in timm, or folder of a model")
+    add(
+        "--model-kwargs",
+        nargs="*",
+        default={},
+        action=ParseKwargs,
+        help="arguments of the model; drop_rate=0.2 unless given",
+    )
+    add("--preset", choices=["paper"], help="what the paper says; options beside it go first")
+    add("--backbone-weights", help="ImageNet weights: 'timm' to download them, or a file")
+    add("--objective", default="causal", choices=["causal", "plain", "agreement"], help="plain: L_sl alone")
+    add("--adjust", help="weight labels by a recorded confounder: view, sex, age or FILE.csv:COLUMN")
+    add("--epochs", type=int, default=12, help="number of epochs")
+    add("--image-size", type=int, default=224, help="side of the images in pixels")
+    add("--batch-size", type=int, default=64, help="images an update, over all processes")
+    add("--accumulate", type=int, default=1, help="parts into which the images of an update are divided")
+    add(
+        "--lr",
+        type=float,
+        default=5e-4,
+        help="largest rate; it rises for a tenth of the training, then falls as a cosine",
+    )
+    add("--weight-decay", type=float, default=0.05, help="weight decay")
+    add("--ema-decay", type=float, default=0.998, help="decay of the average of weights, which is kept; 0: none")
+    add("--no-augment", action="store_true", help="train on the images as they are")
+    add("--mixed-precision", default="no", choices=["no", "bf16", "fp16"], help="type of the forward pass")
+    add("--checkpointing", action="store_true", help="compute activations twice, for less memory")
+    add("--val-fraction", type=float, default=0.1, help="part of the training patients for validation")
+    add("--workers", type=int, default=2, help="processes that read images")
+    add("--seed", type=int, default=0, help="of all that is random but the choice of validation patients")
+    add("--resume", action="store_true", help="go on after the last finished epoch of --output")
+    parser.set_defaults(**(PAPER if parser.parse_known_args(argv)[0].preset == "paper" else {}))
+    return parser.parse_args(argv)
+
+
+def build_data(args):
+    size, bilinear = args.image_size, v2.InterpolationMode.BILINEAR
+    views = [
+        v2.RandomAffine(10, translate=(0.05, 0.05), scale=(0.85, 1.15), interpolation=bilinear),
+        *(v2.RandomShortestSize(range(size // 2, size + 1)), v2.Resize((size, size))),  # films of lower resolution
+        *(v2.ColorJitter(brightness=0.2, contrast=0.2), v2.RandomHorizontalFlip()),
+    ]
+    views = None if args.no_augment else v2.Compose(views)
+    if args.data.startswith("synthetic:"):
+        number = int(args.data.removeprefix("synthetic:"))
+        validation = SyntheticCXR(number // 4, image_size=size, seed=1)
+        return SyntheticCXR(number, image_size=size, transform=views), validation
+    options = {"val_fraction": args.val_fraction, "image_size": size}
+    return NIHChestXray14(args.data, "train", transform=views, **options), NIHChestXray14(args.data, "val", **options)
+
+
+def label_weights(dataset, adjust):
+    """Return the weight (N, K) of each label: P(y) P(c) / P(y, c) of the confounder c that was recorded, or 1."""
+    if not adjust:
+        return torch.ones_like(dataset.targets)
+    if adjust in ("view", "sex", "age"):
+        values = dataset.age // 20 if adjust == "age" else getattr(dataset, adjust)
+    else:
+        file, _, column = adjust.rpartition(":")
+        head, *rows = np.loadtxt(file, str, delimiter=",", comments=None, quotechar='"')  # first the name of the image
+        recorded = {row[0]: row[list(head).index(column)] for row in rows}
+        values = np.array([recorded.get(name, "not recorded") for name in dataset.names])
+        if (values == "not recorded").all():
+            raise SystemExit(f"--adjust: {file} has none of the {len(values)} training images in its first column")
+    return backdoor_weights(dataset.targets, torch.from_numpy(np.unique(values, return_inverse=True)[1]), smoothing=1)
+
+
+def build_objective(args, num_classes):
+    weights = True if args.backbone_weights == "timm" else args.backbone_weights or False
+    options = {"num_classes": num_classes, "drop_rate": 0.2, **args.model_kwargs}
+    if Path(args.model).is_dir():
+        model = causalcxr.create_model(Path(args.model), **options)
+    elif causalcxr.is_model(args.model):
+        model = causalcxr.create_model(args.model, pretrained_backbone=weights, **options)
+    else:
+        overlay = {"file": weights} if isinstance(weights, str) else None
+        model = timm.create_model(args.model, pretrained=bool(weights), pretrained_cfg_overlay=overlay, **options)
+    if args.objective == "agreement":
+        return causalcxr.AgreementObjective(model)
+    if args.objective == "plain" or not isinstance(model, causalcxr.CausalCXR):
+        return causalcxr.ClassificationObjective(model)
+    if args.preset == "paper":
+        return causalcxr.CausalObjective(model, CausalLoss(partners="random"))
+    bank = causalcxr.layers.ConfounderBank(1024, num_classes, model.head_hidden_size)
+    return causalcxr.CausalObjective(model, bank=bank)
+
+
+@torch.inference_mode()
+def predict(accelerator, model, loader):
+    """Return logits and targets (N, K) of all images, the same in every process."""
+    model.eval()
+    parts = []
+    for images, targets in tqdm(loader, "validation", leave=False, disable=not accelerator.is_main_process):
+        with accelerator.autocast():
+            logits = model(normalise(images, model.pretrained_cfg).contiguous(memory_format=torch.channels_last))
+        parts.append(accelerator.gather_for_metrics((logits.float(), targets)))
+    return (torch.cat(values).cpu() for values in zip(*parts, strict=True))
+
+
+def save_model(args, model, dataset, logits, targets, record):
+    values = zip(dataset.label_names, causalcxr.metrics.auroc(logits, targets).tolist(), strict=True)
+    metrics = {"model": args.model, "data": args.data, "split": "validation", "images": len(logits), "seed": args.seed}
+    metrics |= {"patients": len(np.unique(dataset.patient)), "epoch": record["epoch"]}
+    metrics["auroc"] = {name: {"value": value} for name, value in values if math.isfinite(value)}
+    metrics["auroc"]["mean"] = {"value": record["val_auroc"]}
+    size = {"input_size": (model.pretrained_cfg["input_size"][0], args.image_size, args.image_size)}
+    extras = {"calibration": causalcxr.Calibration.fit(logits, targets), "data_config": size, "metrics": metrics}
+    causalcxr.save_pretrained(model, args.output, label_names=dataset.label_names, **extras)
+
+
+def save_state(accelerator, output, options, log):
+    """Write the state after an epoch, then remove the one before."""
+    new, folder = output / "resume" / "new", output / "resume" / f"epoch-{len(log):04}"
+    accelerator.save_state(str(new))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (new / "run.json").write_text(json.dumps({"options": options, "log": log}))
+        new.rename(folder)
+        for before in set(output.glob("resume/epoch-*")) - {folder}:
+            shutil.rmtree(before)
+        (output / "log.jsonl.new").write_text("".join(f"{json.dumps(record)}\n" for record in log))
+        (output / "log.jsonl.new").replace(output / "log.jsonl")
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=args.objective != "causal")
+    plan = {"mixed_precision": args.mixed_precision, "gradient_accumulation_steps": args.accumulate}
+    sampling = DataLoaderConfiguration(split_batches=True, data_seed=args.seed, use_seedable_sampler=True)
+    accelerator = Accelerator(**plan, dataloader_config=sampling, kwargs_handlers=[parallel])
+    torch.manual_seed(args.seed)
+    train_set, val_set = build_data(args)
+    objective = build_objective(args, len(train_set.label_names)).to(memory_format=torch.channels_last)
+    model = objective.model
+    model.set_grad_checkpointing(args.checkpointing)
+    ema = ModelEmaV3(model, decay=args.ema_decay, use_warmup=True, device=accelerator.device)
+    if torch.distributed.is_initialized() and accelerator.device.type == "cuda":
+        objective = convert_sync_batchnorm(objective)
+    rates = {"lr": args.lr, "weight_decay": args.weight_decay}
+    optimizer = create_optimizer_v2(objective, "adam" if args.preset else "adamw", **rates)
+    weighted, share = StackDataset(train_set, label_weights(train_set, args.adjust)), args.batch_size // args.accumulate
+    loader = DataLoader(weighted, share, shuffle=True, num_workers=args.workers, drop_last=True)
+    val_loader = DataLoader(val_set, args.batch_size, num_workers=args.workers)
+    objective, optimizer, loader, val_loader = accelerator.prepare(objective, optimizer, loader, val_loader)
+    updates = math.ceil(len(loader) / args.accumulate)  # an epoch
+    rates = {"warmup_t": args.epochs * updates // 10, "warmup_lr_init": args.lr / 25, "t_in_epochs": False}
+    scheduler = CosineLRScheduler(optimizer, args.epochs * updates, **rates)
+    accelerator.register_for_checkpointing(ema)
+    options = {name: str(value) for name, value in vars(args).items() if name not in ("output", "resume", "workers")}
+    log, folders = [], sorted(args.output.glob("resume/epoch-*"))
+    if folders and not args.resume:
+        raise SystemExit(f"{args.output} holds a run: give --resume to go on with it, or another --output")
+    if folders:
+        then, log = json.loads((folders[-1] / "run.json").read_text()).values()
+        if then != options:
+            raise SystemExit(f"the options of {args.output} were {then}, but are now {options}")
+        accelerator.load_state(str(folders[-1]))
+        accelerator.print(f"resuming after epoch {len(log)} of {args.epochs} from {folders[-1]}")
+    accelerator.print(f"{len(train_set)} training and {len(val_set)} validation images, {updates} updates an epoch")
+    for epoch in range(len(log) + 1, args.epochs + 1):
+        started, totals, skipped = time.perf_counter(), {}, 0
+        loader.set_epoch(epoch)
+        objective.train()
+        bar = tqdm(loader, f"epoch {epoch}/{args.epochs}", leave=False, disable=not accelerator.is_main_process)
+        for step, ((images, targets), weight) in enumerate(bar, start=1):
+            update = (epoch - 1) * updates + (step - 1) // args.accumulate
+            scheduler.step_update(update)
+            images = normalise(images, model.pretrained_cfg).contiguous(memory_format=torch.channels_last)
+            with accelerator.accumulate(objective):
+                losses = objective(images, targets, weight=weight)
+                accelerator.backward(losses["loss"])
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(objective.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+            if accelerator.sync_gradients:
+                ema.update(model, step=update + 1)
+                skipped += accelerator.optimizer_step_was_skipped  # float16 gradients that overflowed
+            totals = {name: totals.get(name, 0) + value.detach() for name, value in losses.items()}
+            if step % 50 == 0 or step == len(loader):  # to look at a loss is to wait for the device
+                means = {name: accelerator.reduce(value / step, "mean").item() for name, value in totals.items()}
+                bar.set_postfix(loss=f"{means['loss']:.4f}")
+                if not math.isfinite(means["loss"]):
+                    kept = f"{args.output} keeps the epochs before; take a lower --lr or no --mixed-precision"
+                    raise SystemExit(f"the loss is {means['loss']} in epoch {epoch}, step {step}: {kept}")
+        speed = round(len(loader) * share / (time.perf_counter() - started), 1)
+        if torch.distributed.is_initialized():
+            distribute_bn(ema.module, accelerator.num_processes, reduce=True)
+        logits, targets = predict(accelerator, ema.module, val_loader)
+        mean = float(np.nanmean(causalcxr.metrics.auroc(logits, targets)))
+        best = max((record["val_auroc"] for record in log), default=-math.inf)
+        record = {"epoch": epoch, "losses": means, "skipped_updates": skipped, "images_per_second": speed}
+        log.append(record | {"val_auroc": mean})
+        accelerator.print(json.dumps(log[-1]))
+        if accelerator.is_main_process and not mean <= best:  # NaN too, where no label has both classes
+            save_model(args, ema.module, val_set, logits, targets, log[-1])
+        save_state(accelerator, args.output, options, log)
+    best = max(log, key=lambda record: record["val_auroc"])
+    accelerator.print(f"done: {args.output} is the model of epoch {best['epoch']}, AUROC {best['val_auroc']:.4f}")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; --resume goes on after the last finished epoch") from None

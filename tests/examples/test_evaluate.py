@@ -1,0 +1,70 @@
+"""The evaluation of trained models on films with labels."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import causalcxr
+import evaluate
+from causalcxr.data import NIH_LABELS, NIHChestXray14
+from causalcxr.metrics import auroc
+
+pytestmark = pytest.mark.filterwarnings("ignore:AUROC is undefined")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path / "model"
+    saved = causalcxr.create_model("causal_test_resnet")
+    causalcxr.save_pretrained(saved, folder, label_names=NIH_LABELS, data_config={"input_size": (3, 64, 64)})
+    return folder
+
+
+def run(*arguments: object) -> None:
+    evaluate.main([*map(str, arguments), "--resamples=20", "--workers=0", "--device=cpu"])
+
+
+def test_the_figures_are_those_of_the_logits(model: Path, made_release: Path, tmp_path: Path) -> None:
+    run(model, "--data", made_release, "--output", tmp_path)
+    result = json.loads((tmp_path / "model-test.json").read_text())
+    dataset = NIHChestXray14(made_release, "test", image_size=64)
+    opened = causalcxr.create_model(model).eval()
+    with torch.no_grad():
+        logits = torch.cat([opened(opened.preprocess(dataset.image_path(i))) for i in range(len(dataset))])
+    expected = auroc(logits, dataset.targets)
+    for k, label in enumerate(NIH_LABELS):
+        assert result["auroc"].get(label, {"value": np.nan})["value"] == pytest.approx(
+            expected[k], abs=1e-3, nan_ok=True
+        )
+    assert result["images"] == len(dataset)
+    assert result["auroc"]["Mass"]["patients"] <= result["patients"]
+
+
+def test_a_model_is_compared_with_the_first(model: Path, made_release: Path, capsys: pytest.CaptureFixture) -> None:
+    again = model.with_name("again")
+    again.symlink_to(model)
+    run(model, again, "--data", made_release)
+    assert json.loads((again / "test.json").read_text())["difference"]["value"] == 0
+    assert "| Mass |" in capsys.readouterr().out
+
+
+def test_labels_of_another_table(model: Path, made_release: Path, tmp_path: Path) -> None:
+    """YES and NO, names with a space, unknown cells and unknown images."""
+    dataset = NIHChestXray14(made_release, "test", image_size=64)
+    table = tmp_path / "labels.csv"
+    first, second, third = dataset.names[:3]
+    table.write_text(f"Image ID,Pleural Thickening,Mass\n{first},YES,0\n{second},NO,?\n{third},no,1\nother.png,YES,1\n")
+    targets = evaluate.other_labels(table, dataset.names)
+    expected = np.full((len(dataset), 14), np.nan)
+    expected[:3, NIH_LABELS.index("Pleural_Thickening")] = 1, 0, 0
+    expected[[0, 2], NIH_LABELS.index("Mass")] = 0, 1
+    np.testing.assert_array_equal(targets, expected)
+    run(model, "--data", made_release, "--labels", table, "--output", tmp_path)
+    assert json.loads((tmp_path / "model-test.json").read_text())["auroc"]["mean"]["labels"] == 2
+    table.write_text("Image ID,Fracture\n")
+    with pytest.raises(SystemExit, match="no column of a finding"):
+        evaluate.other_labels(table, dataset.names)

@@ -1,0 +1,179 @@
+"""The reference loop: what a run leaves, how it goes on, and what it refuses."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+import causalcxr
+import evaluate
+import train
+from causalcxr.cli import main as cli
+from causalcxr.data import NIHChestXray14
+from causalcxr.losses import backdoor_weights
+
+SMALL = ["--data=synthetic:64", "--model=causal_test_resnet", "--image-size=64", "--batch-size=16", "--workers=0"]
+
+
+def run(output: Path, *options: str) -> list[dict]:
+    """Train in this process on the CPU, and return the log without its times."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train.main([*SMALL, f"--output={output}", *options])
+    return log(output)
+
+
+def log(output: Path) -> list[dict]:
+    records = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key != "images_per_second"} for record in records]
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run of two epochs."""
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        run(folder, "--epochs=2")
+    return folder
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:AUROC is undefined", "ignore:no t", "ignore:Mean of empty slice")
+
+
+def test_a_run_is_a_model(trained: Path) -> None:
+    model, images = causalcxr.create_model(trained).eval(), torch.randn(2, 3, 64, 64)
+    assert model.label_names == causalcxr.data.NIH_LABELS
+    assert model.pretrained_cfg["input_size"] == (3, 64, 64)
+    assert len(model.calibration.thresholds) == 14
+    by_timm = timm.create_model(f"local-dir:{trained}", pretrained=True).eval()
+    torch.testing.assert_close(by_timm(images), model(images), rtol=0, atol=0)
+    card = (trained / "README.md").read_text()
+    assert f"{max(record['val_auroc'] for record in log(trained)):.3f}" in card
+
+
+def test_the_command_line_and_evaluate_open_a_run(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    film = tmp_path / "film.png"
+    from PIL import Image
+
+    Image.fromarray(np.tile(np.arange(0, 256, 2, dtype=np.uint8), (128, 1))).save(film)
+    assert cli(["predict", str(film), "--model", str(trained)]) == 0
+    assert "Effusion" in capsys.readouterr().out
+    evaluate.main([str(trained), "--data=synthetic:48", "--resamples=20", "--workers=0", "--device=cpu"])
+    result = json.loads((trained / "test.json").read_text())
+    causalcxr.save_pretrained(causalcxr.create_model(trained), tmp_path / "again", metrics=result)
+    assert f"{result['auroc']['mean']['value']:.3f}" in (tmp_path / "again" / "README.md").read_text()
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--epochs=3", "--workers=1")
+    unbroken = run(tmp_path / "unbroken", *options)
+    predict, calls = train.predict, []
+
+    def dies_in_the_second_epoch(*args: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return predict(*args)
+
+    monkeypatch.setattr(train, "predict", dies_in_the_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", *options)
+    assert run(tmp_path / "broken", *options, "--resume") == unbroken
+    ours, theirs = (tmp_path / name / "model.safetensors" for name in ("broken", "unbroken"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_finished_run_is_not_trained_again(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    before = (trained / "model.safetensors").read_bytes()
+    run(trained, "--epochs=2", "--resume")
+    said = capsys.readouterr().out
+    assert "resuming after epoch 2" in said
+    assert "done" in said
+    assert (trained / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_is_not_overwritten(trained: Path) -> None:
+    with pytest.raises(SystemExit, match="--resume"):
+        run(trained, "--epochs=2")
+    with pytest.raises(SystemExit, match="options"):
+        run(trained, "--epochs=2", "--resume", "--lr=1")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"nan.*lower --lr"):
+        run(tmp_path, "--lr=1e30", "--epochs=1")
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("objective", ["plain", "agreement"])
+def test_a_timm_model_and_other_objectives(tmp_path: Path, objective: str) -> None:
+    run(tmp_path, "--model=test_resnet", f"--objective={objective}", "--adjust=view", "--epochs=1")
+    model = causalcxr.create_model(tmp_path).eval()
+    assert not isinstance(model, causalcxr.CausalCXR)
+    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 14)
+
+
+def test_a_run_starts_from_another(trained: Path, tmp_path: Path) -> None:
+    run(tmp_path, f"--model={trained}", "--epochs=1", "--lr=0", "--ema-decay=0", "--weight-decay=0")
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path, trained))
+    assert torch.equal(ours["head.causal_classifier.weight"], theirs["head.causal_classifier.weight"])
+
+
+def test_the_preset_is_what_the_paper_says_and_other_options_go_first() -> None:
+    args = train.parse_args(["--data=nih", "--output=a", "--preset=paper", "--image-size=256"])
+    assert (args.model, args.image_size, args.lr, args.weight_decay) == ("causal_resnet101", 256, 1e-3, 1e-2)
+    objective = train.build_objective(argparse.Namespace(**vars(args) | {"model": "causal_test_resnet"}), 14)
+    assert objective.bank is None
+    assert objective.criterion.partners == "random"
+
+
+def test_every_option_is_described() -> None:
+    help_ = subprocess.run([sys.executable, train.__file__, "--help"], capture_output=True, text=True, check=True)
+    options = [line for line in help_.stdout.splitlines() if line.startswith("  --")]
+    assert 14 <= len(options) <= 25
+
+
+def test_weights_by_a_recorded_confounder(made_release: Path, tmp_path: Path) -> None:
+    dataset = NIHChestXray14(made_release, "train", image_size=32)
+    drains = {name: str(i % 2) for i, name in enumerate(dataset.names) if i % 3}
+    table = tmp_path / "drains.csv"
+    table.write_text("Image Index,Drain\n" + "".join(f"{name},{value}\n" for name, value in drains.items()))
+    strata = torch.tensor([int(drains.get(name, 2)) for name in dataset.names])
+    expected = backdoor_weights(dataset.targets, strata, smoothing=1)
+    torch.testing.assert_close(train.label_weights(dataset, f"{table}:Drain"), expected)
+    view = torch.from_numpy((dataset.view == "PA").astype(int))
+    expected = backdoor_weights(dataset.targets, view, smoothing=1)
+    torch.testing.assert_close(train.label_weights(dataset, "view"), expected)
+    table.write_text("Image Index,Drain\nother.png,1\n")
+    with pytest.raises(SystemExit, match="none of the"):
+        train.label_weights(dataset, f"{table}:Drain")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("objective", "tolerance"), [("plain", 1e-4), ("causal", 0.1), ("agreement", 0.1)])
+def test_two_processes_train_as_one(tmp_path: Path, objective: str, tolerance: float) -> None:
+    """Two processes see the halves that one sees in turn; the bank and the boxes of the agreement differ a little."""
+    options = [*SMALL, "--epochs=2", "--no-augment", "--model-kwargs", "drop_rate=0", f"--objective={objective}"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for name, start, extra in (("one", [], ["--accumulate=2"]), ("two", two, [])):
+        command = [sys.executable, *start, train.__file__, f"--output={tmp_path / name}", *options, *extra]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, other = log(tmp_path / "one"), log(tmp_path / "two")
+    for ours, theirs in zip(other, one, strict=True):
+        assert ours["losses"]["loss"] == pytest.approx(theirs["losses"]["loss"], rel=tolerance)
