@@ -15,8 +15,7 @@ from causalcxr.cli.panel import require_matplotlib
 from causalcxr.cli.scoring import NOT_FOR_CLINICAL_USE, PANEL_SUFFIX, Prediction, find_images, score_images
 from causalcxr.cli.tables import Auroc, auroc_table, evaluate, match, read_table
 from causalcxr.cli.terminal import csv_line, progress, reporting, say, write
-from causalcxr.factory import create_model, is_model, list_models, list_pretrained
-from causalcxr.models import CausalCXR
+from causalcxr.models import CausalCXR, create_model, is_model, list_models, list_pretrained
 
 __all__ = ["main"]
 
