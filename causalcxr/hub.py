@@ -25,7 +25,6 @@ from timm.data import resolve_input_data_config
 from timm.models import (
     PretrainedCfg,
     build_model_with_cfg,
-    filter_pretrained_cfg,
     get_model_args,
     get_model_input_config,
     get_pretrained_cfg,
@@ -412,11 +411,7 @@ def _config(
         "calibration": None if calibration is None else dataclasses.asdict(calibration),
         "model_args": args,
         "pretrained_cfg": {
-            **{
-                key: value
-                for key, value in filter_pretrained_cfg(cfg, remove_source=True).items()
-                if key in NETWORK_KEYS
-            },
+            **{key: cfg[key] for key in NETWORK_KEYS if cfg.get(key) is not None},
             **data,
             "fixed_input_size": get_model_input_config(model)["fixed_input_size"],
             "num_classes": model.num_classes,
