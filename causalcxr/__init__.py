@@ -7,9 +7,8 @@ from causalcxr import bench, data, explain, layers, losses, metrics, models
 from causalcxr.agreement_objective import AgreementObjective
 from causalcxr.borrow_regions import BorrowRegions
 from causalcxr.calibration import Calibration
-from causalcxr.factory import create_model, is_model, list_models, list_pretrained
 from causalcxr.hub import push_to_hub, save_pretrained
-from causalcxr.models import CausalCXR, CausalHead
+from causalcxr.models import CausalCXR, CausalHead, create_model, is_model, list_models, list_pretrained
 from causalcxr.objective import CausalObjective
 from causalcxr.outputs import CausalOutput
 

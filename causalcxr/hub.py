@@ -1,32 +1,88 @@
-"""Write models to folders and to the Hugging Face Hub, in timm's form."""
+"""Models in folders and on the Hugging Face Hub, in timm's form: write, read, push, and the model card.
+
+A folder has `config.json` and `model.safetensors`, and may be from anybody. So a config may say only what is checked
+here, and weights are opened as safetensors alone. Errors of the Hub are those of `huggingface_hub`.
+"""
 
 import dataclasses
+import hashlib
+import inspect
 import json
+import math
 import os
+import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
-from huggingface_hub.errors import HfHubHTTPError
+import timm
+from huggingface_hub import CommitInfo, CommitOperationAdd, EvalResult, HfApi, ModelCardData, hf_hub_download
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.data import resolve_input_data_config
-from timm.models import filter_pretrained_cfg
+from timm.models import (
+    PretrainedCfg,
+    build_model_with_cfg,
+    get_model_args,
+    get_model_input_config,
+    get_pretrained_cfg,
+    model_entrypoint,
+    parse_model_name,
+)
 from torch import nn
 
-from causalcxr._config import CONFIG, check_config
-from causalcxr._download import LOG_IN, refused
-from causalcxr._weights import WEIGHTS, sha256
 from causalcxr.calibration import Calibration
-from causalcxr.model_card import model_card
-from causalcxr.models import CausalCXR
+from causalcxr.data.labels import check_label_names
+from causalcxr.models.metadata import checked_calibration, checked_names, current_calibration
 
-__all__ = ["push_to_hub", "save_pretrained"]
+__all__ = ["SOURCES", "Saved", "push_to_hub", "read", "save_pretrained", "weights_file"]
 
-CARD = "README.md"
-# What the cfg says of where the weights were from, and what is at the root of the config instead.
-NOT_KEPT = ("state_dict", "architecture", "tag", "label_names", "label_descriptions")
+SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+REPOSITORY = "owner/repo"  # in a card, until it is pushed
+TASK = "image-classification"
+
+# What a config may say of the arguments of a causal model: numbers within limits, texts, and the backbone's arguments.
+CAUSAL_ARGS: dict[str, Any] = {
+    "num_classes": (0, 2**15),
+    "in_chans": (1, 64),
+    "dim": (1, 2**13),
+    "num_heads": (1, 2**8),
+    "depth": (1, 2**6),
+    "output_stride": (1, 2**6),
+    "drop_rate": (0, 1),
+    "drop_path_rate": (0, 1),
+    "img_size": None,
+    "backbone": str,
+    "complement": str,
+    "combine": str,
+    "backbone_args": dict,
+}
+SMALLEST, LARGEST = -1, 2**15  # numbers in arguments that only a backbone or a plain model knows
+# What chooses weights, or how a model is built and wrapped, which is not for a config to say.
+NOT_ARGS = {
+    *inspect.signature(timm.create_model).parameters,
+    *inspect.signature(build_model_with_cfg).parameters,
+    *("pretrained_backbone", "features_only", "out_indices", "feature_cls", "pruned", "device", "dtype"),
+}
+# What a config may say of the images; what else timm knows of a model is taken from the registry.
+IMAGE_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "fixed_input_size", "license")
+# What is saved for timm beside that.
+NETWORK_KEYS = ("first_conv", "classifier", "license", "description", "origin_url")
+
+
+class Saved(NamedTuple):
+    """What is in a folder or a repository, checked."""
+
+    architecture: str
+    num_classes: int
+    label_names: tuple[str, ...] | None
+    calibration: Calibration | None
+    model_args: dict[str, Any]
+    pretrained_cfg: dict[str, Any]
+    """For `timm.create_model`; `file` is the file of weights."""
 
 
 def save_pretrained(
@@ -35,26 +91,32 @@ def save_pretrained(
     *,
     label_names: Sequence[str] | None = None,
     calibration: Calibration | None = None,
+    metrics: Mapping[str, Any] | None = None,
     data_config: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `config.json` and `model.safetensors`, which `create_model` and `timm.create_model` open.
+    """Write a folder that `create_model`, `timm.create_model` and `push_to_hub` open.
 
-    Each file is there whole or not at all, and the config has the SHA-256 sum of the weights, so that `create_model`
-    refuses files that do not belong together. Other files in the folder are left alone.
+    It gets `config.json`, `model.safetensors` and `README.md`, the model card. A card that is there already is kept
+    unless `metrics` are given. Other files in the folder are left alone. The config has the SHA-256 sum of the
+    weights, so that files of different models are not taken for one.
 
     Args:
-        model: A model from `causalcxr.create_model`.
+        model: A model from `causalcxr.create_model` or `timm.create_model`.
         folder: Where to write; made if it is not there.
-        label_names: Names of the labels in the order of the logits. Default: `model.label_names`.
-        calibration: What makes probabilities and findings of the logits. Default: `model.calibration`, unless
-            `label_names` are others than the model's.
+        label_names: Names of the labels in the order of the logits. Default: `model.label_names`. If the model has
+            names, they must be these.
+        calibration: What makes probabilities and findings of the logits. Default: `model.calibration`, unless the
+            weights have changed since it was set, which the logger `causalcxr` says.
+        metrics: Figures for the card. `{"model": str, "data": str, "split": str, "images": int, "patients": int,
+            "auroc": {"mean": {"value": float, "low": float, "high": float}, "Mass": {...}, ...}, "commit": str,
+            "seed": int}`; only `data`, `split` and `auroc` with a `value` each are needed.
         data_config: Which images the model was trained on, where this differs from `model.pretrained_cfg`: any of
             `input_size` (C, H, W), `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`.
 
     Raises:
-        TypeError: If the model is not a `CausalCXR`, or the calibration no `Calibration`.
-        ValueError: If it was not built by `create_model`, or names, calibration or `data_config` do not fit it, or its
-            arguments cannot be stored as JSON.
+        TypeError: If the calibration is no `Calibration`.
+        ValueError: If the model was not built by `create_model`, or names, calibration, metrics or `data_config` do
+            not fit it, or its arguments cannot be stored as JSON.
 
     Example:
         >>> from pathlib import Path
@@ -66,26 +128,30 @@ def save_pretrained(
         ...     causalcxr.create_model(Path(folder)).label_names
         ('Mass', 'Nodule')
     """
-    config = _config(model, label_names, calibration, data_config)
+    config = _config(model, label_names, calibration, dict(data_config or {}))
+    card = _card(config, metrics)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".saving-", dir=folder) as unfinished:
         weights, description = Path(unfinished, WEIGHTS), Path(unfinished, CONFIG)
         state_dict = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         save_file(state_dict, weights, metadata={"format": "pt"})
-        description.write_text(_as_json({**config, "sha256": sha256(weights)}), encoding="utf-8")
+        config["sha256"] = _sha256(weights)
+        description.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         weights.chmod(description.stat().st_mode)  # safetensors writes for the owner alone
         for path in (weights, description):
             os.replace(path, folder / path.name)
+    if metrics is not None or not (folder / CARD).exists():
+        (folder / CARD).write_text(card, encoding="utf-8")
 
 
 def push_to_hub(
-    model: nn.Module,
+    model: nn.Module | str | os.PathLike[str],
     repo_id: str,
     *,
-    evaluation: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     label_names: Sequence[str] | None = None,
     calibration: Calibration | None = None,
+    metrics: Mapping[str, Any] | None = None,
     data_config: Mapping[str, Any] | None = None,
     commit_message: str = "Upload model",
     private: bool | None = None,
@@ -93,17 +159,14 @@ def push_to_hub(
     create_pr: bool = False,
     token: str | None = None,
 ) -> CommitInfo:
-    """Upload a model to the Hugging Face Hub in one commit: what `save_pretrained` writes, and a model card.
-
-    Without `evaluation` a card that is there already is left alone.
+    """Upload a model to the Hugging Face Hub in one commit: config, weights and model card.
 
     Args:
-        model: A model from `causalcxr.create_model`.
+        model: A model, or the folder that `save_pretrained` wrote of it.
         repo_id: `"owner/repo"`; made if it is not there.
-        evaluation: What `examples/evaluate_nih.py` (of this one model) or `examples/export_weights.py` wrote, or the
-            path of the JSON file, for the card: see `causalcxr.model_card.model_card`.
-        label_names: As in `save_pretrained`.
+        label_names: As in `save_pretrained`; not for a folder, as the next three.
         calibration: As in `save_pretrained`.
+        metrics: As in `save_pretrained`. Without, a card that the repository has is left alone.
         data_config: As in `save_pretrained`.
         commit_message: Title of the commit.
         private: Whether a repository that is made is private. Default: the owner's setting.
@@ -115,87 +178,356 @@ def push_to_hub(
         The commit, with `commit_url`, `oid` and `pr_url`.
 
     Raises:
-        TypeError: If the model is not a `CausalCXR`.
-        ValueError: If something does not fit, as in `save_pretrained`, or the evaluation is of other labels.
-        PermissionError: If the token may not write there, or there is none.
+        ValueError: As in `save_pretrained`; if the folder has no model; or if `private` is asked of a repository that
+            is public.
+        huggingface_hub.errors.HfHubHTTPError: If the token may not write there, or there is none.
     """
-    api = HfApi(token=token)
-    with TemporaryDirectory() as folder:
-        save_pretrained(model, folder, label_names=label_names, calibration=calibration, data_config=data_config)
-        config = json.loads(Path(folder, CONFIG).read_text(encoding="utf-8"))
-        model_card(config, repo_id, evaluation)  # before anything is sent, lest the evaluation does not fit
-        try:
-            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            if private and not api.model_info(repo_id).private:
-                raise ValueError(f"{repo_id!r} exists and is public; make it private on its page, or take another")
-            if evaluation is not None or not api.file_exists(repo_id, CARD, revision=revision):
-                Path(folder, CARD).write_text(model_card(config, repo_id, evaluation), encoding="utf-8")
-            return api.create_commit(  # upload_folder may split a slow upload into several
-                repo_id,
-                [CommitOperationAdd(path.name, path) for path in sorted(Path(folder).iterdir())],
-                commit_message=commit_message,
-                revision=revision,
-                create_pr=create_pr,
-            )
-        except HfHubHTTPError as error:
-            if not refused(error):
-                raise
-            raise PermissionError(f"no right to write to {repo_id!r}; {LOG_IN}, with a token that may write") from error
+    options = {"label_names": label_names, "calibration": calibration, "metrics": metrics, "data_config": data_config}
+    with TemporaryDirectory() as temporary:
+        if isinstance(model, nn.Module):
+            folder = Path(temporary)
+            save_pretrained(model, folder, **options)  # type: ignore[arg-type]
+        else:
+            folder = Path(model)
+            if given := [name for name, value in options.items() if value is not None]:
+                raise ValueError(f"{given[0]} is not for a folder; give it to save_pretrained")
+            read(f"local-dir:{folder}")
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if private and not api.model_info(repo_id).private:
+            raise ValueError(f"{repo_id!r} exists and is public; make it private on its page, or take another")
+        files: dict[str, Any] = {name: folder / name for name in (CONFIG, WEIGHTS)}
+        from_folder = folder != Path(temporary) and (folder / CARD).is_file()
+        if from_folder or metrics is not None or not api.file_exists(repo_id, CARD, revision=revision):
+            card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
+            files[CARD] = card.replace(f"hf-hub:{REPOSITORY}", f"hf-hub:{repo_id}").encode()
+        return api.create_commit(
+            repo_id,
+            [CommitOperationAdd(name, content) for name, content in files.items()],
+            commit_message=commit_message,
+            revision=revision,
+            create_pr=create_pr,
+        )
+
+
+def read(name: str, *, weights: bool = True, cache_dir: str | Path | None = None) -> Saved:
+    """Read a folder, or a repository at the commit that it has now.
+
+    Args:
+        name: `"local-dir:path"` or `"hf-hub:owner/repo[@revision]"`.
+        weights: Whether the weights are wanted, and so downloaded.
+        cache_dir: Folder of downloads. Default: the Hub client's.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If the config says what it may not, or the weights are damaged or not those of the config.
+    """
+    source, place = parse_model_name(name)
+    if source == "local-dir":
+        path = Path(place, CONFIG)
+        if not path.is_file():
+            raise FileNotFoundError(f"no {CONFIG} in {place}; causalcxr.save_pretrained writes a folder with one")
+    else:
+        repo_id, _, revision = place.partition("@")
+        path = Path(hf_hub_download(repo_id, CONFIG, revision=revision or None, cache_dir=cache_dir))
+        place = f"{repo_id}@{path.parent.name}"  # .../snapshots/COMMIT/config.json
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        saved = _checked(config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{CONFIG} of {name} is not one of a model that can be opened: {error!r:.500}") from error
+    if weights:
+        where = {"file": place} if source == "local-dir" else {"hf_hub_id": place}
+        file = weights_file(PretrainedCfg(source=source, **where), cache_dir)
+        saved.pretrained_cfg.update(file=str(file), **({} if source == "local-dir" else where))
+    return saved
+
+
+def weights_file(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -> Path:
+    """Return the file of weights that a pretrained cfg names, downloaded if need be; safetensors and whole.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is of another format, damaged, or not the one of the config beside it.
+    """
+    if cfg.source == "local-dir":
+        path = Path(cfg.file, WEIGHTS)
+    elif cfg.source == "hf-hub" or (cfg.hf_hub_id and not cfg.file):
+        repo_id, _, revision = cfg.hf_hub_id.partition("@")
+        filename = cfg.hf_hub_filename or WEIGHTS
+        _refuse_pickle(filename)
+        path = Path(hf_hub_download(repo_id, filename, revision=revision or None, cache_dir=cache_dir))
+    else:
+        path = Path(cfg.file or "")
+    _refuse_pickle(path.name)
+    if not path.is_file():
+        others = ", ".join(sorted(file.name for file in path.parent.glob("*"))) or "nothing"
+        raise FileNotFoundError(f"no {path.name} in {path.parent}, which has {others}; pickles are never opened")
+    try:
+        with safe_open(path, framework="pt"):
+            pass  # the header says how long the file is
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is damaged, or no safetensors file ({error}); save, copy or download it again"
+        ) from error
+    config = path.with_name(CONFIG)
+    expected = json.loads(config.read_text(encoding="utf-8")).get("sha256") if config.is_file() else None
+    if expected and _sha256(path) != expected:
+        raise ValueError(
+            f"{path} is damaged, or of another model than {CONFIG} beside it: its SHA-256 sum is not {expected}; save, "
+            "copy or download both again"
+        )
+    return path
+
+
+def _refuse_pickle(filename: str) -> None:
+    if not filename.endswith(".safetensors"):
+        raise ValueError(
+            f"{filename or 'the weights'} is no safetensors file; others may run code when opened, so they are not"
+        )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _checked(config: dict[str, Any]) -> Saved:
+    """Return what a config says, or raise; what it says beside that is dropped."""
+    name, given = config["architecture"], config["pretrained_cfg"]
+    if not isinstance(name, str) or not timm.is_model(name):
+        raise ValueError(
+            f"unknown architecture {name!r:.100}; close names: {get_close_matches(str(name), timm.list_models(), n=3)}"
+        )
+    num_classes = _number("num_classes", config["num_classes"], 0, LARGEST, whole=True)
+    names = config.get("label_names", given.get("label_names"))
+    calibration = config.get("calibration")
+    if calibration is not None:
+        calibration = checked_calibration(Calibration(**calibration), num_classes)
+    return Saved(
+        architecture=name,
+        num_classes=num_classes,
+        label_names=checked_names(names, num_classes) if names else None,
+        calibration=calibration,
+        model_args=_checked_args(name, config.get("model_args") or {}),
+        pretrained_cfg=_checked_cfg(name, given) | {"num_classes": num_classes, "label_names": names or None},
+    )
+
+
+def _checked_args(architecture: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a model; a number out of range or an argument that leads elsewhere is refused."""
+    args = {name: value for name, value in given.items() if name not in ("num_classes", "pretrained_backbone")}
+    _check_values("model_args", args)
+    if _is_causal(architecture):
+        if unknown := sorted(args.keys() - CAUSAL_ARGS.keys()):
+            raise ValueError(f"model_args may have {', '.join(CAUSAL_ARGS)}, but has {', '.join(unknown)}")
+        for name, value in args.items():
+            limits = CAUSAL_ARGS[name]
+            if isinstance(limits, tuple):
+                _number(name, value, limits[0], limits[1], whole=not name.endswith("_rate"))
+            elif limits and not isinstance(value, limits):
+                raise ValueError(f"{name} must be of type {limits.__name__}, but is {value!r:.100}")
+    return args
+
+
+def _checked_cfg(architecture: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the pretrained cfg of a model: of the images what is given, of the network what is registered."""
+    registered = get_pretrained_cfg(architecture) or PretrainedCfg()
+    cfg = {key: given.get(key, getattr(registered, key)) for key in IMAGE_KEYS}
+    if len(cfg["input_size"]) != 3:
+        raise ValueError(f"input_size must be (C, H, W), but is {cfg['input_size']!r:.100}")
+    for size in cfg["input_size"]:
+        _number("input_size", size, 1, LARGEST, whole=True)
+    for key, least in (("mean", -LARGEST), ("std", 1e-6)):
+        for value in cfg[key]:
+            _number(key, value, least, LARGEST)
+    _check_values("pretrained_cfg", cfg)
+    return {
+        "architecture": architecture,
+        "first_conv": registered.first_conv,
+        "classifier": registered.classifier,
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in cfg.items()},
+    }
+
+
+def _check_values(name: str, value: Any) -> None:
+    """Raise unless it is made of texts, numbers within limits, lists, and objects whose keys lead nowhere."""
+    if isinstance(value, dict):
+        if refused := sorted(value.keys() & NOT_ARGS):
+            raise ValueError(f"{name} must not have {', '.join(refused)}, which chooses weights or where they go")
+        for key, part in value.items():
+            _check_values(f"{name}.{key}", part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            _check_values(name, part)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        _number(name, value, SMALLEST, LARGEST)
+    elif not (value is None or isinstance(value, (str, bool))):
+        raise TypeError(f"{name} must be of JSON, but is of type {type(value).__name__}")
+
+
+def _number(name: str, value: Any, least: float, most: float, *, whole: bool = False) -> Any:
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+        raise ValueError(
+            f"{name} must be {'an integer' if whole else 'a number'} from {least} to {most}, but is {value!r:.100}"
+        )
+    return value
+
+
+def _is_causal(architecture: str) -> bool:
+    return model_entrypoint(architecture).__module__.startswith("causalcxr.")
 
 
 def _config(
-    model: nn.Module,
-    label_names: Sequence[str] | None,
-    calibration: Calibration | None,
-    data_config: Mapping[str, Any] | None,
+    model: Any, label_names: Sequence[str] | None, calibration: Calibration | None, data_config: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the config of a model, of timm's form, checked as when it is read."""
-    if not isinstance(model, CausalCXR):
-        raise TypeError(
-            f"model must be a causalcxr.CausalCXR, but got {type(model).__name__}; give the model inside a wrapper, "
-            "such as model.module"
-        )
-    model_args: Any = getattr(model, "model_args", None)  # set by the entry points of the registry
-    if model_args is None:
+    recorded = ("pretrained_cfg", "_model_args", "num_classes", "num_features")  # by timm's factory
+    if hasattr(model, "_orig_mod") or not all(hasattr(model, name) for name in recorded):
         raise ValueError(
-            "only models from causalcxr.create_model can be saved, since the arguments of others are not known; "
-            "create_model('causal_timm', backbone=...) builds any of them"
+            "only models from causalcxr.create_model or timm.create_model can be saved, but got "
+            f"{type(model).__name__}; give the model inside a wrapper, such as model.module"
         )
-    try:
-        args = json.loads(_as_json({key: value for key, value in model_args.items() if value is not None}))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"arguments of the model cannot be stored as JSON ({error}): {model_args}") from error
-    data = resolve_input_data_config(model, args=dict(data_config or {}))
-    if unknown := sorted(set(data_config or {}) - data.keys()):
-        raise ValueError(f"data_config may have {', '.join(data)}, but has {', '.join(unknown)}")
+    cfg = model.pretrained_cfg
+    own = getattr(model, "label_names", None)
+    if label_names is not None and own is not None:
+        check_label_names(label_names, own)
+    names = checked_names(own if label_names is None else label_names, model.num_classes)
     if calibration is None:
-        calibration = _calibration_for(model, label_names)
-    elif not isinstance(calibration, Calibration):
-        raise TypeError(f"calibration must be a causalcxr.Calibration, but got {type(calibration).__name__}")
-    names = model.label_names if label_names is None else label_names
-    cfg = filter_pretrained_cfg(model.pretrained_cfg, remove_source=True)
+        calibration = current_calibration(model)
+    else:
+        checked_calibration(calibration, model.num_classes)
+    data = resolve_input_data_config(model, args=data_config)
+    if unknown := sorted(data_config.keys() - data.keys()):
+        raise ValueError(f"data_config may have {', '.join(data)}, but has {', '.join(unknown)}")
+    architecture, args = cfg["architecture"], get_model_args(model)
+    if _is_causal(architecture):
+        args = {name: value for name, value in args.items() if name in CAUSAL_ARGS}
     config = {
-        "architecture": model.pretrained_cfg["architecture"],
+        "architecture": architecture,
         "num_classes": model.num_classes,
         "num_features": model.num_features,
-        "label_names": names if names is None or isinstance(names, str) else list(names),
+        "label_names": names,
         "calibration": None if calibration is None else dataclasses.asdict(calibration),
         "model_args": args,
         "pretrained_cfg": {
-            **{key: value for key, value in cfg.items() if key not in NOT_KEPT},
+            **{key: cfg[key] for key in NETWORK_KEYS if cfg.get(key) is not None},
             **data,
+            "fixed_input_size": get_model_input_config(model)["fixed_input_size"],
             "num_classes": model.num_classes,
-            "pool_size": [size // model.reduction for size in data["input_size"][1:]],
         },
     }
-    return check_config(json.loads(json.dumps(config)), "this model")
+    try:
+        config = json.loads(json.dumps(config, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"arguments of the model cannot be stored as JSON ({error}): {args!r:.300}") from error
+    _checked(config)
+    return config
 
 
-def _calibration_for(model: CausalCXR, label_names: Sequence[str] | None) -> Calibration | None:
-    """Return the model's calibration, unless other label names take the place of those that it is of."""
-    kept = label_names is None or model.label_names in (None, tuple(label_names))
-    return model.calibration if kept else None
+def _card(config: dict[str, Any], metrics: Mapping[str, Any] | None) -> str:
+    """Return the text of a model card: what the model is, how to load it, and the figures that are given."""
+    architecture, names, cfg = config["architecture"], config["label_names"], config["pretrained_cfg"]
+    auroc = _auroc(metrics, names)
+    head = ModelCardData(
+        model_name=architecture,
+        license=cfg.get("license"),
+        library_name="causalcxr",
+        pipeline_tag=TASK,
+        tags=["timm", "chest-x-ray", "multi-label-classification"],
+        eval_results=[
+            EvalResult(
+                task_type=TASK,
+                dataset_type=re.sub(r"[^a-z0-9]+", "-", metrics["data"].lower()).strip("-"),
+                dataset_name=metrics["data"],
+                dataset_split=metrics["split"],
+                metric_type="roc_auc",
+                metric_name=f"AUROC, {label}",
+                metric_value=row["value"],
+            )
+            for label, row in auroc.items()
+        ]
+        if metrics and auroc
+        else None,
+    )
+    labels = names or [f"label {k}" for k in range(config["num_classes"])]
+    causal = "`CausalHead` on a backbone of timm ([method](https://arxiv.org/abs/2305.12072))"
+    height, width = cfg["input_size"][1:]
+    return f"""---
+{head.to_yaml()}
+---
+
+# {architecture}
+
+**Not for clinical use.** These weights are for research. They must not inform the care of any person.
+
+`{architecture}` is {causal if _is_causal(architecture) else "a model of timm"}.
+It takes radiographs of {height} x {width} px and gives a score for each of {len(labels)} labels: {", ".join(labels)}.
+
+```python
+import causalcxr
+
+model = causalcxr.create_model("hf-hub:{REPOSITORY}").eval()  # or the Path of a folder
+```
+
+## Probabilities
+
+{_probabilities(config["calibration"], labels)}
+
+## Evaluation
+
+{_evaluation(metrics, auroc) if metrics else "No figures were given."}
+
+## Limits
+
+Scores hold for films like those of the training. Labels of public data sets are read from reports by programs, and some
+are wrong. A classifier may rely on what goes with a finding, such as tubes or the view, instead of the finding.
+
+## Licence
+
+{cfg.get("license") or "Not stated."}
+"""
 
 
-def _as_json(config: dict[str, Any]) -> str:
-    return json.dumps(config, indent=2, allow_nan=False) + "\n"
+def _probabilities(calibration: dict[str, Any] | None, labels: Sequence[str]) -> str:
+    if calibration is None:
+        return "The sigmoid of a score is not a calibrated probability, and there are no thresholds."
+    rows = [[name, f"{value:.3g}"] for name, value in zip(labels, calibration["thresholds"], strict=True)]
+    return (
+        f"`model.calibration` makes probabilities of the scores, with temperature {calibration['temperature']:.3g}, "
+        f"and findings of these, with the thresholds below.\n\n{_table(['label', 'threshold'], rows)}"
+    )
+
+
+def _auroc(metrics: Mapping[str, Any] | None, names: Sequence[str] | None) -> dict[str, Mapping[str, Any]]:
+    """Return the figures by label, those that there are; the mean first."""
+    if metrics is None:
+        return {}
+    if missing := [key for key in ("data", "split", "auroc") if key not in metrics]:
+        raise ValueError(f"metrics must have data, split and auroc, but lack {', '.join(missing)}")
+    rows = metrics["auroc"]
+    if names and (unknown := [label for label in rows if label not in ("mean", *names)]):
+        raise ValueError(f"metrics must be of the labels of the model, but have {', '.join(unknown)}")
+    return {
+        label: rows[label]
+        for label in sorted(rows, key=lambda label: label != "mean")
+        if rows[label].get("value") is not None and math.isfinite(rows[label]["value"])
+    }
+
+
+def _evaluation(metrics: Mapping[str, Any], auroc: Mapping[str, Mapping[str, Any]]) -> str:
+    counts = [f"{metrics[key]} {key}" for key in ("images", "patients") if metrics.get(key) is not None]
+    made = [f"{key} {metrics[key]}" for key in ("seed", "commit") if metrics.get(key) is not None]
+    on = ", ".join([f"{metrics['data']}, {metrics['split']}", *counts])
+    rows = [[label, _interval(row)] for label, row in auroc.items()]
+    text = f"AUROC on {on}, with 95 % intervals where there are some.\n\n{_table(['label', 'AUROC'], rows)}"
+    return f"{text}\n\nTrained with {', '.join(made)}." if made else text
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    value = f"{row['value']:.3f}"
+    return value if row.get("low") is None else f"{value} ({row['low']:.3f}, {row['high']:.3f})"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])

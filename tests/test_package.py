@@ -37,8 +37,3 @@ def test_import_needs_the_core_dependencies_only() -> None:
     code = f"import sys, causalcxr; print([name for name in {extras} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert (run.returncode, run.stdout.strip()) == (0, "[]"), run.stderr
-
-
-def test_files_stay_short() -> None:
-    lines = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "causalcxr").rglob("*.py")}
-    assert {name: count for name, count in lines.items() if count > 330} == {}

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import torch
 
@@ -15,8 +15,7 @@ from causalcxr.cli.panel import require_matplotlib
 from causalcxr.cli.scoring import NOT_FOR_CLINICAL_USE, PANEL_SUFFIX, Prediction, find_images, score_images
 from causalcxr.cli.tables import Auroc, auroc_table, evaluate, match, read_table
 from causalcxr.cli.terminal import csv_line, progress, reporting, say, write
-from causalcxr.factory import create_model, is_model, list_models, list_pretrained
-from causalcxr.models import CausalCXR
+from causalcxr.models import CausalCXR, create_model, is_model, list_models, list_pretrained
 
 __all__ = ["main"]
 
@@ -116,16 +115,18 @@ def _predict(images: list[str], model: str, heatmap: Path | None, format: str) -
         except (ImportError, OSError) as error:
             raise CommandError(error) from error
     loaded, labels = _load(model)
+    if heatmap is not None and not isinstance(loaded, CausalCXR):
+        raise CommandError(f"the model {model} is a plain one of timm and has no heat maps; leave --heatmap out")
     predictions = score_images(loaded, labels, paths, heatmap, problems)
     {"table": _write_table, "json": _write_json, "csv": _write_csv}[format](predictions, labels)
     return SOME_FAILED if problems else DONE
 
 
-def _load(name: str) -> tuple[CausalCXR, list[str]]:
+def _load(name: str) -> tuple[Any, list[str]]:
     """Return the model in evaluation mode, on a GPU where there is one, and the names of its outputs."""
     try:
         source = Path(name) if not is_model(name) and os.path.isdir(name) else name
-        model = cast(CausalCXR, create_model(source, pretrained=True))
+        model: Any = create_model(source, pretrained=True)
     except Exception as error:  # of timm, the Hub or safetensors
         raise CommandError(f"cannot load the model {name}: {error}") from error
     if model.num_classes == 0:

@@ -31,7 +31,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError("heat maps need matplotlib: pip install 'causalcxr[train]'") from error
+        raise ImportError("heat maps need matplotlib: pip install matplotlib") from error
 
 
 def save_panel(path: Path, image: Tensor, findings: list[Finding], title: str, note: str) -> None:

@@ -4,7 +4,7 @@ import glob
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from causalcxr.cli.panel import Finding, save_panel
 from causalcxr.cli.terminal import progress, reporting
 from causalcxr.data.dicom import is_dicom
 from causalcxr.data.image import read_image
+from causalcxr.data.preprocessing import preprocess
 from causalcxr.explain import attention_maps
 from causalcxr.models import CausalCXR
 
@@ -73,12 +74,12 @@ def _is_image(file: Path) -> bool:
 
 
 def score_images(
-    model: CausalCXR, labels: list[str], paths: list[Path], heatmap: Path | None, problems: list[str]
+    model: Any, labels: list[str], paths: list[Path], heatmap: Path | None, problems: list[str]
 ) -> Iterator[Prediction]:
     """Yield what the causal branch says of each image that can be read.
 
     Args:
-        model: A model in evaluation mode.
+        model: A causal model, or a plain one of timm from `create_model`, in evaluation mode.
         labels: The names of its outputs.
         paths: The images.
         heatmap: Folder for a panel of each image, laid out as the images are below their common folder.
@@ -88,7 +89,7 @@ def score_images(
     for path in progress(paths, "scoring", " images"):
         prediction = None
         with reporting(problems):
-            images = model.preprocess(path)
+            images = _as_input(model, path)
             prediction = _predict(model, images, labels, path)
             if heatmap is not None:
                 panel = heatmap / path.absolute().relative_to(shared)
@@ -97,8 +98,14 @@ def score_images(
             yield prediction
 
 
+def _as_input(model: Any, path: Path) -> Tensor:
+    if isinstance(model, CausalCXR):
+        return model.preprocess(path)
+    return preprocess(path, model.pretrained_cfg).to(next(model.parameters()))
+
+
 @torch.inference_mode()
-def _predict(model: CausalCXR, images: Tensor, labels: list[str], path: Path) -> Prediction:
+def _predict(model: Any, images: Tensor, labels: list[str], path: Path) -> Prediction:
     logits, calibration = model(images).float(), model.calibration
     if not bool(logits.isfinite().all()):
         raise ValueError(f"{path}: the scores of the model are not finite")

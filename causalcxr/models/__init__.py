@@ -1,25 +1,7 @@
 """Models; importing this package registers them in timm's registry."""
 
-from causalcxr.models import (
-    causal_convnext,
-    causal_densenet,
-    causal_efficientnet,
-    causal_resnet,
-    causal_swin,
-    causal_timm,
-    causal_vit,
-)
 from causalcxr.models.causal_cxr import CausalCXR
 from causalcxr.models.causal_head import CausalHead
+from causalcxr.models.registry import create_model, is_model, list_models, list_pretrained
 
-__all__ = [
-    "CausalCXR",
-    "CausalHead",
-    "causal_convnext",
-    "causal_densenet",
-    "causal_efficientnet",
-    "causal_resnet",
-    "causal_swin",
-    "causal_timm",
-    "causal_vit",
-]
+__all__ = ["CausalCXR", "CausalHead", "create_model", "is_model", "list_models", "list_pretrained"]

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from causalcxr._checks import check_tensor, eager
 from causalcxr.calibration import Calibration
-from causalcxr.data.labels import NIH_LABELS
+from causalcxr.data.labels import check_label_names
 from causalcxr.data.preprocessing import preprocess
 from causalcxr.layers import ConfounderBank
-from causalcxr.models._backbone import create_backbone, feature_map
+from causalcxr.models.backbone import create_backbone, feature_map
 from causalcxr.models.causal_head import CausalHead
+from causalcxr.models.metadata import checked_calibration, checked_names, weights_checksum
 from causalcxr.outputs import CausalOutput
 
 __all__ = ["CausalCXR"]
@@ -114,7 +115,7 @@ class CausalCXR(nn.Module):
                 strategy=strategy,
                 drop_rate=drop_rate,
             )
-        self._label_names: tuple[str, ...] | None = NIH_LABELS if num_classes == len(NIH_LABELS) else None
+        self._label_names: tuple[str, ...] | None = None
         self._calibration: Calibration | None = None
         self.to(dtype=dtype)
         self.feature_info = [
@@ -130,34 +131,30 @@ class CausalCXR(nn.Module):
     def label_names(self) -> tuple[str, ...] | None:
         """Names of the labels in the order of the logits, or None where they are not known.
 
-        Other names in the place of these drop the calibration, which is of these labels.
+        They come with the weights or from you. Outputs that have names keep them: `reset_classifier` makes new outputs.
         """
         return self._label_names
 
     @label_names.setter
     def label_names(self, names: Sequence[str] | None) -> None:
-        if names is not None and (isinstance(names, str) or not len(names) == len(set(names)) == self.num_classes):
-            raise ValueError(f"label_names must be one name for each of {self.num_classes} labels, but got {names!r}")
-        given = None if names is None else tuple(names)
-        if self._label_names not in (None, given):
-            self._calibration = None
+        given = checked_names(names, self.num_classes)
+        if given is not None and self._label_names is not None:
+            check_label_names(given, self._label_names)
         self._label_names = given
 
     @property
     def calibration(self) -> Calibration | None:
-        """Temperature and thresholds of the weights, or None where there are none."""
+        """Temperature and thresholds for the weights, or None where there are none.
+
+        It holds for the weights that the model has when it is set. `save_pretrained` leaves it out after they changed.
+        """
         return self._calibration
 
     @calibration.setter
     def calibration(self, calibration: Calibration | None) -> None:
         if calibration is not None:
-            if not isinstance(calibration, Calibration):
-                raise TypeError(f"calibration must be a causalcxr.Calibration, but got {type(calibration).__name__}")
-            if len(calibration.thresholds) != self.num_classes:
-                raise ValueError(
-                    f"calibration must have a threshold for each of {self.num_classes} labels, but has "
-                    f"{len(calibration.thresholds)}"
-                )
+            checked_calibration(calibration, self.num_classes)
+            self._calibrated = weights_checksum(self)
         self._calibration = calibration
 
     def forward(self, x: Tensor) -> Tensor:

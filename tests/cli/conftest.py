@@ -9,14 +9,14 @@ from PIL import Image
 
 import causalcxr
 from causalcxr import cli
-from causalcxr.data import SyntheticCXR
+from causalcxr.data import NIH_LABELS, SyntheticCXR
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model")
-    causalcxr.save_pretrained(causalcxr.create_model("causal_test_resnet"), folder)
+    causalcxr.save_pretrained(causalcxr.create_model("causal_test_resnet", label_names=NIH_LABELS), folder)
     return folder
 
 

@@ -49,7 +49,7 @@ def test_heat_maps_without_matplotlib_name_the_extra(run, images, tmp_path, monk
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, out, err = run("predict", images, "--heatmap", tmp_path)
     assert (code, out) == (2, "")
-    assert err == "error: heat maps need matplotlib: pip install 'causalcxr[train]'\n"
+    assert err == "error: heat maps need matplotlib: pip install matplotlib\n"
 
 
 def test_a_folder_of_heat_maps_that_cannot_be_made_ends_before_the_work(run, images):

@@ -1,5 +1,7 @@
 """Which models the commands take, and `causalcxr models`."""
 
+import json
+
 import pytest
 import timm
 
@@ -31,11 +33,18 @@ def test_models_that_cannot_be_loaded_end_the_command(run, images, name, message
     assert err.startswith(message)
 
 
-def test_a_plain_model_ends_the_command(run, images, tmp_path):
-    timm.models.save_for_hf(timm.create_model("test_resnet"), tmp_path, safe_serialization=True)
-    code, out, err = run("predict", images, "--model", tmp_path)
+def test_a_plain_model_of_timm_has_scores_and_no_heat_maps(run, images, tmp_path):
+    model = timm.create_model("test_resnet", num_classes=2, in_chans=1).eval()
+    calibration = causalcxr.Calibration(2.0, [0.0, 1.0])
+    causalcxr.save_pretrained(model, tmp_path, label_names=["Mass", "Nodule"], calibration=calibration)
+    code, out, _ = run("predict", images / "a.png", "--model", tmp_path, "--format=json")
+    x = causalcxr.data.preprocess(images / "a.png", causalcxr.create_model(tmp_path).pretrained_cfg)
+    expected = calibration.probabilities(model(x).detach())[0].tolist()
+    assert (code, json.loads(out)[0]["positives"]) == (0, ["Mass"])
+    assert list(json.loads(out)[0]["scores"].values()) == pytest.approx(expected)
+    code, out, err = run("predict", images, "--model", tmp_path, "--heatmap", tmp_path / "maps")
     assert (code, out) == (2, "")
-    assert "'test_resnet', a model of timm, not a causal one" in err
+    assert "has no heat maps" in err
 
 
 def test_labels_without_names_are_numbered_and_no_labels_are_an_error(run, images, monkeypatch):

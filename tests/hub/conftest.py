@@ -1,10 +1,10 @@
 """A saved model, and a Hub on this machine that the real client talks to."""
 
 import json
-import math
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +16,7 @@ from causalcxr import Calibration, CausalCXR
 from causalcxr.data import NIH_LABELS
 from hub_server import HubServer, Repo
 
-REPO = "owner/repo"
-# With arguments that differ from the entry point's.
+# With arguments that differ from those of the name.
 OPTIONS = {"dim": 32, "depth": 1, "complement": "paper", "backbone_args": {"channels": (16, 24, 32, 48)}}
 
 
@@ -28,7 +27,7 @@ def images() -> Tensor:
 
 @pytest.fixture(scope="session")
 def model() -> CausalCXR:
-    return causalcxr.create_model("causal_test_resnet", **OPTIONS).eval()
+    return causalcxr.create_model("causal_test_resnet", label_names=NIH_LABELS, **OPTIONS).eval()
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +38,17 @@ def folder(model: CausalCXR, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def metrics() -> dict[str, Any]:
+    """Figures of the form that a card takes, with a label that no test image has."""
+    rows = {name: {"value": 0.6 + k / 100, "low": 0.6, "high": 0.68} for k, name in enumerate(NIH_LABELS)}
+    rows |= {"mean": {"value": 0.7, "low": 0.65, "high": 0.75}, "Hernia": {"value": None}, "Mass": {"value": 0.64}}
+    about = {"model": "causal_test_resnet", "data": "NIH ChestX-ray14", "split": "test", "images": 1492, "seed": 5}
+    return json.loads(json.dumps({**about, "patients": 300, "auroc": rows, "commit": "abc"}))
+
+
+@pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    """An empty Hub; the client uses it, with an empty cache and without a token."""
+    """An empty Hub; the client uses it, with an empty cache."""
     server = HubServer()
     changes = {
         "ENDPOINT": server.url,
@@ -55,9 +63,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
         monkeypatch.setattr(constants, name, value, raising=False)
         if hasattr(file_download, name):  # old versions have copies there
             monkeypatch.setattr(file_download, name, value)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     yield server
     _close_session()
     server.shutdown()
@@ -77,43 +84,12 @@ def go_offline(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
 
 
 def _close_session() -> None:
-    close = getattr(utils, "close_session", None) or utils.reset_sessions  # by version of the client
-    close()
+    (getattr(utils, "close_session", None) or utils.reset_sessions)()  # by version of the client
 
 
 @pytest.fixture
 def repo(hub: HubServer, folder: Path) -> Repo:
-    """A repository with the saved model."""
-    hub.repos[REPO] = Repo()
-    hub.repos[REPO].commit({path.name: path.read_bytes() for path in folder.iterdir()})
-    return hub.repos[REPO]
-
-
-@pytest.fixture
-def evaluation(tmp_path: Path) -> Path:
-    """A file in the form of `results.json`, of one model, with a label that no test image has."""
-    labels = {
-        name: {"positives": k + 5, "auroc": 0.6 + k / 100, "interval": [0.6, 0.68]} for k, name in enumerate(NIH_LABELS)
-    }
-    labels["Hernia"] = {"positives": 0, "auroc": math.nan, "interval": [math.nan, math.nan]}
-    figures = {
-        "mean_auroc": 0.7,
-        "interval": [0.65, 0.75],
-        "labels": labels,
-        "groups": {"AP only": {"mean_auroc": 0.68, "interval": [0.6, 0.7], "images": 700, "labels": ["Mass"]}},
-        "training": {
-            "config": {"seed": 5, "epochs": 6},
-            "epoch": 3,
-            "val_auroc": 0.74,
-            "lists": {"train": {"images": 7000}, "val": {"images": 1500}},
-            "commit": "abc",
-        },
-    }
-    content = {
-        "split": "test",
-        "images": {"images": 1492, "label_file": "Data_Entry_2017.csv"},
-        "models": {"run": figures},
-    }
-    path = tmp_path / "results.json"
-    path.write_text(json.dumps(content))
-    return path
+    """The repository `owner/repo` with the saved model."""
+    hub.repos["owner/repo"] = Repo()
+    hub.repos["owner/repo"].commit({path.name: path.read_bytes() for path in folder.iterdir()})
+    return hub.repos["owner/repo"]

@@ -1,19 +1,23 @@
 """Backbones from timm: their weights, strides and feature maps."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from huggingface_hub import constants, utils
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import causalcxr
 from causalcxr import CausalCXR
-from causalcxr.models._backbone import check_feature_map, create_backbone, feature_map
+from causalcxr.models.backbone import check_feature_map, create_backbone, feature_map
+
+close_session = getattr(utils, "close_session", None) or utils.reset_sessions  # by version of the client
 
 
 def _images(*size: int, in_chans: int = 3) -> Tensor:
@@ -65,7 +69,6 @@ def test_weights_from_a_file(tmp_path: Path, as_type: type, in_chans: int) -> No
         atol=1e-5,
     )
     assert "state_dict" not in model.backbone.pretrained_cfg
-    assert "pretrained_backbone" not in model.model_args
 
 
 def test_weights_without_a_classifier(tmp_path: Path) -> None:
@@ -201,24 +204,30 @@ def test_backbone_without_intermediate_features(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(("shape", "declared"), [((2, 4, 8), 8), ((2, 4, 6, 6), 8)])
 def test_backbone_whose_map_is_not_the_declared_one(shape: tuple[int, ...], declared: int) -> None:
-    backbone = _Returns(shape)
     message = f"backbone 'other' yields no feature map .* instead of .B, {declared}, H, W.*use a convolutional network"
     with pytest.raises(ValueError, match=message):
-        check_feature_map(backbone, "other", in_chans=3, in_chs=declared)
+        check_feature_map(_model(shape, declared))
 
 
 def test_parameters_that_no_map_depends_on_are_frozen() -> None:
     """Those of HRNet's finer maps, say: a distributed wrapper would wait for their gradients."""
-    backbone = _Returns((2, 4, 6, 6))
-    check_feature_map(backbone, "other", in_chans=3, in_chs=4, img_size=(32, 48))
-    assert {name: p.requires_grad for name, p in backbone.named_parameters()} == {"used": True, "unused": False}
-    assert backbone.used.device.type == "cpu"
+    model = _model((2, 4, 6, 6), 4)
+    check_feature_map(model, img_size=(32, 48))
+    trained = {name: p.requires_grad for name, p in model.backbone.named_parameters()}
+    assert trained == {"used": True, "unused": False}
+    assert model.backbone.used.device.type == "cpu"
+
+
+def _model(shape: tuple[int, ...], declared: int) -> Any:
+    """Return what the check looks at, with a map of a given shape."""
+    head = SimpleNamespace(feature_learning=SimpleNamespace(in_chs=declared))
+    return SimpleNamespace(backbone=_Returns(shape), head=head, in_chans=3)
 
 
 class _Returns(nn.Module):
     """A backbone with a map of a given shape."""
 
-    pretrained_cfg = MappingProxyType({"input_size": (3, 32, 32)})
+    pretrained_cfg = MappingProxyType({"input_size": (3, 32, 32), "architecture": "other"})
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -227,3 +236,28 @@ class _Returns(nn.Module):
 
     def forward_intermediates(self, x: Tensor, **_: Any) -> list[Tensor]:
         return [self.used * x.new_ones(self.shape)]
+
+
+def test_published_weights_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Within seconds, where the client would try again and again; from the cache without asking."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    close_session()
+    start = time.monotonic()
+    message = (
+        "timm's weights of 'resnet18' are not in the cache, and http://127.0.0.1:1 cannot .* give the path of a file"
+    )
+    with pytest.raises(ConnectionError, match=message):
+        causalcxr.create_model("causal_resnet18", pretrained_backbone=True)
+    assert time.monotonic() - start < 10
+    folder = tmp_path / "models--timm--test_resnet.r160_in1k"
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    _checkpoint(tmp_path, change=lambda w: w.update({"fc.weight": torch.zeros(1000, 96), "fc.bias": torch.zeros(1000)}))
+    (tmp_path / "test_resnet.safetensors").rename(folder / "snapshots" / "abc" / "model.safetensors")
+    expected = load_file(folder / "snapshots" / "abc" / "model.safetensors")
+    model = causalcxr.create_model("causal_test_resnet", pretrained_backbone=True)
+    assert torch.equal(model.backbone.conv1[0].weight, expected["conv1.0.weight"])
+    close_session()

@@ -118,11 +118,11 @@ def _changed(folder: Path, target: Path, change: Callable[[dict[str, Tensor]], A
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w.pop("backbone.layer3.0.conv1.weight"), r"1 missing \(backbone.layer3.0.conv1.weight, ...\)"),
-        (lambda w: w.pop("head.causal_mlp.fc1.bias"), r"1 missing \(head.causal_mlp.fc1.bias, ...\)"),
-        (lambda w: w.update(other=torch.zeros(2)), r"1 unexpected \(other, ...\)"),
-        (lambda w: w.update({"head.causal_mlp.fc1.bias": torch.zeros(3)}), "1 of another shape"),
-        (lambda w: w.update({"backbone.conv1.0.weight": torch.zeros(8, 3, 3, 3)}), "1 of another shape"),
+        (lambda w: w.pop("backbone.layer3.0.conv1.weight"), "backbone.layer3.0.conv1.weight"),
+        (lambda w: w.pop("head.causal_mlp.fc1.bias"), "head.causal_mlp.fc1.bias"),
+        (lambda w: w.update(other=torch.zeros(2)), "other"),
+        (lambda w: w.update({"head.causal_mlp.fc1.bias": torch.zeros(3)}), "head.causal_mlp.fc1.bias"),
+        (lambda w: w.update({"backbone.conv1.0.weight": torch.zeros(8, 3, 3, 3)}), "backbone.conv1.0.weight"),
     ],
 )
 def test_incomplete_weights_are_refused(
@@ -130,7 +130,7 @@ def test_incomplete_weights_are_refused(
 ) -> None:
     """Whatever the number of labels: where it differs, timm leaves missing layers as they were drawn."""
     _changed(folder, tmp_path, change)
-    with pytest.raises(ValueError, match=f"weights do not fit 'causal_test_resnet': {message}"):
+    with pytest.raises(ValueError, match=f"weights do not fit 'causal_test_resnet': .*{message}"):
         causalcxr.create_model(tmp_path, num_classes=num_classes)
 
 

@@ -12,7 +12,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from causalcxr.models._backbone import create_backbone, feature_map
+from causalcxr.models.backbone import create_backbone, feature_map
 
 
 def _torchvision(family: str) -> tuple[nn.Module, str, dict[str, Any], Callable[[Any, Tensor], Tensor]]:

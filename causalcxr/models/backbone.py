@@ -3,13 +3,22 @@
 import copy
 import difflib
 import logging
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.models import get_arch_name, get_pretrained_cfg_value, load_state_dict, model_entrypoint
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.utils import get_session
+from timm.models import (
+    get_arch_name,
+    get_pretrained_cfg,
+    get_pretrained_cfg_value,
+    load_state_dict,
+    model_entrypoint,
+)
 from torch import Tensor, nn
 
 from causalcxr.models._torchvision import as_timm
@@ -46,18 +55,25 @@ def create_backbone(
     Raises:
         ValueError: If the name is unknown or one of ours, if the model yields no feature map, if the stride cannot be
             had or if the weights do not fit.
+        TypeError: If the backbone does not take an argument.
         FileNotFoundError: If there is no file of weights at that path.
+        ConnectionError: If published weights are neither in the cache nor can be downloaded.
     """
     check_backbone_name(name)
     kwargs: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans, **(backbone_args or {})}
     if drop_path_rate is not None:
         kwargs["drop_path_rate"] = drop_path_rate
     if pretrained is True:
-        kwargs["pretrained"] = True
+        kwargs |= _published_weights(name)
     elif pretrained:
         kwargs |= _weights_from_file(name, pretrained)
     try:
         backbone = _build(name, 16 if output_stride is None else output_stride, kwargs)
+    except TypeError as error:
+        if not (unknown := re.search(r"unexpected keyword argument '(\w+)'", str(error))):
+            raise
+        why = "; it takes images of any size" if unknown[1] == "img_size" else ""
+        raise TypeError(f"backbone {name!r} takes no {unknown[1]}{why}: leave it out") from error
     except (RuntimeError, AttributeError, KeyError) as error:  # the last two of names that timm does not expect
         if not pretrained:
             raise
@@ -89,38 +105,58 @@ def feature_map(backbone: Any, x: Tensor) -> Tensor:
     return backbone.forward_intermediates(x, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True)[-1]
 
 
-def check_feature_map(backbone: nn.Module, name: str, *, in_chans: int, in_chs: int, img_size: Any = None) -> None:
-    """Raise unless a backbone yields the map that it declares; freeze parameters that the map does not depend on.
+def check_feature_map(model: Any, img_size: Any = None) -> None:
+    """Raise unless the backbone of a model yields the map that it declares; freeze what the map does not depend on.
 
     A copy runs on the meta device, so nothing is computed. Parameters without gradient, such as those of outputs that
     are not used, would stop `DistributedDataParallel`.
 
     Args:
-        backbone: As from `create_backbone`.
-        name: Its name, for the message.
-        in_chans: Input channels.
-        in_chs: Channels that the map should have.
-        img_size: Size of the images, a number or (H, W). Default: the one of the pretrained cfg.
+        model: A `CausalCXR` on any backbone.
+        img_size: Side of the images, or (H, W). Default: the size of the backbone's pretrained cfg.
 
     Raises:
         ValueError: If there is no such feature map.
     """
-    twin = copy.deepcopy(backbone).to("meta")
-    cfg: Any = backbone.pretrained_cfg
-    size = img_size or cfg["input_size"][1:]
+    name, in_chs = model.backbone.pretrained_cfg["architecture"], model.head.feature_learning.in_chs
+    twin = copy.deepcopy(model.backbone).to("meta")
+    size = img_size or model.backbone.pretrained_cfg["input_size"][1:]
     height, width = (size, size) if isinstance(size, int) else size
     try:
         with torch.device("meta"), torch.enable_grad():
-            images = next(twin.parameters()).new_empty(2, in_chans, height, width)
-            features = feature_map(twin, images)
+            features = feature_map(twin, next(twin.parameters()).new_empty(2, model.in_chans, height, width))
     except (AssertionError, AttributeError, NotImplementedError, RuntimeError) as error:
         raise _no_feature_map(name, str(error)) from error
     if features.ndim != 4 or features.shape[1] != in_chs:
         raise _no_feature_map(name, f"shape {tuple(features.shape)} instead of (B, {in_chs}, H, W)")
     features.sum().backward()
-    for parameter, copied in zip(backbone.parameters(), twin.parameters(), strict=True):
+    for parameter, copied in zip(model.backbone.parameters(), twin.parameters(), strict=True):
         if copied.grad is None:
             parameter.requires_grad_(False)
+
+
+def _published_weights(name: str) -> dict[str, Any]:
+    """Return the arguments with which timm loads its published weights, from the cache if they are there.
+
+    The client would try for the better part of a minute where there is no network.
+    """
+    cfg = get_pretrained_cfg(name)
+    if cfg is None or not cfg.hf_hub_id:
+        return {"pretrained": True}
+    repo_id, _, revision = cfg.hf_hub_id.partition("@")
+    for filename in (cfg.hf_hub_filename, "model.safetensors", "pytorch_model.bin"):
+        cached = filename and try_to_load_from_cache(repo_id, filename, revision=revision or None)
+        if isinstance(cached, str) and not cfg.custom_load:
+            return {"pretrained": True, "pretrained_cfg_overlay": {"file": cached}}
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception as error:  # of the library below the client, which is not always the same
+        raise ConnectionError(
+            f"timm's weights of {name!r} are not in the cache, and {constants.ENDPOINT} cannot be reached "
+            f"({error!r:.200}); load them once with a network, or give the path of a file, as "
+            f"pretrained_backbone='{cfg.architecture}.safetensors'"
+        ) from error
+    return {"pretrained": True}
 
 
 def _weights_from_file(name: str, path: str | Path) -> dict[str, Any]:

@@ -1,0 +1,62 @@
+"""What is known of a model beside its weights: the names of its labels, and a calibration of its logits."""
+
+import logging
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from causalcxr.calibration import Calibration
+
+__all__ = ["calibrate", "checked_calibration", "checked_names", "current_calibration", "weights_checksum"]
+
+_logger = logging.getLogger(__name__)
+
+
+def checked_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
+    """Return label names as a tuple, or raise `ValueError` unless there is one for each of the labels."""
+    if names is None:
+        return None
+    strings = not isinstance(names, str) and all(isinstance(name, str) for name in names)
+    if not strings or not len(names) == len(set(names)) == num_classes:
+        raise ValueError(f"label_names must be one name for each of {num_classes} labels, but got {names!r:.300}")
+    return tuple(names)
+
+
+def checked_calibration(calibration: Any, num_classes: int) -> Calibration:
+    """Return the calibration, or raise unless it is one of so many labels."""
+    if not isinstance(calibration, Calibration):
+        raise TypeError(f"calibration must be a causalcxr.Calibration, but got {type(calibration).__name__}")
+    if len(calibration.thresholds) != num_classes:
+        raise ValueError(
+            f"calibration must have a threshold for each of {num_classes} labels, but has {len(calibration.thresholds)}"
+        )
+    return calibration
+
+
+def calibrate(model: Any, calibration: Calibration) -> None:
+    """Set the calibration of a model, and note the weights that it holds for."""
+    model.calibration = checked_calibration(calibration, model.num_classes)
+    model._calibrated = weights_checksum(model)
+
+
+def current_calibration(model: Any) -> Calibration | None:
+    """Return the calibration of a model, unless its weights have changed since it was set, which is logged."""
+    calibration: Calibration | None = getattr(model, "calibration", None)
+    if calibration is None or getattr(model, "_calibrated", None) == weights_checksum(model):
+        return calibration
+    _logger.warning(
+        "the calibration is left out, since the weights have changed after it was set; fit one to these weights and "
+        "give calibration="
+    )
+    return None
+
+
+def weights_checksum(model: Any) -> int:
+    """Return a checksum of all parameters and buffers, which does not depend on the device or the memory format."""
+    checksum = 0
+    for tensor in model.state_dict().values():
+        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        checksum = zlib.crc32(content.numpy(), checksum)
+    return checksum

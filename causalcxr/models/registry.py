@@ -1,0 +1,340 @@
+"""The models by name: one table, in timm's registry.
+
+A model is a backbone of timm with the causal head. Strides are 16 where the backbone can be built so. Vision
+transformers resample their positions to the image and pad an image whose side is no multiple of the patch. Swin keeps
+its stride of 32, since its stages cannot be dilated.
+"""
+
+import difflib
+import inspect
+import json
+import logging
+import os
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import (
+    PretrainedCfg,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    get_arch_name,
+    get_arch_pretrained_cfgs,
+    get_pretrained_cfg,
+    register_model,
+    resolve_pretrained_cfg,
+    split_model_name_tag,
+)
+from torch import nn
+
+from causalcxr import hub
+from causalcxr.calibration import Calibration
+from causalcxr.data.labels import NIH_LABELS, check_label_names
+from causalcxr.models.backbone import check_backbone_name, check_feature_map
+from causalcxr.models.causal_cxr import CausalCXR
+from causalcxr.models.metadata import calibrate, checked_names
+
+__all__ = ["create_model", "is_model", "list_models", "list_pretrained"]
+
+_logger = logging.getLogger(__name__)
+
+VIT = {"backbone_args": {"dynamic_img_size": True, "dynamic_img_pad": True}}
+SWIN = {"backbone_args": {"strict_img_size": False}}
+# Name, backbone in timm, and arguments of CausalCXR that differ from its defaults.
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "causal_resnet18": ("resnet18", {}),
+    "causal_resnet34": ("resnet34", {}),
+    "causal_resnet50": ("resnet50", {}),
+    "causal_resnet101": ("resnet101", {}),  # the paper's
+    "causal_resnet152": ("resnet152", {}),
+    "causal_densenet121": ("densenet121", {}),
+    "causal_convnext_tiny": ("convnext_tiny", {}),
+    "causal_convnext_small": ("convnext_small", {}),
+    "causal_convnext_base": ("convnext_base", {}),
+    "causal_efficientnet_lite0": ("tf_efficientnet_lite0", {"dim": 128}),
+    "causal_efficientnetv2_s": ("tf_efficientnetv2_s", {}),
+    "causal_vit_small_patch16": ("vit_small_patch16_224", VIT),
+    "causal_vit_base_patch16": ("vit_base_patch16_224", VIT),
+    "causal_swin_tiny": ("swin_tiny_patch4_window7_224", SWIN),
+    "causal_test_resnet": ("test_resnet", {"dim": 64, "num_heads": 4}),  # 0.5 M parameters, for tests
+    "causal_timm": ("", {}),  # any backbone, by the argument `backbone`
+}
+# Weights by name and tag; the first tag of a name is the one that `pretrained=True` loads.
+SHIPPED = Path(__file__).resolve().parents[1] / "weights"  # each with its manifest beside it
+WEIGHTS: dict[str, dict[str, Any]] = {
+    "causal_efficientnet_lite0.nih10k": {
+        "file": str(SHIPPED / "causal_efficientnet_lite0.nih10k.safetensors"),
+        "input_size": (3, 192, 192),
+        "label_names": list(NIH_LABELS),
+    },
+}
+IMAGE_SIZES = {"causal_test_resnet": (3, 96, 96)}
+CLASSIFIER = (
+    "head.causal_classifier",
+    "head.confounder_classifier",
+    "head.intervention.classifier",
+    "head.decoder.label_embed",
+)
+ARGUMENTS = (
+    *inspect.signature(CausalCXR).parameters,
+    *("img_size", "features_only", "out_indices", "feature_cls"),
+    *("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args", "cache_dir"),
+)
+
+
+def _of_backbone(name: str) -> dict[str, Any]:
+    """Return what a pretrained cfg takes over from that of a backbone: the scale of images and the name of the stem."""
+    cfg = get_pretrained_cfg(name) or PretrainedCfg()
+    stems = (cfg.first_conv,) if isinstance(cfg.first_conv, str) else cfg.first_conv or ()
+    return {"mean": cfg.mean, "std": cfg.std, "first_conv": tuple(f"backbone.{stem}" for stem in stems)}
+
+
+def _cfg(name: str, **weights: Any) -> dict[str, Any]:
+    backbone, _ = MODELS[name]
+    return {
+        "num_classes": len(NIH_LABELS),
+        "input_size": IMAGE_SIZES.get(name, (3, 512, 512)),
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "classifier": CLASSIFIER,
+        "license": "apache-2.0",
+        **(_of_backbone(backbone) if backbone else {"first_conv": ()}),
+        **weights,
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {name: _cfg(name.partition(".")[0], **weights) for name, weights in WEIGHTS.items()}
+    | {f"{name}.untrained": _cfg(name) for name in MODELS}
+)
+
+
+def _build(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Build a model of the table, with weights where asked for; what every entry point does."""
+    if unknown := sorted(kwargs.keys() - ARGUMENTS):
+        close = difflib.get_close_matches(unknown[0], ARGUMENTS, n=1, cutoff=0.7)
+        hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(ARGUMENTS)}"
+        raise TypeError(f"{name} takes no argument {unknown[0]!r}; {hint}")
+    backbone, defaults = MODELS[name]
+    kwargs = {"backbone": backbone} | defaults | kwargs
+    if not kwargs["backbone"]:
+        raise ValueError(f"{name} needs the name of a timm model, as create_model({name!r}, backbone='resnet26d')")
+    check_backbone_name(kwargs["backbone"])
+    overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
+    if kwargs["backbone"] != backbone:
+        taken = _of_backbone(kwargs["backbone"])
+        saved = isinstance(kwargs.get("pretrained_cfg"), dict)  # which says how images are scaled
+        overlay = ({"first_conv": taken["first_conv"]} if saved else taken) | overlay
+    kwargs["backbone_args"] = defaults.get("backbone_args", {}) | (kwargs.get("backbone_args") or {})
+    cfg = resolve_pretrained_cfg(name, kwargs.get("pretrained_cfg"), overlay)
+    img_size = kwargs.pop("img_size", None)
+    if img_size is not None:
+        kwargs["backbone_args"]["img_size"] = img_size
+        sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        overlay["input_size"] = (cfg.input_size[0], *sides)
+    num_classes = kwargs.pop("num_classes", None)
+    if num_classes is not None and (not pretrained or kwargs.get("features_only")):
+        kwargs["num_classes"] = num_classes
+    if pretrained:
+        if not cfg.has_weights:
+            raise ValueError(
+                f"no weights are published for {name!r}; models with weights: {', '.join(list_pretrained())}. "
+                "pretrained_backbone=True or a path loads weights of the backbone alone"
+            )
+        file = hub.weights_file(cfg, kwargs.get("cache_dir"))
+        overlay |= {"file": str(file), "source": None, "state_dict": None}
+        kwargs.pop("pretrained_backbone", None)  # the weights hold the backbone's as well
+    try:
+        model = build_model_with_cfg(
+            CausalCXR,
+            name,
+            pretrained,
+            pretrained_cfg_overlay=overlay,
+            feature_cfg={"feature_cls": "getter", "out_indices": None},  # all maps
+            **kwargs,
+        )
+    except RuntimeError as error:
+        if not pretrained:
+            raise
+        raise _misfit(name, error) from error
+    if isinstance(model, CausalCXR):  # not with features_only
+        if pretrained:
+            model.label_names = model.pretrained_cfg.get("label_names")
+            _change_labels(model, num_classes)
+        if not backbone:
+            check_feature_map(model, kwargs["backbone_args"].get("img_size"))
+    return model
+
+
+def _change_labels(model: Any, num_classes: int | None) -> None:
+    """Give a model that has its weights another number of labels, and say which weights are new."""
+    trained = model.num_classes
+    if num_classes is None or num_classes == trained:
+        return
+    before = {id(parameter) for parameter in model.parameters()}
+    model.reset_classifier(num_classes)
+    if new := [name for name, parameter in model.named_parameters() if id(parameter) not in before]:
+        _logger.warning(
+            "%d weights of %s are new, since it has %d labels and the weights are for %d; train them: %s",
+            *(len(new), model.pretrained_cfg["architecture"], num_classes, trained, ", ".join(new)),
+        )
+
+
+def _misfit(name: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"weights do not fit {name!r}: {textwrap.shorten(str(error), 400)}; give the arguments that they were "
+        "trained with"
+    )
+
+
+def _register(name: str) -> None:
+    def entry_point(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return _build(name, pretrained, **kwargs)
+
+    backbone = MODELS[name][0] or "`backbone=`, any timm name,"
+    entry_point.__name__ = entry_point.__qualname__ = name
+    entry_point.__doc__ = f"{backbone} with the causal head."
+    globals()[name] = register_model(entry_point)  # adds the name to __all__
+
+
+for _name in MODELS:
+    _register(_name)
+
+
+def create_model(
+    name: str | Path, pretrained: bool | None = None, *, label_names: Sequence[str] | None = None, **kwargs: Any
+) -> nn.Module:
+    """Create a model, with weights or without.
+
+    `timm.create_model` builds the same models from the same names once `causalcxr` is imported. This function adds
+    errors with the closest names, folders given as `Path`, weights by default where the name says where they are, and
+    checks of what is in a folder or a repository. No code of a repository is run, and pickles are never opened.
+
+    A folder or a repository may also hold a plain model of timm. Then that model is returned, with `label_names` and
+    `calibration` as attributes. `causalcxr.data.preprocess(image, model.pretrained_cfg)` makes its input.
+
+    With another number of labels than the weights have, the parts that depend on it are new. A warning of the logger
+    `causalcxr` names them. With other `in_chans`, timm adapts the first layer.
+
+    Args:
+        name: Name in the registry with or without a tag, such as `"causal_resnet101"`;
+            `"hf-hub:owner/repo[@revision]"`; `"local-dir:path"`; or a `Path` to a folder written by `save_pretrained`.
+        pretrained: Whether to load weights. Default: yes for the Hub, a folder or a `Path`, no for a name in the
+            registry.
+        label_names: Names of the labels in the order of your targets. They must be those of the weights, if these have
+            names and the labels are not new.
+        **kwargs: Arguments of `causalcxr.CausalCXR`, such as `num_classes`, `in_chans`, `pretrained_backbone`;
+            `img_size` for a backbone that is built for one size; `features_only` and `out_indices`, as in timm, for
+            the feature maps of the backbone; `cache_dir`, the folder of downloads.
+
+    Returns:
+        The model, in training mode as timm returns it. `model.label_names` and `model.calibration` are those of the
+        weights, or None where the weights came without, or are not loaded.
+
+    Raises:
+        ValueError: If the name or its tag is unknown (the message has the closest ones), no weights are published for
+            it, weights, labels or the config do not fit, or weights are damaged.
+        TypeError: If `name` is neither a string nor a path, or an argument is unknown.
+        OSError: If a folder or a file is missing, or the Hub cannot be reached; the errors of `huggingface_hub`.
+
+    Example:
+        >>> create_model("causal_test_resnet", num_classes=5).num_classes
+        5
+    """
+    if isinstance(name, Path):
+        name = f"local-dir:{name}"
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string or a Path, but got {type(name).__name__}")
+    if name.startswith(hub.SOURCES):
+        saved = hub.read(name, weights=pretrained is not False, cache_dir=kwargs.get("cache_dir"))
+        model = _open(saved, pretrained is not False, kwargs)
+    else:
+        _check_name(name)
+        model = timm.create_model(name, pretrained=bool(pretrained), **kwargs)
+        if pretrained and getattr(model, "label_names", None):
+            model.calibration = _shipped_calibration(model.pretrained_cfg)
+    if label_names is not None and not kwargs.get("features_only"):
+        if model.label_names is not None:
+            check_label_names(label_names, model.label_names)
+        model.label_names = checked_names(label_names, model.num_classes)
+    return model
+
+
+def _open(saved: hub.Saved, pretrained: bool, kwargs: dict[str, Any]) -> Any:
+    """Build what a folder or a repository describes, a model of the table or one of timm."""
+    name, causal = saved.architecture, is_model(saved.architecture)
+    arguments = {**saved.model_args, **kwargs, "pretrained_model_args": saved.model_args}
+    plain = not causal and not kwargs.get("features_only")
+    num_classes = arguments.get("num_classes")
+    if plain and pretrained:
+        arguments["num_classes"] = saved.num_classes  # first the weights are loaded whole
+    try:
+        model = timm.create_model(name, pretrained=pretrained, pretrained_cfg=saved.pretrained_cfg, **arguments)
+    except RuntimeError as error:
+        raise _misfit(name, error) from error
+    if plain:
+        model.label_names = model.calibration = None
+        if pretrained:
+            _change_labels(model, num_classes)
+    if pretrained and not kwargs.get("features_only") and model.num_classes == saved.num_classes:
+        model.label_names = saved.label_names
+        if saved.calibration and causal:
+            model.calibration = saved.calibration
+        elif saved.calibration:
+            calibrate(model, saved.calibration)
+    return model
+
+
+def list_models(filter: str = "", pretrained: bool = False) -> list[str]:
+    """Return the names of the library's models, sorted.
+
+    Args:
+        filter: A pattern with wildcards, such as `"*resnet*"`; empty for all.
+        pretrained: Only models with published weights, with their tags.
+
+    Example:
+        >>> list_models("causal_resnet1*")
+        ['causal_resnet18', 'causal_resnet101', 'causal_resnet152']
+    """
+    return [name for name in timm.list_models(filter, pretrained=pretrained) if is_model(name)]
+
+
+def list_pretrained() -> list[str]:
+    """Return the names with tags of all models whose weights are published."""
+    return list_models(pretrained=True)
+
+
+def is_model(name: str) -> bool:
+    """Return whether `name`, with or without a tag, is a model of the library."""
+    return isinstance(name, str) and get_arch_name(name) in MODELS
+
+
+def _check_name(name: str) -> None:
+    """Raise unless it is a name of the table, with a tag that it has or without one."""
+    if is_model(name):
+        arch, tag = split_model_name_tag(name)
+        tags = [known.removeprefix(f"{arch}.") for known in get_arch_pretrained_cfgs(arch)]
+        if tag and tag not in tags:
+            raise ValueError(f"{arch!r} has no tag {tag!r}; its tags: {', '.join(tags)}")
+        return
+    if os.path.isdir(name):
+        hint = f"there is a folder of this name, which create_model(Path({name!r})) or 'local-dir:{name}' opens"
+    elif "/" in name:
+        hint = f"write 'hf-hub:{name}' for the Hub or 'local-dir:{name}' for a folder"
+    elif timm.is_model(get_arch_name(name)):
+        hint = f"it is one of timm; create_model('causal_timm', backbone={name!r}) puts the causal head on it"
+    elif close := difflib.get_close_matches(name, list_models(), n=4, cutoff=0.4):
+        hint = f"close names: {', '.join(close)}"
+    else:
+        hint = "causalcxr.list_models() lists them"
+    raise ValueError(f"unknown model {name!r}; {hint}")
+
+
+def _shipped_calibration(cfg: dict[str, Any]) -> Calibration | None:
+    """Return the calibration of weights that come with the package."""
+    file = Path(cfg.get("file") or "")
+    if file.parent != SHIPPED:
+        return None
+    return Calibration(**json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["calibration"])

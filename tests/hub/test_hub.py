@@ -1,0 +1,182 @@
+"""A Hub and the real client: loading from the network and the cache, and uploading."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from huggingface_hub import ModelCard, errors
+from torch import Tensor
+
+import causalcxr
+from causalcxr import Calibration, CausalCXR
+from hub_server import HubServer, Repo
+
+NAME = "hf-hub:owner/repo"
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client, while uploading
+
+
+def test_logits_are_those_of_the_model_that_was_saved(
+    hub: HubServer, repo: Repo, model: CausalCXR, images: Tensor
+) -> None:
+    loaded = causalcxr.create_model(NAME).eval()
+    assert torch.equal(loaded(images), model(images))
+    assert (loaded.label_names, loaded.calibration) == (model.label_names, Calibration(1.5, (0.25,) * 14))
+    other = timm.create_model(NAME, pretrained=True).eval()
+    assert torch.equal(other(images), model(images))
+    assert other.label_names == model.label_names
+
+
+def test_only_config_and_weights_of_one_commit_are_asked_for(hub: HubServer, repo: Repo) -> None:
+    """Above all no code, whatever the repository says."""
+    repo.commit({"modeling.py": b"raise SystemExit", "pytorch_model.bin": b"", "hubconf.py": b"raise SystemExit"})
+    loaded = causalcxr.create_model(NAME)
+    assert hub.asked("GET") == [
+        "/owner/repo/resolve/main/config.json",
+        f"/owner/repo/resolve/{repo.head}/model.safetensors",
+    ]
+    assert loaded.pretrained_cfg["hf_hub_id"] == f"owner/repo@{repo.head}"
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_second_time_from_the_cache(
+    hub: HubServer, repo: Repo, model: CausalCXR, images: Tensor, go_offline: Callable[[], None], offline: bool
+) -> None:
+    causalcxr.create_model(NAME)
+    hub.requests.clear()
+    if offline:
+        go_offline()
+    assert torch.equal(causalcxr.create_model(NAME).eval()(images), model(images))
+    assert hub.asked("GET") == []
+    assert not (offline and hub.requests)
+
+
+def test_cache_in_a_folder_of_choice(hub: HubServer, repo: Repo, tmp_path: Path) -> None:
+    causalcxr.create_model(NAME, cache_dir=tmp_path / "other")
+    assert len(list((tmp_path / "other").rglob("model.safetensors"))) == 1
+    assert not (tmp_path / "cache").exists()
+
+
+def test_errors_are_those_of_the_client(hub: HubServer, repo: Repo, go_offline: Callable[[], None]) -> None:
+    with pytest.raises(errors.RepositoryNotFoundError):
+        causalcxr.create_model("hf-hub:owner/none")
+    with pytest.raises(errors.RevisionNotFoundError):
+        causalcxr.create_model(f"{NAME}@none")
+    del repo.files["model.safetensors"]
+    repo.files["pytorch_model.bin"] = b"a pickle"
+    for create_model in (causalcxr.create_model, lambda name: timm.create_model(name, True)):
+        with pytest.raises(errors.EntryNotFoundError):
+            create_model(NAME)
+    assert not any(path.endswith(".bin") for path in hub.asked("GET"))
+    go_offline()
+    with pytest.raises(errors.LocalEntryNotFoundError):
+        causalcxr.create_model("hf-hub:owner/other")
+
+
+def test_revisions(hub: HubServer, repo: Repo, model: CausalCXR, images: Tensor, tmp_path: Path) -> None:
+    first = repo.head
+    other = causalcxr.create_model("causal_test_resnet", num_classes=3).eval()
+    causalcxr.save_pretrained(other, tmp_path)
+    repo.commit({path.name: path.read_bytes() for path in tmp_path.glob("*.*")})
+    assert torch.equal(causalcxr.create_model(f"{NAME}@{first}").eval()(images), model(images))
+    assert torch.equal(causalcxr.create_model(NAME).eval()(images), other(images))
+
+
+def test_weights_of_a_registered_tag(hub: HubServer, repo: Repo, model: CausalCXR, images: Tensor) -> None:
+    """As they will be declared: a repository at a commit."""
+    overlay = {"hf_hub_id": f"owner/repo@{repo.head}"}
+    options = timm.models.get_model_args(model)
+    for create_model in (causalcxr.create_model, timm.create_model):
+        loaded = create_model("causal_test_resnet", pretrained=True, pretrained_cfg_overlay=overlay, **options).eval()
+        assert torch.equal(loaded(images), model(images))
+    overlay["hf_hub_filename"] = "weights.pth"
+    with pytest.raises(ValueError, match=r"weights.pth is no safetensors file"):
+        causalcxr.create_model("causal_test_resnet", pretrained=True, pretrained_cfg_overlay=overlay)
+
+
+def test_weights_that_are_damaged_in_the_cache(hub: HubServer, repo: Repo, tmp_path: Path) -> None:
+    causalcxr.create_model(NAME)
+    (path,) = (tmp_path / "cache").rglob("model.safetensors")
+    content = path.read_bytes()
+    for damaged in (content[:-8], content[:-1] + bytes([content[-1] ^ 1])):
+        path.resolve().write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"is damaged, or .* download"):
+            causalcxr.create_model(NAME)
+
+
+def test_repository_of_a_plain_timm_model(hub: HubServer, images: Tensor, tmp_path: Path) -> None:
+    model = timm.create_model("test_resnet", num_classes=2).eval()
+    timm.models.save_for_hf(model, tmp_path, model_config={"label_names": ["a", "b"]}, safe_serialization=True)
+    hub.repos["owner/plain"] = Repo()
+    hub.repos["owner/plain"].commit({path.name: path.read_bytes() for path in tmp_path.glob("*.*")})
+    loaded = causalcxr.create_model("hf-hub:owner/plain").eval()
+    assert torch.equal(loaded(images), model(images))
+    assert (loaded.label_names, loaded.calibration) == (("a", "b"), None)
+
+
+# --- uploading
+
+
+def test_one_commit_with_weights_config_and_card(
+    hub: HubServer, model: CausalCXR, images: Tensor, metrics: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    calibration = Calibration(1.25, (0.5,) * 14)
+    commit = causalcxr.push_to_hub(model, "owner/new", calibration=calibration, metrics=metrics)
+    repo = hub.repos["owner/new"]
+    assert (commit.oid, len(repo)) == (repo.head, 2)
+    assert set(repo.files) == {".gitattributes", "README.md", "config.json", "model.safetensors"}
+    assert json.loads(repo.files["config.json"])["calibration"] == {"temperature": 1.25, "thresholds": [0.5] * 14}
+    card = ModelCard(repo.files["README.md"].decode())
+    assert card.data.eval_results[0].metric_value == 0.7
+    assert 'create_model("hf-hub:owner/new")' in card.text
+    assert torch.equal(causalcxr.create_model("hf-hub:owner/new").eval()(images), model(images))
+    assert "hf_secret" not in "".join(capfd.readouterr())
+    assert not any(b"hf_secret" in content for content in repo.files.values())
+
+
+def test_folder_is_uploaded_as_it_is(hub: HubServer, folder: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(folder, tmp_path / "copied"))
+    (copied / "log.jsonl").touch()
+    with (copied / "README.md").open("a") as card:
+        card.write("Written by hand.")
+    causalcxr.push_to_hub(copied, "owner/new")
+    files = hub.repos["owner/new"].files
+    assert set(files) == {".gitattributes", "README.md", "config.json", "model.safetensors"}
+    assert files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    assert files["README.md"].endswith(b"Written by hand.")
+    assert b"hf-hub:owner/new" in files["README.md"]
+    with pytest.raises(ValueError, match="label_names is not for a folder; give it to save_pretrained"):
+        causalcxr.push_to_hub(copied, "owner/new", label_names=["a"])
+
+
+def test_card_that_is_there_stays_unless_there_are_figures(
+    hub: HubServer, repo: Repo, model: CausalCXR, metrics: dict[str, Any]
+) -> None:
+    repo.files["README.md"] = b"Written by hand."
+    causalcxr.push_to_hub(model, "owner/repo")
+    assert repo.files["README.md"] == b"Written by hand."
+    causalcxr.push_to_hub(model, "owner/repo", metrics=metrics, revision="main")
+    assert b"0.700 (0.650, 0.750)" in repo.files["README.md"]
+
+
+def test_private_models_are_not_put_into_public_repositories(hub: HubServer, repo: Repo, model: CausalCXR) -> None:
+    causalcxr.push_to_hub(model, "owner/new", private=True)
+    assert hub.repos["owner/new"].private
+    with pytest.raises(ValueError, match="'owner/repo' exists and is public"):
+        causalcxr.push_to_hub(model, "owner/repo", private=True)
+    assert len(repo) == 1
+
+
+def test_nothing_is_sent_where_the_description_does_not_fit(
+    hub: HubServer, model: CausalCXR, metrics: dict[str, Any], tmp_path: Path
+) -> None:
+    metrics["auroc"]["Fracture"] = metrics["auroc"].pop("Mass")
+    with pytest.raises(ValueError, match="metrics must be of the labels of the model, but have Fracture"):
+        causalcxr.push_to_hub(model, "owner/new", metrics=metrics)
+    with pytest.raises(FileNotFoundError, match=r"no config.json"):
+        causalcxr.push_to_hub(tmp_path, "owner/new")
+    assert hub.requests == []

@@ -1,0 +1,239 @@
+"""What is refused when a folder is opened, and what is said of labels."""
+
+import json
+import logging
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+import causalcxr
+from causalcxr import Calibration, CausalCXR
+from causalcxr.data import NIH_LABELS
+
+REORDERED = [NIH_LABELS[1], NIH_LABELS[0], *NIH_LABELS[2:]]
+CLASSIFIERS = [
+    "head.decoder.label_embed.weight",
+    "head.causal_classifier.weight",
+    "head.causal_classifier.bias",
+    "head.confounder_classifier.weight",
+    "head.confounder_classifier.bias",
+    "head.intervention.classifier.weight",
+    "head.intervention.classifier.bias",
+]
+
+
+@pytest.fixture
+def copied(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "copied"))
+
+
+def _change_config(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+# --- labels
+
+
+@pytest.mark.parametrize(
+    "create_model", [causalcxr.create_model, lambda p, **kw: timm.create_model(f"local-dir:{p}", True, **kw)]
+)
+def test_new_weights_are_named(
+    folder: Path, create_model: Callable[..., CausalCXR], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "causalcxr"):
+        model = create_model(folder, num_classes=5, in_chans=1)
+    (record,) = (record for record in caplog.records if record.name.startswith("causalcxr."))
+    said, _, names = record.getMessage().partition("; train them: ")
+    assert said == "7 weights of causal_test_resnet are new, since it has 5 labels and the weights are for 14"
+    assert set(names.split(", ")) == set(CLASSIFIERS)
+    assert (model.label_names, model.calibration) == (None, None)
+
+
+@pytest.mark.parametrize("options", [{}, {"in_chans": 1}, {"num_classes": 0}, {"pretrained": False}])
+def test_nothing_is_said_where_no_weight_is_new(
+    folder: Path, options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    causalcxr.create_model(folder, **options)
+    assert [record for record in caplog.records if record.name.startswith("causalcxr")] == []
+
+
+def test_names_and_calibration_come_with_the_weights(folder: Path) -> None:
+    model = causalcxr.create_model(folder, label_names=NIH_LABELS)
+    assert (model.label_names, model.calibration) == (NIH_LABELS, Calibration(1.5, (0.25,) * 14))
+    untrained = causalcxr.create_model(folder, pretrained=False, label_names=REORDERED)  # they belong to weights
+    assert (untrained.label_names, untrained.calibration) == (tuple(REORDERED), None)
+    assert timm.create_model(f"local-dir:{folder}", pretrained=True).label_names == NIH_LABELS
+
+
+@pytest.mark.parametrize("names", [REORDERED, NIH_LABELS[:13], ["Fracture", *NIH_LABELS[1:]]])
+def test_labels_of_the_data_that_are_not_those_of_the_weights(folder: Path, names: Any) -> None:
+    with pytest.raises(ValueError, match="label names"):
+        causalcxr.create_model(folder, label_names=names)
+
+
+def test_names_of_new_labels(folder: Path) -> None:
+    assert causalcxr.create_model(folder, num_classes=2, label_names=["a", "b"]).label_names == ("a", "b")
+    with pytest.raises(ValueError, match=r"label_names must be one name for each of 3 labels, but got \['a', 'b'\]"):
+        causalcxr.create_model(folder, num_classes=3, label_names=["a", "b"])
+
+
+# --- a config that somebody changed
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}", '{"architecture": 5}', '{"architecture": "os.system"}', "null"])
+def test_config_that_is_none(copied: Path, text: str) -> None:
+    (copied / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config.json of local-dir:.* is not one of a model that can be opened"):
+        causalcxr.create_model(copied)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("", "architecture", "hf-hub:other/repo"),
+        ("", "num_classes", "14"),
+        ("", "num_classes", True),
+        ("", "num_classes", -1),
+        ("", "num_classes", 5),  # but 14 names
+        ("", "pretrained_cfg", None),
+        ("", "model_args", [1]),
+        ("", "label_names", NIH_LABELS[:5]),
+        ("", "label_names", dict.fromkeys(NIH_LABELS, 0) | {"a": 1}),
+        ("", "calibration", [0.5] * 14),
+        ("", "calibration", {"thresholds": [0.5] * 14}),
+        ("calibration", "bias", 0),
+        ("calibration", "temperature", 0),
+        ("calibration", "temperature", float("inf")),
+        ("calibration", "temperature", "1"),
+        ("calibration", "thresholds", [0.5] * 13),
+        ("calibration", "thresholds", [2] * 14),
+        ("model_args", "dim", "32"),
+        ("model_args", "dim", -32),
+        ("model_args", "dim", 2**40),
+        ("model_args", "num_heads", 0),
+        ("model_args", "depth", 1e9),
+        ("model_args", "drop_rate", float("nan")),
+        ("model_args", "backbone", ["resnet18"]),
+        ("model_args", "backbone_args", "x"),
+        ("model_args", "trust_remote_code", True),
+        ("model_args", "checkpoint_path", "x.pth"),
+        ("model_args", "pretrained_cfg_overlay", {"url": "http://127.0.0.1/x.pth"}),
+        ("model_args", "backbone_args", {"checkpoint_path": "x.pth"}),
+        ("model_args", "backbone_args", {"pretrained": True}),
+        ("model_args", "backbone_args", {"channels": [2**40]}),
+        ("pretrained_cfg", "input_size", [3, 96]),
+        ("pretrained_cfg", "input_size", [0, 96, 96]),
+        ("pretrained_cfg", "input_size", 96),
+        ("pretrained_cfg", "mean", ["0.5"]),
+        ("pretrained_cfg", "std", [0.0]),
+    ],
+)
+def test_config_that_was_tampered_with(copied: Path, part: str, key: str, value: Any) -> None:
+    _change_config(copied, lambda config: (config[part] if part else config).update({key: value}))
+    with pytest.raises(ValueError, match=r"config.json of local-dir:.* is not one of a model that can be opened"):
+        causalcxr.create_model(copied)
+
+
+@pytest.mark.parametrize("name", ["checkpoint_path", "pretrained_cfg", "pretrained", "features_only"])
+def test_plain_config_that_was_tampered_with(name: str, tmp_path: Path) -> None:
+    causalcxr.save_pretrained(timm.create_model("test_resnet", num_classes=2), tmp_path)
+    _change_config(tmp_path, lambda config: config["model_args"].update({name: "x.pth"}))
+    with pytest.raises(ValueError, match=f"must not have {name}, which chooses weights"):
+        causalcxr.create_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "other", [{"hf_hub_id": "other/repo"}, {"url": "http://127.0.0.1/x.pth"}, {"custom_load": "hf"}, {"unknown": 1}]
+)
+def test_what_leads_to_other_weights_is_dropped(
+    copied: Path, model: CausalCXR, images: torch.Tensor, other: dict[str, Any]
+) -> None:
+    _change_config(copied, lambda config: config["pretrained_cfg"].update(other))
+    assert torch.equal(causalcxr.create_model(copied).eval()(images), model(images))
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "message"),
+    [
+        ("model_args", "dim", 64, "weights do not fit 'causal_test_resnet'"),
+        ("model_args", "backbone", "hf-hub:owner/repo", "unknown backbone 'hf-hub:owner/repo'"),
+        ("model_args", "complement", "other", "complement must be one of"),
+        ("pretrained_cfg", "input_size", [1, 96, 96], "weights do not fit 'causal_test_resnet'"),
+    ],
+)
+def test_config_of_another_model(copied: Path, part: str, key: str, value: Any, message: str) -> None:
+    _change_config(copied, lambda config: config[part].update({key: value}))
+    if part == "pretrained_cfg":
+        _change_config(copied, lambda config: config["model_args"].pop("in_chans"))
+    with pytest.raises(ValueError, match=message):
+        causalcxr.create_model(copied)
+
+
+def test_code_beside_the_config_is_not_run(copied: Path) -> None:
+    (copied / "modeling.py").write_text("raise SystemExit('run')")
+    (copied / "__init__.py").write_text("raise SystemExit('run')")
+    _change_config(copied, lambda config: config.update(auto_map={"AutoModel": "modeling.Model"}))
+    assert causalcxr.create_model(copied).num_classes == 14
+
+
+def test_folder_that_timm_wrote(model: CausalCXR, images: torch.Tensor, tmp_path: Path) -> None:
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    assert torch.equal(causalcxr.create_model(tmp_path).eval()(images), model(images))
+
+
+def test_folder_that_is_none(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "none"):
+        with pytest.raises(FileNotFoundError, match=f"no config.json in {place}; causalcxr.save_pretrained writes"):
+            causalcxr.create_model(place)
+
+
+# --- weights
+
+
+class _Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (pytest.fail, ("a pickle was opened",))
+
+
+@pytest.mark.parametrize("create_model", [causalcxr.create_model, lambda p: timm.create_model(f"local-dir:{p}", True)])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pth", "best.ckpt"])
+def test_pickles_are_not_opened(copied: Path, name: str, create_model: Callable[[Path], Any]) -> None:
+    (copied / name).write_bytes(pickle.dumps(_Bomb()))
+    create_model(copied)
+    (copied / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"no model.safetensors in .*{name}.*; pickles are never opened"):
+        create_model(copied)
+    assert causalcxr.create_model(copied, pretrained=False).num_classes == 14
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda c: c[:-1], lambda c: c + b"\0", lambda c: b"", lambda c: pickle.dumps(_Bomb()), lambda c: b"\xff" * 8 + c],
+    ids=["cut", "longer", "empty", "pickle", "length"],
+)
+def test_damaged_weights(copied: Path, change: Callable[[bytes], bytes]) -> None:
+    path = copied / "model.safetensors"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged, or no safetensors file"):
+        causalcxr.create_model(copied)
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged, or no safetensors file"):
+        causalcxr.create_model("causal_test_resnet", True, pretrained_cfg_overlay={"file": str(path)})
+
+
+def test_weights_of_another_folder(copied: Path) -> None:
+    """They would load: shapes are the same."""
+    weights = load_file(copied / "model.safetensors")
+    save_file({name: weight + 1 for name, weight in weights.items()}, copied / "model.safetensors")
+    with pytest.raises(ValueError, match=r"is damaged, or of another model than config.json beside it"):
+        causalcxr.create_model(copied)
+    _change_config(copied, lambda config: config.pop("sha256"))  # as timm writes it
+    assert causalcxr.create_model(copied).num_classes == 14

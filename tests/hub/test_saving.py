@@ -1,0 +1,285 @@
+"""What `save_pretrained` writes, and refuses to write."""
+
+import hashlib
+import inspect
+import json
+import logging
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import causalcxr
+from causalcxr import Calibration, CausalCXR, hub
+from causalcxr.data import NIH_LABELS
+
+REORDERED = [NIH_LABELS[1], NIH_LABELS[0], *NIH_LABELS[2:]]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())
+
+
+def test_config_says_all_that_rebuilds_the_model(folder: Path) -> None:
+    config = _config(folder)
+    assert (config["architecture"], config["num_classes"]) == ("causal_test_resnet", 14)
+    assert config["label_names"] == list(NIH_LABELS)
+    assert config["calibration"] == {"temperature": 1.5, "thresholds": [0.25] * 14}
+    assert config["model_args"]["complement"] == "paper"
+    assert config["model_args"]["backbone_args"] == {"channels": [16, 24, 32, 48]}
+    assert (config["pretrained_cfg"]["input_size"], config["pretrained_cfg"]["mean"]) == ([3, 96, 96], [0.5] * 3)
+
+
+def test_config_can_hold_every_argument_of_a_causal_model() -> None:
+    arguments = set(inspect.signature(CausalCXR).parameters) - {"pretrained_backbone", "device", "dtype", "strategy"}
+    assert arguments | {"img_size"} == set(hub.CAUSAL_ARGS)
+
+
+def test_weights_are_those_of_the_model(model: CausalCXR, folder: Path) -> None:
+    saved, expected = load_file(folder / "model.safetensors"), model.state_dict()
+    assert saved.keys() == expected.keys()
+    assert all(torch.equal(saved[name], expected[name]) for name in saved)
+    assert _config(folder)["sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_nothing_else_is_written_and_all_may_read_it(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    (folder.parent / "other").touch()
+    assert modes == {stat.S_IMODE((folder.parent / "other").stat().st_mode)}
+
+
+@pytest.mark.parametrize("in_chans", [1, 3, 4])
+def test_channels_are_the_true_ones(tmp_path: Path, in_chans: int) -> None:
+    model = causalcxr.create_model("causal_test_resnet", in_chans=in_chans)
+    causalcxr.save_pretrained(model, tmp_path)
+    cfg, scale = _config(tmp_path)["pretrained_cfg"], [0.5] * in_chans
+    assert (cfg["input_size"], cfg["mean"], cfg["std"]) == ([in_chans, 96, 96], scale, scale)
+    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert timm.data.resolve_model_data_config(loaded)["input_size"] == (in_chans, 96, 96)
+    assert loaded(torch.zeros(1, in_chans, 64, 64)).shape == (1, 14)
+
+
+def test_data_config_says_what_the_model_was_trained_on(model: CausalCXR, tmp_path: Path) -> None:
+    data = {"input_size": (3, 128, 160), "mean": (0.1, 0.2, 0.3), "std": (0.2,), "crop_pct": 0.9}
+    causalcxr.save_pretrained(model, tmp_path, data_config=data)
+    cfg = causalcxr.create_model(tmp_path).pretrained_cfg
+    assert (cfg["input_size"], cfg["mean"], cfg["std"]) == ((3, 128, 160), (0.1, 0.2, 0.3), (0.2,) * 3)
+    assert cfg["crop_pct"] == 0.9
+    assert model.pretrained_cfg["input_size"] == (3, 96, 96)  # the model itself is as it was
+
+
+def test_any_memory_format_and_precision(tmp_path: Path) -> None:
+    model = causalcxr.create_model("causal_test_resnet", dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    causalcxr.save_pretrained(model, tmp_path)
+    assert {w.dtype for w in load_file(tmp_path / "model.safetensors").values()} == {torch.bfloat16, torch.int64}
+
+
+def test_place_of_backbone_weights_is_not_stored(tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "backbone.pth")
+    model = causalcxr.create_model("causal_test_resnet", pretrained_backbone=tmp_path / "backbone.pth")
+    causalcxr.save_pretrained(model, tmp_path / "saved")
+    assert str(tmp_path) not in (tmp_path / "saved" / "config.json").read_text()
+    (tmp_path / "backbone.pth").unlink()
+    causalcxr.create_model(tmp_path / "saved", pretrained=False)
+
+
+@pytest.mark.parametrize("broken", ["hash", "config"])
+def test_saving_that_breaks_off(model: CausalCXR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    """Either what was there stays, or the mixture is noticed."""
+    causalcxr.save_pretrained(model, tmp_path)
+    replace = os.replace
+
+    def stop(*args: Any) -> None:
+        if args[-1].name == "model.safetensors" and broken == "config":
+            replace(*args)
+        else:
+            raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*(("causalcxr.hub._sha256", stop) if broken == "hash" else ("os.replace", stop)))
+        other = causalcxr.create_model("causal_test_resnet", **timm.models.get_model_args(model))
+        with pytest.raises(OSError, match="no space left"):
+            causalcxr.save_pretrained(other, tmp_path)
+    if broken == "hash":
+        causalcxr.create_model(tmp_path)
+    else:
+        with pytest.raises(ValueError, match=r"is damaged, or of another model than config.json"):
+            causalcxr.create_model(tmp_path)
+
+
+# --- labels and calibration
+
+
+def test_outputs_that_have_names_keep_them(model: CausalCXR, tmp_path: Path) -> None:
+    """Else Hernia would name the output of Atelectasis when the model is opened again."""
+    with pytest.raises(ValueError, match="another order: position 0 is 'Hernia', expected 'Atelectasis'"):
+        causalcxr.save_pretrained(model, tmp_path / "saved", label_names=NIH_LABELS[::-1])
+    with pytest.raises(ValueError, match="another order"):
+        model.label_names = REORDERED
+    assert not (tmp_path / "saved").exists()
+    assert model.label_names == NIH_LABELS
+
+
+def test_names_come_from_weights_or_from_the_caller(folder: Path, tmp_path: Path) -> None:
+    """Fourteen labels may be fourteen others."""
+    new = causalcxr.create_model("causal_test_resnet")
+    assert new.num_classes == 14
+    for unnamed in (new, CausalCXR("test_resnet", dim=32), causalcxr.create_model(folder, pretrained=False)):
+        assert unnamed.label_names is None
+    other = causalcxr.create_model(folder)
+    other.reset_classifier(14)
+    assert (other.label_names, other.calibration) == (None, None)
+    causalcxr.save_pretrained(other, tmp_path)
+    assert causalcxr.create_model(tmp_path).label_names is None
+    assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True).label_names is None
+    causalcxr.save_pretrained(other, tmp_path, label_names=REORDERED)
+    assert causalcxr.create_model(tmp_path).label_names == tuple(REORDERED)
+    for wrong in (["a", "b"], ["a"] * 14, "abcdefghijklmn", list(range(14))):
+        with pytest.raises(ValueError, match="label_names must be one name for each of 14 labels, but got "):
+            other.label_names = wrong
+
+
+def test_calibration_goes_when_the_weights_change(
+    folder: Path, images: Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = causalcxr.create_model(folder).to(memory_format=torch.channels_last)
+    causalcxr.save_pretrained(model, tmp_path / "same")
+    assert causalcxr.create_model(tmp_path / "same").calibration == model.calibration == Calibration(1.5, [0.25] * 14)
+    assert caplog.records == []
+    optimizer = torch.optim.SGD(model.backbone.parameters(), lr=1e-4)  # the head is as it was
+    model(images).sum().backward()
+    optimizer.step()
+    with caplog.at_level(logging.WARNING, "causalcxr"):
+        causalcxr.save_pretrained(model, tmp_path / "trained")
+    assert causalcxr.create_model(tmp_path / "trained").calibration is None
+    assert "the weights have changed" in caplog.text
+    model.calibration = Calibration(2.0, [0.5] * 14)  # fitted anew
+    causalcxr.save_pretrained(model, tmp_path / "again")
+    assert causalcxr.create_model(tmp_path / "again").calibration == Calibration(2.0, [0.5] * 14)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"label_names": ["Mass"]}, ValueError, "1 label names given, 14 expected"),
+        ({"calibration": Calibration(1, [0.5])}, ValueError, "a threshold for each of 14 labels, but has 1"),
+        ({"calibration": [0.5] * 14}, TypeError, r"must be a causalcxr.Calibration, but got list"),
+        ({"data_config": {"size": 128}}, ValueError, "data_config may have input_size, .*, but has size"),
+        ({"data_config": {"input_size": (1, 128, 128)}}, ValueError, "1 input channels, but the model accepts 3"),
+        ({"data_config": {"std": (0.0,)}}, ValueError, "std must be a number from"),
+        ({"metrics": {"data": "NIH", "split": "test"}}, ValueError, "must have data, split and auroc, but lack auroc"),
+    ],
+)
+def test_descriptions_that_do_not_fit(
+    model: CausalCXR, tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        causalcxr.save_pretrained(model, tmp_path / "saved", **options)
+    assert not (tmp_path / "saved").exists()
+
+
+def test_models_that_cannot_be_saved(model: CausalCXR, tmp_path: Path) -> None:
+    maps = timm.create_model("test_resnet", features_only=True)
+    for other in (nn.Sequential(model), torch.compile(model), CausalCXR("test_resnet", dim=32, num_heads=4), maps):
+        with pytest.raises(ValueError, match=rf"only models from .* but got {type(other).__name__}; .*model.module"):
+            causalcxr.save_pretrained(other, tmp_path)
+    special = causalcxr.create_model("causal_test_resnet", backbone_args={"act_layer": nn.SiLU})
+    with pytest.raises(ValueError, match=r"arguments of the model cannot be stored as JSON .*act_layer"):
+        causalcxr.save_pretrained(special, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the card
+
+
+def test_card_has_the_figures_that_are_given(model: CausalCXR, metrics: dict[str, Any], tmp_path: Path) -> None:
+    causalcxr.save_pretrained(model, tmp_path, metrics=metrics)
+    card = ModelCard.load(tmp_path / "README.md")
+    results = {result.metric_name: result for result in card.data.eval_results}
+    assert set(results) == {"AUROC, mean", *(f"AUROC, {name}" for name in NIH_LABELS[:13])}  # Hernia has none
+    for result in results.values():
+        assert (result.dataset_name, result.dataset_type) == ("NIH ChestX-ray14", "nih-chestx-ray14")
+        assert (result.dataset_split, result.metric_type) == ("test", "roc_auc")
+    assert (results["AUROC, mean"].metric_value, results["AUROC, Mass"].metric_value) == (0.7, 0.64)
+    assert (card.data.library_name, card.data.license) == ("causalcxr", "apache-2.0")
+    for said in (
+        "**Not for clinical use.**",
+        "| mean | 0.700 (0.650, 0.750) |",
+        "| Mass | 0.640 |",
+        "NIH ChestX-ray14, test, 1492 images, 300 patients",
+        "seed 5, commit abc",
+        "96 x 96 px",
+    ):
+        assert said in card.text
+
+
+def test_card_without_figures(model: CausalCXR, tmp_path: Path) -> None:
+    causalcxr.save_pretrained(model, tmp_path, calibration=Calibration(1.2345, [0.25, *[k / 14 for k in range(13)]]))
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.eval_results is None
+    assert "with temperature 1.23, " in card.text
+    assert "| Mass | 0.214 |" in card.text
+
+
+def test_card_written_by_hand_stays_unless_there_are_figures(
+    model: CausalCXR, metrics: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    causalcxr.save_pretrained(model, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+    causalcxr.save_pretrained(model, tmp_path, metrics=metrics)
+    assert "0.700" in (tmp_path / "README.md").read_text()
+
+
+# --- plain models of timm
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("test_resnet", {"in_chans": 1}),
+        ("test_resnet", {"output_stride": 16}),
+        ("test_vit", {"img_size": 96, "in_chans": 1}),
+        ("test_vit", {"dynamic_img_size": True}),
+    ],
+)
+def test_plain_model_comes_back(name: str, options: dict[str, Any], metrics: dict[str, Any], tmp_path: Path) -> None:
+    model = timm.create_model(name, num_classes=14, **options).eval()
+    size = options.get("img_size", 160)
+    data, calibration = {"input_size": (model.in_chans, size, size)}, Calibration(1.5, (0.25,) * 14)
+    causalcxr.save_pretrained(
+        model, tmp_path, label_names=NIH_LABELS, calibration=calibration, metrics=metrics, data_config=data
+    )
+    images = torch.randn(2, *data["input_size"], generator=torch.Generator().manual_seed(0))
+    loaded = causalcxr.create_model(tmp_path, label_names=NIH_LABELS).eval()
+    assert torch.equal(loaded(images), model(images))
+    assert (loaded.label_names, loaded.calibration) == (NIH_LABELS, calibration)
+    assert loaded.pretrained_cfg["input_size"] == data["input_size"]
+    other = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert torch.equal(other(images), model(images))
+    assert timm.data.resolve_model_data_config(other)["input_size"] == data["input_size"]
+    causalcxr.save_pretrained(loaded, tmp_path / "again")
+    assert _config(tmp_path / "again") == _config(tmp_path)
+    with pytest.raises(ValueError, match="another order"):
+        causalcxr.save_pretrained(loaded, tmp_path, label_names=REORDERED)
+
+
+def test_plain_model_with_other_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = timm.create_model("test_resnet", num_classes=14)
+    causalcxr.save_pretrained(model, tmp_path, label_names=NIH_LABELS, calibration=Calibration(1.5, (0.25,) * 14))
+    loaded = causalcxr.create_model(tmp_path, num_classes=2, label_names=["a", "b"])
+    assert (loaded.label_names, loaded.calibration) == (("a", "b"), None)
+    assert "2 weights of test_resnet are new, since it has 2 labels and the weights are for 14" in caplog.text
+    assert torch.equal(loaded.conv1[0].weight, model.conv1[0].weight)
+    untrained = causalcxr.create_model(tmp_path, pretrained=False)
+    assert (untrained.num_classes, untrained.label_names) == (14, None)
+    maps = causalcxr.create_model(tmp_path, features_only=True)(torch.zeros(1, 3, 64, 64))
+    assert len(maps) == 5
