@@ -21,7 +21,7 @@ from tqdm import tqdm
 import causalcxr
 from augmentation import augment
 from causalcxr.bench import predict
-from causalcxr.data import normalise_for
+from causalcxr.data import normalise
 from causalcxr.losses import backdoor_weights
 from confounding_branches import cluster
 from confounding_data import Parts
@@ -108,7 +108,6 @@ def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Modul
     weight = backdoor_weights(targets, strata) if method.weighted else torch.ones_like(targets)
     model = build(method, config).to(memory_format=torch.channels_last)
     objective = method.objective(model, strata)
-    normalise = normalise_for(model)
     steps = len(images) // config.batch_size
     optimizer = torch.optim.AdamW(objective.parameters(), config.lr, weight_decay=config.weight_decay)
     scheduler = one_cycle(optimizer, config.lr, config.epochs * steps, warmup=0.2)
@@ -128,7 +127,7 @@ def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Modul
             x = augment(
                 images[chosen].float() / 255, view, epoch, seed=seed, rotate=8.0, scale=0.1, shift=0.05, contrast=0.15
             )
-            x, y = normalise(x).contiguous(memory_format=torch.channels_last), targets[chosen]
+            x, y = normalise(x, model.pretrained_cfg).contiguous(memory_format=torch.channels_last), targets[chosen]
             if method.transform is not None:
                 x, y = method.transform(x, y)
             known = (strata[chosen],) if method.takes_strata else ()
@@ -166,9 +165,11 @@ def selection_auroc(model: nn.Module, data: Any, adjusted: bool) -> float:
 def refit_last_layer(model: Any, data: Any, seed: int) -> None:
     """Fit the last layer to as many validation images of each label in each stratum (Kirichenko et al., ICLR 2023)."""
     model.eval()
-    normalise = normalise_for(model)
     features = torch.cat(
-        [model.forward_head(model.forward_features(normalise(image[None])), pre_logits=True) for image, _ in data]
+        [
+            model.forward_head(model.forward_features(normalise(image[None], model.pretrained_cfg)), pre_logits=True)
+            for image, _ in data
+        ]
     )
     group = 2 * data.targets[:, 0].long() + data.strata
     members = [torch.nonzero(group == value)[:, 0].numpy() for value in range(4)]

@@ -30,7 +30,7 @@ from tqdm import tqdm
 import causalcxr
 from atomic import write_json, write_text
 from causalcxr.bench import DoError, StructuralCXR, do_error
-from causalcxr.data import normalise_for
+from causalcxr.data import normalise
 from causalcxr.layers import ConfounderBank
 from causalcxr.losses import CausalLoss
 from causalcxr.metrics import auroc
@@ -62,14 +62,13 @@ def train(mode: str, films: StructuralCXR, images: Tensor, config: Training, see
     codes.update(torch.randn(2, 1, model.num_features), torch.arange(2))
     criterion = CausalLoss(alpha_conf=0.0, alpha_bd=1.0)
     borrow = causalcxr.BorrowRegions("thorax", probability=1.0) if mode == "adjusted" else nn.Identity()
-    normalise = normalise_for(model)
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=0.05)
     steps = len(films) // config.batch_size
     scheduler = one_cycle(optimizer, config.lr, config.epochs * steps, warmup=0.2)
     model.train()
     for _ in tqdm(range(config.epochs), mode, leave=False):
         for batch in torch.randperm(len(films))[: steps * config.batch_size].view(steps, -1):
-            output = model.forward_causal(borrow(normalise(images[batch])), codes.features)
+            output = model.forward_causal(borrow(normalise(images[batch], model.pretrained_cfg)), codes.features)
             own = F.one_hot(films.strata[batch], 2)  # (B, 2): no other stratum than the film's
             weights = codes.weights if mode == "all_pairs" else own
             loss = criterion(output, films.targets[batch], prior=weights)["loss"]
@@ -84,7 +83,7 @@ def train(mode: str, films: StructuralCXR, images: Tensor, config: Training, see
 @torch.no_grad()
 def measure(model: Any, codes: ConfounderBank, films: StructuralCXR, images: Tensor) -> dict[str, Any]:
     """Compare adjusted and plain probabilities with the truth, on films confounded as those of training are."""
-    batches = normalise_for(model)(images).split(100)
+    batches = normalise(images, model.pretrained_cfg).split(100)
     adjusted = torch.cat([model.predict_do(x, codes) for x in batches])[:, 0]
     seen = torch.cat([model(x).sigmoid() for x in batches])[:, 0]
     return {name: _figures(p, films) for name, p in (("adjusted", adjusted), ("seen", seen))}

@@ -43,7 +43,6 @@ from tqdm import tqdm
 
 from atomic import PARTIAL, replacing, write_json
 from causalcxr.data import read_image
-from causalcxr.data.image import inspect_image_file
 from causalcxr.data.nih_tables import read_nih_tables
 from provenance import commit
 
@@ -214,7 +213,7 @@ def is_plain(name: str) -> bool:
 
 def copy_images(release: Path, folder: Path, names: list[str], size: int, workers: int) -> Report:
     report = Report(listed=len(names), bad={name: "not the name of a file" for name in names if not is_plain(name)})
-    there = {name for name in os.listdir(folder) if inspect_image_file(folder / name) is None}
+    there = {entry.name for entry in os.scandir(folder) if entry.stat().st_size}  # written whole or not at all
     report.kept = len(there.intersection(names))
     wanted = {name: None for name in names if name not in there and name not in report.bad}
     images = find_images(release, wanted, set(names), report)

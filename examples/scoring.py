@@ -16,7 +16,7 @@ from tqdm import tqdm
 import causalcxr
 from atomic import replacing
 from causalcxr.data import NIH_LABELS, check_label_names
-from causalcxr.data.preprocessing import normalise
+from causalcxr.data.transforms import normalise
 from causalcxr.layers import ConfounderBank
 from processes import process
 from provenance import commit, fingerprint, versions

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["check_binary", "check_correlation", "check_index", "check_patient"]
+__all__ = ["check_binary", "check_correlation", "check_index", "check_patient", "whole_number"]
 
 
 def check_binary(name: str, values: Any, length: int | None = None) -> Tensor:
@@ -55,3 +55,14 @@ def check_index(index: int, length: int) -> int:
     if not -length <= index < length:
         raise IndexError(f"index {index} is out of range for {length} images")
     return index % length
+
+
+def whole_number(name: str, value: int, minimum: int) -> int:
+    """Check an integer argument."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
+    if number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {number}")
+    return number

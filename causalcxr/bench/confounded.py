@@ -8,10 +8,10 @@ from torch import Tensor
 
 from causalcxr._checks import check_choice
 from causalcxr.bench._draws import APPEARANCE_STREAM, ORDER_STREAM, count_agreeing
-from causalcxr.bench._inputs import check_binary, check_correlation, check_index
+from causalcxr.bench._inputs import check_binary, check_correlation, check_index, whole_number
 from causalcxr.bench.images import StratifiedImages
 from causalcxr.bench.markers import MARKERS, marker_opacity, paint
-from causalcxr.data._studies import stream, whole_number
+from causalcxr.data.synthetic import stream
 
 __all__ = ["ConfoundedDataset"]
 

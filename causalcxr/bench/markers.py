@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from causalcxr._checks import check_choice, check_tensor
-from causalcxr.data._canvas import Array, cover
-from causalcxr.data._markers import text_cover
+from causalcxr.data.synthetic import cover, text_cover
 
 __all__ = ["MARKERS", "marker_opacity", "paint"]
 
@@ -57,7 +56,7 @@ def paint(image: Tensor, kind: str, rng: np.random.Generator) -> tuple[Tensor, T
     return image + opacity.to(image) * (1 - image), (opacity > 0).to(image.device)
 
 
-def marker_opacity(kind: str, height: int, width: int, rng: np.random.Generator) -> Array:
+def marker_opacity(kind: str, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """The opacity of a marker, as [`paint`][causalcxr.bench.paint] would paint it with an equal generator.
 
     Args:
@@ -78,7 +77,7 @@ def marker_opacity(kind: str, height: int, width: int, rng: np.random.Generator)
     return _DRAWERS[kind](height, width, rng.random(10).tolist())
 
 
-def _letter(H: int, W: int, u: list[float]) -> Array:
+def _letter(H: int, W: int, u: list[float]) -> np.ndarray:
     dot = min(H, W) * (0.09 + 0.05 * u[0]) / 7
     x = (0.02 + 0.10 * u[1]) * W + 2.5 * dot
     y = (0.02 + 0.08 * u[2]) * H + 3.5 * dot
@@ -86,7 +85,7 @@ def _letter(H: int, W: int, u: list[float]) -> Array:
     return (0.75 + 0.25 * u[5]) * _text(H, W, "L" if u[6] < 0.5 else "R", x, y, dot)
 
 
-def _portable(H: int, W: int, u: list[float]) -> Array:
+def _portable(H: int, W: int, u: list[float]) -> np.ndarray:
     dot = min(H, W) * (0.32 + 0.12 * u[0]) / 47
     margin = 0.02 * W + 23.5 * dot
     y = (0.01 + 0.05 * u[1]) * H + 3.5 * dot
@@ -97,7 +96,7 @@ def _portable(H: int, W: int, u: list[float]) -> Array:
     return (0.75 + 0.25 * u[4]) * _text(H, W, "PORTABLE", x, y, dot)
 
 
-def _tube(H: int, W: int, u: list[float]) -> Array:
+def _tube(H: int, W: int, u: list[float]) -> np.ndarray:
     side, angle = min(H, W), 2 * math.pi * u[0]
     length = side * (0.3 + 0.2 * u[1])
     x = W * (0.37 + 0.26 * u[2]) - length / 2 * math.cos(angle)
@@ -106,7 +105,7 @@ def _tube(H: int, W: int, u: list[float]) -> Array:
     return (0.7 + 0.3 * u[6]) * _strip(H, W, (x, y), angle, length, 0.7 * u[5] - 0.35, half_width)
 
 
-def _electrode(H: int, W: int, u: list[float]) -> Array:
+def _electrode(H: int, W: int, u: list[float]) -> np.ndarray:
     side = min(H, W)
     x, y, radius = W * (0.25 + 0.5 * u[0]), H * (0.2 + 0.55 * u[1]), side * (0.045 + 0.02 * u[2])
     columns, rows = _pixels(H, W)
@@ -117,7 +116,7 @@ def _electrode(H: int, W: int, u: list[float]) -> Array:
     return (0.7 + 0.3 * u[6]) * np.maximum(disc, 0.75 * lead)
 
 
-def _text(H: int, W: int, text: str, x: float, y: float, dot: float) -> Array:
+def _text(H: int, W: int, text: str, x: float, y: float, dot: float) -> np.ndarray:
     """Opacity of a text centred x pixels from the left and y from the top."""
     opacity = np.zeros((H, W), dtype=np.float32)
     rows, columns, covered = text_cover((H, W), text, x + dot / 2, y, dot)  # it counts an empty column at the end
@@ -127,7 +126,7 @@ def _text(H: int, W: int, text: str, x: float, y: float, dot: float) -> Array:
 
 def _strip(
     H: int, W: int, start: tuple[float, float], angle: float, length: float, bend: float, half_width: float
-) -> Array:
+) -> np.ndarray:
     """Opacity of a strip that starts at (x, y) and leaves its direction by `bend` of its length at the end."""
     columns, rows = _pixels(H, W)
     dx, dy = columns - start[0], rows - start[1]
@@ -138,12 +137,12 @@ def _strip(
     return cover(half_width - distance, max(1.0, half_width)) * cover(np.minimum(along, length - along), 1.0)
 
 
-def _pixels(H: int, W: int) -> tuple[Array, Array]:
+def _pixels(H: int, W: int) -> tuple[np.ndarray, np.ndarray]:
     """Centres of the columns (1, W) and of the rows (H, 1), in pixels."""
     return np.arange(W, dtype=np.float32)[None] + 0.5, np.arange(H, dtype=np.float32)[:, None] + 0.5
 
 
-_DRAWERS: dict[str, Callable[[int, int, list[float]], Array]] = {
+_DRAWERS: dict[str, Callable[[int, int, list[float]], np.ndarray]] = {
     "letter": _letter,
     "portable": _portable,
     "tube": _tube,

@@ -13,7 +13,7 @@ from causalcxr.bench._inputs import check_binary
 from causalcxr.bench._resampling import Aurocs, Interval, groups_of, interval, resample_tests
 from causalcxr.bench.probe import import_sklearn, linear_probe
 from causalcxr.bench.scoring import Predictions, Prepare, predict
-from causalcxr.data._studies import stream
+from causalcxr.data.synthetic import stream
 from causalcxr.metrics import expected_calibration_error
 
 __all__ = ["BenchResult", "Scores", "as_dict", "evaluate", "measure"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from causalcxr._checks import check_tensor
 from causalcxr._modes import eval_mode
-from causalcxr.data import normalise_for
+from causalcxr.data import normalise
 
 __all__ = ["Predictions", "attention_share", "predict"]
 
@@ -59,7 +59,8 @@ def predict(
             [`ConfoundedDataset`][causalcxr.bench.ConfoundedDataset]; perhaps with `mask(index)` and `strata`.
         label: Which of the K logits is the finding's; may be left out for K = 1.
         prepare: From images (B, 1, H, W) in [0, 1] to what the model takes. It may resize them, but must not crop or
-            turn them, or the marker's place is lost. Default: [`normalise_for`][causalcxr.data.normalise_for].
+            turn them, or the marker's place is lost. Default: [`normalise`][causalcxr.data.normalise] with the model's
+            `pretrained_cfg`; a model without one gets them as they are.
         batch_size: Images at a time.
         device: Where the images go. Default: where the model's parameters are, the CPU for a model without any.
 
@@ -79,7 +80,7 @@ def predict(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    prepare = normalise_for(model) if prepare is None else prepare
+    prepare = _normalise_for(model) if prepare is None else prepare
     device = _device_of(model) if device is None else device
     causal_forward = getattr(model, "forward_causal", None)
     masked = hasattr(dataset, "mask") and callable(causal_forward)
@@ -101,6 +102,14 @@ def predict(
             parts.append(Predictions(logits, causal, confounder, *shares))
     fields = [None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)]
     return Predictions._make(fields)
+
+
+def _normalise_for(model: Any) -> Callable[[Tensor], Tensor]:
+    cfg = getattr(model, "pretrained_cfg", None)
+    if not cfg:
+        return lambda images: images
+    channels = getattr(model, "in_chans", len(cfg["mean"]))
+    return lambda images: normalise(images, {**cfg, "input_size": (channels,)})
 
 
 def attention_share(attention: Tensor, masks: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from causalcxr.bench._draws import STRUCTURE_STREAM
 from causalcxr.bench._inputs import check_binary, check_correlation, check_index
 from causalcxr.data import SyntheticCXR
-from causalcxr.data._studies import stream
+from causalcxr.data.synthetic import stream
 
 __all__ = ["DoError", "StructuralCXR", "do_error"]
 

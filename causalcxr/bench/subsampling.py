@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from causalcxr.bench._draws import CHOICE_STREAM, count_agreeing, round_share
-from causalcxr.bench._inputs import check_binary, check_correlation, check_patient
-from causalcxr.data._studies import stream, whole_number
+from causalcxr.bench._inputs import check_binary, check_correlation, check_patient, whole_number
+from causalcxr.data.synthetic import stream
 
 __all__ = ["subsample"]
 

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from causalcxr.cli.panel import Finding, save_panel
 from causalcxr.cli.terminal import progress, reporting
-from causalcxr.data.dicom import is_dicom
-from causalcxr.data.image import read_image
-from causalcxr.data.preprocessing import preprocess
+from causalcxr.data.image import is_dicom, read_image
+from causalcxr.data.transforms import preprocess
 from causalcxr.explain import attention_maps
 from causalcxr.models import CausalCXR
 

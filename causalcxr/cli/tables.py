@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from causalcxr.data._nih_files import first_names
 from causalcxr.data.labels import NIH_LABELS
+from causalcxr.data.nih_tables import few
 from causalcxr.metrics import bootstrap_auroc
 from causalcxr.metrics._inputs import FloatArray
 
@@ -62,7 +62,7 @@ def read_table(path: Path) -> Table:
         image_column = next((name for name in IMAGE_COLUMNS if name in columns), None)
         if image_column is None:
             raise ValueError(
-                f"{path} has no column of image names ({', '.join(IMAGE_COLUMNS)}); its columns: {first_names(columns)}"
+                f"{path} has no column of image names ({', '.join(IMAGE_COLUMNS)}); its columns: {few(columns)}"
             )
         rows: dict[str, dict[str, str]] = {}
         for row in reader:
@@ -81,26 +81,22 @@ def match(scores: Table, labels: Table) -> Matched:
     """Scores and targets of the images and labels that both tables have; every image with scores must have labels."""
     unlabelled = [name for name in scores.rows if name not in labels.rows]
     if unlabelled:
-        raise ValueError(
-            f"{len(unlabelled)} images of {scores.path} are not in {labels.path}: {first_names(unlabelled)}"
-        )
+        raise ValueError(f"{len(unlabelled)} images of {scores.path} are not in {labels.path}: {few(unlabelled)}")
     unscored = [name for name in labels.rows if name not in scores.rows]
     if unscored:
         warnings.warn(
             f"{len(unscored)} of {len(labels.rows)} images of {labels.path} have no scores and are left out: "
-            f"{first_names(unscored)}",
+            f"{few(unscored)}",
             stacklevel=2,
         )
     names = [name for name in scores.columns if name != scores.image_column]
     listed = NIH_LABELS if NIH_FINDINGS in labels.columns else ()
     known = [name for name in names if name in labels.columns or name in listed]
     if not known:
-        raise ValueError(
-            f"{labels.path} has none of the labels {first_names(names)}; its columns: {first_names(labels.columns)}"
-        )
+        raise ValueError(f"{labels.path} has none of the labels {few(names)}; its columns: {few(labels.columns)}")
     if len(known) < len(names):
         missing = [name for name in names if name not in known]
-        warnings.warn(f"{labels.path} has no column for {first_names(missing)}: left out", stacklevel=2)
+        warnings.warn(f"{labels.path} has no column for {few(missing)}: left out", stacklevel=2)
     rows = [labels.rows[name] for name in scores.rows]
     values = [[_score(scores, row, name) for name in known] for row in scores.rows.values()]
     targets = [[_target(labels, row, name) for name in known] for row in rows]

@@ -1,74 +1,59 @@
-"""Radiograph files as one-channel tensors in [0, 1]."""
+"""Radiographs as one-channel tensors in [0, 1]: PNG, JPEG, TIFF and DICOM files, Pillow images and arrays."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import operator
 import os
-import struct
-import zlib
+from numbers import Integral
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from causalcxr.data.dicom import decode_dicom, is_dicom
+__all__ = ["ImageLike", "height_and_width", "is_dicom", "read_image", "resize_image"]
 
-__all__ = ["as_height_width", "inspect_image_file", "read_image", "resize_image"]
+ImageLike: TypeAlias = str | os.PathLike[str] | IO[bytes] | Image.Image | npt.NDArray[Any] | torch.Tensor
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
-_JPEG = b"\xff\xd8\xff"
-_JPEG_END = b"\xff\xd9"
-_TIFF = (b"II*\x00", b"MM\x00*")
 _FORMATS = ("PNG", "JPEG", "TIFF")
-_HEAD = 132  # DICOM says what it is behind 128 bytes of anything
+_JPEG_END = b"\xff\xd9"
 _TAIL = 1024  # some writers pad behind the end marker; a marker within this distance of the end counts
-
-_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
-_SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I")
-
-# Everything that Pillow's readers raise on damaged bytes.
-_DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, section 8
+_LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # pydicom returns all of these as RGB
+_NO_RADIOGRAPHS = ("CT", "MR", "NM", "PT", "US")
 
 
-def read_image(path: str | os.PathLike[str] | IO[bytes], *, size: int | tuple[int, int] | None = None) -> torch.Tensor:
-    """Read a radiograph as one grey channel, whatever the file stores.
+def read_image(image: ImageLike, *, size: int | tuple[int, int] | None = None) -> torch.Tensor:
+    """Read a radiograph as one grey channel, whatever stores it.
 
-    Grey, RGB, palette, 1-bit and 16-bit files of one radiograph give the same tensor: 8-bit values are divided by 255,
-    16-bit values by 65535. Alpha is not a channel of the radiograph: it is dropped, not composited. Colour is reduced
-    to luminance, which leaves equal channels as they are. Pillow holds only the upper 8 bits of 16-bit colour and of
-    16-bit grey with alpha.
+    Grey, RGB, palette, 1-bit and 16-bit files of one radiograph give the same tensor. 8-bit values are divided by 255,
+    16-bit values by 65535, 12-bit values of a TIFF by 4095. Where a TIFF says that zero is white, it is inverted. Alpha
+    is dropped. Colour is reduced to luminance. EXIF orientation is applied.
 
-    A damaged PNG is an error, never a picture with a grey lower half: its checksums are verified before decoding. JPEG,
-    TIFF and DICOM hold no checksums; there, what the decoder notices is an error.
+    Damage that Pillow or pydicom notices is an error. The checksums of a PNG are verified. JPEG, TIFF and DICOM have no
+    checksums.
 
-    DICOM needs the extra ``causalcxr[dicom]``. The picture is what a screen would show: after the modality and VOI
-    look-up tables or the window that the file holds, and with MONOCHROME1 inverted; without either, the range of the
-    bits that it declares becomes [0, 1]. A file of several frames, or of a modality such as CT, is an error.
+    DICOM needs pydicom. The image is what a screen shows: after the modality look-up table or rescale, then the VOI
+    look-up table or the first window, with MONOCHROME1 inverted. Without a window, the range of the declared bits
+    becomes [0, 1]. If the pixels span less than half of that range, their own range becomes [0, 1].
 
     Args:
-        path: PNG, JPEG, TIFF or DICOM file, or one that is open in binary mode: anything with ``read()``. An open file
-            is read from its start where it can seek, else from where it is, to its end; it stays open.
-        size: Side, or (height, width), to resize to with `resize_image`. ``None`` keeps the stored size.
+        image: One of these:
+
+            - the path of a PNG, JPEG, TIFF or DICOM file;
+            - such a file, open in binary mode. It is read from its start where it can seek;
+            - a Pillow image;
+            - an array or a tensor of numbers. `uint8` and `uint16` are divided by 255 and 65535. Floating point must
+              lie in [0, 1] already.
+        size: Side, or (height, width), to resize to with `resize_image`. `None` keeps the size.
 
     Shape:
-        (1, H, W), float32 in [0, 1].
+        - Array or tensor: (H, W) or (1, H, W). A `uint8` array may also be (H, W, 3) or (H, W, 4).
+        - Result: (1, H, W), float32 in [0, 1], on the CPU.
 
     Returns:
         The image.
@@ -76,8 +61,9 @@ def read_image(path: str | os.PathLike[str] | IO[bytes], *, size: int | tuple[in
     Raises:
         FileNotFoundError: There is no such file.
         ImportError: The file is DICOM and pydicom is not installed.
-        ValueError: The file is empty, truncated, damaged or of another format; or ``size`` is not positive.
-        TypeError: ``size`` is neither an integer nor two of them, or ``path`` neither a path nor an open binary file.
+        ValueError: The file is damaged, of another format, has several pages or frames, or is a CT or another modality
+            that is no radiograph. Or the array has another shape or range, or `size` is not positive.
+        TypeError: `image` is none of the above, or an array of other numbers.
 
     Example:
         >>> import os, tempfile
@@ -86,30 +72,28 @@ def read_image(path: str | os.PathLike[str] | IO[bytes], *, size: int | tuple[in
         >>> Image.new("RGBA", (6, 4), (255, 255, 255, 0)).save(path)
         >>> read_image(path).shape, read_image(path).min().item()
         (torch.Size([1, 4, 6]), 1.0)
-        >>> read_image(path, size=8).shape
+        >>> read_image(np.zeros((6, 4), dtype=np.uint8), size=8).shape
         torch.Size([1, 8, 8])
     """
-    height_width = None if size is None else as_height_width(size)
-    data, name = _read_bytes(path)
-    problem = _structure_problem(data[:_HEAD], data[-_TAIL:]) or _png_problem(data)
-    if problem is not None:
-        raise ValueError(f"cannot read image {name}: {problem}")
-    try:
-        grey = torch.from_numpy(decode_dicom(data) if is_dicom(data) else _decode(data)).unsqueeze(0)
-    except ImportError as error:
-        raise ImportError(f"cannot read image {name}: {error}") from error
-    except UnidentifiedImageError:
-        raise ValueError(f"cannot read image {name}: damaged header") from None
-    except _DECODE_ERRORS as error:
-        raise ValueError(f"cannot read image {name}: {error}") from error
-    return grey if height_width is None else resize_image(grey, height_width)
+    if isinstance(image, Image.Image):
+        grey = _pillow_values(image)
+    elif isinstance(image, (str, os.PathLike)) or hasattr(image, "read"):
+        grey = _file_values(image)
+    elif isinstance(image, torch.Tensor) or hasattr(image, "__array__"):
+        grey = _array_values(image)
+    else:
+        raise TypeError(
+            f"an image is a path, a file open in binary mode, a Pillow image, an array or a tensor, "
+            f"not {type(image).__name__}"
+        )
+    result = torch.from_numpy(grey).unsqueeze(0)
+    return result if size is None else resize_image(result, size)
 
 
 def resize_image(image: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
-    """Resize a grey image as `read_image` does: bilinear, antialiased, in float32.
+    """Resize a grey image: bilinear, antialiased (the support widens with the scale), in float32.
 
-    Antialiased means that the support is widened to the scale. ``resize_image(read_image(path), size)`` and
-    ``read_image(path, size=size)`` are equal, bit by bit.
+    `resize_image(read_image(path), size)` and `read_image(path, size=size)` are equal, bit by bit.
 
     Args:
         image: A grey image with values in [0, 1].
@@ -119,127 +103,169 @@ def resize_image(image: torch.Tensor, size: int | tuple[int, int]) -> torch.Tens
         image: (1, H, W). Result: (1, height, width), float32 on the CPU.
 
     Raises:
-        ValueError: ``size`` is not positive.
-        TypeError: ``size`` is neither an integer nor two of them.
+        ValueError: `size` is not one or two positive integers.
 
     Example:
         >>> resize_image(torch.rand(1, 6, 4), 8).shape
         torch.Size([1, 8, 8])
     """
-    height_width = as_height_width(size)
+    height, width = height_and_width(size)
     image = image.detach().float().cpu()
-    if image.shape[1:] == height_width:
+    if image.shape[1:] == (height, width):
         return image
     # In float, so that 8-bit and 16-bit files of one radiograph stay equal; it takes no longer than in 8 bits.
-    resized = Image.fromarray(image[0].numpy()).resize(height_width[::-1], Image.Resampling.BILINEAR)
+    resized = Image.fromarray(image[0].numpy()).resize((width, height), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(resized)).clamp(0, 1).unsqueeze(0)  # weights sum to 1 up to rounding
 
 
-def inspect_image_file(path: str | os.PathLike[str]) -> str | None:
-    """Look at the first and last bytes of an image file for damage, without decoding it.
+def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a size that is a side or both; raise `ValueError` unless they are positive integers."""
+    sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
+        raise ValueError(f"size must be a positive integer or (height, width), got {size!r}")
+    return int(sides[0]), int(sides[1])
 
-    Finds what interrupted downloads and full disks leave behind: empty files, other content (an HTML error page), PNG
-    files without the closing IEND chunk, JPEG files without the end marker. Damage in the middle is found by
-    `read_image`.
 
-    Args:
-        path: File to look at.
+def is_dicom(data: bytes) -> bool:
+    """Whether a file that begins with these bytes (132 or more) is DICOM."""
+    return data[128:132] == b"DICM"
 
-    Returns:
-        What is wrong, or ``None``.
 
-    Example:
-        >>> import os, tempfile
-        >>> path = os.path.join(tempfile.mkdtemp(), "empty.png")
-        >>> open(path, "wb").close()
-        >>> inspect_image_file(path)
-        'empty file'
-    """
+def _file_values(file: Any) -> npt.NDArray[np.float32]:
+    """Grey values (H, W) of a file; whatever damaged bytes raise becomes a `ValueError` that names it."""
+    if isinstance(file, (str, os.PathLike)):
+        name, data = repr(os.fspath(file)), Path(file).read_bytes()
+    else:
+        with contextlib.suppress(AttributeError, io.UnsupportedOperation):  # pipes and the like
+            file.seek(0)
+        given, data = getattr(file, "name", None), file.read()  # a number or None for some temporary files
+        name = repr(given) if isinstance(given, str) else "from the open file"
+    if not isinstance(data, bytes):
+        raise TypeError(f"cannot read image {name}: open it in binary mode, open(path, 'rb')")
     try:
-        with open(path, "rb", buffering=0) as file:
-            head = file.read(_HEAD)
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
-            return _structure_problem(head, file.read(_TAIL))
-    except OSError as error:
-        return f"cannot be opened: {error.strerror}"
+        return _dicom_values(data) if is_dicom(data) else _picture_values(data)
+    except (ImportError, MemoryError):
+        raise
+    except Image.UnidentifiedImageError:
+        kind = (
+            "empty file" if not data else f"not a PNG, JPEG, TIFF or DICOM file, or its header is damaged: {data[:8]!r}"
+        )
+        raise ValueError(f"cannot read image {name}: {kind}") from None
+    except Exception as error:
+        raise ValueError(f"cannot read image {name}: {error or type(error).__name__}") from error
 
 
-def _read_bytes(path: str | os.PathLike[str] | IO[bytes]) -> tuple[bytes, str]:
-    """Return the content, and what to call the file in messages."""
-    if isinstance(path, (str, os.PathLike)):
-        try:
-            return Path(path).read_bytes(), repr(os.fspath(path))
-        except FileNotFoundError:
-            raise FileNotFoundError(f"no image file {os.fspath(path)!r}") from None
-    if isinstance(path, io.TextIOBase) or not hasattr(path, "read"):
-        raise TypeError(f"expected a path or a file open in binary mode (open(..., 'rb')), got {path!r}")
-    with contextlib.suppress(AttributeError, io.UnsupportedOperation):  # pipes and the like
-        path.seek(0)
-    name = getattr(path, "name", None)  # a number or None for some temporary files
-    return path.read(), repr(name) if isinstance(name, str) else "from the open file"
-
-
-def _structure_problem(head: bytes, tail: bytes) -> str | None:
-    if not head:
-        return "empty file"
-    if is_dicom(head):
-        return None
-    if head.startswith(_PNG):
-        return None if _PNG_END in tail else "truncated PNG (no closing IEND chunk)"
-    if head.startswith(_JPEG):
-        return None if _JPEG_END in tail else "truncated JPEG (no end marker)"
-    if head.startswith(_TIFF):
-        return None
-    return f"not a PNG, JPEG or TIFF file, nor DICOM (begins with {head[:8]!r})"
-
-
-def _png_problem(data: bytes) -> str | None:
-    """Verify the checksum of every critical chunk.
-
-    Pillow does so too, but not when some other module has set `ImageFile.LOAD_TRUNCATED_IMAGES`, as several do.
-    """
-    if not data.startswith(_PNG):
-        return None
-    view, start = memoryview(data), len(_PNG)
-    while start + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, start)
-        end = start + 8 + length
-        kind = data[start + 4 : start + 8]
-        if end + 4 > len(data):
-            break
-        critical = not kind[0] & 0x20  # upper-case first letter
-        if critical and zlib.crc32(view[start + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-            return f"damaged PNG (checksum of the {kind!r} chunk at byte {start} does not match)"
-        if kind == b"IEND":
-            return None
-        start = end + 4
-    return f"damaged PNG (chunk at byte {start} runs past the end of the file)"
-
-
-def _decode(data: bytes) -> npt.NDArray[np.float32]:
-    """Decode a PNG, JPEG or TIFF file to grey values (H, W) in [0, 1]."""
+def _picture_values(data: bytes) -> npt.NDArray[np.float32]:
+    """Grey values (H, W) of a PNG, JPEG or TIFF file."""
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        image.load()
-        image.info.pop("transparency", None)  # else convert() would act on it
-        if image.mode in _EIGHT_BIT_MODES:
-            grey, white = image if image.mode == "L" else image.convert("L"), 255
-        elif image.mode in _SIXTEEN_BIT_MODES:
-            grey, white = image.convert("F"), 65535
-            low, high = cast("tuple[float, float]", grey.getextrema())
-            if low < 0 or high > white:  # mode I holds 32 bits
-                raise ValueError(f"values from {low:g} to {high:g} do not fit in 16 bits")
-        else:
-            raise ValueError(f"pixels of mode {image.mode!r}; save it as 8-bit or 16-bit grey")
-        return np.divide(np.asarray(grey), np.float32(white), dtype=np.float32)
+        image.verify()  # the checksums of a PNG, which decoding skips
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        # Pillow notices this too, unless some other module has set `ImageFile.LOAD_TRUNCATED_IMAGES`, as several do.
+        if image.format == "JPEG" and _JPEG_END not in data[-_TAIL:]:
+            raise ValueError("truncated JPEG (no end marker)")
+        return _pillow_values(image)
 
 
-def as_height_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a size that is a side or both; raise unless they are whole and positive."""
+def _pillow_values(image: Image.Image) -> npt.NDArray[np.float32]:
+    """Grey values (H, W) of a Pillow image, which is left as it is."""
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a photograph with its preview
+        raise ValueError(f"{cast(Any, image).n_frames} pages, expected one; save the page that you want as a file")
+    tags = getattr(image, "tag_v2", {})  # of TIFF
+    upright = ImageOps.exif_transpose(image)
+    upright.info.pop("transparency", None)  # else convert() would act on it
+    if upright.mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        return np.divide(np.asarray(upright.convert("L")), np.float32(255), dtype=np.float32)
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+    unsigned = upright.mode in ("I;16", "I;16B") or (upright.mode == "I" and not tags)  # TIFF: signed, or 32 bits
+    if not unsigned or bits not in (12, 16):
+        raise ValueError(f"pixels of mode {upright.mode!r}, {bits} bits; save it as 8-bit or 16-bit grey")
+    values, white = np.asarray(upright).astype(np.float32), np.float32(2**bits - 1)
+    if values.min() < 0 or values.max() > white:  # mode I holds 32 bits
+        raise ValueError(f"values from {values.min():g} to {values.max():g} do not fit in {bits} bits")
+    inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO  # Pillow inverts 8 bits only
+    return (white - values if inverted else values) / white
+
+
+def _array_values(image: Any) -> npt.NDArray[np.float32]:
+    """Grey values (H, W) of an array or a tensor, by the range of its type."""
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        image = image.float() if image.is_floating_point() else image  # numpy has no bfloat16
+    values = np.asarray(image)
+    if values.dtype == np.uint8 and values.ndim == 3 and values.shape[-1] in (3, 4) and values.shape[0] != 1:
+        return _pillow_values(Image.fromarray(values))
+    if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
+        values = values[0] if values.shape[0] == 1 else values[..., 0]
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"an image must have shape (H, W) or (1, H, W), one grey channel, got {tuple(image.shape)}")
+    if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
+        return np.divide(values, np.float32(np.iinfo(values.dtype).max), dtype=np.float32)
+    if values.dtype.kind not in "bf":
+        raise TypeError(f"an image must be of uint8, uint16 or floating point, got {values.dtype}; convert it first")
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 1):  # written so that NaN fails
+        raise ValueError(f"an image must lie in [0, 1] before normalisation, got {low:g} to {high:g}; or give uint8")
+    return np.array(values, dtype=np.float32)  # a copy, in order
+
+
+def _dicom_values(data: bytes) -> npt.NDArray[np.float32]:
+    """Grey values (H, W) of a DICOM radiograph."""
     try:
-        height, width = (size, size) if not isinstance(size, (tuple, list)) else size
-        height, width = operator.index(height), operator.index(width)
-    except (TypeError, ValueError):
-        raise TypeError(f"size must be an integer or (height, width), got {size!r}") from None
-    if height < 1 or width < 1:
-        raise ValueError(f"size must be at least 1 pixel each way, got {size!r}")
-    return height, width
+        from pydicom import dcmread
+    except ImportError as error:
+        raise ImportError("DICOM files need pydicom: pip install pydicom") from error
+    dataset = dcmread(io.BytesIO(data))
+    if dataset.get("Modality") in _NO_RADIOGRAPHS:
+        raise ValueError(f"modality {dataset.Modality}, expected a radiograph (CR, DX)")
+    if (frames := int(dataset.get("NumberOfFrames") or 1)) != 1:
+        raise ValueError(f"{frames} frames, expected one; save the frame that you want as a file")
+    stored, kind = dataset.pixel_array, dataset.PhotometricInterpretation
+    if kind in _COLOUR:
+        return stored.astype(np.float32) @ _LUMINANCE / np.float32(2**dataset.BitsStored - 1)
+    if kind not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ValueError(f"photometric interpretation {kind}; save it as MONOCHROME2 or RGB")
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        shown = _shown_values(stored.astype(np.int32), dataset).astype(np.float32)
+    if not (shown.min() >= 0 and shown.max() <= 1):  # written so that NaN fails
+        raise ValueError(
+            f"its rescale, window or table gives grey values from {shown.min():g} to {shown.max():g}, not from 0 to 1"
+        )
+    return 1 - shown if kind == "MONOCHROME1" else shown
+
+
+def _shown_values(stored: npt.NDArray[np.int32], dataset: Any) -> npt.NDArray[np.float64]:
+    """What a screen shows of the stored values, in [0, 1]: modality transform, then VOI transform (PS3.3, C.11)."""
+    from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
+
+    modality_table = bool(dataset.get("ModalityLUTSequence"))
+    for name in ("WindowCenter", "WindowWidth", "VOILUTFunction", "RescaleSlope", "RescaleIntercept"):
+        if name in dataset and (dataset[name].is_empty or (modality_table and name.startswith("Rescale"))):
+            del dataset[name]  # an element without a value is as good as none
+    if "RescaleSlope" in dataset or "RescaleIntercept" in dataset:
+        dataset.RescaleSlope = dataset.get("RescaleSlope", 1)
+        dataset.RescaleIntercept = dataset.get("RescaleIntercept", 0)
+
+    def look_up(values: Any, sequence: str, apply: Any) -> tuple[Any, int]:
+        item = dataset[sequence][0]
+        entries, first, bits = item.LUTDescriptor
+        # pydicom's indices have the type of the entries, and would wrap around.
+        item.LUTDescriptor = [entries, first, 16]
+        indices = np.rint(values).clip(first, first + (entries or 2**16) - 1).astype(np.int32)
+        return apply(indices, dataset), 2**bits - 1
+
+    lowest = -(2 ** (dataset.BitsStored - 1)) if dataset.PixelRepresentation else 0
+    ends = np.array([lowest, lowest + 2**dataset.BitsStored - 1])
+    if modality_table:
+        values, ends[:] = look_up(stored, "ModalityLUTSequence", apply_modality_lut)
+        ends[0] = 0
+    else:
+        values, ends = (apply_modality_lut(each, dataset) for each in (stored, ends))
+    if dataset.get("VOILUTSequence"):
+        values, white = look_up(values, "VOILUTSequence", apply_voi)
+        return values / white
+    if "WindowCenter" in dataset and "WindowWidth" in dataset:
+        black, white = apply_windowing(np.array([-np.inf, np.inf]), dataset)
+        return ((apply_windowing(values, dataset) - black) / (white - black)).clip(0, 1)
+    if 0 < np.ptp(values) < np.ptp(ends) / 2:
+        ends = values
+    return (values - ends.min()) / np.ptp(ends)

@@ -1,4 +1,4 @@
-"""NIH ChestX-ray14 as a dataset of images and targets."""
+"""NIH ChestX-ray14 as a data set of images and targets."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from causalcxr.data._nih_files import first_names
-from causalcxr.data.image import inspect_image_file, read_image
+from causalcxr.data.image import read_image
 from causalcxr.data.labels import NIH_LABELS
-from causalcxr.data.nih_tables import Box, NIHTables, read_nih_tables
+from causalcxr.data.nih_tables import Box, few, read_nih_tables
 
 __all__ = ["Box", "NIHChestXray14"]
-
-_NOT_ON_DISK = "not on disk"
 
 
 class NIHChestXray14(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -25,12 +23,12 @@ class NIHChestXray14(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     Wang et al., "ChestX-ray8: Hospital-scale Chest X-ray Database and Benchmarks on Weakly-Supervised Classification
     and Localization of Common Thorax Diseases", CVPR 2017. The folder holds the label file
-    (``Data_Entry_2017_v2020.csv`` or ``Data_Entry_2017.csv``), ``train_val_list.txt`` and ``test_list.txt`` (or
+    (``Data_Entry_2017_v2020.csv``, or else ``Data_Entry_2017.csv``), ``train_val_list.txt`` and ``test_list.txt`` (or
     ``..._NIH.txt``), optionally ``BBox_List_2017.csv``, and the images in ``images/`` or in ``images_001/images`` to
     ``images_012/images``.
 
-    Every file of the split is looked at on construction, so that missing and truncated images are reported before
-    training starts. Damage in the middle of a file is found when it is read: a ``ValueError`` that names the file.
+    Construction lists the image folders and opens no image. It reports images that are missing. A damaged image is a
+    ``ValueError`` that names the file, when the item is read.
 
     Args:
         root: Folder of the release.
@@ -39,11 +37,10 @@ class NIHChestXray14(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         image_size: Side, or (height, width), of the images; ``None`` keeps the stored size.
         transform: Applied to each image, a (1, H, W) float32 tensor in [0, 1].
         labels: Columns of the targets: names from `NIH_LABELS`, fewer or in another order where wanted.
-        label_version: "v2020", "2017", or ``None`` for the newer label file that is there.
         val_fraction: Fraction of the train_val patients in ``val``.
         seed: Number of the division into ``train`` and ``val``.
-        bad_images: "raise" when images are missing or damaged, or "skip" them: leave them out, with one warning, and
-            list them in ``skipped``.
+        bad_images: "raise" when images are missing, or "skip" to leave them out, with one warning. Damaged images are
+            never left out.
 
     Attributes:
         names: File names, in the order of the label file, as all that follows.
@@ -58,14 +55,14 @@ class NIHChestXray14(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         spacing: (N, 2) pixel spacing in millimetres before that reduction.
         boxes: Image name to its list of `Box`, in pixels of the 1024 x 1024 release.
         label_file: Name of the label file, which tells its version.
-        skipped: Name of each image that was left out to the reason.
+        skipped: Names of the images that were left out.
 
     Shape:
         Each item is an image (1, H, W) and its target (K,).
 
     Raises:
         FileNotFoundError: The folder, a table or images are missing.
-        ValueError: Damaged images, tables that do not fit together, an unknown split, label or option.
+        ValueError: Tables that do not fit together, an unknown split, label or option. On reading: a damaged image.
 
     Example:
         >>> dataset = NIHChestXray14("path/to/nih", "train", image_size=512)  # doctest: +SKIP
@@ -80,42 +77,40 @@ class NIHChestXray14(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         image_size: int | tuple[int, int] | None = None,
         transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
         labels: Sequence[str] = NIH_LABELS,
-        label_version: str | None = None,
         val_fraction: float = 0.1,
         seed: int = 0,
         bad_images: str = "raise",
     ) -> None:
         if bad_images not in ("raise", "skip"):
             raise ValueError(f"bad_images must be 'raise' or 'skip', got {bad_images!r}")
-        self.root = Path(root)
-        self.split = split
         self.image_size = image_size
         self.transform = transform
-        tables = read_nih_tables(root, labels=labels, label_version=label_version)
-        tables = tables.split(split, val_fraction=val_fraction, seed=seed)
-        folders, folder_of = _index_images(self.root)
-        bad = _find_bad_images(tables.names, folders, folder_of)
-        if bad:
-            _report(bad, len(tables), split, folders, skip=bad_images == "skip")
-            tables = tables.select([i for i, name in enumerate(tables.names) if name not in bad])
-        self.skipped = bad
-        self._folders = folders
-        self._folder_index = [folder_of[name] for name in tables.names]
-        self._set_columns(tables)
-
-    def _set_columns(self, tables: NIHTables) -> None:
+        tables = read_nih_tables(root, labels=labels).split(split, val_fraction=val_fraction, seed=seed)
+        self._folders = [
+            str(f) for f in (Path(root, "images"), *sorted(Path(root).glob("images_*/images"))) if f.is_dir()
+        ]
+        # Each folder is listed once; a look-up per file would cost minutes on a network disk.
+        folder_of = {name: number for number, folder in enumerate(self._folders) for name in os.listdir(folder)}
+        folder = np.array([folder_of.get(name, -1) for name in tables.names])
+        self.skipped = [name for name, number in zip(tables.names, folder, strict=True) if number < 0]
+        if self.skipped:
+            problem = (
+                f"{len(self.skipped)} of {len(tables)} images of split {split!r} are not in {os.fspath(root)!r}, "
+                f"'images' or 'images_001/images' and so on: {few(self.skipped)}"
+            )
+            if bad_images == "raise" or len(self.skipped) == len(tables):
+                raise FileNotFoundError(
+                    f"{problem}; restore them, leave them out with bad_images='skip', or use read_nih_tables alone"
+                )
+            warnings.warn(f"{problem}; they are left out", stacklevel=2)
+        tables = tables.select(folder >= 0)
+        self._folder = folder[folder >= 0]
         self.names = tables.names
         self.label_names = tables.label_names
         self.targets = torch.from_numpy(tables.targets)
-        self.patient = tables.patient
-        self.view = tables.view
-        self.sex = tables.sex
-        self.age = tables.age
-        self.follow_up = tables.follow_up
-        self.original_size = tables.original_size
-        self.spacing = tables.spacing
-        self.boxes = tables.boxes
-        self.label_file = tables.label_file
+        self.patient, self.view, self.sex, self.age = tables.patient, tables.view, tables.sex, tables.age
+        self.follow_up, self.original_size, self.spacing = tables.follow_up, tables.original_size, tables.spacing
+        self.boxes, self.label_file = tables.boxes, tables.label_file
 
     def __len__(self) -> int:
         return len(self.names)
@@ -135,55 +130,4 @@ class NIHChestXray14(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         Returns:
             The path, below ``root``.
         """
-        return os.path.join(self._folders[self._folder_index[index]], self.names[index])
-
-
-def _index_images(root: Path) -> tuple[list[str], dict[str, int]]:
-    """List each image folder once; a look-up per file would cost minutes on a network disk."""
-    folders = [str(f) for f in (root / "images", *sorted(root.glob("images_*/images"))) if f.is_dir()]
-    if not folders:
-        raise FileNotFoundError(
-            f"no image folder in {str(root)!r}: looked for 'images' and for 'images_001/images' and so on; "
-            "unpack the image archives there, or use read_nih_tables for the tables alone"
-        )
-    folder_of: dict[str, int] = {}
-    for number, folder in enumerate(folders):
-        for name in os.listdir(folder):
-            folder_of.setdefault(name, number)
-    return folders, folder_of
-
-
-def _find_bad_images(names: list[str], folders: list[str], folder_of: dict[str, int]) -> dict[str, str]:
-    bad: dict[str, str] = {}
-    for name in names:
-        number = folder_of.get(name)
-        reason = _NOT_ON_DISK if number is None else inspect_image_file(os.path.join(folders[number], name))
-        if reason is not None:
-            bad[name] = reason
-    return bad
-
-
-def _report(bad: dict[str, str], total: int, split: str, folders: list[str], *, skip: bool) -> None:
-    """Raise, or warn where the bad images are to be skipped and some good ones remain."""
-    missing = [name for name, reason in bad.items() if reason == _NOT_ON_DISK]
-    damaged = [f"{name} ({reason})" for name, reason in bad.items() if reason != _NOT_ON_DISK]
-    parts = []
-    if missing:
-        parts.append(f"{len(missing)} not on disk: {first_names(missing)}")
-    if damaged:
-        parts.append(f"{len(damaged)} damaged: {first_names(damaged)}")
-    summary = "; ".join(parts)
-    if skip and len(bad) < total:
-        warnings.warn(
-            f"{len(bad)} of {total} images of split {split!r} are left out (see `skipped`): {summary}", stacklevel=3
-        )
-        return
-    looked = ", ".join(folders)
-    if len(bad) == total:
-        message = f"none of the {total} images of split {split!r} can be used ({summary}); looked in: {looked}"
-    else:
-        message = (
-            f"{len(bad)} of {total} images of split {split!r} cannot be used ({summary}); looked in: {looked}; "
-            "restore them, or leave them out with bad_images='skip'"
-        )
-    raise FileNotFoundError(message) if missing else ValueError(message)
+        return os.path.join(self._folders[self._folder[index]], self.names[index])

@@ -2,37 +2,61 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import functools
 import hashlib
-import operator
 import os
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from causalcxr.data._nih_files import (
-    BOX_FILE,
-    Box,
-    convert,
-    find_label_file,
-    first_names,
-    parse_age,
-    parse_findings,
-    read_boxes,
-    read_columns,
-    read_official_split,
-)
 from causalcxr.data.labels import NIH_LABELS, label_positions
 
-__all__ = ["SPLITS", "Box", "NIHTables", "read_nih_tables"]
+__all__ = ["Box", "NIHTables", "few", "read_nih_tables"]
 
-SPLITS = ("train", "val", "train_val", "test", "all")
+_SPLITS = ("train", "val", "train_val", "test", "all")
+_LABEL_FILES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+_LIST_FILES = {
+    "train_val": ("train_val_list.txt", "train_val_list_NIH.txt"),
+    "test": ("test_list.txt", "test_list_NIH.txt"),
+}
+_BOX_FILE = "BBox_List_2017.csv"
+_BOX_NAMES = {"Infiltrate": "Infiltration"}
+
+# Header names of each column; copies of the release differ in one of them. The commas inside the brackets split the
+# last two into two columns each.
+_COLUMNS = {
+    "name": ("Image Index",),
+    "findings": ("Finding Labels",),
+    "follow_up": ("Follow-up #",),
+    "patient": ("Patient ID",),
+    "age": ("Patient Age",),
+    "sex": ("Patient Gender", "Patient Sex"),
+    "view": ("View Position",),
+    "width": ("OriginalImage[Width",),
+    "height": ("Height]",),
+    "spacing_x": ("OriginalImagePixelSpacing[x",),
+    "spacing_y": ("y]",),
+}
+_YEARS_PER_UNIT = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
-@dataclass(frozen=True, eq=False)
+class Box(NamedTuple):
+    """A finding marked by a radiologist: upper left corner and size in pixels of the 1024 x 1024 release."""
+
+    label: str
+    x: float
+    y: float
+    w: float
+    h: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class NIHTables:
     """One row per image, in the order of the label file.
 
@@ -80,19 +104,11 @@ class NIHTables:
         """
         index = np.arange(len(self))[rows]
         names = [self.names[i] for i in index]
-        arrays = {
-            key: getattr(self, key)[index]
-            for key in ("targets", "patient", "view", "sex", "age", "follow_up", "original_size", "spacing")
+        columns: dict[str, Any] = {
+            key: value[index] for key, value in vars(self).items() if isinstance(value, np.ndarray)
         }
         boxes = {name: self.boxes[name] for name in names if name in self.boxes}
-        return NIHTables(
-            names=names,
-            label_names=self.label_names,
-            official_split=self.official_split[index],
-            boxes=boxes,
-            label_file=self.label_file,
-            **arrays,
-        )
+        return dataclasses.replace(self, names=names, boxes=boxes, **columns)
 
     def split(self, split: str, *, val_fraction: float = 0.1, seed: int = 0) -> NIHTables:
         """Take the rows of one split.
@@ -113,79 +129,85 @@ class NIHTables:
         Raises:
             ValueError: The split is unknown or has no rows, or ``val_fraction`` is not in [0, 1).
         """
-        if split not in SPLITS:
-            raise ValueError(f"unknown split {split!r}; choose one of: {', '.join(SPLITS)}")
+        if split not in _SPLITS:
+            raise ValueError(f"unknown split {split!r}; choose one of: {', '.join(_SPLITS)}")
         if not 0 <= val_fraction < 1:
             raise ValueError(f"val_fraction must be at least 0 and less than 1, got {val_fraction!r}")
         if split == "all":
             return self
         rows = self.official_split == ("test" if split == "test" else "train_val")
         if split in ("train", "val"):
-            in_val = np.isin(self.patient, _val_patients(self.patient[rows], val_fraction, operator.index(seed)))
+            in_val = np.isin(self.patient, _val_patients(self.patient[rows], val_fraction, seed))
             rows = rows & (in_val if split == "val" else ~in_val)
         if not rows.any():
-            raise ValueError(
-                f"split {split!r} has no images (val_fraction={val_fraction}, "
-                f"{np.count_nonzero(self.official_split == 'train_val')} images in the train_val list, "
-                f"{np.count_nonzero(self.official_split == 'test')} in the test list)"
-            )
+            raise ValueError(f"split {split!r} has no images (val_fraction={val_fraction}, {len(self)} images in all)")
         return self.select(rows)
 
 
-def read_nih_tables(
-    root: str | os.PathLike[str], *, labels: Sequence[str] = NIH_LABELS, label_version: str | None = None
-) -> NIHTables:
+def read_nih_tables(root: str | os.PathLike[str], *, labels: Sequence[str] = NIH_LABELS) -> NIHTables:
     """Read the label file, the two official lists and the boxes of the NIH release; images are not needed.
 
     Wang et al., "ChestX-ray8: Hospital-scale Chest X-ray Database and Benchmarks", CVPR 2017.
 
     Args:
-        root: Folder of the release.
+        root: Folder of the release. Of ``Data_Entry_2017_v2020.csv`` and ``Data_Entry_2017.csv``, the first is read if
+            both are there.
         labels: Columns of the targets: names from `NIH_LABELS`, fewer or in another order where wanted.
-        label_version: "v2020" (``Data_Entry_2017_v2020.csv``), "2017" (``Data_Entry_2017.csv``), or ``None`` for the
-            newer of the two that is there.
 
     Returns:
         Tables of all images.
 
     Raises:
         FileNotFoundError: The folder, a label file or a list is missing.
-        ValueError: An unknown label or label version, a damaged label file, or lists that do not fit the label file.
+        ValueError: An unknown label, a damaged label file, or lists that do not fit the label file.
 
     Example:
         >>> tables = read_nih_tables("path/to/nih")  # doctest: +SKIP
         >>> tables.split("test").targets.sum(0)  # doctest: +SKIP
     """
     root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(f"no folder {str(root)!r}; give the folder with the files of the NIH release")
     chosen = tuple(NIH_LABELS[i] for i in label_positions(labels))
-    path = find_label_file(root, label_version)
-    columns = read_columns(path)
+    path = _first_file(root, _LABEL_FILES)
+    columns = _read_columns(path)
     names = columns["name"]
     row_of = {name: row for row, name in enumerate(names)}
     if len(row_of) < len(names):
         twice = [name for row, name in enumerate(names) if row_of[name] != row]
-        raise ValueError(f"{path}: {len(twice)} image names occur more than once: {first_names(twice)}")
+        raise ValueError(f"{path}: {len(twice)} image names occur more than once: {few(twice)}")
 
     def numbers(column: str, kind: Callable[[str], Any]) -> npt.NDArray[Any]:
-        return convert(path, column, columns[column], kind)
+        try:
+            return np.array([kind(text) for text in columns[column]])
+        except ValueError as error:
+            raise ValueError(f"{path}: column {_COLUMNS[column][0]!r}: {error}") from None
 
     return NIHTables(
         names=names,
         label_names=chosen,
-        targets=parse_findings(path, columns["findings"], chosen),
+        targets=_targets(path, columns["findings"], chosen),
         patient=numbers("patient", int),
         view=np.array(columns["view"]),
         sex=np.array(columns["sex"]),
-        age=numbers("age", parse_age),
+        age=numbers("age", _age),
         follow_up=numbers("follow_up", int),
         original_size=np.stack([numbers("width", int), numbers("height", int)], axis=1),
         spacing=np.stack([numbers("spacing_x", float), numbers("spacing_y", float)], axis=1),
-        official_split=read_official_split(root, row_of, path.name),
-        boxes=read_boxes(root / BOX_FILE, row_of, chosen),
+        official_split=_read_official_split(root, row_of, path),
+        boxes=_read_boxes(root / _BOX_FILE, row_of, chosen),
         label_file=path.name,
     )
+
+
+def few(names: Sequence[str], count: int = 5) -> str:
+    """The first of some names, for a message."""
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def _first_file(root: Path, candidates: Sequence[str]) -> Path:
+    for name in candidates:
+        if (root / name).is_file():
+            return root / name
+    raise FileNotFoundError(f"no {' or '.join(candidates)} in {str(root)!r}; give the folder of the NIH release")
 
 
 def _val_patients(patients: npt.NDArray[np.int64], val_fraction: float, seed: int) -> list[int]:
@@ -193,3 +215,86 @@ def _val_patients(patients: npt.NDArray[np.int64], val_fraction: float, seed: in
     if val_fraction == 0 or len(unique) < 2:
         return []
     return unique[: min(max(1, round(val_fraction * len(unique))), len(unique) - 1)]
+
+
+def _read_columns(path: Path) -> dict[str, list[str]]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, skipinitialspace=True)
+        header = [cell.strip() for cell in ",".join(next(reader, [])).split(",")]
+        try:
+            position = {
+                column: next(header.index(name) for name in spellings if name in header)
+                for column, spellings in _COLUMNS.items()
+            }
+        except StopIteration:
+            expected = ", ".join(spellings[0] for spellings in _COLUMNS.values())
+            raise ValueError(f"{path}: the header is {','.join(header)!r}, expected {expected}") from None
+        width = max(position.values()) + 1
+        cells: list[str] = []  # one flat list: half the time of a list of rows
+        for row in reader:
+            if 0 < len(row) < width:
+                raise ValueError(f"{path}: line {reader.line_num} has {len(row)} columns, expected {width}")
+            cells += row[:width]
+    if not cells:
+        raise ValueError(f"{path}: no rows below the header")
+    return {column: cells[i::width] for column, i in position.items()}
+
+
+@functools.lru_cache(maxsize=1024)
+def _age(text: str) -> float:
+    """Years from "58", "058Y", "011M" or "007D"."""
+    match = re.fullmatch(r"(\d+)([YMWD]?)", text)
+    if match is None:
+        raise ValueError(f"{text!r} is no age")
+    return int(match[1]) * _YEARS_PER_UNIT[match[2]]
+
+
+def _targets(path: Path, findings: list[str], chosen: tuple[str, ...]) -> npt.NDArray[np.float32]:
+    column = {name: k for k, name in enumerate(chosen)}
+    code = {text: i for i, text in enumerate(dict.fromkeys(findings))}  # 836 combinations in 112,120 rows
+    vectors = np.zeros((len(code), len(chosen)), dtype=np.float32)
+    for text, i in code.items():
+        listed = [name for name in text.split("|") if name != "No Finding"]
+        try:
+            if listed:
+                label_positions(listed)
+        except ValueError as error:
+            raise ValueError(f"{path}: findings of data row {findings.index(text) + 1}: {error}") from None
+        vectors[i, [column[name] for name in listed if name in column]] = 1
+    return vectors[[code[text] for text in findings]]
+
+
+def _read_official_split(root: Path, row_of: dict[str, int], label_file: Path) -> npt.NDArray[np.str_]:
+    official = np.full(len(row_of), "", dtype="<U9")
+    for split, candidates in _LIST_FILES.items():
+        path = _first_file(root, candidates)
+        names = path.read_text(encoding="utf-8-sig").split()
+        if unknown := [name for name in names if name not in row_of]:
+            raise ValueError(
+                f"{path}: {len(unknown)} of {len(names)} names are not in {label_file.name}: {few(unknown)}"
+            )
+        rows = np.array([row_of[name] for name in names], dtype=np.int64)
+        if official[rows].any():
+            both = [name for name in names if official[row_of[name]]]
+            raise ValueError(f"{path}: {len(both)} names are in the train_val list as well: {few(both)}")
+        official[rows] = split
+    return official
+
+
+def _read_boxes(path: Path, row_of: dict[str, int], chosen: tuple[str, ...]) -> dict[str, list[Box]]:
+    """Boxes of the images in the table; none where the release has no box file."""
+    boxes: dict[str, list[Box]] = {}
+    if not path.is_file():
+        return boxes
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = [row for row in csv.reader(file) if row][1:]
+    for number, row in enumerate(rows, start=1):
+        try:
+            name, label = row[0].strip(), row[1].strip()
+            x, y, w, h = (float(value) for value in row[2:6])
+        except (ValueError, IndexError):
+            raise ValueError(f"{path}: data row {number} is {','.join(row)!r}, expected name,label,x,y,w,h") from None
+        label = _BOX_NAMES.get(label, label)
+        if name in row_of and label in chosen:
+            boxes.setdefault(name, []).append(Box(label, x, y, w, h))
+    return boxes

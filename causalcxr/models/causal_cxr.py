@@ -4,19 +4,19 @@ Reference: Nie et al., *Chest X-ray Image Classification: A Causal Perspective*,
 """
 
 import math
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from causalcxr._checks import check_tensor, eager
 from causalcxr.calibration import Calibration
+from causalcxr.data.image import ImageLike
 from causalcxr.data.labels import check_label_names
-from causalcxr.data.preprocessing import preprocess
+from causalcxr.data.transforms import preprocess
 from causalcxr.layers import ConfounderBank
 from causalcxr.models.backbone import create_backbone, feature_map
 from causalcxr.models.causal_head import CausalHead
@@ -175,16 +175,17 @@ class CausalCXR(nn.Module):
         return self.head.decode(self.forward_features(x), confounders, need_attention=need_attention)
 
     def preprocess(
-        self, image: str | os.PathLike[str] | IO[bytes] | Tensor, *, size: int | tuple[int, int] | None = None
+        self, image: ImageLike | Sequence[ImageLike], *, size: int | tuple[int, int] | None = None
     ) -> Tensor:
         """Return a radiograph as the model takes it, (1, C, H, W): read, resized, normalised by `pretrained_cfg`.
 
         Args:
-            image: A file, or a grey image (1, H, W) with values in [0, 1], see `causalcxr.data.preprocess`.
+            image: A path, an open file, a Pillow image, an array or a tensor, see `causalcxr.data.read_image`. A list
+                of B of them gives (B, C, H, W).
             size: Side, or (height, width). Default: that of `pretrained_cfg["input_size"]`.
 
         Returns:
-            A batch of one, on the model's device and in its type.
+            A batch, on the model's device and in its type.
 
         Raises:
             ValueError: If the model has no `pretrained_cfg`, or the image is bad.

@@ -7,6 +7,8 @@
 and `accelerator.save_state` saves it.
 """
 
+from functools import partial
+
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
@@ -17,7 +19,7 @@ from causalcxr.data import SyntheticCXR
 
 def train(accelerator: Accelerator, objective: causalcxr.CausalObjective, films: SyntheticCXR) -> None:
     """Go through the films once, in batches of 8; the objective's model and bank are changed in place."""
-    prepare = causalcxr.data.normalise_for(objective.model)
+    prepare = partial(causalcxr.data.normalise, cfg=objective.model.pretrained_cfg)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3)
     wrapped, optimizer, loader = accelerator.prepare(objective, optimizer, DataLoader(films, batch_size=8))
     for step, (images, targets) in enumerate(loader, start=1):
@@ -38,7 +40,7 @@ def main() -> None:
     train(accelerator, causalcxr.CausalObjective(model, bank=bank), films)
 
     images = torch.stack([films[i][0] for i in range(4)]).to(accelerator.device)
-    probabilities = model.eval().predict_do(causalcxr.data.normalise_for(model)(images), bank)
+    probabilities = model.eval().predict_do(causalcxr.data.normalise(images, model.pretrained_cfg), bank)
     accelerator.print(f"P(Y | do(X)) of four films, with {len(bank)} confounders:\n{probabilities}")
     accelerator.end_training()  # and with it the process group
 

@@ -27,7 +27,8 @@ def main() -> None:
     label = "Cardiomegaly"
     options = dict(image_size=64, labels=[label], prevalence=0.5, marker_label=label)
     model = train(SyntheticCXR(640, marker_correlation=0.9, **options))
-    stamped, plain = map(causalcxr.data.normalise_for(model), stamped_pairs(SyntheticCXR(8, seed=1, **options), 8))
+    pairs = stamped_pairs(SyntheticCXR(8, seed=1, **options), 8)
+    stamped, plain = (causalcxr.data.normalise(images, model.pretrained_cfg) for images in pairs)
     branches = {
         "prediction": model,
         "confounding branch": lambda images: model.forward_causal(images).confounder_logits,

@@ -36,7 +36,7 @@ def main() -> None:
     model = train(SyntheticCXR(640, image_size=64, labels=["Mass"], prevalence=0.5))
     films = SyntheticCXR(48, image_size=64, labels=["Mass"], prevalence=1.0, seed=1)
     masks = torch.cat([films.masks(i) for i in range(len(films))])
-    images = causalcxr.data.normalise_for(model)(torch.stack([image for image, _ in films]))
+    images = causalcxr.data.normalise(torch.stack([image for image, _ in films]), model.pretrained_cfg)
     maps = {
         "flat": torch.ones(masks.shape),
         "Grad-CAM": heat_maps(GradCAM, model, images, label=0),

@@ -5,6 +5,8 @@
 The bank is a buffer of the module, so that Lightning moves it, saves it in its checkpoints and resumes with it.
 """
 
+from functools import partial
+
 import lightning
 import torch
 from torch import Tensor
@@ -24,7 +26,7 @@ class CausalClassifier(lightning.LightningModule):
         model = causalcxr.create_model(name, num_classes=num_classes, in_chans=1)
         bank = causalcxr.layers.ConfounderBank(bank_size, num_classes, model.num_features)
         self.objective = causalcxr.CausalObjective(model, bank=bank)
-        self.prepare = causalcxr.data.normalise_for(model)
+        self.prepare = partial(causalcxr.data.normalise, cfg=model.pretrained_cfg)
         self.auroc = MultilabelAUROC(num_classes)
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:

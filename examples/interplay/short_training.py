@@ -1,5 +1,7 @@
 """A small model after a short training on generated radiographs, for the other files of this folder."""
 
+from functools import partial
+
 import torch
 from torch.utils.data import DataLoader
 
@@ -12,7 +14,7 @@ def train(films: SyntheticCXR, epochs: int = 3) -> causalcxr.CausalCXR:
     torch.manual_seed(0)
     model = causalcxr.create_model("causal_test_resnet", num_classes=len(films.label_names), in_chans=1)
     model.label_names = films.label_names
-    prepare = causalcxr.data.normalise_for(model)
+    prepare = partial(causalcxr.data.normalise, cfg=model.pretrained_cfg)
     objective = causalcxr.CausalObjective(model)
     loader = DataLoader(films, batch_size=16)
     optimizer = torch.optim.AdamW(model.parameters())

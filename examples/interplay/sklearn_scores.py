@@ -6,6 +6,8 @@ AUROC and reliability curve equal those of `causalcxr.metrics`, which take unkno
 does not, so leave those images out label by label.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 from sklearn.calibration import calibration_curve
@@ -22,7 +24,7 @@ from short_training import train
 @torch.no_grad()
 def predict(model: causalcxr.CausalCXR, films: SyntheticCXR) -> np.ndarray:
     """Logits (N, K)."""
-    prepare = causalcxr.data.normalise_for(model)
+    prepare = partial(causalcxr.data.normalise, cfg=model.pretrained_cfg)
     return torch.cat([model(prepare(images)) for images, _ in DataLoader(films, batch_size=32)]).double().numpy()
 
 

@@ -7,6 +7,8 @@ and 0 there. And torchmetrics looks at each batch to see whether it was given lo
 into probabilities and others not: give probabilities.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -39,7 +41,7 @@ def create_metrics(num_labels: int) -> MetricCollection:
 def main() -> None:
     torch.manual_seed(0)
     model = causalcxr.create_model("causal_test_resnet", in_chans=1).eval()  # not trained
-    prepare = causalcxr.data.normalise_for(model)
+    prepare = partial(causalcxr.data.normalise, cfg=model.pretrained_cfg)
     films = SyntheticCXR(96, image_size=64, prevalence=0.3)
     metrics = create_metrics(len(NIH_LABELS))
     batches = []

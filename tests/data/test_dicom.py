@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from causalcxr.data.image import inspect_image_file, read_image, resize_image
+from causalcxr.data.image import read_image, resize_image
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -75,8 +75,27 @@ def table(entries: list[int], first: int, bits: int, vr: str = "US") -> Any:
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 16])
 def test_without_a_window_the_declared_bits_are_the_range(read, bits):
-    values = np.linspace(0, 2**bits - 1, 24 * 40).astype(np.uint8 if bits == 8 else np.uint16).reshape(24, 40)
+    values = np.linspace(0, 0.6 * (2**bits - 1), 24 * 40).astype(np.uint8 if bits == 8 else np.uint16).reshape(24, 40)
     np.testing.assert_allclose(read(values, bits=bits), values / (2**bits - 1), atol=1e-7)
+
+
+@pytest.mark.parametrize(("used", "declared"), [(12, 14), (10, 12), (8, 16)])
+@pytest.mark.parametrize("first", [0, 100])
+def test_without_a_window_fewer_bits_than_declared_are_stretched_to_their_own_range(read, used, declared, first):
+    values = (np.linspace(0, 2**used - 1, 24 * 40) + first).astype(np.uint16).reshape(24, 40)
+    expected = (values.astype(float) - first) / (2**used - 1)
+    np.testing.assert_allclose(read(values, bits=declared), expected, atol=1e-7)
+    inverted = read(values, bits=declared, PhotometricInterpretation="MONOCHROME1")
+    np.testing.assert_allclose(inverted, 1 - expected, atol=1e-7)
+    rescaled = read(values, bits=declared, RescaleSlope=-2, RescaleIntercept=5)
+    np.testing.assert_allclose(rescaled, 1 - expected, atol=1e-7)
+    # A window, where there is one, decides.
+    windowed = read(values, bits=declared, WindowCenter=2 ** (declared - 1), WindowWidth=2**declared)
+    np.testing.assert_allclose(windowed, values / (2**declared - 1), atol=1e-4)
+
+
+def test_a_constant_film_is_not_stretched(read):
+    np.testing.assert_allclose(read(np.full((8, 8), 819, dtype=np.uint16)), 0.2, atol=1e-6)
 
 
 def test_monochrome1_is_inverted(read):
@@ -93,7 +112,11 @@ def test_signed_values_and_rescale(read):
     # Falling: the stored maximum is the darkest.
     np.testing.assert_allclose(read(RAMP, RescaleSlope=-1, RescaleIntercept=4095), 1 - RAMP / 4095, atol=1e-7)
     # A slope without an intercept, and elements without a value.
-    np.testing.assert_allclose(read(RAMP, RescaleSlope=2, RescaleIntercept=None), RAMP / 4095, atol=1e-7)
+    window = {"WindowCenter": 4096, "WindowWidth": 8192}
+    np.testing.assert_allclose(read(RAMP, RescaleSlope=2, **window), RAMP / 4095, atol=1e-3)
+    empty = {"RescaleSlope": 2, "RescaleIntercept": None, "VOILUTFunction": ""}
+    np.testing.assert_allclose(read(RAMP, **empty, **window), RAMP / 4095, atol=1e-3)
+    np.testing.assert_allclose(read(RAMP, WindowCenter=None, WindowWidth=None), RAMP / 4095, atol=1e-7)
 
 
 @pytest.mark.parametrize("function", [None, "LINEAR", "LINEAR_EXACT", "SIGMOID"])
@@ -141,7 +164,7 @@ def test_a_table_maps_values_and_holds_its_ends(read, bits, vr):
 
 
 @pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian])
-def test_tables_of_other_encodings_and_of_packed_bytes(read, syntax):
+def test_tables_of_other_encodings(read, syntax):
     order = ">" if syntax == uid.ExplicitVRBigEndian else "<"
     entries = np.arange(4096)[::-1]
     wide = table([0], 0, 12)
@@ -149,11 +172,6 @@ def test_tables_of_other_encodings_and_of_packed_bytes(read, syntax):
     wide.add_new("LUTData", "OW", entries.astype(f"{order}u2").tobytes())
     pixels = RAMP.astype(f"{order}u2")
     np.testing.assert_allclose(read(pixels, syntax=syntax, VOILUTSequence=[wide]), 1 - RAMP / 4095, atol=1e-7)
-    packed = table([0], 0, 8)
-    packed.LUTDescriptor = [4096, 0, 8]
-    packed.add_new("LUTData", "OW", (entries // 16).astype("u1").tobytes())
-    expected = (entries // 16)[RAMP] / 255
-    np.testing.assert_allclose(read(pixels, syntax=syntax, VOILUTSequence=[packed]), expected, atol=1e-7)
 
 
 def test_a_modality_table_comes_before_the_window(read):
@@ -195,7 +213,6 @@ def test_a_size_resizes_as_everywhere(tmp_path):
     assert torch.equal(read_image(path, size=(20, 30)), resize_image(read_image(path), (20, 30)))
     with path.open("rb") as file:
         assert torch.equal(read_image(file), read_image(path))
-    assert inspect_image_file(path) is None
 
 
 @pytest.mark.parametrize(
@@ -204,14 +221,14 @@ def test_a_size_resizes_as_everywhere(tmp_path):
         ({"NumberOfFrames": 3, "PixelData": RAMP.tobytes() * 3}, "3 frames, expected one; save the frame"),
         ({"Modality": "CT"}, r"modality CT, expected a radiograph \(CR, DX\)"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "photometric interpretation PALETTE COLOR; save it as"),
-        ({"RescaleSlope": 0, "RescaleIntercept": 1}, "rescale slope of 0"),
-        ({"RescaleSlope": float("nan"), "RescaleIntercept": 1}, "a rescale or window that is not a finite number"),
-        ({"WindowCenter": 100, "WindowWidth": 0}, "window of width 0"),
-        ({"WindowCenter": 1, "WindowWidth": 5, "VOILUTFunction": "CUBIC"}, "VOI LUT function CUBIC, expected LINEAR, "),
-        ({"VOILUTSequence": [table([0, 300], 0, 8)]}, "table of 2 entries up to 300, where 2 of 8 bits are declared"),
-        ({"VOILUTSequence": [Dataset()]}, "look-up table without LUTDescriptor or LUTData"),
-        ({"PixelData": RAMP.tobytes()[:100]}, "the pixels cannot be decoded"),
-        ({"BitsAllocated": None}, "the pixels cannot be decoded"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 1}, "gives grey values from nan"),
+        ({"RescaleSlope": float("nan"), "RescaleIntercept": 1}, "gives grey values from nan"),
+        ({"WindowCenter": 100, "WindowWidth": 0}, "Window Width must be"),
+        ({"WindowCenter": 1, "WindowWidth": 5, "VOILUTFunction": "CUBIC"}, "CUBIC"),
+        ({"VOILUTSequence": [table([0, 300], 0, 8)]}, "gives grey values from 0 to 1"),
+        ({"VOILUTSequence": [Dataset()]}, "LUTDescriptor"),
+        ({"PixelData": RAMP.tobytes()[:100]}, "less than expected"),
+        ({"BitsAllocated": None}, "Bits Allocated"),
     ],
 )
 def test_files_that_cannot_be_shown_are_refused_with_the_reason(tmp_path, changes, message):
@@ -224,21 +241,21 @@ def test_a_table_with_fewer_entries_than_it_declares_is_refused(tmp_path):
     short = table([1, 2, 3], 0, 16)
     short.LUTDescriptor = [9, 0, 16]
     path = save(make(RAMP, VOILUTSequence=[short]), tmp_path / "bad.dcm")
-    with pytest.raises(ValueError, match="table of 3 entries up to 3, where 9 of 16 bits are declared"):
+    with pytest.raises(ValueError, match="cannot read image"):
         read_image(path)
 
 
 def test_a_file_without_an_image_is_refused(tmp_path):
     ds = make(RAMP)
     del ds.PixelData
-    with pytest.raises(ValueError, match="DICOM without an image"):
+    with pytest.raises(ValueError, match="Pixel Data"):
         read_image(save(ds, tmp_path / "report.dcm"))
 
 
 @pytest.mark.parametrize("syntax", [uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.MPEG2MPML])
-def test_a_compression_without_decoder_names_packages(tmp_path, syntax):
+def test_a_compression_without_decoder_is_refused(tmp_path, syntax):
     path = save(make(b"not decodable, whatever is installed", bits=8, syntax=syntax), tmp_path / "packed.dcm")
-    with pytest.raises(ValueError, match=r"cannot be decoded: .*; pip install 'pylibjpeg\[all\]' or python-gdcm adds"):
+    with pytest.raises(ValueError, match=r"packed\.dcm': Unable to dec"):
         read_image(path)
 
 
@@ -281,12 +298,12 @@ def test_damage_that_pydicom_does_not_expect_is_an_error(tmp_path):
     path = save(ds, tmp_path / "damaged.dcm")
     syntax = str(uid.ExplicitVRLittleEndian).encode()
     path.write_bytes(path.read_bytes().replace(syntax, syntax.replace(b"2.840", rb"2\\840")))
-    with pytest.raises(ValueError, match=r"damaged\.dcm': damaged DICOM \("):
+    with pytest.raises(ValueError, match=r"cannot read image .*damaged\.dcm'"):
         read_image(path)
 
 
-def test_without_pydicom_the_extra_is_named(tmp_path, monkeypatch):
+def test_without_pydicom_the_package_is_named(tmp_path, monkeypatch):
     path = save(make(RAMP), tmp_path / "image.dcm")
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(ImportError, match=r"image\.dcm': DICOM files need pydicom: pip install 'causalcxr\[dicom\]'"):
+    with pytest.raises(ImportError, match="DICOM files need pydicom: pip install pydicom"):
         read_image(path)

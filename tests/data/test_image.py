@@ -1,7 +1,8 @@
+"""Files, Pillow images and arrays of one radiograph read the same, and damaged files are refused by name."""
+
 import io
 import struct
 import tarfile
-import tempfile
 import zlib
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from causalcxr.data.image import inspect_image_file, read_image
+from causalcxr.data.image import read_image, resize_image
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +19,16 @@ def grey() -> np.ndarray:
     """A smooth 8-bit picture, 24 high and 40 wide, that takes all 256 values."""
     values = np.linspace(0, 255, 24 * 40).round().astype(np.uint8)
     return np.random.default_rng(0).permutation(values).reshape(24, 40)
+
+
+def as_read(grey: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(grey.astype(np.float32) / np.float32(np.iinfo(grey.dtype).max))[None]
+
+
+def png(grey: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(grey).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def _with_palette(grey: np.ndarray) -> Image.Image:
@@ -43,29 +54,143 @@ def _variants(grey: np.ndarray) -> dict[str, Image.Image]:
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "I;16"])
-@pytest.mark.parametrize("size", [None, 16, (12, 50)])
-def test_every_storage_of_one_radiograph_reads_the_same(tmp_path, grey, mode, size):
+def test_every_storage_of_one_radiograph_reads_the_same(tmp_path, grey, mode):
     image = _variants(grey)[mode]
     assert image.mode == mode
     image.save(tmp_path / "image.png", **({"transparency": bytes(range(256))} if mode == "P" else {}))
-    read = read_image(tmp_path / "image.png", size=size)
+    read = read_image(tmp_path / "image.png")
     assert read.dtype == torch.float32
-    assert read.is_contiguous()
-    if size is None:
-        assert torch.equal(read, torch.from_numpy(grey.astype(np.float32) / np.float32(255))[None])
-    else:
-        Image.fromarray(grey).save(tmp_path / "grey.png")
-        torch.testing.assert_close(read, read_image(tmp_path / "grey.png", size=size), rtol=0, atol=1e-6)
+    assert torch.equal(read, as_read(grey))
+    assert torch.equal(read_image(image), read)  # before it was saved
+    with Image.open(tmp_path / "image.png") as opened:
+        info = dict(opened.info)
+        assert torch.equal(read_image(opened), read)
+        assert opened.info == info
+    resized = read_image(tmp_path / "image.png", size=(12, 50))
+    torch.testing.assert_close(resized, resize_image(as_read(grey), (12, 50)), rtol=0, atol=1e-6)
+
+
+def test_arrays_and_tensors_read_as_files_do(grey):
+    expected, wide = as_read(grey), grey.astype(np.uint16) * 257
+    colour = np.repeat(grey[..., None], 3, axis=2)
+    fraction = expected[0].numpy()
+    for array in (
+        grey,
+        grey[None],
+        grey[..., None],
+        colour,
+        wide,
+        wide.astype(">u2"),
+        fraction,
+        fraction.astype(float),
+    ):
+        assert torch.equal(read_image(array), expected)
+    for tensor in (torch.from_numpy(grey), torch.from_numpy(grey)[None], expected.double(), expected.requires_grad_()):
+        assert torch.equal(read_image(tensor), expected)
+    assert torch.equal(read_image(grey[:, ::-1]), expected.flip(2))
+    assert torch.equal(read_image(grey > 127), (expected > 127 / 255).float())
+    torch.testing.assert_close(read_image(expected.bfloat16()), expected, rtol=0, atol=0.01)
+    read_image(fraction).zero_()
+    assert fraction.max() == 1  # the caller's array is left alone
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (np.zeros((1, 0)), ValueError, r"shape \(H, W\) or \(1, H, W\).*got \(1, 0\)"),
+        (torch.zeros(3, 8, 8), ValueError, r"one grey channel, got \(3, 8, 8\)"),
+        (torch.zeros(2, 1, 8, 8), ValueError, r"got \(2, 1, 8, 8\)"),
+        (
+            torch.rand(1, 8, 8) * 255 + 2,
+            ValueError,
+            r"must lie in \[0, 1\] before normalisation, got .*; or give uint8",
+        ),
+        (torch.full((1, 8, 8), torch.nan), ValueError, r"must lie in \[0, 1\].*nan"),
+        (np.zeros((8, 8), dtype=np.int16), TypeError, "uint8, uint16 or floating point, got int16; convert"),
+        ([[0.0, 1.0]], TypeError, "not list"),
+        (None, TypeError, "an image is a path, .* not NoneType"),
+        (b"image.png", TypeError, "not bytes"),
+        (io.StringIO("text"), TypeError, r"open\(path, 'rb'\)"),
+    ],
+)
+def test_other_objects_are_refused_without_printing_them(image, error, message):
+    with pytest.raises(error, match=message) as caught:
+        read_image(image)
+    assert len(str(caught.value)) < 150
 
 
 def test_sixteen_bits_are_kept(tmp_path):
     values = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
     Image.fromarray(values).save(tmp_path / "image.png")
+    Image.fromarray(values).save(tmp_path / "image.tif")
     Image.fromarray(values.astype(">u2")).save(tmp_path / "big_endian.tif")
-    Image.fromarray(values.astype(np.int32)).save(tmp_path / "image.tif")
-    expected = torch.from_numpy(values.astype(np.float32) / np.float32(65535))[None]
-    for name in ("image.png", "big_endian.tif", "image.tif"):
-        assert torch.equal(read_image(tmp_path / name), expected)
+    for name in ("image.png", "image.tif", "big_endian.tif"):
+        assert torch.equal(read_image(tmp_path / name), as_read(values))
+
+
+def tiff(pixels: bytes, height: int, width: int, bits: int, **tags: int) -> bytes:
+    """A TIFF written by hand (TIFF 6.0): little-endian, one strip, one sample a pixel."""
+    numbers = {"SubfileType": 254, "PhotometricInterpretation": 262, "Orientation": 274, "SampleFormat": 339}
+    entries = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(pixels)}
+    entries |= {numbers[name]: value for name, value in tags.items()}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
+    offset = 8 + len(pixels)
+    end = struct.pack("<H", len(entries)) + directory + struct.pack("<I", 0)
+    return struct.pack("<2sHI", b"II", 42, offset) + pixels + end
+
+
+@pytest.mark.parametrize("white_is_zero", [False, True])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_bits_and_polarity_of_a_tiff(bits, white_is_zero):
+    values = np.random.default_rng(0).integers(0, 2**bits, (6, 10))
+    if bits == 12:  # two pixels in three bytes
+        pairs = values.reshape(-1, 2)
+        packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1)
+        pixels = packed.astype(np.uint8).tobytes()
+    else:
+        pixels = values.astype(f"<u{bits // 8}").tobytes()
+    file = io.BytesIO(tiff(pixels, 6, 10, bits, PhotometricInterpretation=0 if white_is_zero else 1))
+    if bits == 12 and white_is_zero:  # which Pillow does not know
+        with pytest.raises(ValueError, match="cannot read image"):
+            read_image(file)
+        return
+    expected = values / (2**bits - 1)
+    torch.testing.assert_close(
+        read_image(file)[0].numpy(), (1 - expected if white_is_zero else expected).astype(np.float32), rtol=0, atol=1e-7
+    )
+
+
+def test_pixels_without_a_known_white_level_are_refused(tmp_path):
+    Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "float.tif")
+    Image.fromarray(np.ones((4, 4), dtype=np.int32)).save(tmp_path / "wide.tif")
+    (tmp_path / "signed.tif").write_bytes(tiff(bytes(32), 4, 4, 16, SampleFormat=2))
+    for name in ("float.tif", "wide.tif", "signed.tif"):
+        with pytest.raises(ValueError, match=rf"{name}': pixels of mode .*; save it as 8-bit or 16-bit grey"):
+            read_image(tmp_path / name)
+    with pytest.raises(ValueError, match="do not fit in 16 bits"):
+        read_image(Image.fromarray(np.full((4, 4), 70000, dtype=np.int32)))
+
+
+def test_several_pages_are_refused(tmp_path, grey):
+    image = Image.fromarray(grey)
+    for name in ("pages.tif", "moving.png"):
+        image.save(tmp_path / name, save_all=True, append_images=[Image.fromarray(grey[::-1])])
+        with pytest.raises(ValueError, match=rf"{name}': 2 pages, expected one"):
+            read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, suffix, orientation):
+    # EXIF 2.3, 4.6.4: where the first row and the first column of what is stored lie on the upright picture.
+    turns = [lambda a: a, np.fliplr, lambda a: a[::-1, ::-1], np.flipud, np.transpose]
+    turns += [lambda a: np.rot90(a, -1), lambda a: a[::-1, ::-1].T, np.rot90]
+    stored = np.kron(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40, np.ones((16, 16), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(stored).save(tmp_path / f"image.{suffix}", exif=exif)
+    upright = read_image(tmp_path / f"image.{suffix}")[0].numpy() * 255
+    np.testing.assert_allclose(upright, turns[orientation - 1](stored), atol=8 if suffix == "jpg" else 1e-4)
 
 
 def test_one_bit_images_are_black_and_white(tmp_path):
@@ -74,206 +199,123 @@ def test_one_bit_images_are_black_and_white(tmp_path):
     assert torch.equal(read_image(tmp_path / "image.png"), torch.from_numpy(bits).float()[None])
 
 
-def test_jpeg_is_read_within_its_loss(tmp_path):
-    ramp = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (32, 1))
-    Image.fromarray(ramp).save(tmp_path / "image.jpg", quality=95)
-    assert (read_image(tmp_path / "image.jpg") - torch.from_numpy(ramp) / 255).abs().max() < 0.02
-
-
-@pytest.mark.parametrize("wide", [False, True])
-def test_reduction_is_antialiased(tmp_path, wide):
-    checks = (np.indices((256, 256)).sum(0) % 2).astype(np.uint16 if wide else np.uint8) * (65535 if wide else 255)
-    Image.fromarray(checks).save(tmp_path / "image.png")
-    small = read_image(tmp_path / "image.png", size=32)
-    # Plain bilinear interpolation would pick single pixels; averaged, a checkerboard is even grey.
-    torch.testing.assert_close(small, torch.full((1, 32, 32), 0.5), rtol=0, atol=0.01)
-
-
-def test_resize_equals_torch_antialiased_interpolation(tmp_path, grey):
-    Image.fromarray(grey).save(tmp_path / "image.png")
-    full = read_image(tmp_path / "image.png")
+def test_resize_equals_torch_antialiased_interpolation(grey):
+    full = as_read(grey)
     for size in [(7, 11), (48, 30), (100, 100)]:
         expected = torch.nn.functional.interpolate(full[None], size=size, mode="bilinear", antialias=True)[0]
-        torch.testing.assert_close(read_image(tmp_path / "image.png", size=size), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(read_image(grey, size=size), expected, rtol=0, atol=1e-5)
 
 
-def test_resize_stays_in_range(tmp_path):
-    Image.fromarray(np.full((97, 89), 255, dtype=np.uint8)).save(tmp_path / "white.png")
-    white = read_image(tmp_path / "white.png", size=(31, 200))
-    assert white.max() <= 1
-    assert white.min() > 1 - 1e-6
+def test_resize_stays_in_range():
+    white = read_image(np.full((97, 89), 255, dtype=np.uint8), size=(31, 200))
+    assert 1 - 1e-6 < white.min() <= white.max() <= 1
 
 
-def test_result_is_writable_and_separate(tmp_path, grey):
-    Image.fromarray(grey).save(tmp_path / "image.png")
-    first = read_image(tmp_path / "image.png").zero_()
-    assert first.sum() == 0
-    assert read_image(tmp_path / "image.png").sum() > 0
-
-
-@pytest.mark.parametrize("size", ["12", 3.5, (3,), (3, 4, 5), (3, None)])
-def test_size_of_a_wrong_type_is_refused(size):
-    with pytest.raises(TypeError, match=r"size must be an integer or \(height, width\), got"):
-        read_image("unused.png", size=size)
-
-
-@pytest.mark.parametrize("size", [0, (5, -1)])
-def test_size_that_is_not_positive_is_refused(size):
-    with pytest.raises(ValueError, match="size must be at least 1 pixel"):
-        read_image("unused.png", size=size)
+@pytest.mark.parametrize("size", ["12", 3.5, (3,), (3, 4, 5), (3, None), 0, (5, -1)])
+def test_sizes_of_another_kind_are_refused(grey, size):
+    with pytest.raises(ValueError, match=r"size must be a positive integer or \(height, width\), got"):
+        read_image(grey, size=size)
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no image file .*00000001_000\.png"):
+    with pytest.raises(FileNotFoundError, match=r"00000001_000\.png"):
         read_image(tmp_path / "00000001_000.png")
 
 
 def test_open_files_read_as_their_path(tmp_path, grey):
     path = tmp_path / "image.png"
-    Image.fromarray(grey).save(path)
-    expected = read_image(path, size=16)
+    path.write_bytes(png(grey))
     with path.open("rb") as file:
         file.seek(5)  # read from the start, wherever it is
-        assert torch.equal(read_image(file, size=16), expected)
-        assert torch.equal(read_image(file, size=16), expected)
+        assert torch.equal(read_image(file), as_read(grey))
+        assert torch.equal(read_image(file), as_read(grey))
         assert not file.closed
-    assert torch.equal(read_image(io.BytesIO(path.read_bytes()), size=16), expected)
-    only_read = SimpleNamespace(read=path.read_bytes)
-    assert torch.equal(read_image(only_read, size=16), expected)
+    assert torch.equal(read_image(io.BytesIO(png(grey))), as_read(grey))
+    assert torch.equal(read_image(SimpleNamespace(read=path.read_bytes)), as_read(grey))
 
 
 @pytest.mark.parametrize("mode", ["r:gz", "r|gz"])
 def test_members_of_archives_are_read(tmp_path, grey, mode):
-    Image.fromarray(grey).save(tmp_path / "image.png")
+    (tmp_path / "image.png").write_bytes(png(grey))
     with tarfile.open(tmp_path / "images.tar.gz", "w:gz") as archive:
         for name in ("first.png", "second.png"):
             archive.add(tmp_path / "image.png", name)
     with tarfile.open(tmp_path / "images.tar.gz", mode) as archive:
         for member in archive:
-            assert torch.equal(read_image(archive.extractfile(member)), read_image(tmp_path / "image.png"))
+            assert torch.equal(read_image(archive.extractfile(member)), as_read(grey))
 
 
-def test_damage_of_an_open_file_is_an_error_that_names_it(tmp_path, grey):
-    path = tmp_path / "image.png"
-    Image.fromarray(grey).save(path)
-    path.write_bytes(path.read_bytes()[:-30])
-    with path.open("rb") as file, pytest.raises(ValueError, match=r"cannot read image '.*image\.png': truncated PNG"):
+def test_damage_of_an_open_file_is_an_error_that_names_it(grey):
+    file = io.BytesIO(png(grey)[:-30])
+    with pytest.raises(ValueError, match="cannot read image from the open file: "):
         read_image(file)
-    unnamed = io.BytesIO(path.read_bytes())
-    with pytest.raises(ValueError, match="cannot read image from the open file: truncated PNG"):
-        read_image(unnamed)
-    unnamed.name = "member.png"
-    with pytest.raises(ValueError, match=r"cannot read image 'member\.png': truncated PNG"):
-        read_image(unnamed)
-    with tempfile.TemporaryFile() as file, pytest.raises(ValueError, match="from the open file: empty file"):
+    file.name = "member.png"
+    with pytest.raises(ValueError, match=r"cannot read image 'member\.png': "):
         read_image(file)
 
 
-def test_text_files_and_other_objects_are_refused(tmp_path):
-    (tmp_path / "image.png").write_bytes(b"\x89PNG")
-    with (
-        (tmp_path / "image.png").open() as file,
-        pytest.raises(TypeError, match=r"binary mode \(open\(\.\.\., 'rb'\)\)"),
-    ):
-        read_image(file)
-    for wrong in (io.StringIO("text"), 5, None, b"image.png"):
-        with pytest.raises(TypeError, match="expected a path or a file open in binary mode"):
-            read_image(wrong)
+# Several packages set LOAD_TRUNCATED_IMAGES for the whole program.
+@pytest.mark.parametrize("lenient", [False, True])
+def test_no_truncated_or_damaged_png_gives_another_picture(monkeypatch, grey, lenient):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
+    whole = png(grey)
+    damaged = [whole[:length] for length in range(0, len(whole), 7)]
+    for position in range(0, len(whole), 3):
+        damaged.append(bytearray(whole))
+        damaged[-1][position] ^= 0x10
+    read = 0
+    for data in damaged:
+        try:
+            image = read_image(io.BytesIO(data))
+        except ValueError as error:
+            assert "cannot read image" in str(error)  # noqa: PT017
+        else:
+            read += 1
+            assert torch.equal(image, as_read(grey))  # in the closing chunk, or in the checksum of a metadata chunk
+    assert read < 5
 
 
-def test_every_truncation_of_a_png_is_refused(tmp_path, grey):
-    path = tmp_path / "image.png"
-    Image.fromarray(grey).save(path)
-    whole = path.read_bytes()
-    for length in range(0, len(whole), 7):
-        path.write_bytes(whole[:length])
-        assert inspect_image_file(path) is not None
-        with pytest.raises(ValueError, match=r"cannot read image .*image\.png'"):
-            read_image(path)
-
-
-def test_every_damaged_byte_of_a_png_is_refused_even_where_pillow_is_told_to_be_lenient(tmp_path, grey, monkeypatch):
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    path = tmp_path / "image.png"
-    Image.fromarray(grey).save(path)
-    whole = path.read_bytes()
-    for position in range(0, len(whole), 5):
-        damaged = bytearray(whole)
-        damaged[position] ^= 0x10
-        path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"cannot read image .*image\.png'"):
-            read_image(path)
-
-
-def test_png_with_missing_pixel_data_is_refused(tmp_path, grey):
-    path = tmp_path / "image.png"
-    Image.fromarray(grey).save(path)
-    whole = path.read_bytes()
+def test_png_with_missing_pixel_data_is_refused(grey):
+    whole = png(grey)
     start = whole.index(b"IDAT")
     (length,) = struct.unpack(">I", whole[start - 4 : start])
     half = whole[start : start + 4 + length // 2]
     rebuilt = struct.pack(">I", len(half) - 4) + half + struct.pack(">I", zlib.crc32(half))
-    path.write_bytes(whole[: start - 4] + rebuilt + whole[start + 8 + length :])
-    assert inspect_image_file(path) is None  # only decoding can tell
     with pytest.raises(ValueError, match=r"cannot read image .*truncated"):
-        read_image(path)
+        read_image(io.BytesIO(whole[: start - 4] + rebuilt + whole[start + 8 + length :]))
 
 
-def test_truncated_jpeg_is_refused(tmp_path, grey):
-    path = tmp_path / "image.jpg"
-    Image.fromarray(grey).save(path)
-    assert inspect_image_file(path) is None
-    path.write_bytes(path.read_bytes()[:-200])
-    assert "no end marker" in inspect_image_file(path)
-    with pytest.raises(ValueError, match=r"image\.jpg.*truncated JPEG"):
-        read_image(path)
+@pytest.mark.parametrize("lenient", [False, True])
+def test_no_truncated_jpeg_is_read(monkeypatch, grey, lenient):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
+    stream = io.BytesIO()
+    Image.fromarray(grey).save(stream, "JPEG", quality=95)
+    assert (read_image(stream) - as_read(grey)).abs().max() < 0.05
+    for length in range(0, len(stream.getvalue()), 7):
+        with pytest.raises(ValueError, match="cannot read image"):
+            read_image(io.BytesIO(stream.getvalue()[:length]))
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", "empty file"),
-        (b"<!DOCTYPE html><html>not found</html>", "not a PNG, JPEG or TIFF file"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(100), "no closing IEND chunk"),
-        (b"\xff\xd8\xff\xe0" + bytes(100), "no end marker"),
+        (b"<!DOCTYPE html><html>not found</html>", "not a PNG, JPEG, TIFF or DICOM file"),
+        (b"GIF89a" + bytes(50), "not a PNG, JPEG, TIFF or DICOM file"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), ""),
+        (b"\xff\xd8\xff\xd9" + bytes(100), ""),
+        (b"II*\x00" + bytes(20), ""),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_content_that_is_no_image_is_refused(tmp_path, content, reason):
-    path = tmp_path / "image.png"
-    path.write_bytes(content)
-    assert reason in inspect_image_file(path)
-    with pytest.raises(ValueError, match=reason):
-        read_image(path)
+    (tmp_path / "image.png").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"cannot read image .*image\.png': {reason}"):
+        read_image(tmp_path / "image.png")
 
 
-def test_headers_without_content_are_refused(tmp_path):
-    (tmp_path / "a.tif").write_bytes(b"II*\x00" + bytes(20))
-    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff\xd9" + bytes(20))
-    for name in ("a.tif", "a.jpg"):
-        with pytest.raises(ValueError, match=rf"cannot read image .*{name}"):
-            read_image(tmp_path / name)
-
-
-def test_pixels_without_a_known_white_level_are_refused(tmp_path):
-    Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(ValueError, match=r"float\.tif.*mode 'F'; save it as 8-bit or 16-bit"):
-        read_image(tmp_path / "float.tif")
-    Image.fromarray(np.full((4, 4), 70000, dtype=np.int32)).save(tmp_path / "wide.tif")
-    with pytest.raises(ValueError, match=r"values from 70000 to 70000 do not fit in 16 bits"):
-        read_image(tmp_path / "wide.tif")
-
-
-def test_padding_behind_the_end_is_tolerated(tmp_path, grey):
-    path = tmp_path / "image.png"
-    Image.fromarray(grey).save(path)
-    before = read_image(path)
-    path.write_bytes(path.read_bytes() + bytes(512))
-    assert inspect_image_file(path) is None
-    assert torch.equal(read_image(path), before)
-
-
-def test_inspection_reports_what_cannot_be_opened(tmp_path):
-    assert "cannot be opened: No such file" in inspect_image_file(tmp_path / "absent.png")
+def test_padding_behind_the_end_is_tolerated(grey):
+    assert torch.equal(read_image(io.BytesIO(png(grey) + bytes(512))), as_read(grey))
 
 
 def test_real_rgba_files_give_their_grey_channel(shared_data):
@@ -282,7 +324,5 @@ def test_real_rgba_files_give_their_grey_channel(shared_data):
         with Image.open(path) as stored:
             modes.append(stored.mode)
             pixels = np.asarray(stored)
-        grey = pixels[..., 0] if modes[-1] == "RGBA" else pixels
-        assert torch.equal(read_image(path)[0], torch.from_numpy(grey.astype(np.float32) / np.float32(255)))
-        assert inspect_image_file(path) is None
+        assert torch.equal(read_image(path), as_read(pixels[..., 0] if modes[-1] == "RGBA" else pixels))
     assert modes.count("RGBA") == 6

@@ -52,20 +52,11 @@ def test_headers_of_other_copies_are_understood(tmp_path, write_release, old, ne
     np.testing.assert_array_equal(read.sex, expected.sex)
 
 
-def test_the_newer_label_file_is_the_default_and_either_can_be_chosen(tmp_path, write_release):
+def test_the_newer_label_file_is_read_where_both_are_there(tmp_path, write_release):
     write_release(tmp_path, version="2017")
-    old = tmp_path / "Data_Entry_2017.csv"
-    old.write_text(old.read_text().replace("Emphysema", "Edema"))
+    assert read_nih_tables(tmp_path).label_file == "Data_Entry_2017.csv"
     write_release(tmp_path)
-    emphysema = NIH_LABELS.index("Emphysema")
-    assert read_nih_tables(tmp_path).targets[0, emphysema] == 1
-    assert read_nih_tables(tmp_path, label_version="v2020").targets[0, emphysema] == 1
-    assert read_nih_tables(tmp_path, label_version="2017").targets[0, emphysema] == 0
-    with pytest.raises(ValueError, match="unknown label_version '2020'; choose 'v2020', '2017' or None"):
-        read_nih_tables(tmp_path, label_version="2020")
-    old.unlink()
-    with pytest.raises(FileNotFoundError, match=r"no label file Data_Entry_2017\.csv in"):
-        read_nih_tables(tmp_path, label_version="2017")
+    assert read_nih_tables(tmp_path).label_file == "Data_Entry_2017_v2020.csv"
 
 
 def test_targets_follow_the_labels_asked_for(tmp_path, write_release):
@@ -96,9 +87,9 @@ def test_boxes_use_the_label_names_of_the_table(tmp_path, write_release):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("00000004_000.png,Mass,0,4,57,M,PA,2682", r"line 6 has 8 columns, expected 11: .*is the file complete"),
-        ("00000004_000.png,Mass,0,x4,57,M,PA,1,1,1,1", r"'Patient ID' of data row 5 is 'x4', expected a number"),
-        ("00000004_000.png,Mass,0,4,57Q,M,PA,1,1,1,1", r"'Patient Age' of data row 5 is '57Q', expected a number"),
+        ("00000004_000.png,Mass,0,4,57,M,PA,2682", r"line 6 has 8 columns, expected 11"),
+        ("00000004_000.png,Mass,0,x4,57,M,PA,1,1,1,1", r"'Patient ID': .*'x4'"),
+        ("00000004_000.png,Mass,0,4,57Q,M,PA,1,1,1,1", r"'Patient Age': '57Q' is no age"),
         ("00000004_000.png,Mass|Masses,0,4,57,M,PA,1,1,1,1", r"data row 5: unknown label 'Masses' \(closest: 'Mass'"),
         ("00000001_000.png,Mass,0,4,57,M,PA,1,1,1,1", r"1 image names occur more than once: 00000001_000\.png"),
     ],
@@ -115,7 +106,7 @@ def test_label_files_without_columns_or_rows_are_refused(tmp_path, write_release
     write_release(tmp_path)
     header = (tmp_path / "Data_Entry_2017_v2020.csv").read_text().split("\n")[0]
     (tmp_path / "Data_Entry_2017_v2020.csv").write_text("Image Index,Finding Labels\n")
-    with pytest.raises(ValueError, match="no column 'Follow-up #'; the header is 'Image Index,Finding Labels'"):
+    with pytest.raises(ValueError, match=r"the header is 'Image Index,Finding Labels', expected .*Follow-up #"):
         read_nih_tables(tmp_path)
     (tmp_path / "Data_Entry_2017_v2020.csv").write_text(header + "\n")
     with pytest.raises(ValueError, match="no rows below the header"):
@@ -123,13 +114,11 @@ def test_label_files_without_columns_or_rows_are_refused(tmp_path, write_release
 
 
 def test_missing_tables_are_named(tmp_path, write_release):
-    with pytest.raises(FileNotFoundError, match=r"no folder .*absent"):
+    with pytest.raises(FileNotFoundError, match=r"no Data_Entry_2017_v2020\.csv or Data_Entry_2017\.csv in .*absent"):
         read_nih_tables(tmp_path / "absent")
-    with pytest.raises(FileNotFoundError, match=r"no label file Data_Entry_2017_v2020\.csv or Data_Entry_2017\.csv in"):
-        read_nih_tables(tmp_path)
     write_release(tmp_path)
     (tmp_path / "test_list.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no list test_list\.txt or test_list_NIH\.txt in"):
+    with pytest.raises(FileNotFoundError, match=r"no test_list\.txt or test_list_NIH\.txt in"):
         read_nih_tables(tmp_path)
 
 
@@ -183,7 +172,7 @@ def test_fractions_at_the_edges(tmp_path, write_release):
     assert tables.split("train", val_fraction=0).names == tables.split("train_val").names
     assert len(set(tables.split("val", val_fraction=0.01).patient)) == 1
     assert len(set(tables.split("train", val_fraction=0.99).patient)) == 1
-    with pytest.raises(ValueError, match=r"split 'val' has no images \(val_fraction=0, 3 images in the train_val list"):
+    with pytest.raises(ValueError, match=r"split 'val' has no images \(val_fraction=0, 4 images in all"):
         tables.split("val", val_fraction=0)
     for fraction in (1, -0.1, float("nan")):
         with pytest.raises(ValueError, match="val_fraction must be at least 0 and less than 1, got"):

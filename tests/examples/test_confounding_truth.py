@@ -10,7 +10,7 @@ import torch
 import causalcxr
 import confounding_truth
 from causalcxr.bench import StructuralCXR
-from causalcxr.data import normalise_for
+from causalcxr.data import normalise
 from causalcxr.losses import CausalLoss
 from confounding_truth import MODES, Training, carry_out, counted, markdown, measure, train
 
@@ -62,7 +62,7 @@ def test_films_are_paired_and_borrowed_as_the_mode_says(mode: str, monkeypatch: 
     assert torch.equal(codes.strata, torch.tensor([0, 1]))
     torch.testing.assert_close(codes.weights, p_c)
     torch.testing.assert_close(priors[0], p_c if mode == "all_pairs" else own)
-    as_they_are = normalise_for(model)(images)
+    as_they_are = normalise(images, model.pretrained_cfg)
     assert torch.equal(given[0], as_they_are) == (mode != "adjusted")
     assert torch.equal(given[0][..., 28:36, 28:36], as_they_are[..., 28:36, 28:36])  # the middle is never borrowed
 

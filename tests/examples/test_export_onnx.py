@@ -9,7 +9,7 @@ import torch
 
 import causalcxr
 import export_onnx
-from causalcxr.data.preprocessing import normalise
+from causalcxr.data.transforms import normalise
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "export.md"
 

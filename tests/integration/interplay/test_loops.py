@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -26,7 +27,7 @@ def films() -> SyntheticCXR:
 
 
 def train_by_hand(objective: causalcxr.CausalObjective, films: SyntheticCXR, epochs: int) -> None:
-    prepare = causalcxr.data.normalise_for(objective.model)
+    prepare = partial(causalcxr.data.normalise, cfg=objective.model.pretrained_cfg)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3)
     for _ in range(epochs):
         for images, targets in DataLoader(films, batch_size=8):

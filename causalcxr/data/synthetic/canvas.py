@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -86,19 +84,6 @@ def get_canvas(height: int, width: int) -> Canvas:
     for array in (x, y, trees, *textures.values()):
         array.setflags(write=False)  # shared by every data set of this size
     return Canvas(x, y, px, textures, trees)
-
-
-def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width in pixels."""
-    sides = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
-    if len(sides) != 2:
-        raise ValueError(f"image_size must be one side or (height, width), got {image_size!r}")
-    height, width = sides
-    if not all(isinstance(side, numbers.Integral) for side in sides):
-        raise TypeError(f"image_size must be in whole pixels, got {image_size!r}")
-    if min(height, width) < 64 or max(height, width) > 1024:
-        raise ValueError(f"image_size must be from 64 to 1024 pixels a side, got {image_size!r}")
-    return int(height), int(width)
 
 
 def _texture(rng: np.random.Generator, height: int, width: int, wavelength: float) -> Array:

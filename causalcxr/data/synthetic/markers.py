@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-from causalcxr.data._canvas import Array, Canvas, cover
-from causalcxr.data._radiograph import Film
+from causalcxr.data.synthetic.anatomy import Film
+from causalcxr.data.synthetic.canvas import Array, Canvas, cover
 
 MARKERS = ("letter", "portable", "tube", "electrodes", "border")
+"""Names of what may be on a film besides the patient."""
 DEVICES = ("tube", "electrodes")
 
 # Seven rows of five dots; the bits of each number are the dots of a row.
@@ -124,12 +123,3 @@ def _paste(image: Array, canvas: Canvas, text: str, place: tuple[float, float], 
     x, y = place[0] / canvas.px + W / 2, place[1] / canvas.px + H / 2
     rows, columns, alpha = text_cover((H, W), text, x, y, height / 7 / canvas.px)
     image[rows, columns] += alpha * (value - image[rows, columns])
-
-
-def check_markers(markers: Iterable[str]) -> NDArray[np.bool_]:
-    """Which of the markers are named (M,)."""
-    named = [markers] if isinstance(markers, str) else list(markers)
-    for name in named:
-        if name not in MARKERS:
-            raise ValueError(f"unknown marker {name!r}; choose from: {', '.join(MARKERS)}")
-    return np.array([name in named for name in MARKERS])

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from causalcxr.data._canvas import Array, Canvas, cover
+from causalcxr.data.synthetic.canvas import Array, Canvas, cover
 
 _AIR = 0.52  # attenuation that the air of a lung takes away
 _HEART = 0.25  # attenuation of heart and great vessels beyond that of the chest wall
@@ -248,29 +248,21 @@ def _add_bones(film: Film) -> None:
         density -= 0.35 * cover(anatomy.stomach - np.sqrt(disc), canvas.edge(0.6))
 
 
-class Exposure(NamedTuple):
-    """How an attenuation map becomes grey values."""
+def develop(density: Array, rng: np.random.Generator, *, ap: bool) -> Array:
+    """Turn attenuation into grey values in [0, 1]: Beer's law, a contrast curve, and detector noise.
 
-    gain: float
-    contrast: float
-    noise: float
-
-
-def draw_exposure(rng: np.random.Generator, *, ap: bool) -> Exposure:
-    """Draw the exposure of one film; bedside films (AP) get less and look whiter, flatter and noisier."""
+    Bedside films (AP) get less exposure and look whiter, flatter and noisier.
+    """
     u = [float(value) for value in rng.uniform(-1.0, 1.0, 3)]
     if ap:
-        return Exposure(gain=1.8 + 0.3 * u[0], contrast=0.05 + 0.2 * u[1], noise=0.016 + 0.005 * u[2])
-    return Exposure(gain=1.5 + 0.25 * u[0], contrast=0.25 + 0.2 * u[1], noise=0.012 + 0.004 * u[2])
-
-
-def develop(density: Array, exposure: Exposure, rng: np.random.Generator) -> Array:
-    """Turn attenuation into grey values in [0, 1]: Beer's law, a contrast curve, and detector noise."""
-    image = density * -exposure.gain
+        gain, contrast, noise = 1.8 + 0.3 * u[0], 0.05 + 0.2 * u[1], 0.016 + 0.005 * u[2]
+    else:
+        gain, contrast, noise = 1.5 + 0.25 * u[0], 0.25 + 0.2 * u[1], 0.012 + 0.004 * u[2]
+    image = density * -gain
     np.exp(image, out=image)
     # image is now the transmitted part; white means little of it. The quadratic term darkens the middle tones.
     grey = 1.0 - image
     image *= grey
-    grey -= exposure.contrast * image
-    grey += rng.standard_normal(density.shape, dtype=np.float32) * exposure.noise
+    grey -= contrast * image
+    grey += rng.standard_normal(density.shape, dtype=np.float32) * noise
     return np.clip(grey, 0.0, 1.0, out=grey)

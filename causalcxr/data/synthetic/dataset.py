@@ -11,45 +11,34 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from causalcxr.data._canvas import check_image_size, get_canvas
-from causalcxr.data._findings import DENSEST, FINDINGS, Finding
-from causalcxr.data._markers import DEVICES, MARKERS, check_markers, device_density, mark_image
-from causalcxr.data._nih_files import Box
-from causalcxr.data._radiograph import Film, develop, draw_anatomy, draw_exposure, draw_film
-from causalcxr.data._studies import (
-    ANATOMY_STREAM,
-    FILM_STREAM,
-    MARK_STREAM,
-    PLANT_STREAM,
-    check_prevalence,
-    sample_studies,
-    stream,
-    whole_number,
-)
+from causalcxr.data.image import height_and_width
 from causalcxr.data.labels import NIH_LABELS, label_positions
+from causalcxr.data.nih_tables import Box
+from causalcxr.data.synthetic.anatomy import Film, develop, draw_anatomy, draw_film
+from causalcxr.data.synthetic.canvas import get_canvas
+from causalcxr.data.synthetic.findings import DENSEST, FINDINGS, Finding
+from causalcxr.data.synthetic.markers import DEVICES, MARKERS, device_density, mark_image
+from causalcxr.data.synthetic.sampling import Stream, check_prevalence, stream
 
 __all__ = ["SyntheticCXR", "SyntheticSample"]
+
+_AP_SHARE = 0.4  # as in ChestX-ray14
+_FEMALE_SHARE = 0.45
+_PORTABLE_SHARE = 0.6  # of the AP films
+_MARKER_SHARES = {"letter": 0.85, "portable": 0.0, "tube": 0.25, "electrodes": 0.2, "border": 0.2}
 
 
 class SyntheticSample(NamedTuple):
     """One generated radiograph and what it was made from."""
 
-    image: torch.Tensor
-    """(1, H, W) float32 in [0, 1], before any transform."""
-    target: torch.Tensor
-    """(K,) float32, 1 where the finding is planted."""
-    masks: torch.Tensor
-    """(K, H, W) bool, where each finding is; all False where it is absent."""
-    view: str
-    """"AP" or "PA"."""
-    markers: tuple[str, ...]
-    """Names of the markers on the film."""
-    patient: int
-    """Patient number."""
-    sex: str
-    """"M" or "F"."""
-    age: float
-    """Years."""
+    image: torch.Tensor  # (1, H, W) float32 in [0, 1], before any transform
+    target: torch.Tensor  # (K,) float32, 1 where the finding is planted
+    masks: torch.Tensor  # (K, H, W) bool, where each finding is; all False where it is absent
+    view: str  # "AP" or "PA"
+    markers: tuple[str, ...]  # names of the markers on the film
+    patient: int  # patient number
+    sex: str  # "M" or "F"
+    age: float  # years
 
 
 class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -92,7 +81,6 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         Each item is an image (1, H, W) and its target (K,).
 
     Raises:
-        TypeError: A whole number was expected.
         ValueError: An unknown label, or a number out of range.
 
     Example:
@@ -117,34 +105,41 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         seed: int = 0,
         transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
-        self.image_size = check_image_size(image_size)
+        for name, value, least in (
+            ("length", length, 1),
+            ("images_per_patient", images_per_patient, 1),
+            ("seed", seed, 0),
+        ):
+            if operator.index(value) < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        self.image_size = height_and_width(image_size)
+        if min(self.image_size) < 64 or max(self.image_size) > 1024:
+            raise ValueError(f"image_size must be from 64 to 1024 pixels a side, got {image_size!r}")
         self.transform = transform
-        self.seed = whole_number("seed", seed, 0)
+        self.seed = seed
         # Streams go by the position in NIH_LABELS, so a finding looks the same in any selection of labels.
         self._codes = label_positions(labels)
         self.label_names = tuple(NIH_LABELS[code] for code in self._codes)
         chance = np.zeros(len(NIH_LABELS))
         chance[self._codes] = check_prevalence(prevalence, self.label_names)
+        # Each stream is filled row by row, so that row i never depends on the length.
+        targets = (stream(seed, Stream.FINDINGS).random((length, len(NIH_LABELS))) < chance)[:, self._codes]
+        ap = stream(seed, Stream.VIEW).random(length) < _AP_SHARE
+        share = np.tile([_MARKER_SHARES[name] for name in MARKERS], (length, 1))
+        share[:, MARKERS.index("portable")] = np.where(ap, _PORTABLE_SHARE, 0.0)
         if not -1 <= marker_correlation <= 1:
             raise ValueError(f"marker_correlation must be in [-1, 1], got {marker_correlation!r}")
-        if marker_label is None and marker_correlation != 0:
-            raise ValueError(
-                f"marker_correlation={marker_correlation!r} needs marker_label, the label that the stamp accompanies"
-            )
-        marker_code = None
         if marker_label is not None:
-            marker_code = self._codes[label_positions([marker_label], self.label_names)[0]]
-        studies = sample_studies(
-            whole_number("length", length, 1),
-            prevalence=chance,
-            marker_code=marker_code,
-            marker_correlation=marker_correlation,
-            images_per_patient=whole_number("images_per_patient", images_per_patient, 1),
-            seed=self.seed,
-        )
-        self.targets = torch.from_numpy(studies.findings[:, self._codes].astype(np.float32))
-        self.patient, self.view, self.markers = studies.patient, studies.view, studies.markers
-        self.sex, self.age = studies.sex, studies.age
+            positive = targets[:, label_positions([marker_label], self.label_names)[0]]
+            share[:, MARKERS.index("portable")] = 0.5 + 0.5 * marker_correlation * np.where(positive, 1.0, -1.0)
+        elif marker_correlation != 0:
+            raise ValueError("marker_correlation needs marker_label, the label that the stamp accompanies")
+        self.targets = torch.from_numpy(targets.astype(np.float32))
+        self.markers = stream(seed, Stream.MARKERS).random(share.shape) < share
+        self.view = np.where(ap, "AP", "PA")
+        self.patient = np.arange(length) // images_per_patient
+        people = stream(seed, Stream.PEOPLE).random((int(self.patient[-1]) + 1, 2))[self.patient]
+        self.sex, self.age = np.where(people[:, 0] < _FEMALE_SHARE, "F", "M"), np.floor(18.0 + 70.0 * people[:, 1])
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -196,7 +191,10 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             raise ValueError(f"view must be 'AP' or 'PA', got {view!r}")
         marked = self.markers[index]
         if markers is not None:
-            marked = check_markers(markers)
+            named = [markers] if isinstance(markers, str) else list(markers)
+            if unknown := [name for name in named if name not in MARKERS]:
+                raise ValueError(f"unknown marker {unknown[0]!r}; choose from: {', '.join(MARKERS)}")
+            marked = np.array([name in named for name in MARKERS])
         film, findings = self._draw(index, present, view)
         return SyntheticSample(
             image=self._develop(index, film, findings, view, marked),
@@ -263,15 +261,15 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         """The normal film of an item, and each of the K findings that is present."""
         patient = int(self.patient[index])
         anatomy = draw_anatomy(
-            stream(self.seed, ANATOMY_STREAM, patient),
-            stream(self.seed, FILM_STREAM, index, 0),
+            stream(self.seed, Stream.ANATOMY, patient),
+            stream(self.seed, Stream.FILM, index, 0),
             ap=view == "AP",
             female=self.sex[index] == "F",
             age=float(self.age[index]),
         )
         film = draw_film(get_canvas(*self.image_size), anatomy)
         planted = [
-            FINDINGS[name](film, stream(self.seed, PLANT_STREAM, index, code)) if present else None
+            FINDINGS[name](film, stream(self.seed, Stream.PLANT, index, code)) if present else None
             for name, code, present in zip(self.label_names, self._codes, target.tolist(), strict=True)
         ]
         return film, planted
@@ -288,12 +286,12 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         names = [(code, name) for code, name in enumerate(MARKERS) if markers[code]]
         for code, name in names:
             if name in DEVICES:
-                density += device_density(film, name, stream(self.seed, MARK_STREAM, index, code))
-        rng = stream(self.seed, FILM_STREAM, index, 1)
-        image = develop(density, draw_exposure(rng, ap=view == "AP"), rng)
+                density += device_density(film, name, stream(self.seed, Stream.MARK, index, code))
+        rng = stream(self.seed, Stream.FILM, index, 1)
+        image = develop(density, rng, ap=view == "AP")
         for code, name in reversed(names):  # the border first: letters lie on it
             if name not in DEVICES:
-                mark_image(image, film.canvas, name, stream(self.seed, MARK_STREAM, index, code))
+                mark_image(image, film.canvas, name, stream(self.seed, Stream.MARK, index, code))
         return torch.from_numpy(image)[None]
 
     def _masks(self, findings: list[Finding | None]) -> torch.Tensor:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from causalcxr.data._canvas import Array, cover
-from causalcxr.data._radiograph import Film, abdomen_cover, diaphragm, heart_cover, lung_cover, organs
+from causalcxr.data.synthetic.anatomy import Film, abdomen_cover, diaphragm, heart_cover, lung_cover, organs
+from causalcxr.data.synthetic.canvas import Array, cover
 
 DENSEST = 1.05  # attenuation: several findings together make no lung denser than the abdomen
 _VISIBLE = 0.03

@@ -1,0 +1,12 @@
+"""Generated chest radiographs with planted findings: the data set, and the parts that it is painted with.
+
+A film is a map of attenuation (`anatomy`), to which findings (`findings`) and devices (`markers`) add, on the grid of
+an image size (`canvas`). `SyntheticCXR` (`dataset`) samples what is on a film and draws it.
+"""
+
+from causalcxr.data.synthetic.canvas import cover
+from causalcxr.data.synthetic.dataset import SyntheticCXR, SyntheticSample
+from causalcxr.data.synthetic.markers import MARKERS, text_cover
+from causalcxr.data.synthetic.sampling import stream
+
+__all__ = ["MARKERS", "SyntheticCXR", "SyntheticSample", "cover", "stream", "text_cover"]

@@ -1,0 +1,113 @@
+"""From radiographs to the tensor that a model takes: the same pixels in training and in use."""
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from causalcxr.data.image import ImageLike, height_and_width, read_image, resize_image
+
+__all__ = ["normalise", "preprocess"]
+
+LARGEST_ENLARGEMENT = 2.0
+LARGEST_ASPECT = 2.0
+SMALLEST_SPAN = 0.1
+
+
+def preprocess(
+    image: ImageLike | Sequence[ImageLike], cfg: Mapping[str, Any], *, size: int | tuple[int, int] | None = None
+) -> Tensor:
+    """Read, resize and normalise radiographs as a model's data config says.
+
+    The whole image is resized, without keeping its aspect ratio: `read_image`, `resize_image`, `normalise`. A data set
+    with `image_size` reads and resizes with the same functions. `CausalCXR.preprocess` calls this with the config of
+    the model.
+
+    Args:
+        image: What `read_image` takes: a path, an open file, a Pillow image, an array or a tensor. Or a list of them.
+        cfg: `input_size` (C, H, W), `mean` and `std`, as in `model.pretrained_cfg`.
+        size: Side, or (height, width), in place of the config's.
+
+    Shape:
+        Result: (1, C, height, width), or (B, C, height, width) for a list of B images; float32 on the CPU.
+
+    Returns:
+        A batch.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        TypeError: An image is of another type, see `read_image`.
+        ValueError: An image is damaged or has another shape or range, see `read_image`. Or `size` is not positive.
+
+    Warns:
+        UserWarning: An image is enlarged more than twofold, is more than twice as long as wide or as wide as long, or
+            spans less than a tenth of the range from black to white.
+
+    Example:
+        >>> cfg = {"input_size": (3, 96, 96), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+        >>> preprocess(torch.rand(1, 128, 112), cfg).shape
+        torch.Size([1, 3, 96, 96])
+    """
+    height, width = height_and_width(cfg["input_size"][1:] if size is None else size)
+    images: Sequence[Any] = image if isinstance(image, (list, tuple)) else [image]
+    resized = []
+    for each in images:
+        grey = read_image(each)
+        _warn_if_odd(each, grey, height, width)
+        resized.append(resize_image(grey, (height, width)))
+    return normalise(torch.stack(resized), cfg)
+
+
+def normalise(images: Tensor, cfg: Mapping[str, Any]) -> Tensor:
+    """Repeat the grey channel, subtract the mean and divide by the standard deviation of a model's data config.
+
+    If the config has a mean and a standard deviation for another number of channels, each channel takes their average.
+
+    Args:
+        images: Grey images with values in [0, 1].
+        cfg: `input_size` (C, H, W), of which the number of channels counts, `mean` and `std`, as in
+            `model.pretrained_cfg`.
+
+    Shape:
+        images: (B, 1, H, W). Result: (B, C, H, W), of the images' type and on their device.
+
+    Raises:
+        ValueError: The images have another shape, or are not of floating point.
+
+    Example:
+        >>> cfg = {"input_size": (3, 96, 96), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+        >>> normalise(torch.ones(2, 1, 8, 8), cfg)[0, :, 0, 0]
+        tensor([2., 2., 2.])
+    """
+    if images.ndim != 4 or images.shape[1] != 1 or not images.is_floating_point():
+        raise ValueError(
+            f"images must be a floating-point (B, 1, H, W), got {images.dtype} {tuple(images.shape)}; "
+            "`preprocess` takes other images"
+        )
+    mean, std = (_of_channels(cfg[key], cfg["input_size"][0], images) for key in ("mean", "std"))
+    return (images - mean) / std
+
+
+def _of_channels(values: Any, channels: int, images: Tensor) -> Tensor:
+    given = torch.tensor(values, dtype=images.dtype, device=images.device)
+    if len(given) != channels:
+        given = given.mean().expand(channels)
+    return given.view(1, -1, 1, 1)
+
+
+def _warn_if_odd(image: Any, grey: Tensor, height: int, width: int) -> None:
+    """Warn of an image that a model is unlikely to know; on behalf of the caller's caller."""
+    name = image if isinstance(image, (str, os.PathLike)) else getattr(image, "name", None) or "the image"
+    rows, columns = grey.shape[1:]
+    span = float(grey.amax() - grey.amin())
+    checks = [
+        (max(height / rows, width / columns) > LARGEST_ENLARGEMENT, f"{rows}x{columns} pixels for {height}x{width}"),
+        (max(rows / columns, columns / rows) > LARGEST_ASPECT, f"{rows}x{columns} pixels, an unusual shape"),
+        (span < SMALLEST_SPAN, f"values span {span:.2g} of the range from black to white"),
+    ]
+    for odd, problem in checks:
+        if odd:
+            warnings.warn(f"{name}: {problem}; the model was not trained on such images", stacklevel=3)

@@ -1,0 +1,109 @@
+"""The pixels that a model sees: the same from a file, an array, a data set and the training scripts."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+import causalcxr
+from causalcxr.data import NIHChestXray14, SyntheticCXR, normalise, preprocess, read_image
+
+CFG = {"input_size": (3, 96, 96), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+
+
+@pytest.fixture(scope="module")
+def model() -> causalcxr.CausalCXR:
+    return causalcxr.create_model("causal_test_resnet").eval()
+
+
+@pytest.fixture
+def path(tmp_path):
+    image = SyntheticCXR(1, image_size=(128, 112), seed=1)[0][0]
+    Image.fromarray((image[0].numpy() * 255).astype(np.uint8)).save(tmp_path / "image.png")
+    return tmp_path / "image.png"
+
+
+def test_values_are_those_of_the_formula(path):
+    grey = read_image(path, size=96)
+    for channel, (mean, std) in enumerate(zip(CFG["mean"], CFG["std"], strict=True)):
+        torch.testing.assert_close(preprocess(path, CFG)[0, channel], (grey[0] - mean) / std)
+
+
+def test_every_kind_of_image_gives_the_same_pixels(path, model):
+    expected = model.preprocess(path)
+    assert expected.dtype == torch.float32
+    image = Image.open(path)
+    array, grey = np.array(image), read_image(path)
+    kinds = [str(path), io.BytesIO(path.read_bytes()), image, array, array / 255.0, grey, grey[0]]
+    for kind in [*kinds, torch.from_numpy(array), array.astype(np.uint16) * 257]:
+        assert torch.equal(model.preprocess(kind), expected)
+    assert torch.equal(model.preprocess(kinds), expected.expand(len(kinds), -1, -1, -1))  # a list is a batch
+
+
+def test_training_and_use_see_the_same_pixels(path, model, tmp_path, write_release):
+    root = write_release(tmp_path / "nih", train_val=(0,), test=(1, 2, 3))
+    (root / "images").mkdir()
+    path.rename(root / "images" / "00000001_000.png")
+    dataset = NIHChestXray14(root, "train_val", image_size=model.pretrained_cfg["input_size"][1:])
+    images, _ = next(iter(DataLoader(dataset)))
+    assert torch.equal(normalise(images, model.pretrained_cfg), model.preprocess(dataset.image_path(0)))
+
+
+def test_the_model_knows_its_channels_type_and_size(path):
+    model = causalcxr.create_model("causal_test_resnet", in_chans=1, dtype=torch.float64).eval()
+    images = model.preprocess(path)
+    assert (images.shape, images.dtype) == ((1, 1, 96, 96), torch.float64)
+    assert model(images).shape == (1, 14)
+    assert torch.equal(normalise(read_image(path, size=96)[None], model.pretrained_cfg).double(), images)
+    assert model.preprocess(path, size=(64, 80)).shape == (1, 1, 64, 80)
+
+
+def test_a_model_without_a_config_is_refused(path):
+    with pytest.raises(ValueError, match=r"has no pretrained_cfg.*causalcxr\.create_model"):
+        causalcxr.CausalCXR("test_resnet", dim=64).preprocess(path)
+
+
+def test_one_channel_takes_the_average_of_three():
+    image = torch.rand(2, 1, 8, 8)
+    one = normalise(image, CFG | {"input_size": (1, 8, 8)})
+    torch.testing.assert_close(one, (image - 0.4) / 0.3)
+    four = normalise(image, {"input_size": (4, 8, 8), "mean": (0.5,), "std": (0.25,)})
+    torch.testing.assert_close(four, ((image - 0.5) / 0.25).expand(-1, 4, -1, -1))
+
+
+def test_normalising_keeps_type_and_refuses_what_is_no_grey_batch():
+    assert normalise(torch.rand(1, 1, 4, 4, dtype=torch.float64), CFG).dtype == torch.float64
+    for images in (torch.rand(2, 3, 8, 8), torch.rand(1, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match=r"floating-point \(B, 1, H, W\), got torch"):
+            normalise(images, CFG)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((47, 60), "the image: 47x60 pixels for 96x96; the model was not trained on such images"),
+        ((300, 149), "300x149 pixels, an unusual shape"),
+        ((149, 300), "149x300 pixels, an unusual shape"),
+    ],
+)
+def test_odd_sizes_and_shapes_warn(shape, message):
+    with pytest.warns(UserWarning, match=message) as caught:
+        preprocess(torch.rand(shape), CFG)
+    assert caught[0].filename == __file__
+
+
+def test_sizes_and_shapes_at_the_limits_do_not_warn():
+    for shape in [(48, 60), (300, 150), (48, 96)]:
+        preprocess(torch.rand(shape), CFG)
+
+
+def test_a_flat_image_warns_and_names_its_file(tmp_path):
+    twelve_bits = (torch.rand(128, 128).numpy() * 4095).astype(np.uint16)  # in a file of sixteen
+    Image.fromarray(twelve_bits).save(tmp_path / "dark.png")
+    with pytest.warns(
+        UserWarning, match=rf"^{tmp_path}/dark\.png: values span 0\.062 of the range from black to white"
+    ):
+        preprocess(tmp_path / "dark.png", CFG)
