@@ -40,7 +40,7 @@ def write_release(folder: Path, count: int, pixels: int, workers: int) -> None:
     """Write films and tables in the layout of the NIH release, all in its training list."""
     (folder / "images").mkdir(parents=True)
     write = partial(_write, folder=folder, pixels=pixels)
-    with get_context("fork").Pool(workers) as pool:
+    with get_context("fork").Pool(workers, torch.set_num_threads, (1,)) as pool:
         names = pool.map(write, range(count), chunksize=8)
     with open(folder / "Data_Entry_2017_v2020.csv", "w", newline="") as table:
         table.write(HEADER + "\n")
@@ -56,7 +56,7 @@ def images_a_second(folder: Path, *, pixels: int, batch: int, workers: int, seco
     dataset = NIHChestXray14(folder, "train", image_size=pixels)
     sampler = RandomSampler(dataset, replacement=True, num_samples=10**6)  # no end of an epoch, which would stall
     loader: DataLoader[Any] = DataLoader(
-        dataset, batch_size=batch, sampler=sampler, num_workers=workers, pin_memory=pin, prefetch_factor=4
+        dataset, batch_size=batch, sampler=sampler, num_workers=workers, pin_memory=pin
     )
     batches = iter(loader)
     for _ in range(2 * workers):  # what was prepared while the workers started
@@ -156,7 +156,7 @@ def main() -> int:
     record = Record("data", args)
     torch.manual_seed(args.seed)
     small = args.small
-    sizes = ((64, 16, 0.2), (128, 8, 0.2)) if small else ((512, 1500, 4.0), (1024, 160, 3.0))
+    sizes = ((64, 16, 0.2), (128, 8, 0.2)) if small else ((512, 1500, 3.0), (1024, 160, 2.0))
     reading = [
         (f"read {stored} px", partial(read, stored=stored, count=count, seconds=seconds))
         for stored, count, seconds in sizes

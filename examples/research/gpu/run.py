@@ -6,6 +6,7 @@ The README beside this file says what each part does.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -32,7 +33,14 @@ SMALL_FACTOR = 4  # limits are set for a GPU and 16 cores; the trial on two busy
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=DEFAULT, metavar="PART", help=", ".join(PARTS))
+    parser.add_argument(
+        *("--parts", "--part"),
+        nargs="+",
+        type=_part,
+        default=[_part(name) for name in DEFAULT],
+        metavar="PART[=SECONDS]",
+        help=f"{', '.join(PARTS)}; each with another time limit where wanted",
+    )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="shrink all sizes: a trial of the program, no measurement")
     parser.add_argument("--seed", type=int, default=0)
@@ -43,8 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     options += [f"--commit={args.commit}"] * bool(args.commit) + ["--small"] * args.small
     results = []
     with open(args.output / "run.log", "a") as log:
-        for part in args.parts:
-            command, seconds = PARTS[part]
+        for part, seconds in args.parts:
+            command = PARTS[part][0]
             seconds *= SMALL_FACTOR if args.small else 1
             result = run_part(part, [sys.executable, *command, *options], seconds, args.output, log)
             print(f"{part}: {result['outcome']}, {result['wall_seconds']:.0f} s", flush=True)
@@ -53,6 +61,14 @@ def main(argv: list[str] | None = None) -> int:
         print(table, file=log)
     print(f"\n{table}", flush=True)
     return int(any(result["outcome"] != "ok" for result in results))
+
+
+def _part(text: str) -> tuple[str, float]:
+    """Read the name of a part, with or without a time limit of its own."""
+    name, _, seconds = text.partition("=")
+    if name not in PARTS:
+        raise argparse.ArgumentTypeError(f"no part {name!r}; there are {', '.join(PARTS)}")
+    return name, float(seconds or PARTS[name][1])
 
 
 def run_part(part: str, command: list[str], seconds: float, output: Path, log: IO[str]) -> dict[str, Any]:
@@ -99,10 +115,8 @@ def _environment() -> dict[str, str]:
 
 
 def _kill_group(process: subprocess.Popen) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
     process.wait()
 
 
