@@ -4,8 +4,8 @@
         --backbone path/to/tf_efficientnet_lite0.safetensors
 
 Every `--films NAME=FOLDER:QUALITY` becomes OUTPUT/NAME.zip: the tables of the folder as they are, and the films on
-sheets of grey JPEG, many films a sheet in the order of the label file. The side of a film is a multiple of 8, so that no
-block of a JPEG holds parts of two films. The weights of the backbone are rounded to half precision. `packed.json` says
+sheets of grey JPEG, many films a sheet in the order of the label file. The side of a film is a multiple of 8, so that
+no block of a JPEG holds parts of two films. The weights of the backbone are rounded to half precision. `packed.json` says
 what was done, how large each file is and how far the films changed.
 """
 
@@ -26,7 +26,13 @@ from safetensors.torch import load_file, save_file
 from causalcxr.data.nih_tables import read_nih_tables
 
 SHEET = 1280  # pixels, at most, of the side of a sheet
-TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv", "BBox_List_2017.csv", "train_val_list.txt", "test_list.txt")
+TABLES = (
+    "Data_Entry_2017_v2020.csv",
+    "Data_Entry_2017.csv",
+    "BBox_List_2017.csv",
+    "train_val_list.txt",
+    "test_list.txt",
+)
 
 
 def read_films(folder: Path, names: list[str]) -> npt.NDArray[np.uint8]:
@@ -80,7 +86,10 @@ def pack(folder: Path, target: Path, quality: int) -> dict[str, Any]:
 
 def pack_backbone(source: Path, target: Path) -> dict[str, Any]:
     """Write weights in half precision."""
-    save_file({name: value.half() if value.is_floating_point() else value for name, value in load_file(source).items()}, target)
+    save_file(
+        {name: value.half() if value.is_floating_point() else value for name, value in load_file(source).items()},
+        target,
+    )
     return _file(target)
 
 

@@ -5,8 +5,8 @@
     python -m examples.research.nih.study --study --setting runs/search/chosen.json --data nih-10k.zip \
         --extra nih-320.zip --backbone-weights FILE --output runs/study --limit 300
 
-Run it from the root of the repository. Several runs train side by side, the most important first. The output folder gets
-`results.json`, `scores.npz`, after a search `chosen.json` and after a study `weights-VARIANT.safetensors`, all written
+Run it from the root of the repository. Several runs train side by side, the most important first. The output folder
+gets `results.json`, `scores.npz`, after a search `chosen.json` and after a study `weights-VARIANT.safetensors`, all written
 anew when a run ends. Run the same command again to go on: finished runs are not repeated.
 """
 
@@ -19,7 +19,7 @@ import platform
 import shutil
 import subprocess
 import time
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ def jobs_of_search(config: dict[str, Any], over: dict[str, Any]) -> list[dict[st
             "setting_name": name,
             "variant": variant,
             "seed": seed,
+            "score_test": False,
             "setting": dataclasses.asdict(Setting(**{**config["base"], **setting, **over})),
         }
         for name, setting in config["settings"].items()
@@ -61,8 +62,9 @@ def jobs_of_search(config: dict[str, Any], over: dict[str, Any]) -> list[dict[st
 def jobs_of_study(config: dict[str, Any], chosen: dict[str, Any], over: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the runs of a study: of each group of variants all seeds, then the next group."""
     setting = dataclasses.asdict(Setting(**{**chosen, **config["setting"], **over}))
+    common = {"setting_name": "", "score_test": True, "setting": setting}
     return [
-        {"name": f"{variant}-seed{seed}", "setting_name": "", "variant": variant, "seed": seed, "setting": setting}
+        {"name": f"{variant}-seed{seed}", "variant": variant, "seed": seed, **common}
         for group in config["groups"]
         for seed in config["seeds"]
         for variant in group
@@ -147,7 +149,10 @@ class Scheduler:
         if kind == "progress":
             now = time.time()
             if content[0]["epoch"] > 1:  # the first one warms up
-                self.rates = [*self.rates[-11:], (now - worker.since) * worker.job["setting"]["epochs"] / cost(worker.job)]
+                self.rates = [
+                    *self.rates[-11:],
+                    (now - worker.since) * worker.job["setting"]["epochs"] / cost(worker.job),
+                ]
             worker.since = now
             say(json.dumps(content[0]))
         elif kind == "failed":
@@ -226,7 +231,9 @@ class Output:
             runs = [record for record in done if record["variant"] == variant]
             if runs:
                 best = max(runs, key=lambda record: record["val_auroc"])
-                shutil.copyfile(self.work / f"{best['name']}.safetensors", self.folder / f"weights-{variant}.safetensors")
+                shutil.copyfile(
+                    self.work / f"{best['name']}.safetensors", self.folder / f"weights-{variant}.safetensors"
+                )
 
 
 def choose(done: list[dict[str, Any]]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import random
 import time
 import warnings
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from .views import Views
 
 LAST_EPOCHS = 3  # validated one by one; of those before, every second
 EVAL_BATCH = 256
+EMA_WARMUP = 0.85  # power of the rise of the memory; that of timm's default keeps it below 100 steps in such short runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Setting:
     backbone: str = "causal_efficientnet_lite0"
     image_size: int = 192
     epochs: int = 20
-    batch_size: int = 64
-    lr: float = 5e-4  # maximum of the schedule
+    batch_size: int = 128
+    lr: float = 1e-3  # maximum of the schedule
     warmup: float = 0.15  # part of the steps in which the rate rises; then half a cosine
     weight_decay: float = 0.05
     layer_decay: float = 1.0  # factor of the rate from each layer group of the backbone to the one below
     clip_grad: float = 1.0
-    ema_decay: float = 0.998
+    ema_decay: float = 0.995
     drop_rate: float = 0.3
     drop_path_rate: float = 0.0
     smoothing: float = 0.0  # targets lie in [s, 1 - s]
@@ -105,12 +105,12 @@ def train(
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float16]]]:
     """Run one job; return its record and its logits of validation and test films.
 
-    Test films are scored once, when all epochs are over, with the weights of the best validation epoch, and nothing of
-    what comes out is used for a choice. A run that would pass the deadline (in `time.time()`) stops after an epoch, is
-    marked as not finished, and has no scores.
+    Test films are scored once, when all epochs are over, with the weights of the best validation epoch as they are
+    written, and nothing of what comes out is used for a choice. A run that would pass the deadline (in `time.time()`)
+    stops after an epoch, is marked as not finished, and has no scores.
 
     Args:
-        job: `setting` (arguments of `Setting`), `variant`, `seed` and `name`.
+        job: `setting` (arguments of `Setting`), `variant`, `seed`, `name` and `score_test` (whether to score test films).
         data: Films and labels.
         device: Where to train.
         weights: File of the backbone's weights, or empty.
@@ -123,7 +123,7 @@ def train(
     cuda = torch.device(device).type == "cuda"
     autocast = torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=cuda)
     torch.manual_seed(seed)
-    draw = random.Random(seed)
+    draw = np.random.default_rng(seed)
     films, views = data.training, Views(**setting.views)
     weight = films.adjusted_for_view() if variant.adjust_view else films.weight
     model = build_model(
@@ -136,7 +136,7 @@ def train(
     start_at_prior(model, films.targets.cpu(), weight.cpu())
     model.to(device, memory_format=torch.channels_last)
     objective = build_objective(variant, model).to(device)
-    averaged = ModelEmaV3(model, decay=setting.ema_decay, use_warmup=True)
+    averaged = ModelEmaV3(model, decay=setting.ema_decay, use_warmup=True, warmup_power=EMA_WARMUP)
     optimizer = create_optimizer_v2(
         model,
         "adamw",
@@ -158,7 +158,7 @@ def train(
     with_branches = variant.objective == "causal"
 
     def fixed_batch() -> tuple[Tensor, Tensor]:
-        rows = torch.arange(min(64, count), device=device)
+        rows = torch.linspace(0, count - 1, min(64, count), device=device).long()
         return prepare(data.resize(films.canvas[rows, 0], setting.image_size)), films.targets[rows]
 
     if with_branches:
@@ -209,13 +209,15 @@ def train(
     if record["finished"] and best_state is not None:
         if with_branches:
             record["branches_end"] = attempt(lambda: branches(model, *fixed_batch(), objective))
-        chosen = averaged.module
-        chosen.load_state_dict(best_state)
-        for part in ("val", "test"):
-            scored = logits_of(chosen, data.images(part, setting.image_size), autocast)
+        chosen, rounded = averaged.module, {name: _half(value) for name, value in best_state.items()}
+        chosen.load_state_dict(rounded)  # what is written is what is judged
+        save_file({name: value.cpu() for name, value in rounded.items()}, weights_to)
+        exact = torch.autocast(autocast.device, enabled=False)
+        for part in ("val", "test") if job["score_test"] else ("val",):
+            scored = logits_of(chosen, data.images(part, setting.image_size), exact)
             scores_of[part] = scored.half().cpu().numpy()
-        record["pointing"] = attempt(lambda: point(chosen, data.images("test", setting.image_size), data.boxes))
-        save_file({name: _half(value) for name, value in best_state.items()}, weights_to)
+        if job["score_test"]:
+            record["pointing"] = attempt(lambda: point(chosen, data.images("test", setting.image_size), data.boxes))
     record["seconds"] = round(time.time() - started, 2)
     return record, scores_of
 
@@ -229,7 +231,7 @@ def attempt(extra: Callable[[], Any]) -> Any:
 
 
 def _half(value: Tensor) -> Tensor:
-    return (value.half() if value.is_floating_point() else value).cpu().contiguous()
+    return (value.half() if value.is_floating_point() else value).contiguous()
 
 
 def mean_auroc(scores: Tensor, targets: npt.NDArray[np.float32]) -> float:

@@ -114,8 +114,8 @@ def width(model: nn.Module) -> int:
 def branches(model: nn.Module, images: Tensor, targets: Tensor, objective: nn.Module) -> dict[str, float]:
     """Return what shows whether one part of the objective drowns the others, on one batch in evaluation mode.
 
-    Norms of h_x and h_c are means over images and labels. Gradients of each part, as weighted in the loss, are norms over
-    all parameters and over the encoder, through which the parts compete.
+    Norms of h_x and h_c are means over images and labels. Gradients of each part, as weighted in the loss, are norms
+    over all parameters and over the encoder, through which the parts compete.
     """
     criterion = objective.criterion
     modes = {module: module.training for module in model.modules()}

@@ -1,9 +1,9 @@
 """Random views of training films, drawn on the device for a whole batch."""
 
 import math
-import random
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,7 +35,7 @@ class Views:
     noise: float = 1.0
     erase: float = 0.0
 
-    def __call__(self, canvas: Tensor, size: int, draw: random.Random) -> Tensor:
+    def __call__(self, canvas: Tensor, size: int, draw: np.random.Generator) -> Tensor:
         """Return views (B, 1, size, size) in [0, 1] of films (B, 1, S, S) in bytes.
 
         `draw` gives the sizes, without waiting for the device; all else is drawn by torch.
@@ -43,10 +43,10 @@ class Views:
         images = torch.cat([self._reduced(part, size, draw) for part in canvas.chunk(GROUPS)])
         return self._exposed(images)
 
-    def _reduced(self, canvas: Tensor, size: int, draw: random.Random) -> Tensor:
+    def _reduced(self, canvas: Tensor, size: int, draw: np.random.Generator) -> Tensor:
         """Reduce films to a size drawn for all of them, then turn, scale, shift and mirror each."""
         images = canvas.float() / 255
-        side = draw.randint(min(self.smallest, images.shape[-1]), images.shape[-1])
+        side = int(draw.integers(min(self.smallest, images.shape[-1]), images.shape[-1], endpoint=True))
         for target in (side, min(side, size)):  # a film that is still too large is resized as in evaluation
             if target < images.shape[-1]:
                 images = F.interpolate(images, size=(target, target), mode="bilinear", antialias=True)
