@@ -5,8 +5,8 @@
 
 Every `--films NAME=FOLDER:QUALITY` becomes OUTPUT/NAME.zip: the tables of the folder as they are, and the films on
 sheets of grey JPEG, many films a sheet in the order of the label file. The side of a film is a multiple of 8, so that
-no block of a JPEG holds parts of two films. The weights of the backbone are rounded to half precision. `packed.json` says
-what was done, how large each file is and how far the films changed.
+no block of a JPEG holds parts of two films. The weights of the backbone are rounded to half precision. `packed.json`
+says what was done, how large each file is and how far the films changed.
 """
 
 import argparse

@@ -4,10 +4,10 @@
     python -m examples.research.nih.report runs/search --data nih-10k.zip --output docs/results/nih
 
 Several folders of one study, such as of different seeds, are read together. All intervals are of 95 % and over
-patients, who are drawn with replacement; every run and every part sees the same draws, so that differences are paired. A figure
-of a variant is the mean of the figures of its seeds, not that of an ensemble. One variant is called better than another
-if the interval of the difference excludes 0 and the difference has the same sign for every seed, of which there are
-two at least.
+patients, who are drawn with replacement. Every run and every part sees the same draws, so that differences are paired.
+A figure of a variant is the mean of the figures of its seeds, not that of an ensemble. One variant is called better
+than another if the interval of the difference excludes 0 and the difference has the same sign for every seed, of which
+there are two at least.
 """
 
 import argparse

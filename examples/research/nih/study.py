@@ -6,8 +6,8 @@
         --extra nih-320.zip --backbone-weights FILE --output runs/study --limit 300
 
 Run it from the root of the repository. Several runs train side by side, the most important first. The output folder
-gets `results.json`, `scores.npz`, after a search `chosen.json` and after a study `weights-VARIANT.safetensors`, all written
-anew when a run ends. Run the same command again to go on: finished runs are not repeated.
+gets `results.json`, `scores.npz`, after a search `chosen.json` and after a study `weights-VARIANT.safetensors`. All are
+written anew when a run ends. Run the same command again to go on: finished runs are not repeated.
 """
 
 import argparse
@@ -209,7 +209,9 @@ class Output:
         """Write everything."""
         records = self.records()
         seconds = round(time.time() - self.started, 1)
-        content = self.about | {"seconds": seconds, "runs": records, "failed": failed, "not_started": not_started}
+        seen = sum(len(record["curve"]) * record["films"] for record in records if record["ended"] > self.started)
+        about = self.about | {"seconds": seconds, "films_per_second": round(seen / max(seconds, 1))}
+        content = about | {"runs": records, "failed": failed, "not_started": not_started}
         replace(self.folder / "results.json", json.dumps(content, indent=1) + "\n")
         done = [record for record in records if record["finished"]]
         scores = {f"{part}_names": np.array(names) for part, names in self.names.items()}

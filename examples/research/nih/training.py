@@ -110,7 +110,7 @@ def train(
     stops after an epoch, is marked as not finished, and has no scores.
 
     Args:
-        job: `setting` (arguments of `Setting`), `variant`, `seed`, `name` and `score_test` (whether to score test films).
+        job: `name`, `variant`, `seed`, `setting` (arguments of `Setting`), `score_test` (whether to score test films).
         data: Films and labels.
         device: Where to train.
         weights: File of the backbone's weights, or empty.
@@ -218,7 +218,7 @@ def train(
             scores_of[part] = scored.half().cpu().numpy()
         if job["score_test"]:
             record["pointing"] = attempt(lambda: point(chosen, data.images("test", setting.image_size), data.boxes))
-    record["seconds"] = round(time.time() - started, 2)
+    record |= {"seconds": round(time.time() - started, 2), "ended": round(time.time(), 1)}
     return record, scores_of
 
 

@@ -1,5 +1,6 @@
 """The variants that are compared: models and what they are trained with."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from causalcxr.layers import ConfounderBank
 from causalcxr.losses import CausalLoss, classification_loss
 
 BANK = 1024
+RANDOM_IN_LOSS = "partners" in inspect.signature(CausalLoss).parameters  # else it is an argument of the model
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,9 @@ def build_model(variant: Variant, *, backbone: str, weights: str, drop_rate: flo
             output_stride=16,
             **common,
         )
-    return causalcxr.create_model(backbone, pretrained_backbone=weights or False, **common, **_strategy(variant))
-
-
-def _strategy(variant: Variant) -> dict[str, Any]:
-    return {"strategy": "random"} if variant.random_partner else {}
+    if variant.random_partner and not RANDOM_IN_LOSS:
+        common["strategy"] = "random"
+    return causalcxr.create_model(backbone, pretrained_backbone=weights or False, **common)
 
 
 def start_at_prior(model: nn.Module, targets: Tensor, weight: Tensor) -> None:
@@ -102,13 +102,9 @@ def build_objective(variant: Variant, model: nn.Module) -> nn.Module:
         return Classification(model)
     if variant.objective == "agreement":
         return causalcxr.AgreementObjective(model)
-    bank = None if variant.random_partner else ConfounderBank(BANK, len(NIH_LABELS), width(model))
-    return causalcxr.CausalObjective(model, CausalLoss(**variant.loss_args), bank=bank)
-
-
-def width(model: nn.Module) -> int:
-    """Return the width D of a causal model's label features."""
-    return model.head_hidden_size
+    bank = None if variant.random_partner else ConfounderBank(BANK, len(NIH_LABELS), model.head_hidden_size)
+    drawn = {"partners": "random"} if variant.random_partner and RANDOM_IN_LOSS else {}
+    return causalcxr.CausalObjective(model, CausalLoss(**variant.loss_args, **drawn), bank=bank)
 
 
 def branches(model: nn.Module, images: Tensor, targets: Tensor, objective: nn.Module) -> dict[str, float]:
@@ -120,8 +116,10 @@ def branches(model: nn.Module, images: Tensor, targets: Tensor, objective: nn.Mo
     criterion = objective.criterion
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    output = model.forward_causal(images, None if objective.bank is None else objective.bank.stored.clone())
-    prior = None if objective.bank is None else objective.bank.slot_weights
+    confounders = prior = None
+    if (bank := objective.bank) is not None:
+        confounders, prior = bank.stored.clone(), bank.slot_prior if RANDOM_IN_LOSS else bank.slot_weights
+    output = model.forward_causal(images, confounders)
     losses = criterion(output, targets, prior=prior)
     figures = {"norm_causal": output.causal, "norm_confounder": output.confounder}
     figures = {name: value.detach().float().norm(dim=-1).mean() for name, value in figures.items()}

@@ -21,9 +21,13 @@ def load(plan: dict[str, Any]) -> Data:
     tables = [read_tables(Path(source)) for source in plan["sources"]]
     pixels = [np.load(file, mmap_mode="r") for file in plan["pixels"]]
     rows = parts(tables[0])
-    if plan["few"]:
-        rows = keep_a_few(rows, plan["few"])
-        pixels, tables = pixels[:1], tables[:1]
+    if few := plan["few"]:
+        rows = keep_a_few(rows, few)
+        for number in range(1, len(tables)):
+            pixels[number], tables[number] = (
+                pixels[number][:few],
+                tables[number].select(range(min(few, len(tables[number])))),
+            )
     first, device = tables[0], plan["device"]
     val, test = (torch.from_numpy(pixels[0][rows[part]]).to(device) for part in ("val", "test"))
     test_tables = first.select(rows["test"])
