@@ -1,0 +1,122 @@
+"""Films, labels and the parts of the study, read into memory once.
+
+A source is a file that `pack.py` wrote or a folder in the layout of the NIH release. The first source is divided by the
+official lists, and validation is a fifth of its training patients. The second one, if there is any, is for training
+alone. It need not be a random draw: see `Training.weight`.
+"""
+
+import io
+import json
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from causalcxr.data.nih_tables import NIHTables, read_nih_tables
+from causalcxr.losses import backdoor_weights
+
+from .pack import cut, read_films
+
+VAL_FRACTION, SPLIT_SEED = 0.2, 0
+THREADS = 16
+
+
+def read_tables(source: Path) -> NIHTables:
+    """Return the tables of a source."""
+    if source.is_dir():
+        return read_nih_tables(source)
+    with zipfile.ZipFile(source) as archive, TemporaryDirectory() as folder:
+        archive.extractall(folder, [name for name in archive.namelist() if name.endswith((".csv", ".txt"))])
+        return read_nih_tables(folder)
+
+
+def read_pixels(source: Path) -> npt.NDArray[np.uint8]:
+    """Return the films (N, S, S) of a source in the order of its tables."""
+    if source.is_dir():
+        return read_films(source, read_tables(source).names)
+    with zipfile.ZipFile(source) as archive:
+        index = json.loads(archive.read("index.json"))
+        stored = [archive.read(f"sheet-{number + 1:04}.jpg") for number in range(index["sheets"])]
+    with ThreadPoolExecutor(THREADS) as pool:
+        films = pool.map(lambda data: cut(np.asarray(Image.open(io.BytesIO(data))), index["side"]), stored)
+        return np.concatenate(list(films))[: index["films"]]
+
+
+def parts(tables: NIHTables) -> dict[str, npt.NDArray[np.int64]]:
+    """Return the rows of each part of the first source: `train`, `val` and `test`."""
+    row_of = {name: row for row, name in enumerate(tables.names)}
+    return {
+        part: np.array([row_of[name] for name in tables.split(part, val_fraction=VAL_FRACTION, seed=SPLIT_SEED).names])
+        for part in ("train", "val", "test")
+    }
+
+
+def keep_a_few(rows: dict[str, npt.NDArray[np.int64]], number: int) -> dict[str, npt.NDArray[np.int64]]:
+    """Return the first rows of each part, for a trial."""
+    return {part: of_part[:number] for part, of_part in rows.items()}
+
+
+@dataclass
+class Training:
+    """Training films on the device.
+
+    Attributes:
+        canvas: (N, 1, S, S), bytes; films of another size were resized to this one once.
+        targets: (N, K), 0 or 1.
+        weight: (N, K), P(y_k) of the first source's training part over P(y_k) of all training films. So the weighted
+            frequency of every finding is that of the first source, whatever the second was selected for, and the films
+            of both sources count alike for the same label.
+        view: (N,), 1 for AP and 0 for PA.
+    """
+
+    canvas: Tensor
+    targets: Tensor
+    weight: Tensor
+    view: Tensor
+
+    def adjusted_for_view(self) -> Tensor:
+        """Return weights under which the view tells nothing of a label, and findings are as frequent as before."""
+        return self.weight * backdoor_weights(self.targets.cpu(), self.view.cpu(), smoothing=1.0).to(self.weight)
+
+
+def prevalence_weights(targets: Tensor, first: int) -> Tensor:
+    """Return the weights (N, K) of `Training`; the first source has the rows before `first`."""
+    share, of_all = (part.mean(dim=0, dtype=torch.float64) for part in (targets[:first], targets))
+    positive, negative = share / of_all.clamp(min=1e-9), (1 - share) / (1 - of_all).clamp(min=1e-9)
+    return torch.where(targets == 1, positive, negative).float()
+
+
+def training_films(
+    sources: list[tuple[npt.NDArray[np.uint8], NIHTables]], rows: npt.NDArray[np.int64], canvas: int, device: str
+) -> Training:
+    """Put the training films of all sources on the device; `rows` are those of the first source."""
+    films, targets, views = [], [], []
+    for number, (pixels, tables) in enumerate(sources):
+        own = rows if number == 0 else np.flatnonzero(tables.official_split == "train_val")
+        films += [enlarge(torch.from_numpy(pixels[part]).to(device), canvas) for part in np.array_split(own, 20)]
+        targets.append(torch.from_numpy(tables.targets[own]))
+        views.append(torch.from_numpy((tables.view[own] == "AP").astype(np.int64)))
+    labels = torch.cat(targets)
+    weight = prevalence_weights(labels, len(rows))
+    return Training(torch.cat(films), *(part.to(device) for part in (labels, weight, torch.cat(views))))
+
+
+def enlarge(pixels: Tensor, size: int) -> Tensor:
+    """Return films (N, S, S) as bytes (N, 1, size, size)."""
+    return resize(pixels, size).mul_(255).round_().to(torch.uint8)
+
+
+def resize(pixels: Tensor, size: int) -> Tensor:
+    """Return films of bytes (N, S, S) as `causalcxr.data` resizes them, (N, 1, size, size) in [0, 1]."""
+    images = pixels[:, None].float() / 255
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True).clamp_(0, 1)

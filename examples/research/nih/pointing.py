@@ -1,0 +1,97 @@
+"""Where heat maps of marked findings have their maximum."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import causalcxr
+from causalcxr.data import NIH_LABELS
+
+from .normalise import Normalise
+
+RELEASE_SIDE = 1024  # boxes are in pixels of the release
+MAP_SIDE = 256
+
+
+@dataclass
+class Boxes:
+    """Marked findings of the test films: row of the film, number of the label, and boxes (x, y, w, h) in parts of 1."""
+
+    rows: list[int]
+    labels: list[int]
+    boxes: list[list[tuple[float, float, float, float]]]
+
+
+def marked_findings(names: list[str], boxes: dict[str, list[Any]]) -> Boxes:
+    """Return each finding that is marked on a film, in the order of the names."""
+    found = Boxes([], [], [])
+    for row, name in enumerate(names):
+        of_film = boxes.get(name, [])
+        for label in dict.fromkeys(box.label for box in of_film):
+            found.rows.append(row)
+            found.labels.append(NIH_LABELS.index(label))
+            found.boxes.append(
+                [tuple(v / RELEASE_SIDE for v in (b.x, b.y, b.w, b.h)) for b in of_film if b.label == label]
+            )
+    return found
+
+
+def evidence(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Return the first-order part of each cell in the logit of one label an image, (B, h, w).
+
+    sum_d dz_k / df_nd f_nd at the encoded map of a causal model, or at the last map of a plain one.
+    """
+    if not isinstance(model, causalcxr.CausalCXR):
+        with torch.enable_grad():
+            encoded = model.forward_features(images).detach().requires_grad_()
+            logits = model.forward_head(encoded)
+            (gradient,) = torch.autograd.grad(logits.gather(1, labels[:, None]).sum(), encoded)
+        return (gradient * encoded).detach().sum(dim=1)
+    kept: list[Tensor] = []
+    handle = model.head.feature_learning.register_forward_hook(lambda _module, _given, encoded: kept.append(encoded))
+    try:
+        with torch.enable_grad():
+            logits = model(images)
+            (gradient,) = torch.autograd.grad(logits.gather(1, labels[:, None]).sum(), kept[-1])
+    finally:
+        handle.remove()
+    return (gradient * kept[-1]).detach().sum(dim=1)
+
+
+@torch.no_grad()
+def attention(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
+    """Return the causal attention of one label an image, (B, h, w); None for a model without."""
+    if not isinstance(model, causalcxr.CausalCXR):
+        return None
+    maps = model.forward_causal(images, need_attention=True).attention
+    return maps[torch.arange(len(maps), device=maps.device), labels]
+
+
+def point(model: nn.Module, images: Tensor, marked: Boxes) -> dict[str, list[list[float]]]:
+    """Return the place (x, y) of each map's maximum, in parts of the side, for each marked finding.
+
+    Maps are computed in float32 and enlarged bilinearly before their maximum is taken.
+    """
+    if not marked.rows:
+        return {}
+    model.eval()
+    labels = torch.tensor(marked.labels, device=images.device)
+    inputs = Normalise(model, images.device)(images[torch.tensor(marked.rows, device=images.device)])
+    places = {}
+    for name, method in {"evidence": evidence, "attention": attention}.items():
+        maps = method(model, inputs, labels)
+        if maps is not None:
+            large = F.interpolate(maps[:, None].float(), size=(MAP_SIDE, MAP_SIDE), mode="bilinear")
+            peak = large.flatten(1).argmax(dim=1).cpu()
+            x, y = (peak % MAP_SIDE + 0.5) / MAP_SIDE, (peak // MAP_SIDE + 0.5) / MAP_SIDE
+            places[name] = [[round(float(a), 4), round(float(b), 4)] for a, b in zip(x, y, strict=True)]
+    return places
+
+
+def inside(place: list[float], boxes: list[tuple[float, float, float, float]]) -> bool:
+    """Return whether a place lies in one of the boxes."""
+    x, y = place
+    return any(left <= x < left + w and top <= y < top + h for left, top, w, h in boxes)

@@ -1,0 +1,141 @@
+"""The variants that are compared: models and what they are trained with."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+import causalcxr
+from causalcxr.data import NIH_LABELS
+from causalcxr.layers import ConfounderBank
+from causalcxr.losses import CausalLoss, classification_loss
+
+BANK = 1024
+RANDOM_IN_LOSS = "partners" in inspect.signature(CausalLoss).parameters  # else it is an argument of the model
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the study.
+
+    Args:
+        causal: Whether the model has the causal head; otherwise it is the backbone, pooled, with a linear classifier.
+        objective: "classification", "causal", or "agreement" for `causalcxr.AgreementObjective`.
+        adjust_view: Whether labels are weighted so that the view tells nothing of them.
+        model_args: More arguments of the model.
+        random_partner: Whether Eq. 6 is evaluated with one random partner an image from the batch, as printed; the
+            others use all pairs with a bank of past confounders.
+        loss_args: Arguments of `CausalLoss`.
+    """
+
+    causal: bool = False
+    objective: str = "classification"
+    adjust_view: bool = False
+    random_partner: bool = False
+    model_args: dict[str, Any] = field(default_factory=dict)
+    loss_args: dict[str, Any] = field(default_factory=dict)
+
+
+QUERIES = {"alpha_conf": 0.0, "alpha_bd": 0.0}
+VARIANTS = {
+    "plain": Variant(),
+    "label_queries": Variant(causal=True, objective="causal", loss_args=QUERIES),
+    "causal": Variant(causal=True, objective="causal"),
+    "plain_view": Variant(adjust_view=True),
+    "label_queries_view": Variant(causal=True, objective="causal", adjust_view=True, loss_args=QUERIES),
+    "plain_agreement": Variant(objective="agreement"),
+    "as_printed": Variant(causal=True, objective="causal", random_partner=True, model_args={"complement": "paper"}),
+}
+
+
+def build_model(variant: Variant, *, backbone: str, weights: str, drop_rate: float, drop_path_rate: float) -> nn.Module:
+    """Build the model of a variant; `weights` is a file of the backbone's, or empty for none."""
+    common = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate, **variant.model_args}
+    if not variant.causal:
+        overlay = {"file": weights} if weights else None
+        name = {"causal_efficientnet_lite0": "tf_efficientnet_lite0", "causal_test_resnet": "test_resnet"}[backbone]
+        return timm.create_model(
+            name,
+            pretrained=bool(weights),
+            pretrained_cfg_overlay=overlay,
+            num_classes=len(NIH_LABELS),
+            output_stride=16,
+            **common,
+        )
+    if variant.random_partner and not RANDOM_IN_LOSS:
+        common["strategy"] = "random"
+    return causalcxr.create_model(backbone, pretrained_backbone=weights or False, **common)
+
+
+def start_at_prior(model: nn.Module, targets: Tensor, weight: Tensor) -> None:
+    """Let fresh classifiers predict the frequency of each label (Lin et al., *Focal Loss*, ICCV 2017, section 4.1).
+
+    The confounding classifier is left at one half: it is to predict nothing.
+    """
+    frequency = (targets * weight).mean(dim=0).clamp(1 / len(targets), 1 - 1 / len(targets))
+    biases = [model.get_classifier().bias]
+    if isinstance(model, causalcxr.CausalCXR):
+        biases.append(model.head.intervention.classifier.bias)
+    with torch.no_grad():
+        for bias in biases:
+            bias.copy_(frequency.logit().view_as(bias))
+
+
+class Classification(nn.Module):
+    """The plain classifier with its loss, called as `causalcxr.CausalObjective` is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> dict[str, Tensor]:
+        return {"loss": classification_loss(self.model(images).float(), targets, weight=weight)}
+
+
+def build_objective(variant: Variant, model: nn.Module) -> nn.Module:
+    """Return what maps images, targets and weights to losses."""
+    if variant.objective == "classification":
+        return Classification(model)
+    if variant.objective == "agreement":
+        return causalcxr.AgreementObjective(model)
+    bank = None if variant.random_partner else ConfounderBank(BANK, len(NIH_LABELS), model.head_hidden_size)
+    drawn = {"partners": "random"} if variant.random_partner and RANDOM_IN_LOSS else {}
+    return causalcxr.CausalObjective(model, CausalLoss(**variant.loss_args, **drawn), bank=bank)
+
+
+def branches(model: nn.Module, images: Tensor, targets: Tensor, objective: nn.Module) -> dict[str, float]:
+    """Return what shows whether one part of the objective drowns the others, on one batch in evaluation mode.
+
+    Norms of h_x and h_c are means over images and labels. Gradients of each part, as weighted in the loss, are norms
+    over all parameters and over the encoder, through which the parts compete.
+    """
+    criterion = objective.criterion
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    confounders = prior = None
+    if (bank := objective.bank) is not None:
+        confounders, prior = bank.stored.clone(), bank.slot_prior if RANDOM_IN_LOSS else bank.slot_weights
+    output = model.forward_causal(images, confounders)
+    losses = criterion(output, targets, prior=prior)
+    figures = {"norm_causal": output.causal, "norm_confounder": output.confounder}
+    figures = {name: value.detach().float().norm(dim=-1).mean() for name, value in figures.items()}
+    scales: dict[str, Callable[[Tensor], Tensor]] = {
+        "sl": lambda part: part,
+        "conf": lambda part: criterion.alpha_conf * part,
+        "bd": lambda part: criterion.alpha_bd * part,
+    }
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    encoder = [p for p in model.head.feature_learning.parameters() if p.requires_grad]
+    for name, scaled in scales.items():
+        figures[f"loss_{name}"] = losses[name].detach()
+        for where, of in (("all", parameters), ("encoder", encoder)):
+            gradients = torch.autograd.grad(scaled(losses[name]), of, retain_graph=True, allow_unused=True)
+            squares = [g.float().square().sum() for g in gradients if g is not None]
+            figures[f"gradient_{name}_{where}"] = torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
+    for module, mode in modes.items():
+        module.training = mode
+    return {name: float(f"{float(value):.6g}") for name, value in figures.items()}

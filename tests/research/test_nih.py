@@ -1,0 +1,265 @@
+"""The study on NIH films: what it reads, what it draws, and that it runs from films to a model folder."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from research.nih import films, pack, pointing, report, ship, study, training, views
+from torch.testing import assert_close
+
+import causalcxr
+from causalcxr.data import NIH_LABELS, NIHChestXray14
+from causalcxr.data.image import resize_image
+from causalcxr.metrics import auroc, expected_calibration_error
+
+ROOT = Path(__file__).resolve().parents[2]
+HEADER = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+)
+
+
+def make_release(folder: Path, first: int, patients: int, test: int, side: int) -> Path:
+    """Write two smooth films of each patient, those of the last `test` patients on the test list."""
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(first)
+    rows, boxes, names = [], ["Image Index,Finding Label,Bbox [x,y,w,h],,,"], []
+    for i in range(2 * patients):
+        name = f"{first + i // 2:08}_{i % 2:03}.png"
+        names.append(name)
+        coarse = Image.fromarray(rng.integers(0, 200, (8, 8), dtype=np.uint8))
+        pixels = np.array(coarse.resize((side, side), Image.Resampling.BICUBIC))
+        findings = [label for label in NIH_LABELS if rng.random() < 0.3]
+        if "Mass" in findings:
+            pixels[: side // 4, : side // 4] = 255
+            boxes.append(f"{name},Mass,0,0,256,256")
+        Image.fromarray(pixels).save(folder / "images" / name)
+        view = "AP" if rng.random() < 0.5 else "PA"
+        record = [
+            name,
+            "|".join(findings) or "No Finding",
+            i % 2,
+            first + i // 2,
+            20 + i % 60,
+            "M",
+            view,
+            2500,
+            2048,
+            0.1,
+            0.1,
+        ]
+        rows.append(",".join(map(str, record)))
+    (folder / "Data_Entry_2017_v2020.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+    (folder / "BBox_List_2017.csv").write_text("\n".join(boxes) + "\n")
+    cut = 2 * (patients - test)
+    (folder / "train_val_list.txt").write_text("\n".join(names[:cut]) + "\n")
+    (folder / "test_list.txt").write_text("".join(f"{name}\n" for name in names[cut:]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_release(tmp_path_factory.mktemp("release"), first=1, patients=60, test=20, side=64)
+
+
+@pytest.fixture(scope="module")
+def packed(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("packed")
+    pack.main([str(target), "--films", f"first={release}:95"])
+    return target / "first.zip"
+
+
+def test_packed_films_have_the_labels_and_the_order_of_the_folder(release: Path, packed: Path) -> None:
+    read, stored = films.read_tables(packed), films.read_tables(release)
+    assert read.names == stored.names
+    assert np.array_equal(read.targets, stored.targets)
+    assert read.boxes == stored.boxes
+    changed = np.abs(films.read_pixels(packed).astype(int) - films.read_pixels(release)).mean(axis=(1, 2))
+    assert changed.max() < 3  # another film differs by tens
+    assert json.loads(packed.with_name("packed.json").read_text())["bytes"] == packed.stat().st_size
+
+
+def test_sheets_are_cut_into_the_films_that_they_hold() -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (7, 320, 320), dtype=np.uint8)
+    pictures = np.concatenate([pictures] * 3)
+    back = np.concatenate([pack.cut(sheet, 320) for sheet in pack.sheets(pictures)])
+    assert np.array_equal(back[:21], pictures)
+    assert not back[21:].any()
+
+
+def test_parts_are_those_of_the_data_set(release: Path) -> None:
+    tables = films.read_tables(release)
+    for part, rows in films.parts(tables).items():
+        dataset = NIHChestXray14(release, part, val_fraction=0.2, seed=0)
+        assert [tables.names[row] for row in rows] == dataset.names
+        assert np.array_equal(tables.targets[rows], dataset.targets.numpy())
+
+
+def test_films_are_resized_as_the_library_does() -> None:
+    pixels = torch.randint(256, (2, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for size in (48, 64, 96):
+        expected = torch.stack([resize_image(film[None] / 255, size) for film in pixels])
+        assert_close(films.resize(pixels, size), expected, atol=1e-5, rtol=0)
+
+
+def test_prevalence_weights_give_all_films_the_frequencies_of_the_first_source() -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.cat(
+        [torch.rand(300, 14, generator=generator) < 0.1, torch.rand(200, 14, generator=generator) < 0.5]
+    )
+    weight = films.prevalence_weights(targets.float(), 300)
+    weighted = (weight * targets).sum(dim=0) / weight.sum(dim=0)
+    assert_close(weighted, targets[:300].float().mean(dim=0))
+    assert_close(weight.mean(dim=0), torch.ones(14))
+
+
+def test_weights_adjusted_for_view_keep_frequencies_and_part_label_and_view() -> None:
+    generator = torch.Generator().manual_seed(0)
+    view = (torch.rand(4000, generator=generator) < 0.4).long()
+    targets = (torch.rand(4000, 1, generator=generator) < 0.1 + 0.2 * view[:, None]).float()
+    given = films.Training(torch.empty(0), targets, films.prevalence_weights(targets, 3000), view)
+    weight = given.adjusted_for_view()[:, 0]
+    shares = [(weight * targets[:, 0])[view == v].sum() / weight[view == v].sum() for v in (0, 1)]
+    assert_close(shares[0], shares[1], atol=0.002, rtol=0)
+    assert_close((weight * targets[:, 0]).sum() / weight.sum(), targets[:3000].mean(), atol=0.002, rtol=0)
+
+
+def test_a_view_without_change_is_the_film_as_in_evaluation() -> None:
+    still = views.Views(rotate=0, scale=0, shift=0, contrast=0, mirror=0, smallest=96, noise=0)
+    pixels = films.enlarge(torch.randint(256, (8, 24, 24), dtype=torch.uint8), 96)
+    assert_close(still(pixels, 96, np.random.default_rng(0)), pixels / 255, atol=1e-5, rtol=0)
+    reduced = still(pixels, 48, np.random.default_rng(0))
+    assert_close(reduced, films.resize(pixels[:, 0], 48), atol=1e-5, rtol=0)
+
+
+def test_a_mirrored_view_is_the_film_from_right_to_left() -> None:
+    mirrored = views.Views(rotate=0, scale=0, shift=0, contrast=0, mirror=1, smallest=96, noise=0)
+    pixels = films.enlarge(torch.randint(256, (4, 24, 24), dtype=torch.uint8), 96)
+    assert_close(mirrored(pixels, 96, np.random.default_rng(0)), pixels.flip(-1) / 255, atol=1e-5, rtol=0)
+
+
+def test_views_are_images_and_differ_within_a_batch() -> None:
+    pixels = films.enlarge(torch.randint(256, (1, 24, 24), dtype=torch.uint8), 96).expand(8, -1, -1, -1)
+    drawn = views.Views(erase=0.5)(pixels, 64, np.random.default_rng(0))
+    assert drawn.shape == (8, 1, 64, 64)
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
+    assert len({float(image.mean()) for image in drawn}) == 8
+
+
+def test_rate_rises_and_falls() -> None:
+    rates = [training.rate_at(step, 100, 0.2) for step in range(100)]
+    assert np.argmax(rates) == 20
+    assert rates[20] == 1
+    assert rates[-1] < 0.001
+    assert (np.diff(rates[:20]) > 0).all()
+
+
+@pytest.mark.parametrize("name", ["causal_test_resnet", "test_resnet"])
+def test_evidence_adds_up_to_the_change_of_the_logit_along_the_map(name: str) -> None:
+    """Its sum is the derivative of z_k with respect to a factor of the map, at 1."""
+    torch.manual_seed(0)
+    causal = name.startswith("causal")
+    model = (causalcxr.create_model(name) if causal else timm.create_model(name, num_classes=14)).eval().double()
+    images, labels = torch.randn(2, 3, 64, 64).double(), torch.tensor([3, 5])
+    found = pointing.evidence(model, images, labels)
+    factor = torch.ones((), dtype=torch.double, requires_grad=True)
+    place = model.head.feature_learning if causal else model.layer4
+    handle = place.register_forward_hook(lambda _module, _given, encoded: encoded * factor)
+    model(images).gather(1, labels[:, None]).sum().backward()
+    handle.remove()
+    assert_close(found.sum(), factor.grad)
+
+
+def test_report_has_the_figures_of_the_library(release: Path) -> None:
+    tables = films.read_tables(release)
+    scores = np.random.default_rng(0).normal(size=tables.targets.shape) + tables.targets
+    figures = report.ranking_figures(scores, tables, 20)
+    assert figures["mean_of_14"].value == pytest.approx(auroc(scores, tables.targets).mean())
+    pa = tables.view == "PA"
+    assert figures["within_PA"].value == pytest.approx(auroc(scores[pa], tables.targets[pa]).mean())
+    assert figures["worst_view"].value == min(figures[f"within_{view}"].value for view in ("AP", "PA"))
+    probabilities = report.sigmoid(scores)
+    error = report.calibration_figure(probabilities, tables.targets.astype(float), report.drawn(tables.patient, 5))
+    assert error.value == pytest.approx(expected_calibration_error(probabilities, tables.targets).mean())
+
+
+def test_better_takes_an_interval_and_every_seed() -> None:
+    spread = np.linspace(-0.01, 0.01, 101)
+
+    def seeds(*values: float) -> dict[int, report.Figure]:
+        return {seed: report.Figure(value, value + spread) for seed, value in enumerate(values)}
+
+    zero = {seed: report.Figure(0.5, np.full(101, 0.5)) for seed in range(3)}
+    assert report.difference(seeds(0.52, 0.53, 0.55), zero)["verdict"] == "better"
+    assert report.difference(seeds(0.48, 0.47, 0.45), zero)["verdict"] == "worse"
+    assert report.difference(seeds(0.499, 0.56, 0.55), zero)["verdict"] == "not told apart"  # one seed says otherwise
+    assert report.difference(seeds(0.505, 0.501, 0.502), zero)["verdict"] == "not told apart"
+    assert report.difference(seeds(0.6), zero)["verdict"] == "not told apart"  # a single seed
+
+
+def test_the_chosen_setting_is_the_best_of_those_that_all_variants_finished() -> None:
+    def run(setting: str, variant: str, value: float) -> dict[str, object]:
+        named = {"setting_name": setting, "variant": variant, "seed": 0, "val_auroc": value}
+        return named | {"setting": {"name": setting}}
+
+    done = [run("a", "plain", 0.7), run("a", "causal", 0.8), run("b", "plain", 0.76), run("b", "causal", 0.75)]
+    chosen = study.choose([*done, run("c", "plain", 0.9)])
+    assert chosen["name"] == "b"
+    assert chosen["setting"] == {"name": "b"}
+    assert set(chosen["table"]) == {"a", "b"}
+    assert study.choose([])["setting"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of rare labels in a handful of films
+def test_from_films_to_a_model_folder(packed: Path, tmp_path: Path) -> None:
+    """A search and a study of all variants in small, as the README runs them."""
+    extra = make_release(tmp_path / "extra", first=500, patients=10, test=0, side=96)
+    common = ["--small", "--device", "cpu", "--jobs", "2", "--data", str(packed), "--extra", str(extra)]
+    found, output = tmp_path / "search", tmp_path / "study"
+
+    def run(*arguments: str) -> None:
+        command = [sys.executable, "-m", "examples.research.nih.study", *common, *arguments]
+        subprocess.run(command, cwd=ROOT, check=True, timeout=300)
+
+    run("--search", "--settings", "base", "smoothing", "layer_decay", "--output", str(found))
+    run("--study", "--setting", str(found / "chosen.json"), "--seeds", "0", "--output", str(output))
+    assert len(list(output.iterdir())) <= 7
+    results = json.loads((output / "results.json").read_text())
+    assert not results["failed"]
+    runs = {record["variant"]: record for record in results["runs"]}
+    assert set(runs) == set(study.VARIANTS)
+    assert all(record["finished"] for record in runs.values())
+    for variant in ("causal", "as_printed"):
+        assert "problem" not in runs[variant]["branches_end"]
+        assert len(runs[variant]["pointing"]["attention"]) == len(runs["plain"]["pointing"]["evidence"]) > 0
+    before = (output / "results.json").stat().st_mtime_ns
+    run("--study", "--setting", str(found / "chosen.json"), "--seeds", "0", "--output", str(output))  # nothing to do
+    again = json.loads((output / "results.json").read_text())
+    assert again["runs"] == results["runs"]
+    assert before != (output / "results.json").stat().st_mtime_ns
+
+    for folder in (found, output):
+        report.main([str(folder), "--data", str(packed), "--output", str(tmp_path / "docs"), "--resamples", "20"])
+    table = json.loads((tmp_path / "docs" / "study.json").read_text())
+    assert set(table["variants"]) == set(study.VARIANTS)
+    assert "| causal |" in (tmp_path / "docs" / "study.md").read_text()
+    assert "| smoothing |" in (tmp_path / "docs" / "search.md").read_text()
+
+    ship.main([str(output), "--data", str(packed), "--output", str(tmp_path / "shipped"), "--about", "Noise."])
+    model = causalcxr.create_model(tmp_path / "shipped").eval()
+    assert model.calibration is not None
+    with np.load(output / "scores.npz") as scores:
+        logits, names = torch.from_numpy(scores["causal-seed0/val"]).float(), list(scores["val_names"])
+    row = films.read_tables(packed).names.index(names[0])
+    film = films.read_pixels(packed)[row]
+    with torch.no_grad():
+        again_logits = model(model.preprocess(torch.from_numpy(film)[None] / 255))
+    assert_close(again_logits[0], logits[0], atol=5e-3, rtol=0)
