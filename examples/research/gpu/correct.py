@@ -60,7 +60,7 @@ def main() -> int:
         *("--rootdir", str(REPOSITORY), "-c", str(REPOSITORY / "pyproject.toml")),
         # The project's own options turn every warning into an error: that is for the versions that it is developed on.
         *("-o", "addopts=--import-mode=importlib", "-o", "filterwarnings=default"),
-        *("-q", "-p", "no:cacheprovider"),
+        *("-q", "--show-capture=no", "-p", "no:cacheprovider", "-p", "no:logging"),
     ]
     status = int(pytest.main(options, plugins=[reporter]))
     signal.setitimer(signal.ITIMER_REAL, 0)

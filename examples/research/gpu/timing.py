@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 GIB = 2**30
+SLEEP = 40_000_000  # cycles, some 20 ms
 
 Function = Callable[[], Any]
 
@@ -21,13 +22,19 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def milliseconds(function: Function, device: str) -> float:
-    """Return the time of one call, by events of the device where it has some."""
+def milliseconds(function: Function, device: str, *, ahead: bool = False) -> float:
+    """Return the time of one call, by events of the device where it has some.
+
+    With `ahead` the device sleeps first, so that all kernels of a short function are waiting when it starts, as they
+    are in the middle of a training step.
+    """
     if device != "cuda":
         started = time.perf_counter()
         function()
         return 1e3 * (time.perf_counter() - started)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    if ahead:
+        torch.cuda._sleep(SLEEP)
     start.record()
     function()
     end.record()
@@ -35,13 +42,15 @@ def milliseconds(function: Function, device: str) -> float:
     return start.elapsed_time(end)
 
 
-def interleaved(functions: Sequence[Function], device: str, *, rounds: int, warmup: int = 3) -> list[float]:
+def interleaved(
+    functions: Sequence[Function], device: str, *, rounds: int, warmup: int = 3, ahead: bool = False
+) -> list[float]:
     """Return the median time of each function in milliseconds; they take turns, so that a drift meets all alike."""
     for function in functions:
         for _ in range(warmup):
             function()
     synchronize(device)
-    times = [[milliseconds(function, device) for function in functions] for _ in range(rounds)]
+    times = [[milliseconds(function, device, ahead=ahead) for function in functions] for _ in range(rounds)]
     return [statistics.median(column) for column in zip(*times, strict=True)]
 
 
