@@ -30,7 +30,6 @@ MODEL_ARGS: dict[str, tuple[type, ...]] = {
     "depth": (int,),
     "complement": (str,),
     "combine": (str,),
-    "strategy": (str,),
     "output_stride": (int,),
     "drop_rate": (int, float),
     "drop_path_rate": (int, float),

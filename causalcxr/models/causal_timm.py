@@ -49,7 +49,7 @@ def causal_timm(pretrained: bool = False, **kwargs: Any) -> CausalCXR:
             model.backbone,
             kwargs["backbone"],
             in_chans=model.in_chans,
-            in_chs=model.head.feature_learning.in_chs,
+            in_chs=model.num_features,
             img_size=(kwargs.get("backbone_args") or {}).get("img_size"),
         )
     return model
