@@ -3,13 +3,11 @@
 Importing the package registers its models, so that `timm.create_model("causal_resnet101")` works too.
 """
 
-from causalcxr import bench, data, explain, layers, losses, metrics, models
-from causalcxr.agreement_objective import AgreementObjective
-from causalcxr.borrow_regions import BorrowRegions
+from causalcxr import bench, data, explain, layers, losses, metrics, models, objectives
 from causalcxr.calibration import Calibration
 from causalcxr.hub import push_to_hub, save_pretrained
 from causalcxr.models import CausalCXR, CausalHead, create_model, is_model, list_models, list_pretrained
-from causalcxr.objective import CausalObjective
+from causalcxr.objectives import AgreementObjective, BorrowRegions, CausalObjective, ClassificationObjective
 from causalcxr.outputs import CausalOutput
 
 __version__ = "0.1.0"
@@ -22,6 +20,7 @@ __all__ = [
     "CausalHead",
     "CausalObjective",
     "CausalOutput",
+    "ClassificationObjective",
     "bench",
     "create_model",
     "data",
@@ -33,6 +32,7 @@ __all__ = [
     "losses",
     "metrics",
     "models",
+    "objectives",
     "push_to_hub",
     "save_pretrained",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check_choice", "check_count", "check_heads", "check_mask", "check_range", "check_tensor", "eager"]
+__all__ = ["check_choice", "check_count", "check_heads", "check_range", "check_tensor", "eager", "readable"]
 
 
 def check_tensor(name: str, x: Any, shape: str, **sizes: int) -> None:
@@ -59,15 +59,11 @@ def check_heads(dim: int, num_heads: int) -> None:
         raise ValueError(f"the width must be a positive multiple of num_heads, but got {dim} and {num_heads}")
 
 
-def check_mask(mask: Any, axes: str, shape: tuple[int, ...]) -> None:
-    """Raise unless `mask` is a boolean tensor of the given shape, whose axes are called `axes`."""
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        given = f"dtype {mask.dtype}" if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"mask must be a boolean tensor, True for what takes part, but got {given}")
-    if mask.shape != shape:
-        raise ValueError(f"mask must have shape ({', '.join(axes.split())}) = {shape}, but got {tuple(mask.shape)}")
-
-
 def eager() -> bool:
     """Whether tensor values may be looked at: not while a graph is being captured."""
     return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
+def readable(x: Tensor) -> bool:
+    """Whether the values of `x` may be looked at: on an accelerator that would stall the step until it is computed."""
+    return x.device.type == "cpu" and eager()

@@ -1,6 +1,7 @@
-"""Heat maps: where a model looks for each label, and a radiograph with a heat map over it."""
+"""Heat maps: what speaks for each label and where, and a radiograph with a heat map over it."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from causalcxr._checks import check_tensor
 from causalcxr._modes import eval_mode
+from causalcxr.models import CausalHead
 
-__all__ = ["HEAT", "AttentionMaps", "attention_maps", "overlay"]
+__all__ = ["HEAT", "attention_maps", "evidence_maps", "overlay"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -30,30 +32,68 @@ HEAT: FloatArray = np.array(_HEAT_RGB) / 255
 """Default colours of [`overlay`][causalcxr.explain.overlay], from dark blue to pale yellow."""
 
 
-class AttentionMaps(NamedTuple):
-    """Maps of one batch, from [`attention_maps`][causalcxr.explain.attention_maps].
+def evidence_maps(model: nn.Module, images: Tensor, labels: Sequence[int] | None = None) -> Tensor:
+    r"""What each place of the image contributes to the logit of each label, for and against.
 
-    Attributes:
-        causal: Causal map of each label (B, K, H, W).
-        confounding: Confounding map of each label (B, K, H, W).
+    The contribution of cell n of the encoded map f (the output of the head's `feature_learning`) to the logit z_k, to
+    first order:
+
+    .. math:: E_{kn} = \sum_d \frac{\partial z_k}{\partial f_{nd}} f_{nd}
+
+    Positive values speak for the finding, negative ones against it. All values are in units of the logit, so that
+    maps of different labels and images can be compared. It takes one backward pass through the decoder for each label.
+    The maps are interpolated bilinearly to the size of the images. It is not in the paper, whose map is
+    `attention_maps`.
+
+    The model is in `eval` mode for the call; afterwards every module has the training flag it had before.
+
+    Args:
+        model: A model with a `head` of class `CausalHead`, such as any from `causalcxr.create_model`.
+        images: Normalised as in training, on the model's device.
+        labels: Indices of the labels to explain. Default: all.
+
+    Shape:
+        images: (B, C, H, W). Result: (B, K, H, W), float32, K the number of `labels`.
+
+    Returns:
+        The maps, without gradient.
+
+    Raises:
+        TypeError: The model has no `CausalHead`, or images are not a floating-point tensor.
+        ValueError: Images are not (B, C, H, W), or there is no label of such an index.
+
+    Example:
+        >>> import causalcxr
+        >>> model = causalcxr.create_model("causal_test_resnet")
+        >>> evidence_maps(model, torch.randn(2, 3, 64, 64), labels=[0, 3]).shape
+        torch.Size([2, 2, 64, 64])
     """
+    head, forward_features = getattr(model, "head", None), getattr(model, "forward_features", None)
+    if not isinstance(head, CausalHead) or not callable(forward_features):
+        raise TypeError(
+            f"{type(model).__name__} has no forward_features and no head of class CausalHead; pass a model from "
+            "causalcxr.create_model (of a wrapped one, such as DistributedDataParallel, its .module)"
+        )
+    check_tensor("images", images, "B C H W")
+    chosen = list(range(head.num_classes)) if labels is None else list(labels)
+    if not all(0 <= k < head.num_classes for k in chosen):
+        raise ValueError(f"labels must be indices from 0 to {head.num_classes - 1}, but got {chosen}")
+    with torch.inference_mode(False), eval_mode(model):
+        with torch.no_grad():
+            encoded = head.feature_learning(forward_features(images)).clone()
+        with torch.enable_grad():
+            logits = head.decode(encoded.requires_grad_()).logits.sum(dim=0)  # images do not depend on each other
+            gradients = [torch.autograd.grad(logits[k], encoded, retain_graph=True)[0] for k in chosen]
+    evidence = [(gradient.float() * encoded.detach().float()).sum(dim=1) for gradient in gradients]
+    return _to_images(torch.stack(evidence, dim=1), images)
 
-    causal: Tensor
-    confounding: Tensor
 
+def attention_maps(model: nn.Module, images: Tensor) -> Tensor:
+    """Where the model looks for each label: the causal map of the paper (Nie et al., arXiv 2305.12072, Eq. 2).
 
-def attention_maps(model: nn.Module, images: Tensor) -> AttentionMaps:
-    """Where the model looks for each label, and what it leaves to the confounders.
-
-    The causal map is the softmax attention A of the last decoder layer, averaged over heads (Nie et al., arXiv
-    2305.12072, Eq. 2). The confounding map is its complement (1 - A) / (N - 1), N = h * w tokens, the weights with
-    which the decoder pools the confounding features. Both sum to one over the tokens; both are then interpolated
-    bilinearly to the size of the images, without another normalisation.
-
-    The confounding map is nearly flat: no value exceeds 1 / (N - 1), and since A sums to one over many tokens, all but
-    the few most attended are close to that. It says that the confounding branch sees the whole image except what the
-    label's attention singles out. It does not point at a confounder: stretched to its own range, it shows the causal
-    map upside down and nothing else.
+    It is the softmax attention A of the last decoder layer, averaged over heads, interpolated bilinearly to the size of
+    the images. At the resolution of the tokens each map sums to one. It says where the features were taken from, not
+    whether they spoke for the finding or against it; see `evidence_maps` for that.
 
     The model is in `eval` mode for the call; afterwards every module has the training flag it had before.
 
@@ -62,21 +102,19 @@ def attention_maps(model: nn.Module, images: Tensor) -> AttentionMaps:
         images: Normalised as in training, on the model's device.
 
     Shape:
-        images: (B, C, H, W). Both maps: (B, K, H, W), float32.
+        images: (B, C, H, W). Result: (B, K, H, W), float32.
 
     Returns:
         The maps, without gradient.
 
     Raises:
         TypeError: The model has no `forward_causal`, or images are not a floating-point tensor.
-        ValueError: Images are not (B, C, H, W), the model gives no attention, or its feature map is a single token,
-            which has no complement.
+        ValueError: Images are not (B, C, H, W), or the model gives no attention.
 
     Example:
         >>> import causalcxr
         >>> model = causalcxr.create_model("causal_test_resnet")
-        >>> maps = attention_maps(model, torch.randn(2, 3, 64, 64))
-        >>> maps.causal.shape
+        >>> attention_maps(model, torch.randn(2, 3, 64, 64)).shape
         torch.Size([2, 14, 64, 64])
     """
     forward_causal = getattr(model, "forward_causal", None)
@@ -90,25 +128,21 @@ def attention_maps(model: nn.Module, images: Tensor) -> AttentionMaps:
         attention = forward_causal(images, need_attention=True).attention
     if attention is None:
         raise ValueError(f"{type(model).__name__}.forward_causal(images, need_attention=True) gave no attention")
-    num_tokens = attention.shape[-2] * attention.shape[-1]
-    if num_tokens == 1:
-        raise ValueError(
-            f"images of {images.shape[-2]}x{images.shape[-1]} give a feature map of one token, where every map is flat "
-            "and the complement is empty; use larger images or a smaller output_stride"
-        )
-    size = (images.shape[-2], images.shape[-1])
-    causal = F.interpolate(attention.float(), size=size, mode="bilinear", align_corners=False)
-    # Interpolation weights sum to one, so the complement of the interpolated map is the interpolated complement.
-    return AttentionMaps(causal, (1 - causal) / (num_tokens - 1))
+    return _to_images(attention, images)
 
 
-def overlay(image: Any, heatmap: Any, *, alpha: float = 0.5, colormap: Any = HEAT) -> npt.NDArray[np.uint8]:
+def _to_images(maps: Tensor, images: Tensor) -> Tensor:
+    return F.interpolate(maps.float(), size=images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def overlay(
+    image: Any, heatmap: Any, *, alpha: float = 0.5, colormap: Any = HEAT, vmax: float | None = None
+) -> npt.NDArray[np.uint8]:
     """Lay a heat map over a radiograph.
 
-    The heat map is resized to the image and scaled from its own minimum and maximum to v in [0, 1]. The opacity grows
-    with the value, pixel = (1 - alpha v) grey + alpha v colour(v), so that the radiograph stays as it is where the map
-    is low. A flat map has nothing to show and leaves the radiograph unchanged. Because of this scaling the colours of
-    two overlays cannot be compared, and a map with little contrast looks like one with much.
+    The heat map is resized to the image and scaled to v = heatmap / vmax, cut off to [0, 1]: what is zero or negative,
+    such as evidence against a finding, leaves the radiograph as it is. The opacity grows with the value, pixel =
+    (1 - alpha v) grey + alpha v colour(v). Overlays with the same `vmax` can be compared.
 
     Args:
         image: One grey radiograph with values in [0, 1], before normalisation; tensor or array.
@@ -116,6 +150,8 @@ def overlay(image: Any, heatmap: Any, *, alpha: float = 0.5, colormap: Any = HEA
         alpha: Opacity at the maximum of the heat map, from 0 to 1.
         colormap: RGB colours in [0, 1], evenly spaced from low to high, with linear interpolation between them. For a
             colour map of matplotlib: `matplotlib.colormaps["viridis"](np.linspace(0, 1, 16))[:, :3]`.
+        vmax: Value of the heat map that gets the last colour, more than 0. Default: the heat map's maximum. A map
+            without a positive value has nothing to show.
 
     Shape:
         image: (1, H, W) or (H, W). heatmap: (h, w). colormap: (M, 3) with M >= 2. Result: (H, W, 3).
@@ -125,7 +161,7 @@ def overlay(image: Any, heatmap: Any, *, alpha: float = 0.5, colormap: Any = HEA
 
     Raises:
         ValueError: A shape differs from these, the image or the colours lie outside [0, 1], the heat map has values
-            that are not finite, alpha lies outside [0, 1].
+            that are not finite, alpha lies outside [0, 1], vmax is not positive.
 
     Example:
         >>> picture = overlay(torch.rand(1, 64, 64), torch.rand(8, 8), alpha=0.4)
@@ -147,9 +183,13 @@ def overlay(image: Any, heatmap: Any, *, alpha: float = 0.5, colormap: Any = HEA
         raise ValueError(f"heatmap must be finite, got NaN or infinity in {np.sum(~np.isfinite(heat))} of {heat.size}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
+    if vmax is not None and not vmax > 0:
+        raise ValueError(f"vmax must be more than 0, got {vmax}")
 
     resized = F.interpolate(torch.from_numpy(heat)[None, None], size=grey.shape, mode="bilinear", antialias=True)
-    value = _scale_to_unit(resized[0, 0].numpy())
+    value = resized[0, 0].numpy()
+    highest = max(value.max(), 0.0) if vmax is None else vmax
+    value = (value / highest if highest else value).clip(0, 1)
     positions = np.linspace(0, 1, len(colours))
     colour = np.stack([np.interp(value, positions, channel) for channel in colours.T], axis=-1)
     opacity = alpha * value[..., None]
@@ -165,11 +205,3 @@ def _to_numpy(values: Any) -> FloatArray:
 def _check_unit_range(name: str, values: FloatArray, cure: str) -> None:
     if not (values.min() >= 0 and values.max() <= 1):  # written so that NaN fails
         raise ValueError(f"{name} must lie in [0, 1], got values from {values.min():g} to {values.max():g}; {cure}")
-
-
-def _scale_to_unit(values: FloatArray) -> FloatArray:
-    """Scale to [0, 1]; all zero where the range is no more than the rounding of float32."""
-    low, high = values.min(), values.max()
-    if high - low <= 1e-6 * max(abs(low), abs(high)):
-        return np.zeros_like(values)
-    return (values - low) / (high - low)

@@ -98,7 +98,9 @@ def causal(
         bank = None
         if bank_size:
             prior = (of_training.bincount(minlength=2) / len(of_training)).tolist() if strata else None
-            bank = ConfounderBank(bank_size, 1, model.num_features, num_strata=2 if strata else 0, prior=prior)
+            bank = ConfounderBank(
+                bank_size, 1, model.head_hidden_size, num_strata=2 if strata else 0, strata_prior=prior
+            )
         return CausalObjective(model, criterion(**({"uniform": "bernoulli"} | options)), bank=bank)
 
     return build
@@ -136,7 +138,7 @@ METHODS = {
     "agreement_random": Method(lambda model, of_training: AgreementObjective(model, num_places=1)),
     "agreement": Method(lambda model, of_training: AgreementObjective(model)),
     "label_queries": Method(causal(0, alpha_conf=0.0, alpha_bd=0.0), causal=True),
-    "as_printed": Method(causal(0), causal=True, arguments={"complement": "paper", "strategy": "random"}),
+    "as_printed": Method(causal(0, partners="random"), causal=True, arguments={"complement": "paper"}),
     "causal": Method(causal(), causal=True),
     "causal_without_conf": Method(causal(alpha_conf=0.0), causal=True),
     "causal_without_bd": Method(causal(0, alpha_bd=0.0), causal=True),

@@ -58,9 +58,9 @@ def train(mode: str, films: StructuralCXR, images: Tensor, config: Training, see
     torch.manual_seed(seed)
     model = causalcxr.create_model("causal_test_resnet", num_classes=1)
     prior = films.strata.bincount(minlength=2) / len(films)
-    codes = ConfounderBank(2, 1, model.num_features, num_strata=2, prior=prior)
-    codes.update(torch.randn(2, 1, model.num_features), torch.arange(2))
-    criterion = CausalLoss(alpha_conf=0.0, alpha_bd=1.0)
+    codes = ConfounderBank(2, 1, model.head_hidden_size, num_strata=2, strata_prior=prior)
+    codes.update(torch.randn(2, 1, model.head_hidden_size), torch.arange(2))
+    criterion = CausalLoss(alpha_conf=0.0, alpha_bd=1.0, uniform="bernoulli")
     borrow = causalcxr.BorrowRegions("thorax", probability=1.0) if mode == "adjusted" else nn.Identity()
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=0.05)
     steps = len(films) // config.batch_size
@@ -70,7 +70,7 @@ def train(mode: str, films: StructuralCXR, images: Tensor, config: Training, see
         for batch in torch.randperm(len(films))[: steps * config.batch_size].view(steps, -1):
             output = model.forward_causal(borrow(normalise(images[batch], model.pretrained_cfg)), codes.features)
             own = F.one_hot(films.strata[batch], 2)  # (B, 2): no other stratum than the film's
-            weights = codes.weights if mode == "all_pairs" else own
+            weights = codes.prior if mode == "all_pairs" else own
             loss = criterion(output, films.targets[batch], prior=weights)["loss"]
             optimizer.zero_grad()
             loss.backward()

@@ -4,7 +4,7 @@
 
 Prints the AUROC of each finding with its interval, and writes into `demo_output`:
 
-- `heatmaps.png`: radiographs with the attention to a planted finding beside its outline;
+- `heatmaps.png`: radiographs with the evidence for a planted finding beside its outline;
 - `classifiers.png`: validation AUROC of the three classifiers by epoch, as in Fig. 4 of arXiv 2305.12072.
 
 The radiographs are drawings. The figures say that the code works, nothing about real images.
@@ -21,7 +21,7 @@ from torch import nn
 
 import train_nih
 from causalcxr.data import NIH_LABELS, SyntheticCXR
-from causalcxr.explain import attention_maps, overlay
+from causalcxr.explain import evidence_maps, overlay
 from causalcxr.metrics import bootstrap_auroc
 from figures import draw_training, plt
 from scoring import load_checkpoint, prepare, score
@@ -47,14 +47,14 @@ def draw_heatmaps(model: nn.Module, dataset: SyntheticCXR, path: Path) -> None:
         k = NIH_LABELS.index(label)
         i = int(dataset.targets[:, k].argmax())
         image, mask = dataset[i][0].numpy(), dataset.masks(i)[k].numpy()
-        maps = attention_maps(model, prepare(torch.from_numpy(image)[None], model))
+        maps = evidence_maps(model, prepare(torch.from_numpy(image)[None], model))
         column[0].imshow(image[0], cmap="gray", vmin=0, vmax=1)
         column[0].set_title(label)
-        column[1].imshow(overlay(image, maps.causal[0, k]))
+        column[1].imshow(overlay(image, maps[0, k]))
         for axis in column:
             axis.contour(mask, levels=[0.5], colors="tab:cyan", linewidths=0.8)
             axis.set_axis_off()
-    figure.suptitle("Generated radiographs: planted finding (outline) and the causal attention of its label")
+    figure.suptitle("Generated radiographs: planted finding (outline) and the evidence for its label")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

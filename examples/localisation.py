@@ -72,8 +72,7 @@ def heat_maps(model: nn.Module, image: Tensor, label: int) -> dict[str, Tensor]:
     gradients = grad_cam(model, images, label)
     maps = {} if gradients is None else {"Grad-CAM": gradients}
     if isinstance(model, causalcxr.CausalCXR):
-        attention = attention_maps(model, images)
-        maps |= {"causal map": attention.causal[:, label], "confounding map": attention.confounding[:, label]}
+        maps |= {"causal map": attention_maps(model, images)[:, label]}
     size = (MAP_SIDE, MAP_SIDE)
     return {
         name: F.interpolate(value[None].float().cpu(), size=size, mode="bilinear", align_corners=False)[0, 0]

@@ -17,7 +17,7 @@ CHOICES = {
     "loss": ("bce", "asymmetric"),
     "complement": ("normalized", "paper"),
     "combine": ("add", "cat"),
-    "strategy": ("full", "random"),
+    "partners": ("all", "random"),
     "uniform": ("categorical", "bernoulli"),
     "amp": ("none", "bfloat16", "float16"),
     "bad_images": ("raise", "skip"),
@@ -56,7 +56,7 @@ class Config:
     feature_learning: bool = True  # False: a 1x1 convolution in its place
     complement: str = "normalized"  # or "paper"
     combine: str = "add"  # or "cat"
-    strategy: str = "full"  # or "random"
+    partners: str = "all"  # or "random"
     uniform: str = "categorical"  # or "bernoulli"
     rotate: float = 8.0  # degrees, at most
     scale: float = 0.1  # larger or smaller, at most
@@ -111,7 +111,7 @@ def build_model(config: Config) -> nn.Module:
         overlay = {"file": weights} if isinstance(weights, str) and weights else None
         options = {"num_classes": len(NIH_LABELS), "pretrained_cfg_overlay": overlay, **common}
         return timm.create_model(config.model, pretrained=bool(weights), **options)
-    options = {name: getattr(config, name) for name in ("complement", "combine", "strategy")} | common
+    options = {name: getattr(config, name) for name in ("complement", "combine")} | common
     options |= {name: value for name in ("backbone", "dim") if (value := getattr(config, name))}
     model = causalcxr.create_model(config.model, pretrained_backbone=weights or False, **options)
     if not config.feature_learning:
@@ -152,14 +152,15 @@ def build_bank(config: Config, model: nn.Module) -> causalcxr.layers.ConfounderB
     """Build the memory of confounders; a plain model and a size of 0 have none."""
     if not (config.bank_size and isinstance(model, causalcxr.CausalCXR)):
         return None
-    return causalcxr.layers.ConfounderBank(config.bank_size, model.num_classes, model.num_features)
+    return causalcxr.layers.ConfounderBank(config.bank_size, model.num_classes, model.head_hidden_size)
 
 
 def build_objective(config: Config, model: nn.Module) -> nn.Module:
-    classification = {"bce": classification_loss, "asymmetric": AsymmetricLoss()}[config.loss]
     if not isinstance(model, causalcxr.CausalCXR):
-        return PlainObjective(model, classification)
-    criterion = CausalLoss(config.alpha_conf, config.alpha_bd, uniform=config.uniform, classification=classification)
+        return PlainObjective(model, {"bce": classification_loss, "asymmetric": AsymmetricLoss()}[config.loss])
+    options = {"classification": AsymmetricLoss()} if config.loss == "asymmetric" else {}
+    options |= {"uniform": config.uniform, "partners": config.partners}
+    criterion = CausalLoss(config.alpha_conf, config.alpha_bd, **options)
     return causalcxr.CausalObjective(model, criterion, bank=build_bank(config, model))
 
 

@@ -141,11 +141,11 @@ def predict(
                 if bank is None or len(bank) == 0:
                     bank = ConfounderBank(config.batch_size * world, *output.confounder.shape[1:], device=config.device)
                     bank.update(output.confounder)  # of all processes
-                intervened = model.head.intervention.all_pairs(output.causal, bank.features).float().sigmoid()
+                intervened = model.head.intervention(output.causal, bank.features).float().sigmoid()
                 scores = {
                     "causal": output.logits,
                     "confounding": output.confounder_logits,
-                    "intervened": (intervened * bank.weights[:, None]).sum(dim=1),
+                    "intervened": (intervened * bank.prior[:, None]).sum(dim=1),
                 }
             else:
                 scores = {"plain": model(images)}

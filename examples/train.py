@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
+from accelerate import Accelerator, DataLoaderConfiguration
 from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
@@ -166,10 +166,9 @@ def save_state(accelerator, output, options, log):
 
 def main(argv=None):
     args = parse_args(argv)
-    parallel = DistributedDataParallelKwargs(find_unused_parameters=args.objective != "causal")
     plan = {"mixed_precision": args.mixed_precision, "gradient_accumulation_steps": args.accumulate}
     sampling = DataLoaderConfiguration(split_batches=True, data_seed=args.seed, use_seedable_sampler=True)
-    accelerator = Accelerator(**plan, dataloader_config=sampling, kwargs_handlers=[parallel])
+    accelerator = Accelerator(**plan, dataloader_config=sampling)
     torch.manual_seed(args.seed)
     train_set, val_set = build_data(args)
     objective = build_objective(args, len(train_set.label_names)).to(memory_format=torch.channels_last)

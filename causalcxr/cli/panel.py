@@ -90,7 +90,7 @@ def _draw_colour_bar(axis: Any) -> None:
     axis.get_yticklabels()[0].set_va("bottom")
     axis.get_yticklabels()[1].set_va("top")
     axis.yaxis.set_label_position("right")
-    axis.set_ylabel("causal attention", fontsize=9, color=FAINT, labelpad=-24)
+    axis.set_ylabel("evidence", fontsize=9, color=FAINT, labelpad=-24)
     axis.set_xticks([])
     axis.tick_params(length=0)
     axis.set_frame_on(False)

@@ -13,7 +13,7 @@ from causalcxr.cli.panel import Finding, save_panel
 from causalcxr.cli.terminal import progress, reporting
 from causalcxr.data.image import is_dicom, read_image
 from causalcxr.data.transforms import preprocess
-from causalcxr.explain import attention_maps
+from causalcxr.explain import evidence_maps
 from causalcxr.models import CausalCXR
 
 __all__ = ["NOT_FOR_CLINICAL_USE", "PANEL_SUFFIX", "Prediction", "find_images", "score_images"]
@@ -22,7 +22,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 PANEL_SUFFIX = ".heatmap.png"
 NUM_SHOWN = 3  # findings of a panel
 NOT_FOR_CLINICAL_USE = "Research software, not a medical device, not for clinical use."
-NOTE = "Causal attention of the highest scores; colours run from the lowest to the highest value of each map."
+NOTE = "What speaks for the highest scores, and where; colours run from none to the most of each map."
 
 
 class Prediction(NamedTuple):
@@ -117,7 +117,7 @@ def _predict(model: Any, images: Tensor, labels: list[str], path: Path) -> Predi
 
 
 def _save_heat_map(model: CausalCXR, images: Tensor, prediction: Prediction, panel: Path) -> None:
-    maps = dict(zip(prediction.scores, attention_maps(model, images).causal[0].cpu(), strict=True))
+    maps = dict(zip(prediction.scores, evidence_maps(model, images)[0].cpu(), strict=True))
     highest = sorted(prediction.scores.items(), key=lambda item: -item[1])[:NUM_SHOWN]
     findings = [Finding(label, score, maps[label]) for label, score in highest]
     panel.parent.mkdir(parents=True, exist_ok=True)

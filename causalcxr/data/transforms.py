@@ -87,15 +87,13 @@ def normalise(images: Tensor, cfg: Mapping[str, Any]) -> Tensor:
             f"images must be a floating-point (B, 1, H, W), got {images.dtype} {tuple(images.shape)}; "
             "`preprocess` takes other images"
         )
-    mean, std = (_of_channels(cfg[key], cfg["input_size"][0], images) for key in ("mean", "std"))
-    return (images - mean) / std
+    mean, std = (_of_channels(cfg[key], cfg["input_size"][0]) for key in ("mean", "std"))
+    # Numbers of Python, not a tensor: copying one to an accelerator at every step would stall it.
+    return torch.cat([(images - m) / s for m, s in zip(mean, std, strict=True)], dim=1)
 
 
-def _of_channels(values: Any, channels: int, images: Tensor) -> Tensor:
-    given = torch.tensor(values, dtype=images.dtype, device=images.device)
-    if len(given) != channels:
-        given = given.mean().expand(channels)
-    return given.view(1, -1, 1, 1)
+def _of_channels(values: Sequence[float], channels: int) -> Sequence[float]:
+    return values if len(values) == channels else [sum(values) / len(values)] * channels
 
 
 def _warn_if_odd(image: Any, grey: Tensor, height: int, width: int) -> None:

@@ -1,6 +1,6 @@
 """The layers of the method, each usable on its own."""
 
-from causalcxr.layers.attention_conv import ACmix
+from causalcxr.layers.acmix import ACmix
 from causalcxr.layers.backdoor import BackdoorIntervention
 from causalcxr.layers.confounder_bank import ConfounderBank
 from causalcxr.layers.cross_attention import DisentangledCrossAttention

@@ -7,7 +7,7 @@ from einops import rearrange, reduce
 from timm.layers import Mlp, build_sincos2d_pos_embed
 from torch import Tensor, nn
 
-from causalcxr._checks import check_mask, check_tensor
+from causalcxr._checks import check_tensor
 from causalcxr.layers.cross_attention import DisentangledAttention, DisentangledCrossAttention
 
 __all__ = ["CausalDecoder", "DecodedFeatures"]
@@ -49,9 +49,9 @@ class CausalDecoderLayer(nn.Module):
         self.drop = nn.Dropout(proj_drop)
 
     def forward(
-        self, content: Tensor, query_pos: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, need_attention: bool
+        self, content: Tensor, query_pos: Tensor, key: Tensor, value: Tensor, *, need_attention: bool = False
     ) -> tuple[Tensor, DisentangledAttention]:
-        attended = self.attn(content + query_pos, key, value, mask=mask, need_attention=need_attention)
+        attended = self.attn(content + query_pos, key, value, need_attention=need_attention)
         content = self.norm1(content + self.drop(attended.causal))
         return self.norm2(content + self.mlp(content)), attended
 
@@ -76,12 +76,11 @@ class CausalDecoder(nn.Module):
 
     Shape:
         - features: (B, D, H, W)
-        - mask: (B, H, W), boolean, True for cells that take part, or `None` for all
         - Output: `DecodedFeatures` of (B, K, D), (B, K, D) and (B, K, H, W) or `None`
 
     Raises:
         ValueError: If shapes do not fit, or `dim` or `depth` is out of range.
-        TypeError: If the features are not of floating point or the mask is not boolean.
+        TypeError: If the features are not of floating point.
 
     Example:
         >>> import torch
@@ -129,24 +128,21 @@ class CausalDecoder(nn.Module):
         else:
             self.label_embed = nn.Identity()
 
-    def forward(self, features: Tensor, *, mask: Tensor | None = None, need_attention: bool = False) -> DecodedFeatures:
+    def forward(self, features: Tensor, *, need_attention: bool = False) -> DecodedFeatures:
         """Decode a feature map, see the class."""
         check_tensor("features", features, "B D H W", D=self.dim)
         if not isinstance(self.label_embed, nn.Embedding):
             raise ValueError("the decoder has no labels (num_classes=0); give it some with reset_classes(num_classes)")
         batch, _, height, width = features.shape
-        if mask is not None:
-            check_mask(mask, "B H W", (batch, height, width))
         tokens = rearrange(features, "b d h w -> b (h w) d")
         position = build_sincos2d_pos_embed([height, width], self.dim, dtype=torch.float32, device=features.device)
         keys = tokens + position.to(tokens.dtype)
-        token_mask = None if mask is None else rearrange(mask, "b h w -> b (h w)")
         query_pos = self.label_embed.weight.to(tokens.dtype).expand(batch, -1, -1)
         content = torch.zeros_like(query_pos)
         *layers, last_layer = self.layers
         for layer in layers:
-            content, _ = layer(content, query_pos, keys, tokens, token_mask, False)
-        content, attended = last_layer(content, query_pos, keys, tokens, token_mask, need_attention)
+            content, _ = layer(content, query_pos, keys, tokens)
+        content, attended = last_layer(content, query_pos, keys, tokens, need_attention=need_attention)
         attention = attended.attention
         if attention is not None:
             attention = reduce(attention, "b heads k (h w) -> b k h w", "mean", h=height)

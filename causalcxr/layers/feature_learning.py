@@ -1,13 +1,12 @@
 """The attention-augmented encoder on top of a backbone."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from causalcxr._checks import check_tensor
-from causalcxr.layers.attention_conv import ACmix
+from causalcxr.layers.acmix import ACmix
 
 __all__ = ["FeatureLearning"]
 
@@ -31,8 +30,6 @@ class FeatureLearning(nn.Module):
         in_chs: Channels C of the backbone's feature map.
         dim: Width D.
         num_heads: Heads of both `ACmix` layers.
-        norm_layer: Normalisation over a (B, D, H, W) map, called as `norm_layer(dim)`.
-        act_layer: Activation after the 3x3 convolutions.
         device: Device of the parameters.
         dtype: Type of the parameters.
 
@@ -56,8 +53,6 @@ class FeatureLearning(nn.Module):
         dim: int = 256,
         *,
         num_heads: int = 8,
-        norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
-        act_layer: Callable[[], nn.Module] = nn.ReLU,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -67,11 +62,11 @@ class FeatureLearning(nn.Module):
 
         def conv_norm(chs: int, kernel_size: int) -> nn.Sequential:
             conv = nn.Conv2d(chs, dim, kernel_size, padding=kernel_size // 2, bias=False, **dd)
-            return nn.Sequential(conv, norm_layer(dim).to(**dd))
+            return nn.Sequential(conv, nn.BatchNorm2d(dim, **dd))
 
         self.input_proj = conv_norm(in_chs, 1)
-        self.channel_attn = nn.Sequential(conv_norm(dim, 3), act_layer(), ACmix(dim, dim, num_heads=num_heads, **dd))
-        self.position_attn = nn.Sequential(conv_norm(dim, 3), act_layer(), ACmix(dim, dim, num_heads=num_heads, **dd))
+        self.channel_attn = nn.Sequential(conv_norm(dim, 3), nn.ReLU(), ACmix(dim, dim, num_heads=num_heads, **dd))
+        self.position_attn = nn.Sequential(conv_norm(dim, 3), nn.ReLU(), ACmix(dim, dim, num_heads=num_heads, **dd))
         self.gate_conv = nn.Conv2d(dim, dim, 1, **dd)
         self.gate_fc = nn.Conv2d(dim, dim, 1, **dd)
         self.output_proj = conv_norm(2 * dim, 1)

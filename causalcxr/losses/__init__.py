@@ -1,12 +1,12 @@
 """Losses: functions of logits first, thin modules over them."""
 
+from causalcxr.losses.causal import AsymmetricLoss, CausalLoss
 from causalcxr.losses.functional import (
     asymmetric_loss,
     backdoor_loss,
     classification_loss,
     uniform_kl_loss,
 )
-from causalcxr.losses.modules import AsymmetricLoss, CausalLoss
 from causalcxr.losses.reweighting import backdoor_weights
 
 __all__ = [

@@ -1,35 +1,30 @@
 """The losses of the causal objective as functions of logits."""
 
+import functools
 import math
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from causalcxr._checks import check_choice, check_tensor, eager
+from causalcxr._checks import check_choice, check_tensor, readable
 
-__all__ = [
-    "ClassificationLoss",
-    "asymmetric_loss",
-    "backdoor_loss",
-    "classification_loss",
-    "uniform_kl_loss",
-]
+__all__ = ["ElementwiseLoss", "asymmetric_loss", "backdoor_loss", "classification_loss", "uniform_kl_loss"]
 
+ElementwiseLoss = Callable[[Tensor, Tensor], Tensor]
+"""Logits and targets (..., K) to the loss of each element, such as `nn.BCEWithLogitsLoss(reduction="none")`."""
 
-class ClassificationLoss(Protocol):
-    """A multi-label loss with the arguments of `classification_loss`; (B, K) may have axes between, as (B, S, K)."""
-
-    def __call__(
-        self, logits: Tensor, targets: Tensor, *, weight: Tensor | None = None, reduction: str = "mean"
-    ) -> Tensor:
-        """Return the loss."""
-        ...
+cross_entropy: ElementwiseLoss = functools.partial(F.binary_cross_entropy_with_logits, reduction="none")
 
 
 def classification_loss(
-    logits: Tensor, targets: Tensor, *, weight: Tensor | None = None, reduction: str = "mean"
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    criterion: ElementwiseLoss = cross_entropy,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
 ) -> Tensor:
     r"""Binary cross-entropy over labels, unknown ones left out (arXiv 2305.12072, Eq. 4 for several labels).
 
@@ -37,7 +32,9 @@ def classification_loss(
 
     Args:
         logits: (..., K), any real number; computed in float32 at least.
-        targets: (..., K) of the same shape, in [0, 1]; NaN where the label is unknown.
+        targets: (..., K) of the same shape, in [0, 1]; NaN where the label is unknown. The range is checked on the CPU
+            alone: on an accelerator a look at values would stall every step.
+        criterion: Another loss of each element in the place of cross-entropy. It never sees an unknown label.
         weight: Weight of each element, of a shape that broadcasts, as from `backdoor_weights`.
         reduction: `"mean"` over the known labels, `"sum"`, or `"none"` for the shape of the logits, 0 where unknown.
             The mean divides by the number of known labels, not by the sum of the weights.
@@ -46,7 +43,8 @@ def classification_loss(
         The loss, a scalar or of the shape of `logits`.
 
     Raises:
-        ValueError: If shapes differ, a target lies outside [0, 1] or `reduction` is unknown.
+        ValueError: If shapes differ, a target lies outside [0, 1], `reduction` is unknown, or `criterion` does not
+            return a value for each element.
         TypeError: If an input is not a floating-point tensor.
 
     Example:
@@ -54,9 +52,17 @@ def classification_loss(
         >>> classification_loss(torch.zeros(1, 3), torch.tensor([[0.0, 1.0, float("nan")]]))
         tensor(0.6931)
     """
-    logits, targets, unknown = _prepare(logits, targets)
-    loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return _reduce(loss, unknown, weight, reduction)
+    _check_logits(logits)
+    _check_targets(targets, logits)
+    dtype, known = torch.promote_types(logits.dtype, torch.float32), ~targets.isnan()
+    # Logits of unknown labels are left out before the loss: an infinite one would make a gradient of 0 * inf.
+    loss = criterion(logits.to(dtype).where(known, 0.0), targets.to(dtype).where(known, 0.0))
+    if loss.shape != logits.shape:
+        raise ValueError(
+            f"the loss must be that of each element, of shape {tuple(logits.shape)}, but has {tuple(loss.shape)}; "
+            'use reduction="none"'
+        )
+    return _reduce(loss, known, weight, reduction)
 
 
 def asymmetric_loss(
@@ -101,26 +107,27 @@ def asymmetric_loss(
             "gamma_pos and gamma_neg must be 0 or more and margin in [0, 1), "
             f"but got {gamma_pos}, {gamma_neg} and {margin}"
         )
-    logits, targets, unknown = _prepare(logits, targets)
-    log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
-    if margin:
-        # 1 - p_m = (1 - p) + m is at least m and its logarithm safe; p - m would round to 1 for a small margin.
-        log_negative = (log_not_p.exp() + margin).clamp(max=1).log()
-        # At 0 a power below 1 has no finite slope; below the smallest number the clamp passes no gradient on.
-        focus = (log_p.exp() - margin).clamp(min=torch.finfo(logits.dtype).tiny) ** gamma_neg
-    else:
-        log_negative, focus = log_not_p, (gamma_neg * log_p).exp()
-    positive = targets * (gamma_pos * log_not_p).exp() * log_p
-    negative = (1 - targets) * focus * log_negative
-    return _reduce(-positive - negative, unknown, weight, reduction)
+
+    def each(z: Tensor, y: Tensor) -> Tensor:
+        log_p, log_not_p = F.logsigmoid(z), F.logsigmoid(-z)
+        if margin:
+            # 1 - p_m = (1 - p) + m is at least m and its logarithm safe; p - m would round to 1 for a small margin.
+            log_negative = (log_not_p.exp() + margin).clamp(max=1).log()
+            # At 0 a power below 1 has no finite slope; below the smallest number the clamp passes no gradient on.
+            focus = (log_p.exp() - margin).clamp(min=torch.finfo(z.dtype).tiny) ** gamma_neg
+        else:
+            log_negative, focus = log_not_p, (gamma_neg * log_p).exp()
+        return -y * (gamma_pos * log_not_p).exp() * log_p - (1 - y) * focus * log_negative
+
+    return classification_loss(logits, targets, criterion=each, weight=weight, reduction=reduction)
 
 
 def uniform_kl_loss(logits: Tensor, *, uniform: str = "categorical", reduction: str = "mean") -> Tensor:
     r"""Divergence of the confounder prediction from a uniform one (arXiv 2305.12072, Eq. 5), to be minimised.
 
     The minus sign in print is a misprint: it would push the prediction *away* from uniform.
-    `"categorical"`, the paper's form, takes a softmax over the K labels; `"bernoulli"` compares each label with 0.5 and
-    averages over labels, which suits labels that do not exclude each other:
+    `"categorical"`, the paper's form, takes a softmax over the K labels. `"bernoulli"` compares each label with 0.5 and
+    averages over labels, which suits labels that do not exclude each other, and a single label:
 
     .. math:: -\log K - \frac 1 K \sum_k \log \mathrm{softmax}(z)_k \qquad\text{or}\qquad
        \frac 1 K \sum_k \left[-\log 2 - \tfrac 1 2 \log \sigma(z_k) - \tfrac 1 2 \log \sigma(-z_k)\right]
@@ -134,7 +141,8 @@ def uniform_kl_loss(logits: Tensor, *, uniform: str = "categorical", reduction: 
         The divergence, 0 or more up to rounding.
 
     Raises:
-        ValueError: If an option is unknown or the logits have no label axis.
+        ValueError: If an option is unknown, the logits have no label axis, or there is a single label and `uniform` is
+            `"categorical"`: a softmax over one label is always uniform.
         TypeError: If the logits are not a floating-point tensor.
 
     Example:
@@ -145,6 +153,11 @@ def uniform_kl_loss(logits: Tensor, *, uniform: str = "categorical", reduction: 
     check_choice("uniform", uniform, ("categorical", "bernoulli"))
     check_choice("reduction", reduction, ("none", "mean", "sum"))
     _check_logits(logits)
+    if uniform == "categorical" and logits.shape[-1] == 1:
+        raise ValueError(
+            "a softmax over one label is always uniform, so its divergence is 0 whatever the logits; "
+            'with one label use uniform="bernoulli"'
+        )
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if uniform == "categorical":
         divergence = -logits.log_softmax(dim=-1).mean(dim=-1) - math.log(logits.shape[-1])
@@ -160,7 +173,7 @@ def backdoor_loss(
     targets: Tensor,
     *,
     prior: Tensor | None = None,
-    criterion: ClassificationLoss = classification_loss,
+    criterion: ElementwiseLoss = cross_entropy,
     weight: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
@@ -171,9 +184,9 @@ def backdoor_loss(
     Args:
         intervened: (B, S, K) logits of every image with every confounder, as from `BackdoorIntervention`.
         targets: (B, K) labels of the *images*, in [0, 1]; NaN where unknown.
-        prior: (S,) weight P(c) of each confounder, adding up to 1, or (B, S), those of each image: where the
+        prior: (S,) probability P(c) of each confounder, adding up to 1, or (B, S), those of each image: where the
             confounder of an image is known, 1 for it and 0 for the others fits P(Y | X, c). Default: all the same.
-        criterion: Classification loss of one prediction.
+        criterion: Loss of each element, as in `classification_loss`.
         weight: (B, K) weight of each label, as from `backdoor_weights`.
         reduction: `"mean"` over the known labels, `"sum"`, or `"none"` for (B, K).
 
@@ -181,7 +194,7 @@ def backdoor_loss(
         The loss. With no confounder at all, S = 0, it is 0: there is nothing to intervene with.
 
     Raises:
-        ValueError: If shapes do not fit; and as `criterion` does.
+        ValueError: If shapes do not fit; and as `classification_loss` does.
         TypeError: If an input is not a floating-point tensor.
 
     Example:
@@ -191,23 +204,26 @@ def backdoor_loss(
     """
     check_tensor("intervened", intervened, "B S K")
     check_tensor("targets", targets, "B K", B=intervened.shape[0], K=intervened.shape[2])
-    num_confounders = intervened.shape[1]
-    each = criterion(intervened, targets.unsqueeze(1).expand_as(intervened), reduction="none")
+    each = classification_loss(
+        intervened, targets[:, None].expand_as(intervened), criterion=criterion, reduction="none"
+    )
     if prior is None:
-        loss = each.sum(dim=1) / max(num_confounders, 1)
+        loss = each.sum(dim=1) / max(intervened.shape[1], 1)
     else:
-        if not isinstance(prior, Tensor) or tuple(prior.shape) not in (
-            (num_confounders,),
-            (len(targets), num_confounders),
-        ):
-            raise ValueError(
-                f"prior must hold one weight for each of the {num_confounders} confounders of `intervened`, (S,), or "
-                f"a row of them for each of the {len(targets)} images, (B, S), but got "
-                f"{tuple(prior.shape) if isinstance(prior, Tensor) else prior}; where strategy='random' picks one "
-                "partner, draw by the prior instead (ConfounderBank.draw) and leave prior out"
-            )
+        check_prior(prior, intervened)
         loss = (each * prior.to(each)[..., None]).sum(dim=1)  # not a matrix product, which autocast takes in half
-    return _reduce(loss, targets.isnan(), weight, reduction)
+    return _reduce(loss, ~targets.isnan(), weight, reduction)
+
+
+def check_prior(prior: Tensor, intervened: Tensor) -> None:
+    """Raise `ValueError` unless `prior` is (S,) or (B, S) for intervened logits (B, S, K)."""
+    batch, num_confounders = intervened.shape[:2]
+    given = tuple(prior.shape) if isinstance(prior, Tensor) else prior
+    if given not in ((num_confounders,), (batch, num_confounders)) or not isinstance(prior, Tensor):
+        raise ValueError(
+            f"prior must hold one probability for each of the {num_confounders} confounders of `intervened`, (S,), or "
+            f"a row of them for each of the {batch} images, (B, S), but got {given}"
+        )
 
 
 def _check_logits(logits: Tensor) -> None:
@@ -219,12 +235,7 @@ def _check_logits(logits: Tensor) -> None:
         raise ValueError(f"logits must have shape (..., K) with at least one label, but got {tuple(logits.shape)}")
 
 
-def _prepare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Check both, and return them in float32 at least, 0 where the target is unknown, with the mask of unknown ones.
-
-    The mask broadcasts to the shape of the logits; it is `None` where all targets are seen to be known.
-    """
-    _check_logits(logits)
+def _check_targets(targets: Tensor, logits: Tensor) -> None:
     if not isinstance(targets, Tensor) or not targets.is_floating_point():
         given = getattr(targets, "dtype", type(targets).__name__)
         raise TypeError(
@@ -234,34 +245,16 @@ def _prepare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor | 
         raise ValueError(
             f"logits and targets must have the same shape, but got {tuple(logits.shape)} and {tuple(targets.shape)}"
         )
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    distinct = _without_repeats(targets)
-    unknown = distinct.isnan()
-    if eager():
-        out_of_range = (distinct < 0) | (distinct > 1)
-        any_out_of_range, any_unknown = torch.stack([out_of_range.any(), unknown.any()]).tolist()
-        if any_out_of_range:
-            low, high = distinct.nan_to_num().aminmax()
-            raise ValueError(
-                f"targets must lie in [0, 1], NaN for unknown, but reach from {low:g} to {high:g}; "
-                "write uncertain labels such as -1 as NaN"
-            )
-        if not any_unknown:
-            return logits.to(dtype), distinct.to(dtype).expand(targets.shape), None
-    targets = distinct.to(dtype).masked_fill(unknown, 0.0).expand(targets.shape)
-    # Logits of unknown labels are left out here already: an infinite one would make a gradient of 0 * inf.
-    return logits.to(dtype).masked_fill(unknown, 0.0), targets, unknown
+    if readable(targets) and bool(((targets < 0) | (targets > 1)).any()):
+        low, high = targets[~targets.isnan()].aminmax()
+        raise ValueError(
+            f"targets must lie in [0, 1], NaN for unknown, but reach from {low:g} to {high:g}; "
+            "write uncertain labels such as -1 as NaN"
+        )
 
 
-def _without_repeats(x: Tensor) -> Tensor:
-    """Return an expanded tensor, such as labels repeated for each confounder, with its repeated axes once."""
-    for axis in range(x.ndim):
-        if x.stride(axis) == 0 and x.shape[axis] > 1:
-            x = x.narrow(axis, 0, 1)
-    return x
-
-
-def _reduce(loss: Tensor, unknown: Tensor | None, weight: Tensor | None, reduction: str) -> Tensor:
+def _reduce(loss: Tensor, known: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
+    """Weight the loss of each element, leave the unknown ones out, and take the mean of the known ones or the sum."""
     check_choice("reduction", reduction, ("none", "mean", "sum"))
     if weight is not None:
         if not isinstance(weight, Tensor):
@@ -272,12 +265,7 @@ def _reduce(loss: Tensor, unknown: Tensor | None, weight: Tensor | None, reducti
             raise ValueError(
                 f"weight must broadcast to the shape {tuple(loss.shape)} of the labels, but got {tuple(weight.shape)}"
             ) from None
-    if unknown is not None:
-        loss = loss.masked_fill(unknown, 0.0)
+    loss = loss.where(known, 0.0)
     if reduction == "none":
         return loss
-    if reduction == "sum":
-        return loss.sum()
-    if unknown is None:
-        return loss.sum() / max(loss.numel(), 1)
-    return loss.sum() / (~unknown).expand_as(loss).sum().clamp(min=1)
+    return loss.sum() if reduction == "sum" else loss.sum() / known.sum().clamp(min=1)

@@ -118,7 +118,7 @@ def check_feature_map(model: Any, img_size: Any = None) -> None:
     Raises:
         ValueError: If there is no such feature map.
     """
-    name, in_chs = model.backbone.pretrained_cfg["architecture"], model.head.feature_learning.in_chs
+    name, in_chs = model.backbone.pretrained_cfg["architecture"], model.num_features
     twin = copy.deepcopy(model.backbone).to("meta")
     size = img_size or model.backbone.pretrained_cfg["input_size"][1:]
     height, width = (size, size) if isinstance(size, int) else size

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from causalcxr._checks import check_tensor, eager
+from causalcxr._checks import check_tensor, readable
 from causalcxr.calibration import Calibration
 from causalcxr.data.image import ImageLike
 from causalcxr.data.labels import check_label_names
@@ -34,14 +34,13 @@ class CausalCXR(nn.Module):
 
     Args:
         backbone: Name of a timm model.
-        num_classes: Number of labels K; 0 makes `forward` return pooled features (B, D).
+        num_classes: Number of labels K; 0 makes `forward` return the mean of the encoded map, (B, D).
         in_chans: Channels of the images.
         dim: Width D of encoder and decoder.
         num_heads: Number of attention heads.
         depth: Number of decoder layers.
         complement: `"normalized"` or `"paper"`, see `causalcxr.layers.DisentangledCrossAttention`.
         combine: `"add"` or `"cat"`, see `causalcxr.layers.BackdoorIntervention`.
-        strategy: `"full"` or `"random"`, see `causalcxr.layers.BackdoorIntervention`.
         output_stride: Pixels of a cell of the feature map. Default: 16 where the backbone can be built so, else its
             own.
         drop_rate: Dropout rate of the head.
@@ -81,7 +80,6 @@ class CausalCXR(nn.Module):
         depth: int = 2,
         complement: str = "normalized",
         combine: str = "add",
-        strategy: str = "full",
         output_stride: int | None = None,
         drop_rate: float = 0.0,
         drop_path_rate: float | None = None,
@@ -94,7 +92,6 @@ class CausalCXR(nn.Module):
         if in_chans < 1:
             raise ValueError(f"in_chans must be at least 1, but got {in_chans}")
         self.in_chans = in_chans
-        self.num_features = self.head_hidden_size = dim
         with torch.device(device or torch.get_default_device()):
             self.backbone, in_chs, self.reduction = create_backbone(
                 backbone,
@@ -112,9 +109,9 @@ class CausalCXR(nn.Module):
                 depth=depth,
                 complement=complement,
                 combine=combine,
-                strategy=strategy,
                 drop_rate=drop_rate,
             )
+        self.num_features, self.head_hidden_size = in_chs, dim
         self._label_names: tuple[str, ...] | None = None
         self._calibration: Calibration | None = None
         self.to(dtype=dtype)
@@ -168,11 +165,11 @@ class CausalCXR(nn.Module):
 
         Args:
             x: (B, C, H, W) normalised images.
-            confounders: (S, K, D) confounder features, as from `ConfounderBank.features`. Default: those of the other
-                images of the batch.
+            confounders: (S, K, D) confounder features to borrow, as from `ConfounderBank.features`. Default: those of
+                the other images of the batch.
             need_attention: Whether to compute the attention maps, which takes the unfused attention in the last layer.
         """
-        return self.head.decode(self.forward_features(x), confounders, need_attention=need_attention)
+        return self.head(self.forward_features(x), confounders, need_attention=need_attention)
 
     def preprocess(
         self, image: ImageLike | Sequence[ImageLike], *, size: int | tuple[int, int] | None = None
@@ -211,28 +208,32 @@ class CausalCXR(nn.Module):
         """
         if not isinstance(bank, ConfounderBank):
             raise TypeError(f"bank must be a ConfounderBank, but got {type(bank).__name__}")
-        weights = bank.weights
-        if not bool(weights.any()):
+        prior = bank.prior
+        if not bool(prior.any()):
             raise ValueError("the bank has no confounder features; fill it by training or with bank.update(features)")
-        output = self.head.decode(self.forward_features(x))
-        # All confounders, whatever the training strategy: a prediction is not drawn.
-        intervened = self.head.intervention.all_pairs(output.causal, bank.features)
+        intervened = self.forward_causal(x, bank.features).intervened
         probabilities = intervened.to(torch.promote_types(intervened.dtype, torch.float32)).sigmoid()
         # Not a matrix product, which autocast would take in half precision.
-        return (probabilities * weights.to(probabilities)[:, None]).sum(dim=1)
+        return (probabilities * prior.to(probabilities)[:, None]).sum(dim=1)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the encoded feature map (B, D, H, W)."""
+        """Return the backbone's feature map (B, C, H, W), C = `num_features`."""
         self._check_images(x)
-        return self.head.feature_learning(feature_map(self.backbone, x))
+        return feature_map(self.backbone, x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return the logits (B, K) of an encoded feature map, or its causal features h_x (B, K, D) before them."""
-        causal = self.head.causal_features(x)
-        return causal if pre_logits or self.num_classes == 0 else self.head.causal_classifier(causal)
+        """Return the logits (B, K) of a feature map (B, C, H, W), or its causal features h_x (B, K, D) before them.
+
+        D is `head_hidden_size`. Without labels (`num_classes=0`) both are the mean of the encoded map, (B, D).
+        """
+        if self.num_classes == 0:
+            return self.head.feature_learning(x).mean(dim=(-2, -1))
+        nobody = x.new_zeros(0, self.num_classes, self.head_hidden_size)  # a plain prediction borrows no confounders
+        output = self.head(x, nobody)
+        return output.causal if pre_logits else output.logits
 
     def forward_intermediates(self, x: Tensor, indices: int | list[int] | None = None, **kwargs: Any) -> Any:
-        """Return the backbone's intermediate feature maps as timm's models do; the final features are the encoded map.
+        """Return `forward_features(x)` and the backbone's intermediate feature maps, as timm's models do.
 
         The backbone runs twice, once for each, unless `intermediates_only=True`.
 
@@ -245,7 +246,7 @@ class CausalCXR(nn.Module):
         if kwargs.get("intermediates_only"):
             return self.backbone.forward_intermediates(x, indices=indices, **kwargs)
         _, intermediates = self.backbone.forward_intermediates(x, indices=indices, **kwargs)
-        return self.head.feature_learning(feature_map(self.backbone, x)), intermediates
+        return feature_map(self.backbone, x), intermediates
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -286,7 +287,7 @@ class CausalCXR(nn.Module):
     def _check_images(self, x: Tensor) -> None:
         check_tensor("images", x, "B C H W", C=self.in_chans)
         # Looking at values would stall an accelerator on every step, so only images on the CPU are looked at.
-        if x.device.type == "cpu" and eager() and x.numel():
+        if readable(x) and x.numel():
             largest = float(x.detach().abs().amax())
             if not largest <= MAX_ABS_INPUT:
                 raise ValueError(

@@ -29,15 +29,13 @@ class CausalHead(nn.Module):
         depth: Number of decoder layers.
         complement: `"normalized"` or `"paper"`, see `DisentangledCrossAttention`.
         combine: `"add"` or `"cat"`, see `BackdoorIntervention`.
-        strategy: `"full"` or `"random"`, see `BackdoorIntervention`.
         drop_rate: Dropout rate in the decoder and before the classifiers.
         device: Device of the parameters.
         dtype: Type of the parameters.
 
     Shape:
         - features: (B, C, H, W)
-        - confounders: (S, K, D) or `None` for those of the other images of the batch
-        - mask: (B, H, W), boolean, True for cells that take part in the attention, or `None` for all
+        - confounders: (S, K, D) to borrow, or `None` for those of the other images of the batch
         - Output: `CausalOutput`
 
     Raises:
@@ -62,14 +60,13 @@ class CausalHead(nn.Module):
         depth: int = 2,
         complement: str = "normalized",
         combine: str = "add",
-        strategy: str = "full",
         drop_rate: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.dim = dim
+        self.in_chs, self.dim = in_chs, dim
         self.feature_learning = FeatureLearning(in_chs, dim, num_heads=num_heads, **dd)
         self.decoder = CausalDecoder(
             num_classes, dim, depth=depth, num_heads=num_heads, complement=complement, proj_drop=drop_rate, **dd
@@ -79,7 +76,7 @@ class CausalHead(nn.Module):
         self.drop = nn.Dropout(drop_rate)
         self.causal_classifier: nn.Module = nn.Identity()
         self.confounder_classifier: nn.Module = nn.Identity()
-        self.intervention = BackdoorIntervention(num_classes, dim, combine=combine, strategy=strategy, **dd)
+        self.intervention = BackdoorIntervention(num_classes, dim, combine=combine, **dd)
         self.reset_classifier(num_classes)
 
     @property
@@ -97,43 +94,54 @@ class CausalHead(nn.Module):
             setattr(self, name, GroupLinear(num_classes, self.dim, **dd) if num_classes else nn.Identity())
 
     def forward(
-        self,
-        features: Tensor,
-        confounders: Tensor | None = None,
-        *,
-        mask: Tensor | None = None,
-        need_attention: bool = False,
+        self, features: Tensor, confounders: Tensor | None = None, *, need_attention: bool = False
     ) -> CausalOutput:
         """Return all three predictions, see the class."""
-        return self.decode(self.feature_learning(features), confounders, mask=mask, need_attention=need_attention)
+        _check_map(features, self.in_chs)
+        return self.decode(self.feature_learning(features), confounders, need_attention=need_attention)
 
     def decode(
-        self,
-        encoded: Tensor,
-        confounders: Tensor | None = None,
-        *,
-        mask: Tensor | None = None,
-        need_attention: bool = False,
+        self, encoded: Tensor, confounders: Tensor | None = None, *, need_attention: bool = False
     ) -> CausalOutput:
         """Return all three predictions from the encoded map (B, D, H, W) that `feature_learning` returned."""
         if self.num_classes == 0:
             raise ValueError("there are no labels (num_classes=0) to predict; call reset_classifier(num_classes) first")
-        decoded = self.decoder(encoded, mask=mask, need_attention=need_attention)
+        decoded = self.decoder(encoded, need_attention=need_attention)
         causal = self.drop(decoded.causal + self.causal_mlp(decoded.causal))
         confounder = self.drop(decoded.confounder + self.confounder_mlp(decoded.confounder))
+        if confounders is None:
+            intervened = _without_own(self.intervention(causal, confounder))
+        else:
+            intervened = self.intervention(causal, confounders)
         return CausalOutput(
             logits=self.causal_classifier(causal),
             confounder_logits=self.confounder_classifier(confounder),
-            intervened=self.intervention(causal, confounder, confounders),
+            intervened=intervened,
             causal=causal,
             confounder=confounder,
             attention=decoded.attention,
         )
 
-    def causal_features(self, encoded: Tensor) -> Tensor:
-        """Return h_x (B, K, D) from the encoded map (B, D, H, W); without labels the map's mean, (B, D)."""
-        check_tensor("encoded", encoded, "B D H W", D=self.dim)
-        if self.num_classes == 0:
-            return encoded.mean(dim=(-2, -1))
-        decoded = self.decoder(encoded).causal
-        return self.drop(decoded + self.causal_mlp(decoded))
+
+def _without_own(intervened: Tensor) -> Tensor:
+    """Return (B, B - 1, K), row i without its own confounder i: the others follow in a circle, from i + 1 on."""
+    batch = intervened.shape[0]
+    image = torch.arange(batch, device=intervened.device)
+    following = (image[:, None] + 1 + image) % batch  # (B, B), in each row its own image last
+    return intervened.take_along_dim(following[..., None], dim=1)[:, :-1]
+
+
+def _check_map(features: Tensor, in_chs: int) -> None:
+    """Raise unless the features are (B, C, H, W), with the remedy for tokens and for channels that come last."""
+    if isinstance(features, Tensor) and features.ndim == 3 and features.shape[-1] == in_chs:
+        raise ValueError(
+            f"features must be a map (B, C, H, W), but got tokens {tuple(features.shape)}; lay them out without the "
+            "class token: tokens[:, num_prefix_tokens:].mT.unflatten(2, (height, width)), or take the map from timm: "
+            'backbone.forward_intermediates(x, indices=1, output_fmt="NCHW", intermediates_only=True)[0]'
+        )
+    if isinstance(features, Tensor) and features.ndim == 4 and features.shape[1] != in_chs == features.shape[3]:
+        raise ValueError(
+            f"features must be a map (B, C, H, W) with C={in_chs}, but got channels last, {tuple(features.shape)}; "
+            "use features.permute(0, 3, 1, 2)"
+        )
+    check_tensor("features", features, "B C H W", C=in_chs)

@@ -52,7 +52,7 @@ def head_step(device: str, **changed: int) -> Step:
     criterion = CausalLoss()
 
     def loss() -> torch.Tensor:
-        return criterion(head(features, bank.stored.clone()), targets, prior=bank.slot_weights)["loss"]
+        return criterion(head(features, bank.stored.clone()), targets, prior=bank.slot_prior)["loss"]
 
     return partial(_backward, loss, head)
 

@@ -74,13 +74,13 @@ SIZES = "`BackdoorIntervention` and `backdoor_loss`, 64 images, 4,096 confounder
 def intervention(device: str) -> Rows:
     layer = BackdoorIntervention(14, 256).to(device)
     causal = torch.randn(64, 14, 256, device=device, requires_grad=True)
-    confounder, bank = torch.randn(64, 14, 256, device=device), torch.randn(4096, 14, 256, device=device)
+    bank = torch.randn(4096, 14, 256, device=device)
     targets = (torch.rand(64, 14, device=device) < 0.1).float()
     phi = layer.classifier
     inputs = (causal, phi.weight, phi.bias)
     data = (written_out(phi), causal, bank, targets)
     prior = torch.full((4096,), 1 / 4096, device=device)
-    ours = partial(gradients, lambda: backdoor_loss(layer(causal, confounder, bank), targets, prior=prior), *inputs)
+    ours = partial(gradients, lambda: backdoor_loss(layer(causal, bank), targets, prior=prior), *inputs)
     loops = {
         "loop over pairs": (partial(loop_over_pairs, *data, inputs), {"rounds": 3, "warmup": 0}),
         "loop over confounders, all images at once": (

@@ -36,7 +36,7 @@ def main() -> None:
     accelerator = Accelerator(cpu=True)  # without cpu=True: the GPU, where there is one
     films = SyntheticCXR(320, image_size=64, labels=["Cardiomegaly", "Mass"], prevalence=0.5)
     model = causalcxr.create_model("causal_test_resnet", num_classes=2, in_chans=1)
-    bank = causalcxr.layers.ConfounderBank(64, num_classes=2, dim=model.num_features)
+    bank = causalcxr.layers.ConfounderBank(64, num_classes=2, dim=model.head_hidden_size)
     train(accelerator, causalcxr.CausalObjective(model, bank=bank), films)
 
     images = torch.stack([films[i][0] for i in range(4)]).to(accelerator.device)

@@ -41,7 +41,7 @@ def main() -> None:
         "flat": torch.ones(masks.shape),
         "Grad-CAM": heat_maps(GradCAM, model, images, label=0),
         "HiResCAM": heat_maps(HiResCAM, model, images, label=0),
-        "attention": attention_maps(model, images).causal[:, 0],
+        "attention": attention_maps(model, images)[:, 0],
     }
     print("share of the heat on the mass, mean of 48 films")
     for name, heat in maps.items():

@@ -24,7 +24,7 @@ class CausalClassifier(lightning.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         model = causalcxr.create_model(name, num_classes=num_classes, in_chans=1)
-        bank = causalcxr.layers.ConfounderBank(bank_size, num_classes, model.num_features)
+        bank = causalcxr.layers.ConfounderBank(bank_size, num_classes, model.head_hidden_size)
         self.objective = causalcxr.CausalObjective(model, bank=bank)
         self.prepare = partial(causalcxr.data.normalise, cfg=model.pretrained_cfg)
         self.auroc = MultilabelAUROC(num_classes)

@@ -9,13 +9,10 @@ from reference.comparison import EXACT, normal, randomised
 from reference.cross_attention import disentangled_attention
 
 COMPLEMENTS = ["normalized", "paper"]
-MASK = torch.tensor([[True, False, True, True, False], [False, False, True, False, False]])
 
 
-def _layer(
-    complement: str = "normalized", *, dim: int = 6, num_heads: int = 3, **kwargs: bool
-) -> DisentangledCrossAttention:
-    return randomised(DisentangledCrossAttention(dim, num_heads=num_heads, complement=complement, **kwargs))
+def _layer(complement: str = "normalized", *, dim: int = 6, num_heads: int = 3) -> DisentangledCrossAttention:
+    return randomised(DisentangledCrossAttention(dim, num_heads=num_heads, complement=complement))
 
 
 def _inputs(batch: int = 2, num_tokens: int = 5, num_queries: int = 4) -> tuple[Tensor, Tensor, Tensor]:
@@ -23,18 +20,13 @@ def _inputs(batch: int = 2, num_tokens: int = 5, num_queries: int = 4) -> tuple[
 
 
 @pytest.mark.parametrize("need_attention", [False, True])
-@pytest.mark.parametrize("mask", [None, MASK], ids=["all", "masked"])
 @pytest.mark.parametrize("complement", COMPLEMENTS)
-@pytest.mark.parametrize("num_queries", [1, 4])  # which are projected to the tokens, and to which these are projected
-def test_outputs_and_gradients_equal_the_reference(
-    num_queries: int, complement: str, mask: Tensor | None, need_attention: bool
-) -> None:
+@pytest.mark.parametrize("num_queries", [1, 4])
+def test_outputs_and_gradients_equal_the_reference(num_queries: int, complement: str, need_attention: bool) -> None:
     layer, inputs = _layer(complement), [t.requires_grad_() for t in _inputs(num_queries=num_queries)]
     weights = {name: value.detach().clone().requires_grad_() for name, value in layer.named_parameters()}
-    output = layer(*inputs, mask=mask, need_attention=need_attention)
-    causal, confounder, attention = disentangled_attention(
-        *inputs, weights, num_heads=3, complement=complement, mask=mask
-    )
+    output = layer(*inputs, need_attention=need_attention)
+    causal, confounder, attention = disentangled_attention(*inputs, weights, num_heads=3, complement=complement)
     torch.testing.assert_close(output.causal, causal, **EXACT)
     torch.testing.assert_close(output.confounder, confounder, **EXACT)
     if need_attention:
@@ -51,9 +43,9 @@ def test_outputs_and_gradients_equal_the_reference(
     torch.testing.assert_close(ours, theirs, **EXACT)
 
 
-@pytest.mark.parametrize(("dim", "num_heads", "qkv_bias"), [(6, 1, True), (6, 1, False), (6, 6, True), (6, 2, False)])
-def test_outputs_equal_the_reference_with_other_options(dim: int, num_heads: int, qkv_bias: bool) -> None:
-    layer = _layer(dim=dim, num_heads=num_heads, qkv_bias=qkv_bias)
+@pytest.mark.parametrize("num_heads", [1, 2, 6])
+def test_outputs_equal_the_reference_with_other_heads(num_heads: int) -> None:
+    layer = _layer(num_heads=num_heads)
     query, key, _ = _inputs(batch=1)
     output = layer(query, key)  # the value defaults to the key
     causal, confounder, _ = disentangled_attention(
@@ -63,12 +55,9 @@ def test_outputs_equal_the_reference_with_other_options(dim: int, num_heads: int
     torch.testing.assert_close(output.confounder, confounder, **EXACT)
 
 
-@pytest.mark.parametrize("mask", [None, MASK], ids=["all", "masked"])
-def test_rows_of_the_attention_sum_to_one(mask: Tensor | None) -> None:
-    attention = _layer()(*_inputs(), mask=mask, need_attention=True).attention
+def test_rows_of_the_attention_sum_to_one() -> None:
+    attention = _layer()(*_inputs(), need_attention=True).attention
     torch.testing.assert_close(attention.sum(dim=-1), torch.ones(2, 3, 4, dtype=torch.float64), **EXACT)
-    if mask is not None:
-        assert not attention.movedim(-1, 1)[~mask].any()
 
 
 def test_both_branches_add_up_to_the_sum_of_the_values() -> None:
@@ -80,16 +69,12 @@ def test_both_branches_add_up_to_the_sum_of_the_values() -> None:
     torch.testing.assert_close(output.causal + output.confounder, total.expand(2, 4, 6), **EXACT)
 
 
-@pytest.mark.parametrize(("mask", "counts"), [(None, [5, 5]), (MASK, [3, 1])], ids=["all", "masked"])
-def test_paper_form_is_n_minus_one_times_the_normalized_one(mask: Tensor | None, counts: list[int]) -> None:
-    """The projection's bias comes after: paper - b = (N - 1) (normalized - b), with N the tokens that take part."""
+def test_paper_form_is_n_minus_one_times_the_normalized_one() -> None:
+    """The projection's bias comes after: paper - b = (N - 1) (normalized - b)."""
     normalized, paper = _layer("normalized"), _layer("paper")
     bias = normalized.out_proj.bias
-    factor = torch.tensor(counts, dtype=torch.float64).view(2, 1, 1) - 1
     torch.testing.assert_close(
-        paper(*_inputs(), mask=mask).confounder - bias,
-        factor * (normalized(*_inputs(), mask=mask).confounder - bias),
-        **EXACT,
+        paper(*_inputs()).confounder - bias, 4 * (normalized(*_inputs()).confounder - bias), **EXACT
     )
 
 
@@ -113,32 +98,21 @@ def test_single_token_has_no_complement(complement: str, need_attention: bool) -
         assert gradient is None or bool(gradient.isfinite().all())
 
 
-@pytest.mark.parametrize("need_attention", [False, True])
-@pytest.mark.parametrize("complement", COMPLEMENTS)
-def test_masked_tokens_do_not_count(complement: str, need_attention: bool) -> None:
-    layer = _layer(complement)
-    query, key, value = _inputs(batch=1)
-    keep = MASK[:1]
-    masked = layer(query, key, value, mask=keep, need_attention=need_attention)
-    removed = layer(query, key[:, keep[0]], value[:, keep[0]])
-    torch.testing.assert_close(masked[:2], removed[:2], **EXACT)
-
-
 def test_order_of_the_tokens_does_not_matter() -> None:
     layer, order = _layer(), torch.tensor([3, 0, 4, 1, 2])
     query, key, value = _inputs()
     torch.testing.assert_close(layer(query, key, value)[:2], layer(query, key[:, order], value[:, order])[:2], **EXACT)
 
 
-@pytest.mark.parametrize(("dim", "num_heads"), [(6, 3), (32, 2)], ids=["many", "few"])
-def test_no_map_is_stored_for_the_backward_pass(dim: int, num_heads: int) -> None:
-    layer = _layer(dim=dim, num_heads=num_heads).float()
+def test_no_map_is_stored_for_the_backward_pass() -> None:
+    dim = 32
+    layer = _layer(dim=dim, num_heads=2).float()
     query, key = torch.randn(2, 14, dim), torch.randn(2, 50, dim)
     for need_attention in (False, True):
         shapes: set[tuple[int, ...]] = set()
         with torch.autograd.graph.saved_tensors_hooks(lambda t: shapes.add(tuple(t.shape)) or t, lambda t: t):  # noqa: B023
             layer(query, key, need_attention=need_attention)
-        has_a_map = any(shape[-1] == 50 and shape[-2] in (14, 15, 30) for shape in shapes if len(shape) > 2)
+        has_a_map = any(shape[-1] == 50 and shape[-2] == 14 for shape in shapes if len(shape) > 2)
         assert has_a_map == need_attention  # a map that is asked for is the sign that the test would notice one
 
 
@@ -176,19 +150,3 @@ def test_shapes_that_do_not_fit_are_refused(
 def test_integer_query_is_refused() -> None:
     with pytest.raises(TypeError, match=r"query must be a floating-point tensor .* dtype torch.int64"):
         _layer()(torch.zeros(2, 4, 6, dtype=torch.long), torch.zeros(2, 5, 6))
-
-
-@pytest.mark.parametrize(("mask", "given"), [(MASK.float(), "dtype torch.float32"), (MASK.tolist(), "list")])
-def test_mask_must_be_boolean(mask: object, given: str) -> None:
-    with pytest.raises(TypeError, match=f"mask must be a boolean tensor, True for what takes part, but got {given}"):
-        _layer()(*_inputs(), mask=mask)
-
-
-def test_mask_must_have_one_value_a_token() -> None:
-    with pytest.raises(ValueError, match=r"mask must have shape \(B, N\) = \(2, 5\), but got \(2, 4\)"):
-        _layer()(*_inputs(), mask=MASK[:, :4])
-
-
-def test_mask_must_leave_a_token() -> None:
-    with pytest.raises(ValueError, match=r"mask must leave every image at least one token .* row of False"):
-        _layer()(*_inputs(), mask=MASK & torch.tensor([[True], [False]]))

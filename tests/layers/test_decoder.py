@@ -3,13 +3,10 @@
 import pytest
 import torch
 from timm.layers import build_sincos2d_pos_embed
-from torch import Tensor
 
 from causalcxr.layers import CausalDecoder
 from reference.comparison import EXACT, normal, randomised
 from reference.decoder import causal_decoder, sincos_position
-
-MASK = torch.tensor([[[True, True, False], [False, True, True]], [[True, False, False], [False, False, False]]])
 
 
 def _decoder(
@@ -26,14 +23,13 @@ def test_table_of_positions_is_the_sine_and_cosine_of_row_and_column(size: tuple
 
 
 @pytest.mark.parametrize("need_attention", [False, True])
-@pytest.mark.parametrize("mask", [None, MASK], ids=["all", "masked"])
 @pytest.mark.parametrize(("depth", "complement"), [(1, "normalized"), (2, "normalized"), (3, "paper")])
-def test_output_equals_the_reference(depth: int, complement: str, mask: Tensor | None, need_attention: bool) -> None:
+def test_output_equals_the_reference(depth: int, complement: str, need_attention: bool) -> None:
     decoder, features = _decoder(depth=depth, complement=complement), normal(2, 8, 2, 3)
-    output = decoder(features, mask=mask, need_attention=need_attention)
+    output = decoder(features, need_attention=need_attention)
     table = build_sincos2d_pos_embed([2, 3], 8, dtype=torch.float32).double()
     causal, confounder, attention = causal_decoder(
-        features, decoder.state_dict(), table, depth=depth, num_heads=2, complement=complement, mask=mask
+        features, decoder.state_dict(), table, depth=depth, num_heads=2, complement=complement
     )
     torch.testing.assert_close(output.causal, causal, **EXACT)
     torch.testing.assert_close(output.confounder, confounder, **EXACT)
@@ -48,11 +44,6 @@ def test_attention_maps_have_the_shape_of_the_feature_map_and_sum_to_one(size: t
     attention = _decoder()(normal(2, 8, *size), need_attention=True).attention
     assert attention.shape == (2, 3, *size)
     torch.testing.assert_close(attention.sum(dim=(-2, -1)), torch.ones(2, 3, dtype=torch.float64), **EXACT)
-
-
-def test_attention_is_zero_where_masked() -> None:
-    attention = _decoder()(normal(2, 8, 2, 3), mask=MASK, need_attention=True).attention
-    assert not attention.movedim(1, -1)[~MASK].any()
 
 
 def test_labels_do_not_see_each_other() -> None:
@@ -108,14 +99,3 @@ def test_features_of_another_shape_are_refused() -> None:
 def test_integer_features_are_refused() -> None:
     with pytest.raises(TypeError, match="features must be a floating-point tensor"):
         _decoder()(torch.zeros(1, 8, 2, 3, dtype=torch.long))
-
-
-def test_mask_must_have_the_shape_of_the_map() -> None:
-    with pytest.raises(ValueError, match=r"mask must have shape \(B, H, W\) = \(2, 2, 3\), but got \(2, 6\)"):
-        _decoder()(normal(2, 8, 2, 3), mask=MASK.flatten(1))
-
-
-@pytest.mark.parametrize(("mask", "given"), [(MASK.float(), "dtype torch.float32"), (MASK.tolist(), "list")])
-def test_mask_must_be_boolean(mask: object, given: str) -> None:
-    with pytest.raises(TypeError, match=f"mask must be a boolean tensor, .* but got {given}"):
-        _decoder()(normal(2, 8, 2, 3), mask=mask)

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from timm.layers import LayerNorm2d
-from torch import nn
 
 from causalcxr.layers import FeatureLearning
 from reference.comparison import EXACT, normal, randomised
@@ -27,21 +25,6 @@ def test_output_in_training_equals_the_reference(batch: int, size: tuple[int, in
 def test_nothing_depends_on_the_other_images_of_the_batch_in_evaluation() -> None:
     layer, x = randomised(FeatureLearning(5, 4, num_heads=2)).eval(), normal(3, 5, 4, 3)
     torch.testing.assert_close(layer(x), torch.cat([layer(image) for image in x.split(1)]), **EXACT)
-
-
-def test_normalisation_and_activation_are_the_given_ones() -> None:
-    layer = FeatureLearning(5, 4, num_heads=2, norm_layer=LayerNorm2d, act_layer=nn.SiLU)
-    kinds = [type(module) for module in layer.modules()]
-    assert kinds.count(LayerNorm2d) == 4
-    assert kinds.count(nn.SiLU) == 2
-    assert not {nn.BatchNorm2d, nn.ReLU} & set(kinds)
-    x = torch.randn(8, 5, 6, 6, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(layer(x).mean(dim=1), torch.zeros(8, 6, 6), rtol=0, atol=1e-5)
-
-
-def test_norm_layer_gets_the_asked_for_dtype() -> None:
-    layer = FeatureLearning(5, 4, num_heads=2, dtype=torch.bfloat16)
-    assert {parameter.dtype for parameter in layer.parameters()} == {torch.bfloat16}
 
 
 def test_input_with_other_channels_is_refused() -> None:

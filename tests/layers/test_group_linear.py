@@ -9,9 +9,8 @@ from reference.group_linear import group_linear
 
 
 @pytest.mark.parametrize("leading", [(), (1,), (3,), (2, 3)])
-@pytest.mark.parametrize("bias", [True, False])
-def test_output_equals_the_reference(leading: tuple[int, ...], bias: bool) -> None:
-    layer, h = randomised(GroupLinear(3, 5, bias=bias)), normal(*leading, 3, 5)
+def test_output_equals_the_reference(leading: tuple[int, ...]) -> None:
+    layer, h = randomised(GroupLinear(3, 5)), normal(*leading, 3, 5)
     rows = [group_linear(row, layer.weight, layer.bias) for row in h.reshape(-1, 3, 5)]
     torch.testing.assert_close(layer(h), torch.stack(rows).view(*leading, 3), **EXACT)
 
@@ -33,7 +32,7 @@ def test_parameters_start_uniform_within_one_over_root_d() -> None:
 
 
 def test_repr_names_the_sizes() -> None:
-    assert repr(GroupLinear(3, 5, bias=False)) == "GroupLinear(num_groups=3, in_features=5, bias=False)"
+    assert repr(GroupLinear(3, 5)) == "GroupLinear(num_groups=3, in_features=5)"
 
 
 @pytest.mark.parametrize("sizes", [(0, 4), (3, 0), (-1, 4)])

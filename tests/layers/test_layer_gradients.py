@@ -12,8 +12,6 @@ from reference.comparison import normal, randomised
 
 Case = tuple[nn.Module, tuple[Tensor, ...], dict[str, object]]
 
-MASK = torch.tensor([[True, False, True], [True, True, False]])
-
 
 def _acmix(height: int, width: int) -> Case:
     return layers.ACmix(2, 4, num_heads=2, attn_kernel_size=3), (normal(1, 2, height, width),), {}
@@ -27,37 +25,34 @@ def _feature_learning() -> Case:
     return layers.FeatureLearning(2, 4, num_heads=2), (normal(1, 2, 2, 3),), {}
 
 
-def _cross_attention(complement: str, need_attention: bool, mask: Tensor | None) -> Case:
+def _cross_attention(complement: str, need_attention: bool) -> Case:
     layer = layers.DisentangledCrossAttention(4, num_heads=2, complement=complement)
-    options = {"mask": mask, "need_attention": need_attention}
-    return layer, (normal(2, 2, 4), normal(2, 3, 4, seed=2), normal(2, 3, 4, seed=3)), options
+    inputs = (normal(2, 2, 4), normal(2, 3, 4, seed=2), normal(2, 3, 4, seed=3))
+    return layer, inputs, {"need_attention": need_attention}
 
 
 def _decoder() -> Case:
-    return layers.CausalDecoder(2, 4, depth=2, num_heads=2), (normal(2, 4, 1, 3),), {"mask": MASK[:, None]}
+    return layers.CausalDecoder(2, 4, depth=2, num_heads=2), (normal(2, 4, 1, 3),), {}
 
 
 def _group_linear() -> Case:
     return layers.GroupLinear(3, 2), (normal(2, 3, 2),), {}
 
 
-def _backdoor(combine: str, num_given: int) -> Case:
-    inputs = [normal(3, 2, 3), normal(3, 2, 3, seed=2)] + [normal(num_given, 2, 3, seed=3)] * (num_given > 0)
-    return layers.BackdoorIntervention(2, 3, combine=combine), tuple(inputs), {}
+def _backdoor(combine: str) -> Case:
+    return layers.BackdoorIntervention(2, 3, combine=combine), (normal(3, 2, 3), normal(4, 2, 3, seed=2)), {}
 
 
 CASES: dict[str, Callable[[], Case]] = {
     "ACmix": lambda: _acmix(3, 4),
     "ACmix on 2x3": _acmix_smaller_than_its_window,
     "FeatureLearning": _feature_learning,
-    "DisentangledCrossAttention fused": lambda: _cross_attention("normalized", False, None),
-    "DisentangledCrossAttention fused, masked": lambda: _cross_attention("paper", False, MASK),
-    "DisentangledCrossAttention explicit": lambda: _cross_attention("paper", True, None),
-    "DisentangledCrossAttention explicit, masked": lambda: _cross_attention("normalized", True, MASK),
+    "DisentangledCrossAttention fused": lambda: _cross_attention("normalized", False),
+    "DisentangledCrossAttention explicit": lambda: _cross_attention("paper", True),
     "CausalDecoder": _decoder,
     "GroupLinear": _group_linear,
-    "BackdoorIntervention add": lambda: _backdoor("add", 0),
-    "BackdoorIntervention cat": lambda: _backdoor("cat", 4),
+    "BackdoorIntervention add": lambda: _backdoor("add"),
+    "BackdoorIntervention cat": lambda: _backdoor("cat"),
 }
 
 

@@ -98,7 +98,7 @@ def test_negatives_weigh_less_the_easier_they_are() -> None:
 def test_module_is_the_function(settings: dict[str, float], reduction: str) -> None:
     logits, weight = normal(3, 3), normal(3, 3, seed=2).abs()
     torch.testing.assert_close(
-        AsymmetricLoss(**settings)(logits, TARGETS, weight=weight, reduction=reduction),
+        AsymmetricLoss(**settings, reduction=reduction)(logits, TARGETS, weight=weight),
         asymmetric_loss(logits, TARGETS, weight=weight, reduction=reduction, **settings),
         **EXACT,
     )

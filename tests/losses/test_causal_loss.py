@@ -4,10 +4,11 @@ import functools
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from causalcxr import CausalOutput
-from causalcxr.losses import AsymmetricLoss, CausalLoss
+from causalcxr.losses import AsymmetricLoss, CausalLoss, classification_loss
 from reference.comparison import normal
 from reference.losses import asymmetric, backdoor, cross_entropy, known_mean, uniform_kl
 
@@ -46,6 +47,57 @@ def test_losses_equal_the_reference(uniform: str, prior: Tensor | None, weighted
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_losses_of_torch_are_taken_element_by_element(reduction: str) -> None:
+    pos_weight = torch.tensor([2.0, 3.0, 0.5], dtype=torch.float64)
+    bce, output = nn.BCEWithLogitsLoss(pos_weight=pos_weight, reduction=reduction), _output()
+    losses = CausalLoss(classification=bce)(output, TARGETS, prior=PRIOR)
+    assert bce.reduction == reduction
+
+    def each(logits: Tensor, targets: Tensor) -> Tensor:
+        return -(pos_weight * targets * F.logsigmoid(logits) + (1 - targets) * F.logsigmoid(-logits))
+
+    known, targets = ~TARGETS.isnan(), TARGETS.nan_to_num()
+    sl = each(output.logits, targets)[known].mean()
+    bd = sum(p * each(output.intervened[:, s], targets)[known].mean() for s, p in enumerate(PRIOR))
+    torch.testing.assert_close(losses["sl"], sl)
+    torch.testing.assert_close(losses["bd"], bd)
+
+
+@pytest.mark.parametrize("prior", [None, torch.tensor([0.0, 0.5, 0.2, 0.3])], ids=["even", "prior"])
+def test_random_partner_is_one_column_drawn_by_the_prior(prior: Tensor | None) -> None:
+    """Each image draws its own, so the mean over many images is that over all partners."""
+    torch.manual_seed(0)
+    batch = 40000
+    intervened = normal(1, 4, 1).expand(batch, 4, 1)
+    output = CausalOutput(intervened[:, 0], intervened[:, 0], intervened, intervened, intervened, None)
+    targets = torch.ones(batch, 1, dtype=torch.float64)
+    each = classification_loss(intervened[0], targets[:4], reduction="none")[:, 0]
+    p = torch.full((4,), 0.25) if prior is None else prior
+    mean = (p * each).sum()
+    standard_error = ((p * each.square()).sum() - mean.square()).sqrt() / batch**0.5
+    loss = CausalLoss(partners="random", uniform="bernoulli")
+    drawn = loss(output, targets, prior=prior)["bd"]
+    assert 0 < abs(drawn - mean) < 4 * standard_error
+    all_of_them = CausalLoss(uniform="bernoulli")(output, targets, prior=prior)["bd"]
+    torch.testing.assert_close(loss.eval()(output, targets, prior=prior)["bd"], all_of_them)
+
+
+@pytest.mark.parametrize("forbidden", [0, 3])
+def test_partner_without_probability_is_never_drawn(forbidden: int) -> None:
+    prior = torch.full((500, 4), 1 / 3).index_fill(1, torch.tensor(forbidden), 0.0)
+    intervened = torch.zeros(500, 4, 1).index_fill(1, torch.tensor(forbidden), 1e4)
+    output = CausalOutput(intervened[:, 0], intervened[:, 0], intervened, intervened, intervened, None)
+    losses = CausalLoss(partners="random", uniform="bernoulli")(output, torch.zeros(500, 1), prior=prior)
+    torch.testing.assert_close(losses["bd"], torch.tensor(2.0).log())
+
+
+def test_random_partner_of_nobody_costs_nothing() -> None:
+    loss = CausalLoss(partners="random")
+    assert loss(_output(0), TARGETS)["bd"].item() == 0
+    assert loss(_output(), TARGETS, prior=torch.zeros(4))["bd"].item() == 0
+
+
 def test_defaults_are_one_and_one_half() -> None:
     losses = CausalLoss()(_output(), TARGETS)
     torch.testing.assert_close(losses["loss"], losses["sl"] + losses["conf"] + 0.5 * losses["bd"])
@@ -66,7 +118,7 @@ def test_weight_of_zero_takes_the_gradient_away() -> None:
 
 
 def test_repr_names_the_weights() -> None:
-    assert "alpha_conf=1.0, alpha_bd=0.5, uniform='categorical'" in repr(CausalLoss())
+    assert "alpha_conf=1.0, alpha_bd=0.5, uniform='categorical', partners='all'" in repr(CausalLoss())
 
 
 @pytest.mark.parametrize("weights", [(-1.0, 0.5), (1.0, -0.5), (NAN, 0.5)])
@@ -80,6 +132,23 @@ def test_negative_weights_are_refused(weights: tuple[float, float]) -> None:
 def test_unknown_form_of_uniform_is_refused() -> None:
     with pytest.raises(ValueError, match="uniform must be one of 'categorical', 'bernoulli', but got 'flat'"):
         CausalLoss(uniform="flat")
+
+
+def test_unknown_choice_of_partners_is_refused() -> None:
+    with pytest.raises(ValueError, match="partners must be one of 'all', 'random', but got 'full'"):
+        CausalLoss(partners="full")
+
+
+def test_name_of_a_loss_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"classification must be a loss such as nn.BCEWithLogitsLoss.* but got 'bce'"):
+        CausalLoss(classification="bce")
+
+
+def test_single_label_needs_the_bernoulli_form() -> None:
+    output = CausalOutput(*(tensor[..., :1] for tensor in _output()[:3]), *_output()[3:])
+    with pytest.raises(ValueError, match='with one label use uniform="bernoulli"'):
+        CausalLoss()(output, TARGETS[:, :1])
+    assert CausalLoss(uniform="bernoulli")(output, TARGETS[:, :1])["conf"].item() > 0
 
 
 def test_logits_alone_are_refused() -> None:

@@ -1,11 +1,12 @@
 """Masked binary cross-entropy against plain arithmetic and torch's own."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from causalcxr.losses import classification_loss
 from reference.comparison import EXACT, normal
@@ -118,6 +119,12 @@ def test_targets_must_be_floating_point(targets: object, given: str) -> None:
         match=rf"targets must be a floating-point tensor \(NaN for unknown\), but got {given}; use targets.float",
     ):
         classification_loss(torch.zeros(2, 3), targets)
+
+
+@pytest.mark.parametrize("criterion", [nn.BCEWithLogitsLoss(), F.binary_cross_entropy_with_logits])
+def test_loss_that_is_reduced_already_is_refused(criterion: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(ValueError, match=r'of shape \(2, 3\), but has \(\); use reduction="none"'):
+        classification_loss(torch.zeros(2, 3), torch.zeros(2, 3), criterion=criterion)
 
 
 def test_weight_must_broadcast() -> None:

@@ -13,7 +13,7 @@ FORMS = ["categorical", "bernoulli"]
 
 
 @pytest.mark.parametrize("uniform", FORMS)
-@pytest.mark.parametrize("shape", [(3, 1), (4, 5), (2, 3, 5)])
+@pytest.mark.parametrize("shape", [(3, 2), (4, 5), (2, 3, 5)])
 def test_loss_equals_the_reference(uniform: str, shape: tuple[int, ...]) -> None:
     logits = 3 * normal(*shape)
     rows = [uniform_kl(row, uniform=uniform) for row in logits.view(-1, shape[-1]).tolist()]
@@ -67,6 +67,13 @@ def test_descent_leads_to_uniform(uniform: str) -> None:
         torch.testing.assert_close(logits.softmax(dim=-1), torch.full((3, 4), 0.25).double(), rtol=0, atol=1e-6)
     else:
         torch.testing.assert_close(logits.sigmoid(), torch.full((3, 4), 0.5).double(), rtol=0, atol=1e-6)
+
+
+def test_categorical_form_of_one_label_is_refused() -> None:
+    """It would be 0 with a gradient of 0, whatever the logits."""
+    with pytest.raises(ValueError, match='with one label use uniform="bernoulli"'):
+        uniform_kl_loss(torch.randn(4, 1))
+    assert uniform_kl_loss(torch.ones(4, 1), uniform="bernoulli").item() > 0
 
 
 def test_unknown_form_is_refused() -> None:

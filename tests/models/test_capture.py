@@ -10,6 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 import causalcxr
 from causalcxr import CausalCXR, CausalObjective
 from causalcxr.layers import ConfounderBank
+from causalcxr.losses import CausalLoss
 
 NAMES = causalcxr.list_models()
 AT_ONCE = ("causal_densenet121", "causal_test_resnet", "causal_vit_small_patch16")
@@ -47,19 +48,20 @@ def test_compiled_forward_is_one_graph(small: Callable[..., CausalCXR], training
     torch.testing.assert_close(torch.autograd.grad(compiled(_images()).sum(), model.get_classifier().weight), expected)
 
 
-@pytest.mark.parametrize(("strategy", "bank"), [("full", None), ("full", 0), ("random", 2)])
+@pytest.mark.parametrize(("partners", "bank"), [("all", None), ("all", 0), ("random", 2)])
 def test_compiled_training_step_is_one_graph_for_all_steps(
-    small: Callable[..., CausalCXR], strategy: str, bank: int | None
+    small: Callable[..., CausalCXR], partners: str, bank: int | None
 ) -> None:
     """While the bank of 6 fills up by batches of 4 and is overwritten, too."""
     torch.compiler.reset()
 
     def objective() -> CausalObjective:
-        model = small("causal_test_resnet", strategy=strategy)
+        model, criterion = small("causal_test_resnet"), CausalLoss(partners=partners)
         if bank is None:
-            return CausalObjective(model)
+            return CausalObjective(model, criterion)
         prior = (0.3, 0.7) if bank else None
-        return CausalObjective(model, bank=ConfounderBank(6, 14, model.num_features, num_strata=bank, prior=prior))
+        bank_of_six = ConfounderBank(6, 14, model.head_hidden_size, num_strata=bank, strata_prior=prior)
+        return CausalObjective(model, criterion, bank=bank_of_six)
 
     eager, captured = objective(), objective()
     count = CompileCounterWithBackend("aot_eager")

@@ -51,12 +51,24 @@ def test_logits_are_finite_and_the_same_again(model: CausalCXR) -> None:
 def test_parts_of_the_forward_agree_with_the_whole(model: CausalCXR) -> None:
     features = model.forward_features(_images())
     output = model.forward_causal(_images())
-    assert features.shape[1] == model.num_features == model.head_hidden_size
+    assert features.shape[1] == model.num_features
+    torch.testing.assert_close(features, feature_map(model.backbone, _images()))
+    assert output.causal.shape == (2, 14, model.head_hidden_size)
     torch.testing.assert_close(model.forward_head(features), model(_images()))
     torch.testing.assert_close(output.logits, model(_images()))
     pre_logits = model.forward_head(features, pre_logits=True)
     torch.testing.assert_close(pre_logits, output.causal)
     torch.testing.assert_close(model.get_classifier()(pre_logits), output.logits)
+
+
+def test_a_hook_on_the_head_sees_every_prediction(model: CausalCXR) -> None:
+    model = copy.deepcopy(model)
+    seen: list[Tensor] = []
+    model.head.register_forward_hook(lambda head, inputs, output: seen.append(output.logits))
+    logits, output = model(_images()), model.forward_causal(_images())
+    assert len(seen) == 2
+    assert seen[0] is logits
+    assert seen[1] is output.logits
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 160), (160, 96)])
@@ -115,8 +127,11 @@ def test_labels_can_be_changed(model: CausalCXR) -> None:
     assert other.num_classes == 5
     assert (output.logits.shape, output.confounder_logits.shape, output.intervened.shape) == ((2, 5), (2, 5), (2, 1, 5))
     other.reset_classifier(0)
-    assert other(_images()).shape == (2, other.num_features)
-    torch.testing.assert_close(other(_images()), model.forward_features(_images()).mean(dim=(2, 3)))
+    pooled = other(_images())
+    assert pooled.shape == (2, other.head_hidden_size)
+    encoded = model.head.feature_learning(model.forward_features(_images()))
+    torch.testing.assert_close(pooled, encoded.mean(dim=(2, 3)))
+    torch.testing.assert_close(pooled, other.forward_head(other.forward_features(_images()), pre_logits=True))
     other.reset_classifier(14)
     assert other(_images()).shape == (2, 14)
     assert not torch.equal(other(_images()), model(_images()))

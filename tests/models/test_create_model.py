@@ -85,7 +85,6 @@ def test_weights_that_are_not_published(create_model: Callable[..., CausalCXR], 
         ({"dim": 30}, ValueError, "the width must be a positive multiple of num_heads, but got 30 and 4"),
         ({"complement": "other"}, ValueError, "complement must be one of 'normalized', 'paper', but got 'other'"),
         ({"combine": "other"}, ValueError, "combine must be one of 'add', 'cat', but got 'other'"),
-        ({"strategy": "other"}, ValueError, "strategy must be one of 'full', 'random', but got 'other'"),
         ({"output_stride": 5}, ValueError, "has a stride of 32 pixels and cannot be built with output_stride=5"),
     ],
 )
@@ -97,12 +96,11 @@ def test_options_that_do_not_fit(name: str, options: dict[str, Any], error: type
 
 def test_options_reach_the_model() -> None:
     model = causalcxr.create_model(
-        "causal_test_resnet", dim=32, num_heads=2, depth=3, complement="paper", combine="cat", strategy="random"
+        "causal_test_resnet", dim=32, num_heads=2, depth=3, complement="paper", combine="cat"
     )
     attention = model.head.decoder.layers[0].attn
-    assert (model.num_features, len(model.head.decoder.layers), attention.num_heads) == (32, 3, 2)
+    assert (model.head_hidden_size, len(model.head.decoder.layers), attention.num_heads) == (32, 3, 2)
     assert (attention.complement, model.head.intervention.combine) == ("paper", "cat")
-    assert model.head.intervention.strategy == "random"
     assert causalcxr.create_model("causal_test_resnet", drop_rate=0.5).head.drop.p == 0.5
 
 

@@ -79,6 +79,7 @@ def test_fully_sharded_model(small: Callable[..., CausalCXR], trained: CausalCXR
     mesh = init_device_mesh("cpu", (1,))
     for stage in (model.backbone.layer1, model.backbone.layer2) if by_stages else ():
         fully_shard(stage, mesh=mesh)
+    fully_shard(model.head, mesh=mesh)
     fully_shard(model, mesh=mesh)
     register_fsdp_forward_method(model, "forward_causal")
     _train(CausalObjective(model))

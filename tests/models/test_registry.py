@@ -89,7 +89,7 @@ def test_variant_is_the_name(model: CausalCXR, request: pytest.FixtureRequest) -
 def test_sizes_of_radiographs(model: CausalCXR, size: int) -> None:
     with torch.no_grad():
         output = model.forward_causal(_images(size), need_attention=True)
-    features, cells = (2, 14, model.num_features), size // model.reduction
+    features, cells = (2, 14, model.head_hidden_size), size // model.reduction
     shapes = CausalOutput((2, 14), (2, 14), (2, 1, 14), features, features, (2, 14, cells, cells))
     assert [tuple(tensor.shape) for tensor in output] == list(shapes)
 
@@ -107,7 +107,7 @@ def test_labels_and_channels(model: CausalCXR, num_classes: int, in_chans: int) 
     other = causalcxr.create_model(name, num_classes=num_classes, in_chans=in_chans, **_arguments(name))
     assert (other.num_classes, other.in_chans) == (num_classes, in_chans)
     with torch.no_grad():
-        assert other(_images(64, in_chans=in_chans)).shape == (2, num_classes or other.num_features)
+        assert other(_images(64, in_chans=in_chans)).shape == (2, num_classes or other.head_hidden_size)
 
 
 def test_device_reaches_every_tensor(model: CausalCXR) -> None:

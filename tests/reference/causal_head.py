@@ -23,7 +23,6 @@ def causal_head(
     num_heads: int,
     complement: str = "normalized",
     combine: str = "add",
-    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return z_x, z_c, z, h_x, h_c and the attention maps."""
 
@@ -32,7 +31,7 @@ def causal_head(
 
     encoded = feature_learning(features, of("feature_learning"), num_heads=num_heads)
     q, qc, attention = causal_decoder(
-        encoded, of("decoder"), position, depth=depth, num_heads=num_heads, complement=complement, mask=mask
+        encoded, of("decoder"), position, depth=depth, num_heads=num_heads, complement=complement
     )
     h_x, h_c = q + two_layers(q, of("causal_mlp"), ""), qc + two_layers(qc, of("confounder_mlp"), "")
     phi_x, phi_c, phi = of("causal_classifier"), of("confounder_classifier"), of("intervention.classifier")

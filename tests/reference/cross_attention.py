@@ -1,6 +1,6 @@
 """Cross-attention with a causal and a confounding output (arXiv 2305.12072, Eq. 2), row by row.
 
-    A_n = softmax_n(q . k_n / sqrt(d))   over the tokens n that take part
+    A_n = softmax_n(q . k_n / sqrt(d))   over the tokens n
     Q = sum_n A_n v_n,   Qc = sum_n (1 - A_n) v_n   ("paper"),   Qc / (N - 1)   ("normalized", 0 for N = 1)
 
 for each head of width d, then both through the output projection.
@@ -20,7 +20,6 @@ def disentangled_attention(
     *,
     num_heads: int,
     complement: str,
-    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the causal (B, K, D), the confounding (B, K, D) and A (B, heads, K, N)."""
     q, k, v = (_linear(x, weights, name) for x, name in ((query, "q_proj"), (key, "k_proj"), (value, "v_proj")))
@@ -29,7 +28,7 @@ def disentangled_attention(
     causal, confounder = torch.zeros_like(q), torch.zeros_like(q)
     attention = torch.zeros(batch, num_heads, num_queries, num_tokens, dtype=q.dtype)
     for b in range(batch):
-        tokens = [n for n in range(num_tokens) if mask is None or mask[b, n]]
+        tokens = range(num_tokens)
         for head in range(num_heads):
             part = slice(head * d, (head + 1) * d)
             for i in range(num_queries):

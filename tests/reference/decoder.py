@@ -35,12 +35,10 @@ def causal_decoder(
     depth: int,
     num_heads: int,
     complement: str,
-    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the causal (B, K, D), the confounding (B, K, D) and the attention (B, K, H, W) meant over heads."""
     batch, dim, height, width = features.shape
     tokens = torch.stack([features[:, :, row, col] for row in range(height) for col in range(width)], dim=1)
-    token_mask = None if mask is None else torch.stack([m[row] for m in mask for row in range(height)]).view(batch, -1)
     labels = weights["label_embed.weight"]
     content = torch.zeros(batch, len(labels), dim, dtype=features.dtype)
     for i in range(depth):
@@ -53,7 +51,6 @@ def causal_decoder(
             {name.removeprefix("attn."): value for name, value in own.items()},
             num_heads=num_heads,
             complement=complement,
-            mask=token_mask,
         )
         content = _norm(content + causal, own, "norm1")
         content = _norm(content + two_layers(content, own, "mlp."), own, "norm2")

@@ -19,8 +19,8 @@ LABEL = 7
 
 def features_and_gradient(model: causalcxr.CausalCXR, images: Tensor) -> tuple[Tensor, Tensor]:
     """The encoded map (B, D, h, w), and the gradient of the label's logit there."""
-    features = model.forward_features(images).detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(model.forward_head(features)[:, LABEL].sum(), features)
+    features = model.head.feature_learning(model.forward_features(images)).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.head.decode(features).logits[:, LABEL].sum(), features)
     return features.detach(), gradient
 
 

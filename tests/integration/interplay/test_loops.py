@@ -85,7 +85,7 @@ def test_accelerate_trains_as_a_loop_by_hand(
     accelerate = pytest.importorskip("accelerate")
     torch.manual_seed(0)
     model = causalcxr.create_model("causal_test_resnet", num_classes=2, in_chans=1)
-    bank = causalcxr.layers.ConfounderBank(20, num_classes=2, dim=model.num_features)
+    bank = causalcxr.layers.ConfounderBank(20, num_classes=2, dim=model.head_hidden_size)
     objective = causalcxr.CausalObjective(model, bank=bank)
     untrained, by_hand = copy.deepcopy(objective), copy.deepcopy(objective)
     accelerator = accelerate.Accelerator(cpu=True)

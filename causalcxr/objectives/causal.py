@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from causalcxr.layers import BackdoorIntervention, ConfounderBank
+from causalcxr.layers import ConfounderBank
 from causalcxr.losses import CausalLoss
+from causalcxr.models import CausalHead
 
 __all__ = ["CausalObjective"]
 
@@ -15,9 +15,8 @@ class CausalObjective(nn.Module):
     """A causal model with its loss: the thing to train, and to wrap in `DistributedDataParallel`.
 
     Everything that a training step needs happens within one `forward`, so that a wrapper sees every parameter used.
-    With a bank, confounders are those of past batches, weighted by P(c) (drawn by P(c) for a model that samples its
-    partners), and this batch's are stored afterwards; without one they are those of the other images of the batch (of
-    this process).
+    With a bank, confounders are those of past batches with their P(c), and this batch's are stored afterwards. Without
+    one they are those of the other images of the batch (of this process).
 
     Args:
         model: A model with `forward_causal`, such as `CausalCXR`.
@@ -32,13 +31,14 @@ class CausalObjective(nn.Module):
         - Output: dict of scalars `loss`, `sl`, `conf`, `bd`
 
     Raises:
-        ValueError: If strata are given without a bank to keep them, and as the model, the loss and the bank do.
+        ValueError: If the bank's sizes are not those of the model, strata are given without a bank to keep them, and as
+            the model, the loss and the bank do.
         TypeError: If the model has no `forward_causal`.
 
     Example:
         >>> import torch, causalcxr
         >>> model = causalcxr.create_model("causal_test_resnet")
-        >>> bank = causalcxr.layers.ConfounderBank(64, num_classes=14, dim=model.num_features)
+        >>> bank = causalcxr.layers.ConfounderBank(64, num_classes=14, dim=model.head_hidden_size)
         >>> objective = CausalObjective(model, causalcxr.losses.CausalLoss(), bank=bank)
         >>> losses = objective(torch.randn(4, 3, 64, 64), torch.zeros(4, 14))
         >>> losses["loss"].backward()
@@ -57,6 +57,8 @@ class CausalObjective(nn.Module):
                 f"model must have forward_causal(images, confounders), as causalcxr.create_model(...) does, but "
                 f"{type(model).__name__} has none; put a causalcxr.CausalHead on its feature map"
             )
+        if bank is not None:
+            _check_bank(bank, model)
         self.model = model
         self.criterion = CausalLoss() if criterion is None else criterion
         self.bank = bank
@@ -69,27 +71,21 @@ class CausalObjective(nn.Module):
             if strata is not None:
                 raise ValueError("strata need a bank that keeps them; give bank=ConfounderBank(..., num_strata=...)")
             return self.criterion(self.model.forward_causal(images), targets, weight=weight)
-        confounders, prior = self._borrow(self.bank)
+        # All slots take part, empty ones with P(c) = 0, so that shapes are the same at every step. A copy, since the
+        # bank is overwritten in place before the gradient is taken.
+        confounders, prior = self.bank.stored.clone(), self.bank.slot_prior
         output = self.model.forward_causal(images, confounders)
         losses = self.criterion(output, targets, prior=prior, weight=weight)
         if self.training:
             self.bank.update(output.confounder, strata)
         return losses
 
-    def _borrow(self, bank: ConfounderBank) -> tuple[Tensor, Tensor]:
-        """Return confounders for the model and their P(c).
 
-        All slots take part, those that are empty with a weight of 0: the shapes are the same at every step.
-        """
-        weights = bank.slot_weights
-        if not self._draws_partners():
-            # A copy: the bank is overwritten in place before the gradient is taken.
-            return bank.stored.clone(), weights
-        # The model picks one partner an image evenly from what it is given: a sample of P(c).
-        has_weight = weights.any()
-        drawn = torch.where(has_weight, weights, 1.0).multinomial(bank.size, replacement=True)
-        return bank.stored[drawn], has_weight.to(weights).unsqueeze(0)
-
-    def _draws_partners(self) -> bool:
-        interventions = (module for module in self.model.modules() if isinstance(module, BackdoorIntervention))
-        return any(module.strategy == "random" and module.training for module in interventions)
+def _check_bank(bank: ConfounderBank, model: nn.Module) -> None:
+    for head in (module for module in model.modules() if isinstance(module, CausalHead)):
+        held, needed = tuple(bank.stored.shape[1:]), (head.num_classes, head.dim)
+        if held != needed:
+            raise ValueError(
+                f"the bank holds {held[0]} labels x {held[1]}, but the model has {needed[0]} x {needed[1]}; "
+                f"build it with ConfounderBank({bank.size}, num_classes={needed[0]}, dim={needed[1]})"
+            )

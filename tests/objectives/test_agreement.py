@@ -1,8 +1,14 @@
+import time
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import causalcxr
 from causalcxr import AgreementObjective
@@ -206,6 +212,43 @@ def test_any_registered_model_can_be_trained() -> None:
     losses = objective(torch.randn(4, 3, 64, 64), torch.zeros(4, 14))
     losses["loss"].backward()
     assert all(torch.isfinite(value) for value in losses.values())
+    trained = {
+        name.split(".")[2] for name, p in objective.named_parameters() if p.grad is not None and ".head." in name
+    }
+    assert trained == {"feature_learning", "decoder", "causal_mlp", "causal_classifier"}
+    assert all(parameter.grad is not None for parameter in objective.parameters() if parameter.requires_grad)
+
+
+def _train_as(rank: int, folder: str) -> None:
+    """Take two steps of one process of two, and save its weights."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(minutes=5)
+    )
+    try:
+        torch.manual_seed(0)
+        objective = DistributedDataParallel(AgreementObjective(causalcxr.create_model("causal_test_resnet", dim=8)))
+        optimizer = torch.optim.AdamW(filter(lambda p: p.requires_grad, objective.parameters()), lr=0.01)
+        torch.manual_seed(rank)
+        for _ in range(2):
+            optimizer.zero_grad()
+            objective(torch.randn(4, 3, 32, 32), torch.zeros(4, 14))["loss"].backward()
+            optimizer.step()
+        torch.save(dict(objective.module.model.named_parameters()), f"{folder}/{rank}.pt")
+    finally:
+        time.sleep(0.2)  # before torch 2.8, destroying a group that still lets go of its last tensors may hang
+        dist.destroy_process_group()
+
+
+def test_two_processes_train_one_causal_model(tmp_path: Path) -> None:
+    mp.spawn(_train_as, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    torch.manual_seed(0)
+    start = dict(causalcxr.create_model("causal_test_resnet", dim=8).named_parameters())
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    unused = ("head.confounder_mlp.", "head.confounder_classifier.", "head.intervention.")
+    for name, parameter in first.items():
+        assert torch.equal(parameter, start[name]) == name.startswith(unused), name
 
 
 @pytest.mark.parametrize(

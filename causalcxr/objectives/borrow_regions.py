@@ -94,7 +94,8 @@ class BorrowRegions(nn.Module):
         shift = int(torch.randint(1, len(images), (), generator=generator))
         place = images if attention is None else attention
         keep = REGIONS[self.region](place, images.shape[-2:], draw, **self.options)
-        keep = torch.where(borrows.to(images.device), keep.to(images), 1.0)
+        borrows, keep = (x.to(images.device, non_blocking=True) for x in (borrows, keep))
+        keep = torch.where(borrows, keep.to(images.dtype), 1.0)
         return torch.lerp(images.roll(shift, dims=0), images, keep)
 
     def extra_repr(self) -> str:

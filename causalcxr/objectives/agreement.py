@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from causalcxr._checks import check_count, check_range, check_tensor
 from causalcxr.losses import classification_loss
+from causalcxr.objectives.classification import freeze_unused
 
 __all__ = ["AgreementObjective"]
 
@@ -32,8 +33,9 @@ class AgreementObjective(nn.Module):
     A step has two forward and three backward passes, the latter through frozen layers too. Batch statistics are those
     of either view. In evaluation mode, without gradients and for a batch of one, there is the first view alone. The
     agreement counts all labels, unknown ones and those of weight 0 too. Like `CausalObjective` it is what to wrap in
-    `DistributedDataParallel`. Neither `torch.compile(fullgraph=True)` nor reentrant activation checkpointing goes with
-    the gradient inside `forward`.
+    `DistributedDataParallel`. Of a causal model it trains the causal branch alone, which makes the logits. The
+    parameters of the confounding branch and of the intervention are frozen (`requires_grad=False`). Neither
+    `torch.compile(fullgraph=True)` nor reentrant activation checkpointing goes with the gradient inside `forward`.
 
     Args:
         model: A classifier from images to logits (B, K), differentiable in the images.
@@ -75,6 +77,7 @@ class AgreementObjective(nn.Module):
         check_count("num_boxes", num_boxes)
         check_count("num_places", num_places)
         check_range("size", size, example=(0.1, 0.35))
+        freeze_unused(model)
         self.model = model
         self.strength, self.num_boxes, self.size, self.num_places = strength, num_boxes, size, num_places
 
@@ -110,18 +113,21 @@ class AgreementObjective(nn.Module):
     def _strongest_box(self, change: Tensor) -> Tensor:
         """Return the box with the largest sum of those drawn, (B, H, W) of bool; borders may cut it."""
         B, H, W = change.shape
-        extent = change.new_tensor([H, W])
-        sides = (self.size[0] + torch.rand(B, 1, 2, device=change.device) * (self.size[1] - self.size[0])) * extent
-        centres = torch.rand(B, self.num_places, 2, device=change.device) * extent
-        first = (centres - sides / 2).round().clamp(min=0).long()  # (B, places, 2)
-        last = torch.minimum((centres + sides / 2).round(), extent).long()
+
+        def intervals(length: int) -> tuple[Tensor, Tensor]:
+            """Draw where each box begins and ends along one axis, (B, places) each."""
+            sides = self.size[0] + torch.rand(B, 1, device=change.device) * (self.size[1] - self.size[0])
+            centres = torch.rand(B, self.num_places, device=change.device)
+            first, last = ((centres + sign * sides / 2) * length for sign in (-1, 1))
+            return first.round().clamp(min=0).long(), last.round().clamp(max=length).long()
+
+        (top, bottom), (left, right) = intervals(H), intervals(W)
         image = torch.arange(B, device=change.device)[:, None]
         sums = F.pad(change.cumsum(dim=1).cumsum(dim=2), (1, 0, 1, 0))  # of all above and left of a corner
 
         def at(rows: Tensor, columns: Tensor) -> Tensor:
             return sums[image, rows, columns]
 
-        (top, left), (bottom, right) = first.unbind(dim=2), last.unbind(dim=2)
         inside = at(bottom, right) - at(top, right) - at(bottom, left) + at(top, left)
         best = inside.abs().argmax(dim=1, keepdim=True)
         rows, columns = (torch.arange(length, device=change.device) for length in (H, W))

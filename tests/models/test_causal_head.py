@@ -11,34 +11,25 @@ from causalcxr import CausalHead
 from reference.causal_head import causal_head
 from reference.comparison import EXACT, TOLERANCE, normal, randomised, relative_error
 
-MASK = torch.tensor([[[True, True, False], [False, True, True]], [[True, False, False], [False, False, False]]])
-
 
 def _head(num_classes: int = 3, **kwargs: object) -> CausalHead:
     return randomised(CausalHead(5, num_classes, dim=8, num_heads=2, **kwargs))
 
 
 @pytest.mark.parametrize(
-    ("options", "num_given", "mask"),
-    [
-        ({}, None, None),
-        ({"complement": "paper", "depth": 1}, None, MASK),
-        ({"combine": "cat"}, None, None),
-        ({"combine": "cat"}, 4, None),
-        ({"strategy": "random"}, 4, MASK),
-    ],
+    ("options", "num_given"),
+    [({}, None), ({"complement": "paper", "depth": 1}, None), ({"combine": "cat"}, None), ({"combine": "cat"}, 4)],
 )
-def test_output_equals_the_reference(options: dict, num_given: int | None, mask: Tensor | None) -> None:
-    head, features = _head(**options).eval(), normal(2, 5, 2, 3)
+def test_output_equals_the_reference(options: dict, num_given: int | None) -> None:
+    head, features = _head(**options).eval(), normal(3, 5, 2, 3)
     confounders = None if num_given is None else normal(num_given, 3, 8, seed=2)
-    output = head(features, confounders, mask=mask, need_attention=True)
+    output = head(features, confounders, need_attention=True)
     expected = causal_head(
         features,
         head.state_dict(),
         build_sincos2d_pos_embed([2, 3], 8, dtype=torch.float32).double(),
         confounders,
         num_heads=2,
-        mask=mask,
         depth=options.get("depth", 2),
         complement=options.get("complement", "normalized"),
         combine=options.get("combine", "add"),
@@ -107,18 +98,20 @@ def test_gradients_are_those_of_the_function() -> None:
     )
 
 
-def test_random_partners_are_drawn_in_training_alone() -> None:
-    features = normal(4, 5, 2, 3)
-    assert _head(strategy="random").train()(features).intervened.shape == (4, 1, 3)
-    random, full = (_head(strategy=strategy).eval()(features).intervened for strategy in ("random", "full"))
-    torch.testing.assert_close(random, full, **EXACT)
+def test_no_image_borrows_from_itself_and_each_borrows_from_all_others() -> None:
+    head, features = _head(), normal(5, 5, 2, 3)
+    output = head(features)
+    every = head.intervention(output.causal, output.confounder)
+    assert output.intervened.shape == (5, 4, 3)
+    for i in range(5):
+        others = every[i, [j % 5 for j in range(i + 1, i + 5)]]
+        torch.testing.assert_close(output.intervened[i], others, **EXACT)
 
 
 def test_parts_of_the_forward_agree_with_the_whole() -> None:
     head, features = _head(), normal(2, 5, 2, 3)
     encoded, output = head.feature_learning(features), head(features)
     torch.testing.assert_close(head.decode(encoded)[:5], output[:5], **EXACT)
-    torch.testing.assert_close(head.causal_features(encoded), output.causal, **EXACT)
 
 
 def test_dropout_acts_in_training_alone() -> None:
@@ -140,13 +133,9 @@ def test_other_labels_get_new_classifiers_of_the_same_kind() -> None:
     assert all(torch.equal(value, encoder[name]) for name, value in head.feature_learning.state_dict().items())
 
 
-def test_without_labels_the_features_are_the_mean_of_the_encoded_map() -> None:
-    head = _head(num_classes=0)
-    encoded = head.feature_learning(normal(2, 5, 2, 3))
-    torch.testing.assert_close(head.causal_features(encoded), encoded.flatten(2).mean(dim=2), **EXACT)
-    assert head.num_classes == 0
+def test_head_without_labels_says_how_to_get_some() -> None:
     with pytest.raises(ValueError, match=r"no labels \(num_classes=0\).*reset_classifier"):
-        head.decode(encoded)
+        _head(num_classes=0)(normal(2, 5, 2, 3))
 
 
 def test_grad_mode_stays_as_it_is() -> None:
@@ -182,7 +171,6 @@ def test_parameters_are_built_in_the_asked_for_type() -> None:
         ({"dim": 10, "num_heads": 4}, "must be a positive multiple of num_heads, but got 10 and 4"),
         ({"complement": "printed"}, "complement must be one of"),
         ({"combine": "mul"}, "combine must be one of"),
-        ({"strategy": "all"}, "strategy must be one of"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict, message: str) -> None:
@@ -190,18 +178,25 @@ def test_options_out_of_range_are_refused(options: dict, message: str) -> None:
         CausalHead(5, **{"num_classes": 3, "dim": 8, "num_heads": 2, **options})
 
 
-def test_encoded_map_of_another_width_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"encoded must have shape \(B, D, H, W\), D=8, but got \(2, 4, 2, 3\)"):
-        _head().causal_features(normal(2, 4, 2, 3))
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [
+        ((2, 7, 5), r"got tokens \(2, 7, 5\); .*num_prefix_tokens.*forward_intermediates"),
+        ((2, 2, 3, 5), r"channels last, \(2, 2, 3, 5\); use features.permute\(0, 3, 1, 2\)"),
+    ],
+)
+def test_tokens_and_channels_last_are_refused_with_the_remedy(shape: tuple[int, ...], remedy: str) -> None:
+    with pytest.raises(ValueError, match=remedy):
+        _head()(normal(*shape))
 
 
 def test_features_with_other_channels_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"x must have shape \(B, C, H, W\), C=5, but got \(2, 4, 2, 3\)"):
+    with pytest.raises(ValueError, match=r"features must have shape \(B, C, H, W\), C=5, but got \(2, 4, 2, 3\)"):
         _head()(normal(2, 4, 2, 3))
 
 
 def test_integer_features_are_refused() -> None:
-    with pytest.raises(TypeError, match="x must be a floating-point tensor"):
+    with pytest.raises(TypeError, match="features must be a floating-point tensor"):
         _head()(torch.zeros(2, 5, 2, 3, dtype=torch.long))
 
 

@@ -1,9 +1,8 @@
 """ACmix: self-attention in a window and convolution over shared projections."""
 
-from typing import Any, cast
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from causalcxr._checks import check_heads, check_tensor
@@ -24,12 +23,9 @@ class ACmix(nn.Module):
 
     As :math:`q_i \cdot p_i` is the same for every j, softmax drops it: p is subtracted from k once. The windows are not
     unfolded, which would take `attn_kernel_size ** 2` times the memory of the map.
-    In the convolution path `fc` maps the 3 * heads stacked q, k, v maps to `kernel_size ** 2` maps for each channel of
-    a head, and a grouped convolution, initialised to shifts, sums them. Both `fc` and the projections are 1x1
-    convolutions, so they are applied to x as one, with the product of their weights. The output is
-    rate1 * attention + rate2 * convolution, in the memory format of the input. Attention is linear in v and the
-    convolution in its weights, so the rates are multiplied with weights, not with maps. Hooks on `conv1` and `conv2`
-    see the attention path alone, those on `conv3`, `fc` and `dep_conv` see nothing.
+    In the convolution path `fc` maps the 3 * heads maps of q, k and v to `kernel_size ** 2` maps for each channel of a
+    head, and the grouped convolution `dep_conv`, initialised to shifts, sums them. The output is
+    rate1 * attention + rate2 * convolution, in the memory format of the input.
 
     Parameters keep their published names (`conv1 conv2 conv3 conv_p fc dep_conv rate1 rate2`) and shapes. Unlike the
     published layer this one has no stride or dilation, runs in half precision and on maps smaller than the window.
@@ -107,30 +103,19 @@ class ACmix(nn.Module):
         check_tensor("x", x, "B C H W", C=self.in_chs)
         memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         x = x.contiguous(memory_format=torch.channels_last)  # windows are cut from tokens, one after the other
-        attended = self._attention(x)
-        # Second, so that the backward pass is done with it before it needs memory for the attention.
-        mixed = self._convolution(x) + attended
+        q, k, v = self.conv1(x), self.conv2(x), self.conv3(x)
+        mixed = self.rate1 * self._attention(q, k, v) + self.rate2 * self._convolution(q, k, v)
         return mixed.contiguous(memory_format=memory_format)
 
-    def _attention(self, x: Tensor) -> Tensor:
-        """Return rate1 * attention."""
-        grid = _coordinate_grid(x.shape[-2], x.shape[-1], x).contiguous(memory_format=torch.channels_last)
-        q, k = self.conv1(x), self.conv2(x)
-        k = (k.unflatten(1, (self.num_heads, self.head_dim)) - self.conv_p(grid).unsqueeze(1)).flatten(1, 2)
-        v = F.conv2d(x, self.rate1 * self.conv3.weight, self.rate1 * cast(Tensor, self.conv3.bias))
-        return window_attention(q, k, v, num_heads=self.num_heads, window=self.attn_kernel_size)
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        position = self.conv_p(_coordinate_grid(q.shape[-2], q.shape[-1], q)).repeat(1, self.num_heads, 1, 1)
+        return window_attention(q, k - position, v, num_heads=self.num_heads, window=self.attn_kernel_size)
 
-    def _convolution(self, x: Tensor) -> Tensor:
-        """Return rate2 * convolution."""
-        projections = (self.conv1, self.conv2, self.conv3)
-        weight = torch.cat([conv.weight for conv in projections]).view(3 * self.num_heads, self.head_dim, self.in_chs)
-        bias = torch.cat([cast(Tensor, conv.bias) for conv in projections]).view(3 * self.num_heads, self.head_dim)
-        mix = self.rate2 * self.fc.weight[:, :, 0, 0]  # (kernel_size ** 2, 3 * heads)
-        weight = torch.einsum("tg,gdc->dtc", mix, weight).flatten(0, 1)[:, :, None, None]
-        bias = torch.einsum("tg,gd->dt", mix, bias).flatten()
-        x = F.conv2d(x, weight, bias)
-        bias = self.rate2 * cast(Tensor, self.dep_conv.bias)
-        return F.conv2d(x, self.dep_conv.weight, bias, padding=self.kernel_size // 2, groups=self.head_dim)
+    def _convolution(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        batch, _, height, width = q.shape
+        heads = torch.cat([q, k, v], dim=1).reshape(batch, 3 * self.num_heads, self.head_dim, height * width)
+        taps = self.fc(heads).transpose(1, 2)  # (B, d, kernel_size ** 2, H W)
+        return self.dep_conv(taps.flatten(1, 2).unflatten(2, (height, width)))
 
     def extra_repr(self) -> str:
         """Options, for printing."""

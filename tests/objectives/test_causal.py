@@ -19,9 +19,9 @@ STRATA = torch.tensor([0, 0, 0, 1])
 class _Model(nn.Module):
     """A head behind `forward_causal`, the one method that the objective asks for."""
 
-    def __init__(self, strategy: str = "full") -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.head = randomised(CausalHead(3, 2, dim=4, num_heads=2, strategy=strategy))
+        self.head = randomised(CausalHead(3, 2, dim=4, num_heads=2))
 
     def forward_causal(self, images: Tensor, confounders: Tensor | None = None) -> CausalOutput:
         return self.head(images, confounders)
@@ -53,13 +53,13 @@ def test_with_a_bank_confounders_are_those_of_past_batches_by_their_prior(num_st
     """Bank of 6, batches of 4: the third step reads the full bank and overwrites it before its backward pass."""
     prior = (0.5, 0.5) if num_strata else None
     strata = STRATA if num_strata else None
-    model, bank = _Model(), _bank(num_strata=num_strata, prior=prior)
-    objective, by_hand = CausalObjective(model, bank=bank), _bank(num_strata=num_strata, prior=prior)
+    model, bank = _Model(), _bank(num_strata=num_strata, strata_prior=prior)
+    objective, by_hand = CausalObjective(model, bank=bank), _bank(num_strata=num_strata, strata_prior=prior)
     weight = normal(4, 2, seed=2).abs()
     for step in range(3):
         losses = objective(_images(step), TARGETS, strata, weight=weight)
         output = model.head(_images(step), by_hand.features.clone())
-        expected = CausalLoss()(output, TARGETS, prior=by_hand.weights.clone() if num_strata else None, weight=weight)
+        expected = CausalLoss()(output, TARGETS, prior=by_hand.prior.clone() if num_strata else None, weight=weight)
         torch.testing.assert_close(losses, expected, **EXACT)
         assert (losses["bd"].item() == 0) == (step == 0)
         torch.testing.assert_close(
@@ -87,40 +87,26 @@ def test_bank_is_filled_in_training_and_left_alone_in_evaluation() -> None:
 
 def test_random_partners_follow_the_prior_of_the_strata() -> None:
     """With P(c) = (0, 1) only the confounders of stratum 1 are borrowed, all with the same features here."""
-    model, bank = _Model(strategy="random"), _bank(num_strata=2, prior=(0.0, 1.0))
+    model, bank = _Model(), _bank(num_strata=2, strata_prior=(0.0, 1.0))
     confounder = normal(1, 2, 4, seed=3)
     bank.update(torch.cat([normal(3, 2, 4, seed=4), confounder, confounder]), torch.tensor([0, 0, 0, 1, 1]))
     expected = CausalLoss()(model.head(_images(), confounder), TARGETS)
-    losses = CausalObjective(model, bank=bank)(_images(), TARGETS, STRATA)
+    losses = CausalObjective(model, CausalLoss(partners="random"), bank=bank)(_images(), TARGETS, STRATA)
     torch.testing.assert_close(losses, expected, **EXACT)
 
 
 def test_random_partners_of_an_empty_bank_cost_nothing() -> None:
-    losses = CausalObjective(_Model("random"), bank=_bank())(_images(), TARGETS)
+    losses = CausalObjective(_Model(), CausalLoss(partners="random"), bank=_bank())(_images(), TARGETS)
     assert losses["bd"].item() == 0
     assert losses["sl"].item() > 0
 
 
-@pytest.mark.parametrize("num_strata", [0, 2])
-def test_partners_are_drawn_when_the_model_is_in_training(num_strata: int) -> None:
-    """Whatever the objective's own mode: the parts of a model may be frozen, or be sampled in evaluation."""
-    prior, strata = ((0.5, 0.5), STRATA) if num_strata else (None, None)
-    objective = CausalObjective(_Model("random"), bank=_bank(num_strata=num_strata, prior=prior))
-    objective(_images(), TARGETS, strata)
-    objective.model.eval()
-    full = [objective(_images(2), TARGETS, strata)["sl"].item() for _ in range(2)]
-    assert full[0] == full[1]
-    objective.eval().model.train()
-    drawn = {objective(_images(2), TARGETS, strata)["bd"].item() for _ in range(8)}
-    assert len(drawn) > 1
-
-
 def test_random_partners_in_evaluation_are_the_full_weighted_average() -> None:
-    bank = _bank(num_strata=2, prior=(0.3, 0.7))
+    bank = _bank(num_strata=2, strata_prior=(0.3, 0.7))
     bank.update(normal(4, 2, 4, seed=3), STRATA)
     full, random = (
-        CausalObjective(_Model(strategy), bank=copy.deepcopy(bank)).eval()(_images(), TARGETS)
-        for strategy in ("full", "random")
+        CausalObjective(_Model(), CausalLoss(partners=partners), bank=copy.deepcopy(bank)).eval()(_images(), TARGETS)
+        for partners in ("all", "random")
     )
     torch.testing.assert_close(full, random, **EXACT)
 
@@ -156,6 +142,24 @@ def test_model_must_have_forward_causal() -> None:
         TypeError, match=r"model must have forward_causal.* but Linear has none; put a causalcxr.CausalHead"
     ):
         CausalObjective(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("sizes", [(3, 4), (2, 8)])
+def test_bank_of_other_sizes_is_refused_at_once(sizes: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"labels x \d, but the model has 2 x 4; build it with ConfounderB"):
+        CausalObjective(_Model(), bank=ConfounderBank(6, *sizes))
+
+
+def test_features_that_are_not_finite_cost_one_step() -> None:
+    """They never enter the bank, where every later step would read them."""
+    model, bank = _Model(), _bank()
+    objective = CausalObjective(model, bank=bank)
+    images = _images()
+    images[0] = NAN
+    model.eval()  # with batch statistics the whole batch would be lost
+    assert objective(images, TARGETS)["loss"].isnan()
+    assert len(bank) == 3
+    assert objective(_images(), TARGETS)["loss"].isfinite()
 
 
 def test_strata_need_a_bank() -> None:

@@ -1,0 +1,172 @@
+"""The losses as modules: the objective of the paper, and the asymmetric loss."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from causalcxr._checks import check_choice
+from causalcxr.losses.functional import (
+    ElementwiseLoss,
+    asymmetric_loss,
+    backdoor_loss,
+    check_prior,
+    classification_loss,
+    cross_entropy,
+    uniform_kl_loss,
+)
+from causalcxr.outputs import CausalOutput
+
+__all__ = ["AsymmetricLoss", "CausalLoss"]
+
+
+class AsymmetricLoss(nn.Module):
+    """`asymmetric_loss` as a module; also a `classification` for `CausalLoss`.
+
+    Args:
+        gamma_pos: Focusing exponent of positive labels, 0 or more.
+        gamma_neg: Focusing exponent of negative labels, 0 or more.
+        margin: Probability below which a negative label costs nothing, in [0, 1).
+        reduction: `"mean"`, `"sum"` or `"none"`, as in the losses of torch.
+
+    Shape:
+        - logits, targets: (..., K)
+        - Output: a scalar; (..., K) with `reduction="none"`
+
+    Example:
+        >>> import torch
+        >>> AsymmetricLoss()(torch.randn(2, 14), torch.ones(2, 14)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self, *, gamma_pos: float = 0.0, gamma_neg: float = 4.0, margin: float = 0.05, reduction: str = "mean"
+    ) -> None:
+        super().__init__()
+        self.gamma_pos, self.gamma_neg, self.margin, self.reduction = gamma_pos, gamma_neg, margin, reduction
+
+    def forward(self, logits: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> Tensor:
+        """Return the loss, see `asymmetric_loss`."""
+        return asymmetric_loss(
+            logits,
+            targets,
+            gamma_pos=self.gamma_pos,
+            gamma_neg=self.gamma_neg,
+            margin=self.margin,
+            weight=weight,
+            reduction=self.reduction,
+        )
+
+    def extra_repr(self) -> str:
+        """Options, for printing."""
+        return f"gamma_pos={self.gamma_pos}, gamma_neg={self.gamma_neg}, margin={self.margin}"
+
+
+class CausalLoss(nn.Module):
+    r"""The objective of the causal classifier (arXiv 2305.12072, Eq. 8).
+
+    .. math:: L = L_{sl} + \alpha_1 L_{conf} + \alpha_2 L_{bd}
+
+    L_bd is a sum over all confounders (Eq. 7). The paper samples it: each image borrows one confounder, drawn anew at
+    every step. That is one column of the sum, with the same mean over draws: `partners="random"`.
+
+    Args:
+        alpha_conf: Weight alpha_1 of the confounder's divergence from uniform (Eq. 5), 0 or more.
+        alpha_bd: Weight alpha_2 of the backdoor loss (Eq. 7), 0 or more.
+        classification: Multi-label loss of L_sl (Eq. 4) and L_bd: a loss with `reduction`, such as
+            `nn.BCEWithLogitsLoss(pos_weight=...)` or `AsymmetricLoss()`, or a function from logits and targets to the
+            loss of each element. It is taken element by element, whatever its `reduction`, and unknown labels are left
+            out. Default: cross-entropy.
+        uniform: `"categorical"` or `"bernoulli"`, see `uniform_kl_loss`; a single label needs `"bernoulli"`.
+        partners: `"all"` confounders for every image, or one `"random"` confounder for each, drawn by P(c). In
+            evaluation mode nothing is drawn.
+
+    Shape:
+        - output: `CausalOutput`
+        - targets: (B, K)
+        - Output: dict of scalars `loss`, `sl`, `conf`, `bd`; the parts as they are before weighting
+
+    Raises:
+        ValueError: If a weight is negative or an option unknown.
+        TypeError: If `classification` cannot be called, or what is given is not a `CausalOutput`.
+
+    Example:
+        >>> import torch, causalcxr
+        >>> head = causalcxr.CausalHead(64, num_classes=3, dim=32)
+        >>> losses = CausalLoss()(head(torch.randn(4, 64, 7, 7)), torch.ones(4, 3))
+        >>> sorted(losses)
+        ['bd', 'conf', 'loss', 'sl']
+    """
+
+    def __init__(
+        self,
+        alpha_conf: float = 1.0,
+        alpha_bd: float = 0.5,
+        *,
+        classification: ElementwiseLoss = cross_entropy,
+        uniform: str = "categorical",
+        partners: str = "all",
+    ) -> None:
+        super().__init__()
+        if not (alpha_conf >= 0 and alpha_bd >= 0):
+            raise ValueError(f"alpha_conf and alpha_bd must be 0 or more, but got {alpha_conf} and {alpha_bd}")
+        if not callable(classification):
+            raise TypeError(
+                "classification must be a loss such as nn.BCEWithLogitsLoss(pos_weight=...) or AsymmetricLoss(), "
+                f"but got {classification!r}"
+            )
+        check_choice("uniform", uniform, ("categorical", "bernoulli"))
+        check_choice("partners", partners, ("all", "random"))
+        if isinstance(classification, nn.Module) and hasattr(classification, "reduction"):
+            classification = copy.copy(classification)
+            classification.reduction = "none"
+        self.alpha_conf, self.alpha_bd = alpha_conf, alpha_bd
+        self.classification, self.uniform, self.partners = classification, uniform, partners
+
+    def forward(
+        self, output: CausalOutput, targets: Tensor, *, prior: Tensor | None = None, weight: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return the losses.
+
+        Args:
+            output: What a causal model's `forward_causal` or a `CausalHead` returned.
+            targets: (B, K) labels in [0, 1], NaN where unknown.
+            prior: (S,) probabilities P(c) of the confounders, as from `ConfounderBank.prior`, or (B, S), those of each
+                image, see `backdoor_loss`.
+            weight: (B, K) weights of the labels in L_sl and L_bd, as from `backdoor_weights`.
+        """
+        if not isinstance(output, CausalOutput):
+            raise TypeError(
+                f"output must be what model.forward_causal(images) returns, but got {type(output).__name__}"
+            )
+        intervened = output.intervened
+        if self.partners == "random" and self.training and intervened.shape[1]:
+            intervened, prior = _draw_partners(intervened, prior)
+        sl = classification_loss(output.logits, targets, criterion=self.classification, weight=weight)
+        conf = uniform_kl_loss(output.confounder_logits, uniform=self.uniform)
+        bd = backdoor_loss(intervened, targets, prior=prior, criterion=self.classification, weight=weight)
+        return {"loss": sl + self.alpha_conf * conf + self.alpha_bd * bd, "sl": sl, "conf": conf, "bd": bd}
+
+    def extra_repr(self) -> str:
+        """Options, for printing."""
+        return (
+            f"alpha_conf={self.alpha_conf}, alpha_bd={self.alpha_bd}, uniform={self.uniform!r}, "
+            f"partners={self.partners!r}"
+        )
+
+
+def _draw_partners(intervened: Tensor, prior: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Draw one confounder for each image by P(c).
+
+    Returns the column (B, 1, K), and its P(c) (B, 1), which is 1, or 0 where nothing may be borrowed, as from an empty
+    bank.
+    """
+    batch, num_confounders, _ = intervened.shape
+    if prior is None:
+        prior = intervened.new_full((num_confounders,), 1 / num_confounders, dtype=torch.float32)
+    check_prior(prior, intervened)
+    prior = prior.to(intervened.device, torch.float32).expand(batch, -1)
+    # The first of independent alarms with rates P(c_s) is s with probability P(c_s). `multinomial` would look at
+    # values, which stalls an accelerator.
+    partner = (torch.empty_like(prior).exponential_() / prior).argmin(dim=1)
+    return intervened.take_along_dim(partner[:, None, None], dim=1), prior.sum(dim=1, keepdim=True) > 0

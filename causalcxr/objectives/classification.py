@@ -1,0 +1,48 @@
+"""The classification loss alone, for any classifier."""
+
+from torch import Tensor, nn
+
+from causalcxr.losses import classification_loss
+from causalcxr.models import CausalHead
+
+__all__ = ["ClassificationObjective", "freeze_unused"]
+
+
+class ClassificationObjective(nn.Module):
+    r"""A classifier with its loss, called as the other objectives are (arXiv 2305.12072, Eq. 4).
+
+    .. math:: L = L_{sl}
+
+    Of a causal model it trains the causal branch alone, which makes the logits. The parameters of the confounding
+    branch and of the intervention are frozen (`requires_grad=False`), as `DistributedDataParallel` asks for.
+
+    Args:
+        model: A classifier from images to logits (B, K).
+
+    Shape:
+        - images: (B, C, H, W)
+        - targets: (B, K), in [0, 1], NaN where unknown
+        - weight: (B, K) weights of the labels, as from `causalcxr.losses.backdoor_weights`
+        - Output: dict of the scalar `loss`
+
+    Example:
+        >>> import timm, torch
+        >>> objective = ClassificationObjective(timm.create_model("test_resnet", num_classes=14))
+        >>> objective(torch.randn(4, 3, 64, 64), torch.zeros(4, 14))["loss"].backward()
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        freeze_unused(model)
+        self.model = model
+
+    def forward(self, images: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the loss of a batch, see the class."""
+        return {"loss": classification_loss(self.model(images), targets, weight=weight)}
+
+
+def freeze_unused(model: nn.Module) -> None:
+    """Freeze what the logits of causal heads in the model do not depend on."""
+    for head in (module for module in model.modules() if isinstance(module, CausalHead)):
+        for unused in (head.confounder_mlp, head.confounder_classifier, head.intervention):
+            unused.requires_grad_(False)
