@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import timm
 import torch
+from nih import films, pack, pointing, report, ship, study, training, views
 from PIL import Image
-from research.nih import films, pack, pointing, report, ship, study, training, views
 from torch.testing import assert_close
 
 import causalcxr
@@ -226,8 +226,8 @@ def test_from_films_to_a_model_folder(packed: Path, tmp_path: Path) -> None:
     found, output = tmp_path / "search", tmp_path / "study"
 
     def run(*arguments: str) -> None:
-        command = [sys.executable, "-m", "examples.research.nih.study", *common, *arguments]
-        subprocess.run(command, cwd=ROOT, check=True, timeout=300)
+        command = [sys.executable, "-m", "nih.study", *common, *arguments]
+        subprocess.run(command, cwd=ROOT / "examples" / "research", check=True, timeout=300)
 
     run("--search", "--settings", "base", "smoothing", "layer_decay", "--output", str(found))
     run("--study", "--setting", str(found / "chosen.json"), "--seeds", "0", "--output", str(output))

@@ -1,6 +1,6 @@
 """Pack films of NIH ChestX-ray14 into a few files that are small enough to carry to another machine.
 
-    python -m examples.research.nih.pack OUTPUT --films nih-10k=path/to/nih-10k:90 --films nih-320=path/to/nih-320:85 \
+    python -m nih.pack OUTPUT --films nih-10k=path/to/nih-10k:90 --films nih-320=path/to/nih-320:85 \
         --backbone path/to/tf_efficientnet_lite0.safetensors
 
 Every `--films NAME=FOLDER:QUALITY` becomes OUTPUT/NAME.zip: the tables of the folder as they are, and the films on

@@ -1,7 +1,7 @@
 """Tables of a search or of a study, as JSON and Markdown.
 
-    python -m examples.research.nih.report runs/study --data nih-10k.zip --output docs/results/nih
-    python -m examples.research.nih.report runs/search --data nih-10k.zip --output docs/results/nih
+    python -m nih.report runs/study --data nih-10k.zip --output docs/results/nih
+    python -m nih.report runs/search --data nih-10k.zip --output docs/results/nih
 
 Several folders of one study, such as of different seeds, are read together. All intervals are of 95 % and over
 patients, who are drawn with replacement. Every run and every part sees the same draws, so that differences are paired.

@@ -1,6 +1,6 @@
 """Make a model folder of the best run of a study: weights in half precision, calibration and a manifest.
 
-    python -m examples.research.nih.ship runs/study --data nih-10k.zip --output runs/shipped --about "Which films."
+    python -m nih.ship runs/study --data nih-10k.zip --output runs/shipped --about "Which films."
 
 The folder opens with `causalcxr.create_model(Path(folder))`. Of the seeds of the variant the best by validation is
 taken. The calibration is fitted on the validation logits of the weights as they are written.

@@ -1,12 +1,12 @@
 """Search for a recipe, or compare variants by one recipe over several seeds, as far as the time allows.
 
-    python -m examples.research.nih.study --search --data nih-10k.zip --extra nih-320.zip --backbone-weights FILE \
+    python -m nih.study --search --data nih-10k.zip --extra nih-320.zip --backbone-weights FILE \
         --output runs/search --limit 130
-    python -m examples.research.nih.study --study --setting runs/search/chosen.json --data nih-10k.zip \
+    python -m nih.study --study --setting runs/search/chosen.json --data nih-10k.zip \
         --extra nih-320.zip --backbone-weights FILE --output runs/study --limit 300
 
-Run it from the root of the repository. Several runs train side by side, the most important first. The output folder
-gets `results.json`, `scores.npz`, after a search `chosen.json` and after a study `weights-VARIANT.safetensors`. All are
+Run it from `examples/research`. Several runs train side by side, the most important first. The output folder gets
+`results.json`, `scores.npz`, after a search `chosen.json` and after a study `weights-VARIANT.safetensors`. All are
 written anew when a run ends. Run the same command again to go on: finished runs are not repeated.
 """
 

@@ -1,1 +1,0 @@
-"""What made the numbers in the documentation; each folder is a small package of its own."""
