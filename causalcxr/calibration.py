@@ -30,7 +30,8 @@ class Calibration:
     Probabilities and thresholds hold for images like those of the fit, with findings as frequent as there, and for the
     weights that made the scores: after more training, fit again.
 
-    `model.calibration` is the one that came with the weights; `save_pretrained(..., calibration=)` stores one.
+    `model.calibration` is the one that came with the weights. It is None where they came without; then
+    `model(x).sigmoid()` gives probabilities that are not calibrated. `save_pretrained(..., calibration=)` stores one.
 
     Args:
         temperature: T, above 0.

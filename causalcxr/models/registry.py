@@ -111,47 +111,26 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _build(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
     """Build a model of the table, with weights where asked for; what every entry point does."""
-    if unknown := sorted(kwargs.keys() - ARGUMENTS):
-        close = difflib.get_close_matches(unknown[0], ARGUMENTS, n=1, cutoff=0.7)
-        hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(ARGUMENTS)}"
-        raise TypeError(f"{name} takes no argument {unknown[0]!r}; {hint}")
-    backbone, defaults = MODELS[name]
-    kwargs = {"backbone": backbone} | defaults | kwargs
-    if not kwargs["backbone"]:
-        raise ValueError(f"{name} needs the name of a timm model, as create_model({name!r}, backbone='resnet26d')")
-    check_backbone_name(kwargs["backbone"])
-    overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
-    if kwargs["backbone"] != backbone:
-        taken = _of_backbone(kwargs["backbone"])
-        saved = isinstance(kwargs.get("pretrained_cfg"), dict)  # which says how images are scaled
-        overlay = ({"first_conv": taken["first_conv"]} if saved else taken) | overlay
-    kwargs["backbone_args"] = defaults.get("backbone_args", {}) | (kwargs.get("backbone_args") or {})
-    cfg = resolve_pretrained_cfg(name, kwargs.get("pretrained_cfg"), overlay)
-    img_size = kwargs.pop("img_size", None)
-    if img_size is not None:
-        kwargs["backbone_args"]["img_size"] = img_size
-        sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        overlay["input_size"] = (cfg.input_size[0], *sides)
-    num_classes = kwargs.pop("num_classes", None)
-    if num_classes is not None and (not pretrained or kwargs.get("features_only")):
-        kwargs["num_classes"] = num_classes
+    kwargs = _arguments(name, given)
+    overlay, num_classes = kwargs["pretrained_cfg_overlay"], kwargs.get("num_classes")
     if pretrained:
+        cfg = resolve_pretrained_cfg(name, kwargs.get("pretrained_cfg"), overlay)
         if not cfg.has_weights:
             raise ValueError(
                 f"no weights are published for {name!r}; models with weights: {', '.join(list_pretrained())}. "
                 "pretrained_backbone=True or a path loads weights of the backbone alone"
             )
-        file = hub.weights_file(cfg, kwargs.get("cache_dir"))
-        overlay |= {"file": str(file), "source": None, "state_dict": None}
+        overlay |= {"file": str(hub.weights_file(cfg, kwargs.get("cache_dir"))), "source": None, "state_dict": None}
         kwargs.pop("pretrained_backbone", None)  # the weights hold the backbone's as well
+        if not kwargs.get("features_only"):
+            kwargs["num_classes"] = cfg.num_classes  # first the weights are loaded whole
     try:
         model = build_model_with_cfg(
             CausalCXR,
             name,
             pretrained,
-            pretrained_cfg_overlay=overlay,
             feature_cfg={"feature_cls": "getter", "out_indices": None},  # all maps
             **kwargs,
         )
@@ -165,19 +144,45 @@ def _build(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
         if pretrained:
             model.label_names = model.pretrained_cfg.get("label_names")
             _change_labels(model, num_classes)
-        if not backbone:
+        if not MODELS[name][0]:
             check_feature_map(model, kwargs["backbone_args"].get("img_size"))
     return model
 
 
+def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a model: those of the table, and over them those that are given."""
+    if unknown := sorted(given.keys() - ARGUMENTS):
+        close = difflib.get_close_matches(unknown[0], ARGUMENTS, n=1, cutoff=0.7)
+        hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(ARGUMENTS)}"
+        raise TypeError(f"{name} takes no argument {unknown[0]!r}; {hint}")
+    usual, defaults = MODELS[name]
+    kwargs = {"backbone": usual} | defaults | given
+    backbone, img_size = kwargs["backbone"], kwargs.pop("img_size", None)
+    if not backbone:
+        raise ValueError(f"{name} needs the name of a timm model, as create_model({name!r}, backbone='resnet26d')")
+    check_backbone_name(backbone)
+    overlay: dict[str, Any] = {}
+    if backbone != usual:
+        overlay = _of_backbone(backbone)
+        if isinstance(kwargs.get("pretrained_cfg"), dict):  # of saved weights, which say how images are scaled
+            overlay = {"first_conv": overlay["first_conv"]}
+    kwargs["backbone_args"] = defaults.get("backbone_args", {}) | (given.get("backbone_args") or {})
+    if img_size is not None:
+        kwargs["backbone_args"]["img_size"] = img_size
+        sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        channels = resolve_pretrained_cfg(name, kwargs.get("pretrained_cfg")).input_size[0]
+        overlay["input_size"] = (channels, *sides)
+    kwargs["pretrained_cfg_overlay"] = overlay | (given.get("pretrained_cfg_overlay") or {})
+    return kwargs
+
+
 def _change_labels(model: Any, num_classes: int | None) -> None:
     """Give a model that has its weights another number of labels, and say which weights are new."""
-    trained = model.num_classes
+    trained, before = model.num_classes, dict(model.named_parameters())
     if num_classes is None or num_classes == trained:
         return
-    before = {id(parameter) for parameter in model.parameters()}
     model.reset_classifier(num_classes)
-    if new := [name for name, parameter in model.named_parameters() if id(parameter) not in before]:
+    if new := [name for name, parameter in model.named_parameters() if before.get(name) is not parameter]:
         _logger.warning(
             "%d weights of %s are new, since it has %d labels and the weights are for %d; train them: %s",
             *(len(new), model.pretrained_cfg["architecture"], num_classes, trained, ", ".join(new)),
@@ -274,7 +279,7 @@ def _open(saved: hub.Saved, pretrained: bool, kwargs: dict[str, Any]) -> Any:
         arguments["num_classes"] = saved.num_classes  # first the weights are loaded whole
     try:
         model = timm.create_model(name, pretrained=pretrained, pretrained_cfg=saved.pretrained_cfg, **arguments)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError, AttributeError, LookupError) as error:  # as timm meets what it cannot build
         raise _misfit(name, error) from error
     if plain:
         model.label_names = model.calibration = None

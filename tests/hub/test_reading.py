@@ -152,6 +152,16 @@ def test_plain_config_that_was_tampered_with(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value"), [("cardinality", 5), ("global_pool", [1]), ("stem_type", [[]]), ("layers", [2, 1, 1, 1])]
+)
+def test_plain_config_of_another_model(name: str, value: Any, tmp_path: Path) -> None:
+    causalcxr.save_pretrained(timm.create_model("test_resnet", num_classes=2), tmp_path)
+    _change_config(tmp_path, lambda config: config["model_args"].update({name: value}))
+    with pytest.raises(ValueError, match="weights do not fit 'test_resnet': "):
+        causalcxr.create_model(tmp_path)
+
+
+@pytest.mark.parametrize(
     "other", [{"hf_hub_id": "other/repo"}, {"url": "http://127.0.0.1/x.pth"}, {"custom_load": "hf"}, {"unknown": 1}]
 )
 def test_what_leads_to_other_weights_is_dropped(
