@@ -9,11 +9,11 @@ Captum takes any function that returns (B, K): here the prediction, and the mode
 
 import torch
 from captum.attr import IntegratedGradients
+from short_training import train
 from torch import Tensor
 
 import causalcxr
 from causalcxr.data import SyntheticCXR
-from short_training import train
 
 
 def stamped_pairs(films: SyntheticCXR, count: int) -> tuple[Tensor, Tensor]:

@@ -12,12 +12,12 @@ import torch
 from pytorch_grad_cam import GradCAM, HiResCAM
 from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from short_training import train
 from torch import Tensor
 
 import causalcxr
 from causalcxr.data import SyntheticCXR
 from causalcxr.explain import attention_maps
-from short_training import train
 
 
 def heat_maps(method: type[BaseCAM], model: causalcxr.CausalCXR, images: Tensor, label: int) -> Tensor:

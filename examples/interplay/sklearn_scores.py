@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from short_training import train
 from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import classification_report, roc_auc_score
@@ -18,7 +19,6 @@ from torch.utils.data import DataLoader
 import causalcxr
 from causalcxr.data import SyntheticCXR
 from causalcxr.metrics import auroc, expected_calibration_error
-from short_training import train
 
 
 @torch.no_grad()

@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-import evaluate
 import numpy as np
 import pytest
 import torch
 
 import causalcxr
+import evaluate
 from causalcxr.data import NIH_LABELS, NIHChestXray14
 from causalcxr.metrics import auroc
 

@@ -7,16 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import evaluate
 import numpy as np
 import pytest
 import timm
 import torch
-import train
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 import causalcxr
+import evaluate
+import train
 from causalcxr.cli import main as cli
 from causalcxr.data import NIHChestXray14
 from causalcxr.losses import backdoor_weights

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from nih import films, pack, pointing, report, ship, study, training, views
 from PIL import Image
 from torch.testing import assert_close
 
@@ -17,6 +16,7 @@ import causalcxr
 from causalcxr.data import NIH_LABELS, NIHChestXray14
 from causalcxr.data.image import resize_image
 from causalcxr.metrics import auroc, expected_calibration_error
+from nih import films, pack, pointing, report, ship, study, training, views
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = (

@@ -1,8 +1,10 @@
-"""Part "data": how many images a second can be read and augmented, and whether that or the model is the limit."""
+"""Part "data": how many images a second train.py reads and augments, and whether that or the model is the limit."""
 
+import argparse
 import csv
 import json
 import os
+import runpy
 import sys
 import tempfile
 import time
@@ -13,15 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
-from causalcxr.data import NIHChestXray14, SyntheticCXR
+from causalcxr.data import SyntheticCXR
 from gpu.recording import Record, arguments
-from gpu.timing import interleaved
 
+TRAIN = runpy.run_path(str(Path(__file__).resolve().parents[2] / "train.py"))  # its functions by name
 HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
@@ -51,13 +51,12 @@ def write_release(folder: Path, count: int, pixels: int, workers: int) -> None:
     (folder / "test_list.txt").write_text("")
 
 
-def images_a_second(folder: Path, *, pixels: int, batch: int, workers: int, seconds: float, pin: bool) -> float:
-    """Return what a loader yields once it runs."""
-    dataset = NIHChestXray14(folder, "train", image_size=pixels)
+def images_a_second(folder: Path, *, pixels: int, batch: int, workers: int, seconds: float, augment: bool) -> float:
+    """Return what a loader yields once it runs, of the data set that train.py makes."""
+    options = {"data": str(folder), "image_size": pixels, "val_fraction": 0.1, "no_augment": not augment}
+    dataset, _ = TRAIN["build_data"](argparse.Namespace(**options))
     sampler = RandomSampler(dataset, replacement=True, num_samples=10**6)  # no end of an epoch, which would stall
-    loader: DataLoader[Any] = DataLoader(
-        dataset, batch_size=batch, sampler=sampler, num_workers=workers, pin_memory=pin
-    )
+    loader: DataLoader[Any] = DataLoader(dataset, batch_size=batch, sampler=sampler, num_workers=workers)
     batches = iter(loader)
     for _ in range(2 * workers):  # what was prepared while the workers started
         next(batches)
@@ -69,41 +68,8 @@ def images_a_second(folder: Path, *, pixels: int, batch: int, workers: int, seco
     return rate
 
 
-def augment(images: Tensor) -> Tensor:
-    """Turn, scale, shift and mirror each image by its own random amounts, change its contrast, repeat its channel."""
-    batch, device = len(images), images.device
-    angle = (torch.rand(batch, device=device) - 0.5) * 0.35  # 10 degrees either way
-    scale = 1 + (torch.rand(batch, device=device) - 0.5) * 0.2
-    mirror = torch.where(torch.rand(batch, device=device) < 0.5, -1.0, 1.0)
-    shift = (torch.rand(batch, 2, device=device) - 0.5) * 0.1
-    cos, sin = scale * angle.cos(), scale * angle.sin()
-    matrix = torch.stack([mirror * cos, -sin, shift[:, 0], mirror * sin, cos, shift[:, 1]], dim=1).view(batch, 2, 3)
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
-    contrast = 1 + (torch.rand(batch, 1, 1, 1, device=device) - 0.5) * 0.4
-    return ((moved - 0.5) * contrast).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-
-
-def on_device(record: Record) -> None:
-    """Copy and augment batches on the device."""
-    small, device = record.args.small, record.args.device
-    batch, pixels = (2, 64) if small else (64, 512)
-    host = torch.rand(batch, 1, pixels, pixels)
-    host = host.pin_memory() if device == "cuda" else host
-    there = host.to(device)
-    copying, augmenting = interleaved(
-        [lambda: host.to(device, non_blocking=True), lambda: augment(there)], device, rounds=1 if small else 20
-    )
-    record.content["device_rate"] = 1e3 * batch / (copying + augmenting)
-    record.row(
-        f"copy to the device and augment there, {pixels} px, batch {batch}",
-        f"{1e3 * batch / copying:.0f} and {1e3 * batch / augmenting:.0f} images/s",
-        milliseconds={"copy": copying, "augment": augmenting},
-    )
-
-
 def read(record: Record, *, stored: int, count: int, seconds: float) -> None:
-    """Read and resize files of one size by a loader."""
+    """Read and augment files of one size by a loader."""
     small = record.args.small
     workers = 2 if small else min(16, len(os.sched_getaffinity(0)))
     pixels = 64 if small else 512
@@ -112,19 +78,15 @@ def read(record: Record, *, stored: int, count: int, seconds: float) -> None:
         write_release(Path(folder) / "release", count, stored, workers)
         written = time.perf_counter() - started
         sizes = [path.stat().st_size for path in (Path(folder) / "release" / "images").iterdir()]
-        rate = images_a_second(
-            Path(folder) / "release",
-            pixels=pixels,
-            batch=2 if small else 32,
-            workers=workers,
-            seconds=seconds,
-            pin=record.args.device == "cuda",
+        options = {"pixels": pixels, "batch": 2 if small else 32, "workers": workers, "seconds": seconds}
+        read_alone, rate = (
+            images_a_second(Path(folder) / "release", augment=augment, **options) for augment in (False, True)
         )
     record.content.setdefault("reading_rate", {})[str(stored)] = rate
     record.row(
-        f"read {stored} px PNG at {pixels} px, {workers} workers",
-        f"{rate:.0f} images/s ({rate / workers:.0f} a worker)",
-        images_a_second=rate,
+        f"{stored} px PNG at {pixels} px, {workers} workers",
+        f"{read_alone:.0f} images/s read, {rate:.0f} images/s read and augmented ({rate / workers:.0f} a worker)",
+        images_a_second={"read": read_alone, "read_and_augmented": rate},
         workers=workers,
         kilobytes_a_file=sum(sizes) / len(sizes) / 1e3,
         seconds_to_write=written,
@@ -145,7 +107,7 @@ def limit(record: Record) -> None:
         which = "reading" if rate < taken[0] else "the model"
         record.row(
             f"limit of training from {stored} px files",
-            f"{which}: {rate:.0f} images/s are read, {taken[0]:.0f} trained on",
+            f"{which}: {rate:.0f} images/s are read and augmented, {taken[0]:.0f} trained on",
             read=rate,
             trained=taken[0],
         )
@@ -161,8 +123,7 @@ def main() -> int:
         (f"read {stored} px", partial(read, stored=stored, count=count, seconds=seconds))
         for stored, count, seconds in sizes
     ]
-    # Files first: processes are forked before the device is used.
-    return record.run([*reading, ("on the device", on_device), ("limit", limit)])
+    return record.run([*reading, ("limit", limit)])
 
 
 if __name__ == "__main__":

@@ -147,17 +147,16 @@ def intervention(record: Record) -> None:
     small, device = record.args.small, record.args.device
     batch, dim, size, rounds = (2, 32, 16, 1) if small else (32, 256, 1024, 5)
     layer = BackdoorIntervention(14, dim).to(device)
-    intervene = getattr(layer, "all_pairs", layer)
     causal = torch.randn(batch, 14, dim, device=device, requires_grad=True)
     borrowed = torch.randn(size, 14, dim, device=device)
     with torch.no_grad():
-        _check(record, "intervention", intervene(causal, borrowed), looped_intervention(layer, causal, borrowed))
+        _check(record, "intervention", layer(causal, borrowed), looped_intervention(layer, causal, borrowed))
     inputs = [causal, *(parameter for parameter in layer.parameters() if isinstance(parameter, nn.Parameter))]
     name = f"intervention, {batch} images, {size} confounders, against a loop over confounders"
     _compare(
         record,
         name,
-        lambda: intervene(causal, borrowed),
+        lambda: layer(causal, borrowed),
         lambda: looped_intervention(layer, causal, borrowed),
         inputs,
         rounds=rounds,

@@ -23,10 +23,11 @@ REPOSITORY = RESEARCH.parents[1]
 # `recording.arguments` and writes NAME.json; one that is not in DEFAULT has to be asked for.
 PARTS: dict[str, tuple[tuple[str, ...], float]] = {
     "correct": (("-m", "gpu.correct"), 60),
+    "loop": (("-m", "gpu.loop"), 60),
     "speed": (("-m", "gpu.speed"), 150),
     "data": (("-m", "gpu.data"), 30),
 }
-DEFAULT = ("correct", "speed", "data")
+DEFAULT = ("correct", "loop", "speed", "data")
 SMALL_FACTOR = 4  # limits are set for a GPU and 16 cores; the trial on two busy cores gets longer
 
 

@@ -7,24 +7,11 @@ import torch
 from torch import Tensor, nn
 
 import causalcxr
-from causalcxr import CausalObjective
+from causalcxr import CausalObjective, ClassificationObjective
 from causalcxr.layers import ConfounderBank
-from causalcxr.losses import classification_loss
 from gpu.timing import autocast
 
 NUM_CLASSES, BANK = 14, 1024
-
-
-class PlainObjective(nn.Module):
-    """A plain classifier with its loss."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Return the loss."""
-        return {"loss": classification_loss(self.model(images), targets)}
 
 
 def build(name: str, device: str, *, checkpointing: bool = False) -> nn.Module:
@@ -34,7 +21,7 @@ def build(name: str, device: str, *, checkpointing: bool = False) -> nn.Module:
         objective: nn.Module = CausalObjective(model, bank=ConfounderBank(BANK, NUM_CLASSES, model.head_hidden_size))
     else:
         model = timm.create_model(name, num_classes=NUM_CLASSES, output_stride=16)
-        objective = PlainObjective(model)
+        objective = ClassificationObjective(model)
     if checkpointing:
         model.set_grad_checkpointing()
     return objective.to(device, memory_format=torch.channels_last)

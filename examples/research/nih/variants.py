@@ -1,6 +1,5 @@
 """The variants that are compared: models and what they are trained with."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +11,9 @@ from torch import Tensor, nn
 import causalcxr
 from causalcxr.data import NIH_LABELS
 from causalcxr.layers import ConfounderBank
-from causalcxr.losses import CausalLoss, classification_loss
+from causalcxr.losses import CausalLoss
 
 BANK = 1024
-RANDOM_IN_LOSS = "partners" in inspect.signature(CausalLoss).parameters  # else it is an argument of the model
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,6 @@ def build_model(variant: Variant, *, backbone: str, weights: str, drop_rate: flo
             output_stride=16,
             **common,
         )
-    if variant.random_partner and not RANDOM_IN_LOSS:
-        common["strategy"] = "random"
     return causalcxr.create_model(backbone, pretrained_backbone=weights or False, **common)
 
 
@@ -85,26 +81,15 @@ def start_at_prior(model: nn.Module, targets: Tensor, weight: Tensor) -> None:
             bias.copy_(frequency.logit().view_as(bias))
 
 
-class Classification(nn.Module):
-    """The plain classifier with its loss, called as `causalcxr.CausalObjective` is."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> dict[str, Tensor]:
-        return {"loss": classification_loss(self.model(images).float(), targets, weight=weight)}
-
-
 def build_objective(variant: Variant, model: nn.Module) -> nn.Module:
     """Return what maps images, targets and weights to losses."""
     if variant.objective == "classification":
-        return Classification(model)
+        return causalcxr.ClassificationObjective(model)
     if variant.objective == "agreement":
         return causalcxr.AgreementObjective(model)
     bank = None if variant.random_partner else ConfounderBank(BANK, len(NIH_LABELS), model.head_hidden_size)
-    drawn = {"partners": "random"} if variant.random_partner and RANDOM_IN_LOSS else {}
-    return causalcxr.CausalObjective(model, CausalLoss(**variant.loss_args, **drawn), bank=bank)
+    partners = "random" if variant.random_partner else "all"
+    return causalcxr.CausalObjective(model, CausalLoss(partners=partners, **variant.loss_args), bank=bank)
 
 
 def branches(model: nn.Module, images: Tensor, targets: Tensor, objective: nn.Module) -> dict[str, float]:
@@ -118,7 +103,7 @@ def branches(model: nn.Module, images: Tensor, targets: Tensor, objective: nn.Mo
     model.eval()
     confounders = prior = None
     if (bank := objective.bank) is not None:
-        confounders, prior = bank.stored.clone(), bank.slot_prior if RANDOM_IN_LOSS else bank.slot_weights
+        confounders, prior = bank.stored.clone(), bank.slot_prior
     output = model.forward_causal(images, confounders)
     losses = criterion(output, targets, prior=prior)
     figures = {"norm_causal": output.causal, "norm_confounder": output.confounder}
