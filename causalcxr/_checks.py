@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check_choice", "check_count", "check_heads", "check_range", "check_tensor", "eager", "readable"]
+__all__ = ["check_choice", "check_count", "check_heads", "check_range", "check_tensor", "readable"]
 
 
 def check_tensor(name: str, x: Any, shape: str, **sizes: int) -> None:
@@ -59,11 +59,6 @@ def check_heads(dim: int, num_heads: int) -> None:
         raise ValueError(f"the width must be a positive multiple of num_heads, but got {dim} and {num_heads}")
 
 
-def eager() -> bool:
-    """Whether tensor values may be looked at: not while a graph is being captured."""
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-
-
 def readable(x: Tensor) -> bool:
-    """Whether the values of `x` may be looked at: on an accelerator that would stall the step until it is computed."""
-    return x.device.type == "cpu" and eager()
+    """Whether the values of `x` may be looked at: neither on an accelerator, which would stall, nor in a captured graph."""
+    return x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing())

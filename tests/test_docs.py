@@ -165,8 +165,7 @@ TENSORS = [row for row in METHOD if re.search(r"`out\.|`losses\[", row[3])]
 @pytest.mark.parametrize("row", TENSORS, ids=lambda row: row[0])
 def test_method_names_tensors_with_their_shapes(row: list[str]) -> None:
     sizes = {"B": 3, "S": 2, "K": 5, "D": 8, "1": 1}
-    strategy = "random" if 'strategy="random"' in row[2] else "full"
-    output = causalcxr.CausalHead(4, 5, dim=8, num_heads=2, strategy=strategy)(torch.randn(3, 4, 4, 4))
+    output = causalcxr.CausalHead(4, 5, dim=8, num_heads=2)(torch.randn(3, 4, 4, 4))
     losses = causalcxr.losses.CausalLoss()(output, torch.ones(3, 5))
     tensors = {f"out.{name}": value for name, value in output._asdict().items()}
     tensors |= {f'losses["{name}"]': value for name, value in losses.items()}

@@ -1,13 +1,14 @@
-"""Attention maps against their definition, and overlays against the blending formula."""
+"""Evidence and attention maps against their definitions, and overlays against the blending formula."""
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 import causalcxr
-from causalcxr.explain import HEAT, attention_maps, overlay
+from causalcxr.explain import HEAT, attention_maps, evidence_maps, overlay
 from causalcxr.outputs import CausalOutput
 
 
@@ -36,30 +37,85 @@ def _softmax_maps(b: int = 2, k: int = 3, h: int = 4, w: int = 5) -> Tensor:
     return logits.softmax(-1).unflatten(-1, (h, w))
 
 
-def test_maps_at_the_resolution_of_the_tokens_are_attention_and_its_normalised_complement():
+def _model(**options) -> causalcxr.CausalCXR:
+    torch.manual_seed(0)
+    return causalcxr.create_model("causal_test_resnet", num_classes=3, dim=16, num_heads=2, **options)
+
+
+def _encoded(model: causalcxr.CausalCXR, images: Tensor) -> Tensor:
+    return model.head.feature_learning(model.forward_features(images)).detach()
+
+
+def test_evidence_is_the_gradient_times_the_encoded_map_summed_over_its_width():
+    """By finite differences along the map itself: scaling one cell by 1 + h moves the logit by h times its evidence."""
+    model, images = _model().double().eval(), torch.randn(2, 3, 64, 48, dtype=torch.float64)
+    encoded, h = _encoded(model, images), 1e-6
+    _, _, rows, columns = encoded.shape
+    expected = torch.empty(2, 3, rows, columns)
+    for row in range(rows):
+        for column in range(columns):
+            cell = torch.zeros(rows, columns, dtype=torch.float64)
+            cell[row, column] = h
+            with torch.no_grad():
+                above, below = (model.head.decode(encoded * (1 + sign * cell)).logits for sign in (1, -1))
+            expected[:, :, row, column] = ((above - below) / (2 * h)).float()
+    sizes = {"size": (64, 48), "mode": "bilinear", "align_corners": False}
+    maps = evidence_maps(model, images)
+    torch.testing.assert_close(maps, F.interpolate(expected, **sizes), rtol=1e-4, atol=1e-6)
+    assert maps.min() < 0 < maps.max()
+
+
+def test_evidence_of_some_labels_is_theirs_in_the_given_order():
+    model, images = _model(), torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(evidence_maps(model, images, [2, 0]), evidence_maps(model, images)[:, [2, 0]])
+
+
+def test_evidence_leaves_the_model_as_it_was():
+    model, images = _model(drop_rate=0.5).train(), torch.randn(2, 3, 64, 64)
+    model.backbone.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.inference_mode():
+        first, second = evidence_maps(model, images), evidence_maps(model, images)
+    assert torch.equal(first, second)
+    assert not first.requires_grad
+    assert model.head.training
+    assert not model.backbone.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_frozen_and_half_precision_models_have_evidence():
+    model, images = _model().requires_grad_(False), torch.randn(2, 3, 64, 64)
+    exact, rounded = evidence_maps(model, images), evidence_maps(model.bfloat16(), images.bfloat16())
+    assert rounded.dtype == torch.float32
+    assert float((rounded - exact).norm() / exact.norm()) < 0.1
+
+
+def test_evidence_needs_a_causal_head():
+    with pytest.raises(TypeError, match=r"Conv2d has no forward_features and no head of class CausalHead.*create"):
+        evidence_maps(nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("labels", [[3], [-1], [0, 7]])
+def test_labels_that_do_not_exist_have_no_evidence(labels):
+    with pytest.raises(ValueError, match=r"labels must be indices from 0 to 2, but got \["):
+        evidence_maps(_model(), torch.zeros(1, 3, 64, 64), labels)
+
+
+def test_attention_maps_at_the_resolution_of_the_tokens_are_the_attention():
     attention = _softmax_maps()
-    maps = attention_maps(FixedAttention(attention), torch.zeros(2, 1, 4, 5))
-    torch.testing.assert_close(maps.causal, attention)
-    torch.testing.assert_close(maps.confounding, (1 - attention) / 19)
-    for part in maps:
-        torch.testing.assert_close(part.sum((2, 3)), torch.ones(2, 3))
-    assert maps.confounding.max() <= 1 / 19  # nearly flat, whatever the attention
+    torch.testing.assert_close(attention_maps(FixedAttention(attention), torch.zeros(2, 1, 4, 5)), attention)
 
 
 def test_maps_are_interpolated_bilinearly_to_the_images():
     attention = _softmax_maps(h=2, w=2)
     maps = attention_maps(FixedAttention(attention), torch.zeros(2, 1, 4, 8))
-    assert maps.causal.shape == maps.confounding.shape == (2, 3, 4, 8)
+    assert maps.shape == (2, 3, 4, 8)
     # Half-pixel centres: the second of four rows lies a quarter of the way from the first token to the second one.
     rows = torch.tensor([0.0, 0.25, 0.75, 1.0])
     columns = torch.tensor([0.0, 0.0, 0.125, 0.375, 0.625, 0.875, 1.0, 1.0])
     left, right = (torch.lerp(attention[..., :1, i, None], attention[..., 1:, i, None], rows[:, None]) for i in (0, 1))
-    torch.testing.assert_close(maps.causal, torch.lerp(left, right, columns))
-    complement = (1 - attention) / 3
-    left, right = (
-        torch.lerp(complement[..., :1, i, None], complement[..., 1:, i, None], rows[:, None]) for i in (0, 1)
-    )
-    torch.testing.assert_close(maps.confounding, torch.lerp(left, right, columns))
+    torch.testing.assert_close(maps, torch.lerp(left, right, columns))
 
 
 def test_model_evaluates_without_gradient_and_gets_its_flags_back():
@@ -67,7 +123,7 @@ def test_model_evaluates_without_gradient_and_gets_its_flags_back():
     model.frozen.eval()
     maps = attention_maps(model, torch.zeros(2, 1, 8, 8))
     assert model.seen == [(False, False, True)]
-    assert not maps.causal.requires_grad
+    assert not maps.requires_grad
     assert (model.training, model.trained.training, model.frozen.training) == (True, True, False)
 
 
@@ -82,22 +138,20 @@ def test_flags_come_back_after_an_error():
 def test_half_precision_attention_gives_float32_maps():
     attention = _softmax_maps()
     maps = attention_maps(FixedAttention(attention.bfloat16()), torch.zeros(2, 1, 4, 5))
-    assert maps.causal.dtype == maps.confounding.dtype == torch.float32
-    torch.testing.assert_close(maps.causal, attention, rtol=1e-2, atol=0)
+    assert maps.dtype == torch.float32
+    torch.testing.assert_close(maps, attention, rtol=1e-2, atol=0)
 
 
 def test_maps_of_a_registered_model():
     model = causalcxr.create_model("causal_test_resnet").train()
     images = torch.randn(2, 3, 64, 96)
     maps = attention_maps(model, images)
-    assert maps.causal.shape == maps.confounding.shape == (2, model.num_classes, 64, 96)
+    assert maps.shape == (2, model.num_classes, 64, 96)
     assert model.training
-    torch.testing.assert_close(attention_maps(model, images).causal, maps.causal)  # nothing random, no statistics moved
+    torch.testing.assert_close(attention_maps(model, images), maps)  # nothing random, no statistics moved
     with torch.no_grad():
         attention = model.eval().forward_causal(images, need_attention=True).attention
-    assert maps.causal.amax() <= attention.amax() + 1e-6
-    num_tokens = attention[0, 0].numel()
-    torch.testing.assert_close(maps.confounding * (num_tokens - 1), 1 - maps.causal)
+    assert maps.amax() <= attention.amax() + 1e-6
 
 
 def test_model_without_forward_causal():
@@ -118,11 +172,6 @@ def test_bad_images(images, error, message):
         attention_maps(FixedAttention(_softmax_maps()), images)
 
 
-def test_single_token_has_no_complement():
-    with pytest.raises(ValueError, match="images of 32x16 give a feature map of one token"):
-        attention_maps(FixedAttention(torch.ones(1, 1, 1, 1)), torch.zeros(1, 1, 32, 16))
-
-
 def _lightness(colours: np.ndarray) -> np.ndarray:
     """CIELAB L* of sRGB colours."""
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
@@ -137,10 +186,10 @@ def test_default_colours_rise_evenly_in_lightness():
 
 def test_overlay_blends_by_value():
     image = np.array([[0.2, 0.4], [0.6, 1.0]])
-    heat = np.array([[-3.0, -1.0], [1.0, 5.0]])  # scaled: 0, 1/4, 1/2, 1
+    heat = np.array([[-3.0, 1.0], [2.0, 4.0]])  # scaled: 0, 1/4, 1/2, 1
     colours = [[0, 0, 1], [1, 0, 0]]
     expected = np.empty((2, 2, 3))
-    for (i, j), v in np.ndenumerate((heat + 3) / 8):
+    for (i, j), v in np.ndenumerate(heat.clip(0) / 4):
         expected[i, j] = (1 - 0.8 * v) * image[i, j] + 0.8 * v * np.array([v, 0, 1 - v])
     result = overlay(image, heat, alpha=0.8, colormap=colours)
     assert result.dtype == np.uint8
@@ -155,12 +204,20 @@ def test_overlay_interpolates_between_colours():
     np.testing.assert_allclose(result[18], 18 / 32 * (HEAT[4] + HEAT[5]) / 2, atol=0.5 / 255)
 
 
-@pytest.mark.parametrize("value", [0.0, 1 / 256, -7.0])
-def test_flat_map_leaves_the_radiograph_unchanged(value):
+@pytest.mark.parametrize("vmax", [None, 1.0])
+def test_map_without_a_positive_value_leaves_the_radiograph_unchanged(vmax):
     image = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0))
-    rounding = np.random.default_rng(0).uniform(-1e-7, 1e-7, size=(4, 4))
-    result = overlay(image, value * (1 + rounding))
-    np.testing.assert_array_equal(result, np.rint(255 * image[0].double().numpy())[..., None].repeat(3, -1))
+    for heat in (np.zeros((4, 4)), -np.eye(4)):
+        result = overlay(image, heat, vmax=vmax)
+        np.testing.assert_array_equal(result, np.rint(255 * image[0].double().numpy())[..., None].repeat(3, -1))
+
+
+def test_overlays_with_one_scale_can_be_compared():
+    image, heat = np.full((8, 8), 0.5), np.eye(8)
+    np.testing.assert_array_equal(overlay(image, heat, vmax=1.0), overlay(image, heat))
+    np.testing.assert_array_equal(overlay(image, 3 * heat, vmax=1.0), overlay(image, heat))
+    half, full = overlay(image, heat / 2, vmax=1.0), overlay(image, heat / 2)
+    assert abs(half.astype(int) - 128).max() < abs(full.astype(int) - 128).max()
 
 
 def test_alpha_zero_leaves_the_radiograph_unchanged():
@@ -213,6 +270,7 @@ def test_overlay_of_a_real_radiograph_is_a_picture(shared_data, tmp_path):
         ({"heatmap": np.zeros((14, 4, 4))}, r"heatmap must be \(h, w\).* got \(14, 4, 4\)"),
         ({"heatmap": [[0.0, np.nan], [np.inf, 1.0]]}, "heatmap must be finite, got NaN or infinity in 2 of 4"),
         ({"alpha": 1.5}, r"alpha must lie in \[0, 1\], got 1.5"),
+        ({"vmax": 0.0}, "vmax must be more than 0, got 0"),
         ({"colormap": [[0, 0, 0]]}, r"colormap must be \(M, 3\) with at least two colours, got \(1, 3\)"),
         ({"colormap": np.zeros((9, 4))}, r"got \(9, 4\)"),
         ({"colormap": [[0, 0, 0], [255, 255, 255]]}, r"colormap must lie in \[0, 1\].*divide 8-bit colours by 255"),

@@ -4,14 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from causalcxr._checks import eager
-
 __all__ = ["window_attention"]
 
-# Largest side of a block of queries: 11 x 11 read 17 x 17 keys for a window of 7. On a CPU 8 is faster than 11, and 16
-# is slower, but 8 copies more keys, which training has to keep.
+# Largest side of a block of queries: 11 x 11 read 17 x 17 keys for a window of 7. On a CPU 16 is slower, and 8 copies
+# more keys, which training has to keep.
 BLOCK = 11
-BLOCK_WITHOUT_GRADIENT = 8
 
 
 def window_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, window: int) -> Tensor:
@@ -68,9 +65,7 @@ def _log_counts(length: int, window: int, like: Tensor) -> Tensor:
 def _attend_by_blocks(q: Tensor, k: Tensor, v: Tensor, num_heads: int, window: int) -> Tensor:
     """Attend from blocks of queries to the keys around each."""
     batch, chs, height, width = q.shape
-    kept = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    # A captured graph is the same with and without gradients.
-    side = max(BLOCK if kept or not eager() else BLOCK_WITHOUT_GRADIENT, window - 1)
+    side = max(BLOCK, window - 1)
     rows, cols = (-(-length // side) for length in (height, width))  # blocks along each axis
     block = (-(-height // rows), -(-width // cols))  # all alike, so that little of the last ones is beyond the map
 

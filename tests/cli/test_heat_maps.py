@@ -30,7 +30,7 @@ def test_a_panel_shows_the_highest_scores_with_their_maps(images, folder, tmp_pa
     assert "not for clinical use" in note
     assert image.shape == (1, 120, 100)
     assert [finding.score for finding in findings] == sorted(prediction.scores.values(), reverse=True)[:3]
-    maps = causalcxr.explain.attention_maps(model, model.preprocess(images / "a.png")).causal[0]
+    maps = causalcxr.explain.evidence_maps(model, model.preprocess(images / "a.png"))[0]
     for finding in findings:
         assert prediction.scores[finding.label] == finding.score
         assert torch.equal(finding.heat_map, maps[NIH_LABELS.index(finding.label)])
