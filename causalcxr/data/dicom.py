@@ -53,7 +53,7 @@ def decode_dicom(data: bytes) -> npt.NDArray[np.float32]:
     try:
         from pydicom import dcmread
     except ImportError as error:
-        raise ImportError("DICOM files need pydicom: pip install pydicom") from error
+        raise ImportError("DICOM files need pydicom: pip install 'causalcxr[dicom]'") from error
     try:
         return _picture(dcmread(io.BytesIO(data))).astype(np.float32)
     except ValueError:
