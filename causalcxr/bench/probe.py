@@ -58,7 +58,9 @@ def import_sklearn() -> tuple[Any, Any, Any]:
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
     except ImportError as error:
-        raise ImportError("a linear probe needs scikit-learn: pip install scikit-learn") from error
+        raise ImportError(
+            "a linear probe needs scikit-learn, which is in the extra: pip install 'causalcxr[train]'"
+        ) from error
     return make_pipeline, StandardScaler, LogisticRegression
 
 

@@ -96,8 +96,12 @@ def create_backbone(
             f"backbone {name!r} has a stride of {last['reduction']} pixels and cannot be built with "
             f"output_stride={output_stride}; leave output_stride out"
         )
-    # Some final norms project as well, which timm notes beside the channels before them.
-    return backbone, last.get("num_chs_norm", last["num_chs"]), last["reduction"]
+    return backbone, _channels(last), last["reduction"]
+
+
+def _channels(last: dict[str, Any]) -> int:
+    """Return the channels of the last map; some final norms project, which timm notes beside those before them."""
+    return int(last.get("num_chs_norm", last["num_chs"]))
 
 
 def feature_map(backbone: Any, x: Tensor) -> Tensor:
@@ -118,7 +122,7 @@ def check_feature_map(model: Any, img_size: Any = None) -> None:
     Raises:
         ValueError: If there is no such feature map.
     """
-    name, in_chs = model.backbone.pretrained_cfg["architecture"], model.num_features
+    name, in_chs = model.backbone.pretrained_cfg["architecture"], _channels(list(model.backbone.feature_info)[-1])
     twin = copy.deepcopy(model.backbone).to("meta")
     size = img_size or model.backbone.pretrained_cfg["input_size"][1:]
     height, width = (size, size) if isinstance(size, int) else size

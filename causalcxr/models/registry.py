@@ -144,6 +144,7 @@ def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
         if pretrained:
             model.label_names = model.pretrained_cfg.get("label_names")
             _change_labels(model, num_classes)
+        _say_channels(model)
         if not MODELS[name][0]:
             check_feature_map(model, kwargs["backbone_args"].get("img_size"))
     return model
@@ -174,6 +175,12 @@ def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
         overlay["input_size"] = (channels, *sides)
     kwargs["pretrained_cfg_overlay"] = overlay | (given.get("pretrained_cfg_overlay") or {})
     return kwargs
+
+
+def _say_channels(model: Any) -> None:
+    """Let the pretrained cfg have the number of channels that the model takes, for those who prepare images by it."""
+    channels = timm.models.get_model_input_config(model)["input_size"][0]
+    model.pretrained_cfg["input_size"] = (channels, *model.pretrained_cfg["input_size"][1:])
 
 
 def _change_labels(model: Any, num_classes: int | None) -> None:
@@ -282,6 +289,7 @@ def _open(saved: hub.Saved, pretrained: bool, kwargs: dict[str, Any]) -> Any:
     except (RuntimeError, AssertionError, AttributeError, LookupError) as error:  # as timm meets what it cannot build
         raise _misfit(name, error) from error
     if plain:
+        _say_channels(model)
         model.label_names = model.calibration = None
         if pretrained:
             _change_labels(model, num_classes)

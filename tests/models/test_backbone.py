@@ -220,8 +220,9 @@ def test_parameters_that_no_map_depends_on_are_frozen() -> None:
 
 def _model(shape: tuple[int, ...], declared: int) -> Any:
     """Return what the check looks at, with a map of a given shape."""
-    head = SimpleNamespace(feature_learning=SimpleNamespace(in_chs=declared))
-    return SimpleNamespace(backbone=_Returns(shape), head=head, in_chans=3)
+    backbone = _Returns(shape)
+    backbone.feature_info = [{"num_chs": declared, "reduction": 16}]
+    return SimpleNamespace(backbone=backbone, in_chans=3)
 
 
 class _Returns(nn.Module):

@@ -105,7 +105,11 @@ def test_every_parameter_of_the_full_size_has_a_gradient(model: CausalCXR) -> No
 def test_labels_and_channels(model: CausalCXR, num_classes: int, in_chans: int) -> None:
     name = model.pretrained_cfg["architecture"]
     other = causalcxr.create_model(name, num_classes=num_classes, in_chans=in_chans, **_arguments(name))
-    assert (other.num_classes, other.in_chans) == (num_classes, in_chans)
+    assert (other.num_classes, other.in_chans, other.pretrained_cfg["input_size"][0]) == (
+        num_classes,
+        in_chans,
+        in_chans,
+    )
     with torch.no_grad():
         assert other(_images(64, in_chans=in_chans)).shape == (2, num_classes or other.head_hidden_size)
 
