@@ -85,14 +85,14 @@ def build_causal_model(variant: str, pretrained: bool = False, **kwargs: Any) ->
         if not loaded:
             raise
         raise ValueError(f"weights do not fit {variant!r}: {textwrap.shorten(str(error), 400)}") from error
-    if in_chans := kwargs.get("in_chans"):  # `causalcxr.data.normalise` takes the number from the config
-        model.pretrained_cfg["input_size"] = (in_chans, *model.pretrained_cfg["input_size"][1:])
     model.model_args = {key: value for key, value in kwargs.items() if key in ARCHITECTURE}
     if isinstance(model, CausalCXR):  # not with features_only
         names = model.pretrained_cfg.get("label_names") or ()
         model.label_names = names if len(names) == model.num_classes > 0 else None
         if loaded:
             _report_new_weights(model, loaded)
+    if in_chans := kwargs.get("in_chans"):  # `causalcxr.data.normalise` takes the number from the config
+        model.pretrained_cfg["input_size"] = (in_chans, *model.pretrained_cfg["input_size"][1:])
     return model
 
 
