@@ -22,7 +22,6 @@ _FORMATS = ("PNG", "JPEG", "TIFF")
 _JPEG_END = b"\xff\xd9"
 _TAIL = 1024  # some writers pad behind the end marker; a marker within this distance of the end counts
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, section 8
-_LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # pydicom returns all of these as RGB
 _NO_RADIOGRAPHS = ("CT", "MR", "NM", "PT", "US")
 
@@ -83,7 +82,7 @@ def read_image(image: ImageLike, *, size: int | tuple[int, int] | None = None) -
         grey = _array_values(image)
     else:
         raise TypeError(
-            f"an image is a path, a file open in binary mode, a Pillow image, an array or a tensor, "
+            "an image is a path, a file open in binary mode, a Pillow image, an array or a tensor, "
             f"not {type(image).__name__}"
         )
     result = torch.from_numpy(grey).unsqueeze(0)
@@ -147,10 +146,10 @@ def _file_values(file: Any) -> npt.NDArray[np.float32]:
     except (ImportError, MemoryError):
         raise
     except Image.UnidentifiedImageError:
-        kind = (
-            "empty file" if not data else f"not a PNG, JPEG, TIFF or DICOM file, or its header is damaged: {data[:8]!r}"
+        problem = (
+            f"not a PNG, JPEG, TIFF or DICOM file, or damaged; it begins with {data[:8]!r}" if data else "empty file"
         )
-        raise ValueError(f"cannot read image {name}: {kind}") from None
+        raise ValueError(f"cannot read image {name}: {problem}") from None
     except Exception as error:
         raise ValueError(f"cannot read image {name}: {error or type(error).__name__}") from error
 
@@ -178,7 +177,7 @@ def _pillow_values(image: Image.Image) -> npt.NDArray[np.float32]:
     bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     unsigned = upright.mode in ("I;16", "I;16B") or (upright.mode == "I" and not tags)  # TIFF: signed, or 32 bits
     if not unsigned or bits not in (12, 16):
-        raise ValueError(f"pixels of mode {upright.mode!r}, {bits} bits; save it as 8-bit or 16-bit grey")
+        raise ValueError(f"pixels of mode {upright.mode!r}, signed or of other bits; save it as 8-bit or 16-bit grey")
     values, white = np.asarray(upright).astype(np.float32), np.float32(2**bits - 1)
     if values.min() < 0 or values.max() > white:  # mode I holds 32 bits
         raise ValueError(f"values from {values.min():g} to {values.max():g} do not fit in {bits} bits")
@@ -221,11 +220,11 @@ def _dicom_values(data: bytes) -> npt.NDArray[np.float32]:
         raise ValueError(f"{frames} frames, expected one; save the frame that you want as a file")
     stored, kind = dataset.pixel_array, dataset.PhotometricInterpretation
     if kind in _COLOUR:
-        return stored.astype(np.float32) @ _LUMINANCE / np.float32(2**dataset.BitsStored - 1)
+        return _pillow_values(Image.fromarray(stored))
     if kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(f"photometric interpretation {kind}; save it as MONOCHROME2 or RGB")
     with np.errstate(all="ignore"):  # what is not finite is refused below
-        shown = _shown_values(stored.astype(np.int32), dataset).astype(np.float32)
+        shown = _shown_values(stored.astype(np.float64), dataset).astype(np.float32)
     if not (shown.min() >= 0 and shown.max() <= 1):  # written so that NaN fails
         raise ValueError(
             f"its rescale, window or table gives grey values from {shown.min():g} to {shown.max():g}, not from 0 to 1"
@@ -233,7 +232,7 @@ def _dicom_values(data: bytes) -> npt.NDArray[np.float32]:
     return 1 - shown if kind == "MONOCHROME1" else shown
 
 
-def _shown_values(stored: npt.NDArray[np.int32], dataset: Any) -> npt.NDArray[np.float64]:
+def _shown_values(stored: npt.NDArray[np.float64], dataset: Any) -> npt.NDArray[np.float64]:
     """What a screen shows of the stored values, in [0, 1]: modality transform, then VOI transform (PS3.3, C.11)."""
     from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
 

@@ -167,7 +167,7 @@ def read_nih_tables(root: str | os.PathLike[str], *, labels: Sequence[str] = NIH
     """
     root = Path(root)
     chosen = tuple(NIH_LABELS[i] for i in label_positions(labels))
-    path = _first_file(root, _LABEL_FILES)
+    path = _first_file(root, "label file", _LABEL_FILES)
     columns = _read_columns(path)
     names = columns["name"]
     row_of = {name: row for row, name in enumerate(names)}
@@ -203,11 +203,11 @@ def few(names: Sequence[str], count: int = 5) -> str:
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
-def _first_file(root: Path, candidates: Sequence[str]) -> Path:
+def _first_file(root: Path, what: str, candidates: Sequence[str]) -> Path:
     for name in candidates:
         if (root / name).is_file():
             return root / name
-    raise FileNotFoundError(f"no {' or '.join(candidates)} in {str(root)!r}; give the folder of the NIH release")
+    raise FileNotFoundError(f"no {what} {' or '.join(candidates)} in {str(root)!r}; give the folder of the NIH release")
 
 
 def _val_patients(patients: npt.NDArray[np.int64], val_fraction: float, seed: int) -> list[int]:
@@ -267,7 +267,7 @@ def _targets(path: Path, findings: list[str], chosen: tuple[str, ...]) -> npt.ND
 def _read_official_split(root: Path, row_of: dict[str, int], label_file: Path) -> npt.NDArray[np.str_]:
     official = np.full(len(row_of), "", dtype="<U9")
     for split, candidates in _LIST_FILES.items():
-        path = _first_file(root, candidates)
+        path = _first_file(root, "list", candidates)
         names = path.read_text(encoding="utf-8-sig").split()
         if unknown := [name for name in names if name not in row_of]:
             raise ValueError(

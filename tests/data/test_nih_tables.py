@@ -114,11 +114,13 @@ def test_label_files_without_columns_or_rows_are_refused(tmp_path, write_release
 
 
 def test_missing_tables_are_named(tmp_path, write_release):
-    with pytest.raises(FileNotFoundError, match=r"no Data_Entry_2017_v2020\.csv or Data_Entry_2017\.csv in .*absent"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no label file Data_Entry_2017_v2020\.csv or Data_Entry_2017\.csv in .*absent"
+    ):
         read_nih_tables(tmp_path / "absent")
     write_release(tmp_path)
     (tmp_path / "test_list.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no test_list\.txt or test_list_NIH\.txt in"):
+    with pytest.raises(FileNotFoundError, match=r"no list test_list\.txt or test_list_NIH\.txt in"):
         read_nih_tables(tmp_path)
 
 

@@ -71,7 +71,11 @@ class Known:
     """A model that knows X, its effect and that of the strata, and sums over them by P(c)."""
 
     def __init__(self, films: StructuralCXR) -> None:
-        self.films, self.pretrained_cfg, self.seen = films, {"mean": (0.5,) * 3, "std": (0.5,) * 3}, 0
+        self.films, self.pretrained_cfg, self.seen = (
+            films,
+            {"input_size": (3,), "mean": (0.5,) * 3, "std": (0.5,) * 3},
+            0,
+        )
 
     def predict_do(self, x: torch.Tensor, codes: Any) -> torch.Tensor:
         do = torch.tensor([self.films.do_probability(value) for value in (0, 1)])
