@@ -138,8 +138,6 @@ def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
         if not pretrained:
             raise
         raise _misfit(name, error) from error
-    if in_chans := kwargs.get("in_chans"):  # `causalcxr.data.normalise` takes the number from the config
-        model.pretrained_cfg["input_size"] = (in_chans, *model.pretrained_cfg["input_size"][1:])
     if isinstance(model, CausalCXR):  # not with features_only
         if pretrained:
             model.label_names = model.pretrained_cfg.get("label_names")
