@@ -28,7 +28,7 @@ def test_config_says_all_that_rebuilds_the_model(folder: Path) -> None:
     config = _config(folder)
     cfg = config["pretrained_cfg"]
     assert config["architecture"] == "causal_test_resnet"
-    assert (config["num_classes"], config["num_features"]) == (14, 96)
+    assert (config["num_classes"], config["num_features"]) == (14, 48)
     assert config["label_names"] == list(NIH_LABELS)
     assert config["calibration"] == {"temperature": 1.5, "thresholds": [0.25] * 14}
     assert config["model_args"]["complement"] == "paper"
