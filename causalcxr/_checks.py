@@ -60,5 +60,5 @@ def check_heads(dim: int, num_heads: int) -> None:
 
 
 def readable(x: Tensor) -> bool:
-    """Whether the values of `x` may be looked at: neither on an accelerator, which would stall, nor in a captured graph."""
+    """Whether values may be looked at: not on an accelerator, which would stall, nor while a graph is captured."""
     return x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing())

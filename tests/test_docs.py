@@ -124,7 +124,7 @@ def test_api_pages_have_every_public_name() -> None:
     packages = [thing for thing in named if isinstance(thing, types.ModuleType)]
     shown = named + [getattr(package, name) for package in packages for name in _shown_with(package)]
     for package in (causalcxr, *packages):
-        names = [name for name in package.__all__ if (package.__name__, name) != ("causalcxr", "models")]
+        names = [name for name in package.__all__ if not (package is causalcxr and name in ("models", "objectives"))]
         assert [name for name in names if not any(getattr(package, name) is thing for thing in shown)] == []
 
 

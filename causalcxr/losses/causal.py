@@ -119,7 +119,7 @@ class CausalLoss(nn.Module):
         check_choice("partners", partners, ("all", "random"))
         if isinstance(classification, nn.Module) and hasattr(classification, "reduction"):
             classification = copy.copy(classification)
-            classification.reduction = "none"
+            classification.reduction = "none"  # type: ignore[assignment]
         self.alpha_conf, self.alpha_bd = alpha_conf, alpha_bd
         self.classification, self.uniform, self.partners = classification, uniform, partners
 
