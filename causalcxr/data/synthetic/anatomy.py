@@ -73,39 +73,22 @@ def draw_anatomy(
 
 @dataclass(eq=False)
 class Film:
-    """Geometry and attenuation of one patient's normal radiograph.
-
-    Attributes:
-        canvas: Grids of the image size.
-        anatomy: The patient.
-        y: Distance below the patient's origin in cm, (H, 1).
-        dx: Signed distance from the midline in cm, (H, W); negative on the image's left.
-        ax: Distance from the midline in cm, corrected for rotation, (H, W).
-        outer: Lateral border of the lungs per row, as ``ax``, (H, 1).
-        inner: Medial border of the lungs per row before the heart is drawn, as ``ax``, (H, 1).
-        base: Diaphragm per column, as ``y``, (1, W).
-        soft: Attenuation of the chest wall, (H, W).
-        lung: Coverage by lung, the part behind the heart included, (H, W).
-        centre: Coverage by heart and mediastinum, (H, W).
-        abdomen: Coverage by what lies below the diaphragm, (H, W).
-        markings: Attenuation of the pulmonary vessels as drawn, (H, W).
-        density: Attenuation of everything, (H, W).
-    """
+    """Geometry and attenuation of one patient's normal radiograph, in cm from the patient's origin."""
 
     canvas: Canvas
     anatomy: Anatomy
-    y: Array
-    dx: Array
-    ax: Array
-    outer: Array
-    inner: Array
-    base: Array
-    soft: Array
-    lung: Array
-    centre: Array
-    abdomen: Array
-    markings: Array
-    density: Array
+    y: Array  # distance below the origin, (H, 1)
+    dx: Array  # signed distance from the midline, (H, W); negative on the image's left
+    ax: Array  # distance from the midline, corrected for rotation, (H, W)
+    outer: Array  # lateral border of the lungs per row, as `ax`, (H, 1)
+    inner: Array  # medial border of the lungs per row before the heart is drawn, as `ax`, (H, 1)
+    base: Array  # diaphragm per column, as `y`, (1, W)
+    soft: Array  # attenuation of the chest wall, (H, W)
+    lung: Array  # coverage by lung, the part behind the heart included, (H, W)
+    centre: Array  # coverage by heart and mediastinum, (H, W)
+    abdomen: Array  # coverage by what lies below the diaphragm, (H, W)
+    markings: Array  # attenuation of the pulmonary vessels as drawn, (H, W)
+    density: Array  # attenuation of everything, (H, W)
 
     @property
     def air(self) -> Array:

@@ -28,21 +28,13 @@ def cover(distance: Array, softness: float | Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """What depends on the image size alone.
+    """What depends on the image size alone."""
 
-    Attributes:
-        x: Distance to the right of the film's centre in cm, (1, W).
-        y: Distance below the film's centre in cm, (H, 1).
-        px: Side of one pixel in cm.
-        textures: Periodic band-limited noise of unit variance, larger than the film.
-        trees: Attenuation of pulmonary vessels around the two lung roots, larger than the film.
-    """
-
-    x: Array
-    y: Array
-    px: float
-    textures: dict[str, Array]
-    trees: Array
+    x: Array  # distance to the right of the film's centre in cm, (1, W)
+    y: Array  # distance below the film's centre in cm, (H, 1)
+    px: float  # side of one pixel in cm
+    textures: dict[str, Array]  # periodic band-limited noise of unit variance, larger than the film
+    trees: Array  # attenuation of pulmonary vessels around the two lung roots, larger than the film
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -19,15 +19,10 @@ _VISIBLE = 0.03
 
 
 class Finding(NamedTuple):
-    """What a finding adds to a film.
+    """What a finding adds to a film."""
 
-    Attributes:
-        density: Attenuation to be added, (H, W).
-        mask: Where the finding is, bool, (H, W).
-    """
-
-    density: Array
-    mask: np.ndarray
+    density: Array  # attenuation to be added, (H, W)
+    mask: np.ndarray  # where the finding is, bool, (H, W)
 
 
 def _finding(density: Array, region: np.ndarray) -> Finding:
