@@ -267,7 +267,6 @@ def _largest_in_small_card(record: Record, name: str, *, checkpointing: bool) ->
     if cuda:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(SMALL_CARD_GIB * GIB / total, 1.0))
-        torch.backends.cudnn.benchmark = False  # its search would take long, at a new shape each time
     try:
         objective = build(name, device, checkpointing=checkpointing)
         step = Training(objective, objective, batch_of(1, pixels, device), device)
@@ -287,7 +286,6 @@ def _largest_in_small_card(record: Record, name: str, *, checkpointing: bool) ->
     finally:
         if cuda:
             torch.cuda.set_per_process_memory_fraction(1.0)
-            torch.backends.cudnn.benchmark = True
 
 
 class Worker:
@@ -389,7 +387,6 @@ def main() -> int:
     args = arguments(__doc__)
     record = Record("speed", args)
     torch.manual_seed(args.seed)
-    torch.backends.cudnn.benchmark = True
     return record.run(
         [
             ("matrix product", matrix),

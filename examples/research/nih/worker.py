@@ -53,7 +53,6 @@ def serve(connection: Connection, plan: dict[str, Any]) -> None:
     name = ""
     try:
         torch.set_num_threads(plan["threads"])
-        torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
         data, work = load(plan), Path(plan["work"])
         connection.send(("ready", time.time()))
