@@ -24,7 +24,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    torch.backends.cudnn.benchmark = True
     objective = build(args.model, args.device)
     batch = batch_of(args.batch, args.pixels, args.device)
     started = time.perf_counter()
