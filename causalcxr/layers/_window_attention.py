@@ -9,6 +9,8 @@ __all__ = ["window_attention"]
 # Largest side of a block of queries: 11 x 11 read 17 x 17 keys for a window of 7. On a CPU 16 is slower, and 8 copies
 # more keys, which training has to keep.
 BLOCK = 11
+# A GPU attends to a whole map of up to so many pixels in less time than it takes to gather blocks.
+WHOLE_ON_GPU = 1024
 
 
 def window_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, window: int) -> Tensor:
@@ -19,8 +21,8 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, window:
     A large map is cut into blocks of queries. A block takes the keys and the values of all its windows, which overlap,
     and fused attention with one mask for all blocks keeps each query to its own window. So each key is copied two or
     three times, where unfolding the windows would copy it `window ** 2` times. A map with no more pixels than a block
-    reads is attended to as a whole, with a mask that counts how often each window holds each pixel; and so is one whose
-    size an exported graph leaves open, since the number of blocks depends on it.
+    reads, and on a GPU any map of up to 1,024, is attended to as a whole, with a mask that counts how often each window
+    holds each pixel. So is one whose size an exported graph leaves open, since the number of blocks depends on it.
 
     Args:
         q: Queries (B, C, H, W), C a multiple of `num_heads`.
@@ -33,7 +35,8 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, window:
         (B, C, H, W), in the memory format `channels_last`.
     """
     height, width = q.shape[-2:]
-    if _is_open(height, width) or height * width <= (max(BLOCK, window - 1) + window - 1) ** 2:
+    whole = WHOLE_ON_GPU if q.is_cuda else (max(BLOCK, window - 1) + window - 1) ** 2
+    if _is_open(height, width) or height * width <= whole:
         return _attend_to_whole_map(q, k, v, num_heads, window)
     return _attend_by_blocks(q, k, v, num_heads, window)
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from causalcxr._checks import check_heads, check_tensor
@@ -112,10 +113,10 @@ class ACmix(nn.Module):
         return window_attention(q, k - position, v, num_heads=self.num_heads, window=self.attn_kernel_size)
 
     def _convolution(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        batch, _, height, width = q.shape
-        heads = torch.cat([q, k, v], dim=1).reshape(batch, 3 * self.num_heads, self.head_dim, height * width)
-        taps = self.fc(heads).transpose(1, 2)  # (B, d, kernel_size ** 2, H W)
-        return self.dep_conv(taps.flatten(1, 2).unflatten(2, (height, width)))
+        # Channels last throughout: what `fc` mixes lies together, and its taps lie as `dep_conv` reads them.
+        heads = [rearrange(x, "b (h d) y x -> b (y x) d h", h=self.num_heads) for x in (q, k, v)]
+        taps = self.fc(torch.cat(heads, dim=-1).permute(0, 3, 1, 2))  # (B, kernel_size ** 2, H W, d)
+        return self.dep_conv(rearrange(taps, "b t (y x) d -> b (d t) y x", y=q.shape[-2]))
 
     def extra_repr(self) -> str:
         """Options, for printing."""

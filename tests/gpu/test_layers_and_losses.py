@@ -12,7 +12,7 @@ from causalcxr.losses import asymmetric_loss, backdoor_loss, backdoor_weights, c
 from reference.comparison import DEVICES, normal, randomised, relative_error
 
 # Largest error in units of the largest value. Convolutions in float32 may be computed by transforms, which round more.
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 
 Case = tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]]]
 
@@ -23,6 +23,7 @@ def _queries() -> tuple[Tensor, ...]:
 
 CASES: dict[str, Case] = {
     "ACmix": (lambda: layers.ACmix(8, 16, num_heads=4), lambda: (normal(2, 8, 9, 6),)),
+    "ACmix on a larger map": (lambda: layers.ACmix(8, 16, num_heads=4), lambda: (normal(2, 8, 20, 24),)),
     "ACmix by blocks": (lambda: layers.ACmix(8, 16, num_heads=4), lambda: (normal(2, 8, 33, 32),)),
     "ACmix smaller than its window": (lambda: layers.ACmix(8, 16, num_heads=4), lambda: (normal(2, 8, 2, 3),)),
     "FeatureLearning": (lambda: layers.FeatureLearning(8, 16, num_heads=4), lambda: (normal(2, 8, 9, 6),)),
@@ -87,7 +88,8 @@ def test_outputs_and_gradients(case: str, dtype: torch.dtype, device: str) -> No
     expected = _results(copy.deepcopy(module).double(), [tensor.double() for tensor in rounded])
     given = _results(module.to(device), [tensor.to(device) for tensor in rounded])
     assert all(tensor.dtype == dtype and tensor.device.type == device for tensor in given)
-    assert _worst(given, expected) < TOLERANCE[dtype]
+    in_float32 = ("CausalDecoder", "CausalHead")  # positions, whatever the type
+    assert _worst(given, expected) < max(TOLERANCE[dtype], 1e-6 if case in in_float32 else 0)
 
 
 @pytest.mark.parametrize("device", DEVICES)

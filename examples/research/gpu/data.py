@@ -118,7 +118,7 @@ def main() -> int:
     record = Record("data", args)
     torch.manual_seed(args.seed)
     small = args.small
-    sizes = ((64, 16, 0.2), (128, 8, 0.2)) if small else ((512, 1500, 3.0), (1024, 160, 2.0))
+    sizes = ((64, 16, 0.2), (128, 8, 0.2)) if small else ((512, 1500, 3.0), (1024, 48, 2.0))
     reading = [
         (f"read {stored} px", partial(read, stored=stored, count=count, seconds=seconds))
         for stored, count, seconds in sizes

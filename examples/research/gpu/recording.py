@@ -98,7 +98,7 @@ class Record:
             try:
                 step(self)
             except OutOfTimeError:
-                self.rows += [{"name": left, "shown": "not reached in time"} for left, _ in steps[number:]]
+                self.rows.extend({"name": left, "shown": "not reached in time"} for left, _ in steps[number:])
                 break
             except Exception:
                 failed = True
