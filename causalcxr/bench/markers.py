@@ -2,32 +2,34 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from causalcxr._checks import check_choice, check_tensor
-from causalcxr.data._canvas import Array, cover
-from causalcxr.data._markers import text_cover
+from causalcxr.bench._painter import cover, text_cover
 
-__all__ = ["MARKERS", "marker_opacity", "paint"]
+__all__ = ["MARKERS", "paint"]
 
+Array = npt.NDArray[Any]  # float32 throughout
 _SMALLEST = 32  # pixels; a letter has 2 to 4 of them there
 
 
 def paint(image: Tensor, kind: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Paint a marker on a radiograph, at a random place, in a random size and contrast.
 
-    A marker lets less radiation through: with its opacity a in [0, 1] a pixel becomes v + a (1 - v), brighter but for
-    white, on which it cannot be seen. The kinds:
+    A marker lets less radiation through: with its opacity a in [0, 1] a pixel becomes v + a (1 - v). On white it cannot
+    be seen. On a black image the result is the opacity itself. The kinds:
 
     - `"letter"`: an L or R in a corner, 9 to 14 % of the shorter side high.
     - `"portable"`: the word PORTABLE along the upper edge or in a lower corner, 32 to 44 % of the shorter side wide.
     - `"tube"`: a piece of a bent tube in the thorax, 30 to 50 % of the shorter side long and 3 to 4 % wide.
     - `"electrode"`: a disc with a bright snap and a lead, in the thorax, 9 to 13 % of the shorter side wide.
 
-    Where the thorax is, is not looked for: it is taken to lie in the middle of the image.
+    The thorax is not looked for: it is taken to lie in the middle of the image.
 
     Args:
         image: One grey radiograph in [0, 1]; it is left as it is.
@@ -49,33 +51,16 @@ def paint(image: Tensor, kind: str, rng: np.random.Generator) -> tuple[Tensor, T
         >>> bool(((image[0] > 0) == mask).all())
         True
     """
+    check_choice("kind", kind, MARKERS)
     check_tensor("image", image, "C H W", C=1)
-    opacity = torch.from_numpy(marker_opacity(kind, image.shape[1], image.shape[2], rng))
+    height, width = image.shape[1:]
+    if min(height, width) < _SMALLEST:
+        raise ValueError(f"markers need images of at least {_SMALLEST} pixels a side, got {height} x {width}")
     low, high = float(image.min()), float(image.max())
     if not (low >= 0 and high <= 1):  # written so that NaN fails
         raise ValueError(f"image must lie in [0, 1], got values from {low:g} to {high:g}; divide 8-bit values by 255")
-    return image + opacity.to(image) * (1 - image), (opacity > 0).to(image.device)
-
-
-def marker_opacity(kind: str, height: int, width: int, rng: np.random.Generator) -> Array:
-    """The opacity of a marker, as [`paint`][causalcxr.bench.paint] would paint it with an equal generator.
-
-    Args:
-        kind: One of `MARKERS`.
-        height: Height of the image in pixels.
-        width: Width of the image in pixels.
-        rng: All that is random.
-
-    Returns:
-        (H, W) float32 in [0, 1].
-
-    Raises:
-        ValueError: The image is too small, or the kind is unknown.
-    """
-    check_choice("kind", kind, MARKERS)
-    if min(height, width) < _SMALLEST:
-        raise ValueError(f"markers need images of at least {_SMALLEST} pixels a side, got {height} x {width}")
-    return _DRAWERS[kind](height, width, rng.random(10).tolist())
+    opacity = torch.from_numpy(_DRAWERS[kind](height, width, rng.random(10).tolist())).to(image)
+    return image + opacity * (1 - image), opacity > 0
 
 
 def _letter(H: int, W: int, u: list[float]) -> Array:

@@ -8,24 +8,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from causalcxr.bench._draws import CHOICE_STREAM
-from causalcxr.bench._inputs import check_binary
-from causalcxr.bench._resampling import Aurocs, Interval, groups_of, interval, resample_tests
-from causalcxr.bench.probe import import_sklearn, linear_probe
-from causalcxr.bench.scoring import Predictions, Prepare, predict
-from causalcxr.data._studies import stream
-from causalcxr.metrics import expected_calibration_error
+from causalcxr.bench._association import CHOICE_STREAM, check_binary
+from causalcxr.bench._painter import stream
+from causalcxr.bench.scoring import Predictions, predict
+from causalcxr.metrics import Interval, auroc, bootstrap_auroc, expected_calibration_error
 
 __all__ = ["BenchResult", "Scores", "as_dict", "evaluate", "measure"]
+
+Aurocs = dict[tuple[str, int | None], Any]
+"""(Name of a test, stratum or `None` for all images) to (1 + R,) AUROCs, on all images and on each of R resamples."""
 
 
 class Scores(NamedTuple):
     """Figures on one test.
 
     Attributes:
-        auroc: AUROC of the finding.
+        auroc: AUROC of the finding, a `causalcxr.metrics.Interval` of 95 %.
         worst_group: The lower of the AUROCs among images with and among images without the confounder
-            (`causalcxr.metrics.worst_group_auroc`).
+            (`causalcxr.metrics.worst_group_auroc`), an `Interval`.
         ece: Expected calibration error.
         mean_probability: Mean of the predicted probabilities.
         shift: By how much the mean probability is higher with the confounder than without, averaged over positives and
@@ -69,7 +69,7 @@ def evaluate(
     tests: Mapping[str, Any],
     *,
     label: int | None = None,
-    prepare: Prepare | None = None,
+    prepare: Callable[[Tensor], Tensor] | None = None,
     batch_size: int = 64,
     device: torch.device | str | None = None,
     n_resamples: int = 2000,
@@ -77,28 +77,25 @@ def evaluate(
 ) -> BenchResult:
     """Show all tests to a classifier and measure it: [`predict`][causalcxr.bench.predict], then `measure`.
 
-    Nothing is chosen here, and nothing may be chosen by what this returns for "reversed": epochs, thresholds and
-    hyper-parameters are chosen on validation images with the association of the training images.
+    Nothing is chosen here, and nothing may be chosen by what this returns for "reversed". Choose epochs, thresholds and
+    hyper-parameters on validation images with the association of the training images.
 
     Args:
         model: A module or another callable from images to logits (B, K).
-        tests: Name to data set, see [`measure`][causalcxr.bench.measure]. Three names have a meaning: "same" (the
-            association of the training images), "none" (no association) and "reversed". Others, such as "absent" for
-            images without markers, have none.
-        label: As for `predict`.
-        prepare: As for `predict`.
-        batch_size: As for `predict`.
-        device: As for `predict`.
-        n_resamples: As for `measure`.
-        seed: As for `measure`.
+        tests: Name to data set. Three names have a meaning: "same" (the association of the training images), "none" (no
+            association) and "reversed". Others, such as "absent" for images without markers, have none.
+        label: This and the next three as for `predict`.
+        prepare: See there.
+        batch_size: See there.
+        device: See there.
+        n_resamples: Number of resamples.
+        seed: Seed of the resamples and of the halves of the probe.
 
     Returns:
         A [`BenchResult`][causalcxr.bench.BenchResult].
 
     Raises:
-        ImportError: A probe is due, and scikit-learn is not installed.
-        TypeError: A test has no `targets` or `strata`; as for `predict`.
-        ValueError: As for `predict` and `measure`. Tests are checked before any image is scored.
+        ImportError, TypeError, ValueError: As for `predict` and `measure`. Tests are checked before any is scored.
 
     Example:
         >>> from causalcxr.bench import ConfoundedDataset
@@ -109,8 +106,7 @@ def evaluate(
         (['same', 'none', 'reversed'], None)
     """
     _check_tests(tests)
-    if callable(getattr(model, "forward_causal", None)) and "none" in tests:
-        import_sklearn()
+    if hasattr(model, "forward_causal") and "none" in tests:
         _halves(tests["none"], seed)
     options: dict[str, Any] = {"label": label, "prepare": prepare, "batch_size": batch_size, "device": device}
     predictions = {name: predict(model, dataset, **options) for name, dataset in tests.items()}
@@ -126,8 +122,9 @@ def measure(
     images. All tests are resampled together: a patient who is in two tests is drawn as often in both, which narrows the
     intervals of differences. Without patients, images at the same index of two tests are taken for the same.
 
-    The probe is trained on a random half of the patients (or images) of "none" and tested on the other, then the other
-    way round; the two AUROCs are averaged.
+    The probe is a logistic regression on standardised features (Alain & Bengio, 2016). It is trained on a random half
+    of the patients (or images) of "none" and tested on the other, then the other way round. The two AUROCs are
+    averaged.
 
     Args:
         predictions: Name of the test to what the classifier makes of it.
@@ -146,18 +143,15 @@ def measure(
             only; some tests have patients and others none; half of "none" lacks images with or without the confounder.
     """
     _check_tests(tests)
-    if predictions.keys() != tests.keys():
-        raise ValueError(f"predictions and tests must have the same names, got {[*predictions]} and {[*tests]}")
-    for name, test in tests.items():
-        if len(predictions[name].logits) != len(test.strata):
-            got = len(predictions[name].logits)
-            raise ValueError(f"predictions of {name!r} must be one for each of {len(test.strata)} images, got {got}")
-    logits = {name: each.logits for name, each in predictions.items()}
-    aurocs = resample_tests(logits, tests, n_resamples, seed)
+    given = {name: len(each.logits) for name, each in predictions.items()}
+    expected = {name: len(test.strata) for name, test in tests.items()}
+    if given != expected:
+        raise ValueError(f"predictions must be one for each image of each test, {expected}, got {given}")
+    aurocs = _resample({name: each.logits for name, each in predictions.items()}, tests, n_resamples, seed)
     probes: list[float | None] = [None, None]
     if "none" in tests:
         features = predictions["none"].causal, predictions["none"].confounder
-        probes = [None if each is None else _cross_probe(each, tests["none"], seed) for each in features]
+        probes = [None if each is None else _probe(each, tests["none"], seed) for each in features]
     return BenchResult(
         {name: _scores(name, predictions[name], test, aurocs) for name, test in tests.items()},
         _difference(aurocs, "same", "reversed"),
@@ -185,23 +179,53 @@ def as_dict(result: Any) -> Any:
     return None if isinstance(result, float) and math.isnan(result) else result
 
 
+def _resample(logits: Mapping[str, Tensor], tests: Mapping[str, Any], n_resamples: int, seed: int) -> Aurocs:
+    """AUROC of each test, and within each stratum that has both classes.
+
+    All are labels of one bootstrap, unknown for the images of other tests and strata, so that what is drawn is shared.
+    """
+    keys: list[tuple[str, int | None]] = []
+    columns = []
+    for name, test in tests.items():
+        target, strata = test.targets.reshape(-1).double().numpy(), test.strata.reshape(-1).numpy()
+        for stratum in (None, 0, 1):
+            chosen = target if stratum is None else np.where(strata == stratum, target, np.nan)
+            if len(np.unique(chosen[~np.isnan(chosen)])) == 2:
+                keys.append((name, stratum))
+                columns.append([chosen if other == name else np.full(len(logits[other]), np.nan) for other in tests])
+    scores = np.concatenate([logits[name].double().numpy() for name in tests])
+    result = bootstrap_auroc(
+        np.repeat(scores[:, None], len(keys), axis=1),
+        np.stack([np.concatenate(column) for column in columns], axis=1),
+        np.concatenate([_groups_of(test) for test in tests.values()]),
+        n_resamples=n_resamples,
+        seed=seed,
+    )
+    values = np.concatenate([result.per_label.value[None], result.resamples])
+    return dict(zip(keys, values.T, strict=True))
+
+
+def _interval(values: Any) -> Interval:
+    return Interval.from_resamples(values[0], values[1:])
+
+
 def _difference(aurocs: Aurocs, name: str, other: str) -> Interval | None:
     present = (name, None) in aurocs and (other, None) in aurocs
-    return interval(aurocs[name, None] - aurocs[other, None]) if present else None
+    return _interval(aurocs[name, None] - aurocs[other, None]) if present else None
 
 
 def _scores(name: str, predictions: Predictions, test: Any, aurocs: Aurocs) -> Scores:
     probabilities, targets, strata = predictions.logits.sigmoid(), test.targets.reshape(-1), test.strata.reshape(-1)
     groups = [aurocs[key] for key in ((name, 0), (name, 1)) if key in aurocs]
-    worst = np.fmin.reduce(groups) if groups else np.full(1, math.nan)
+    worst = np.fmin.reduce(groups) if groups else np.full(2, math.nan)
     shifts = [
         probabilities[(targets == y) & (strata == 1)].mean() - probabilities[(targets == y) & (strata == 0)].mean()
         for y in (0, 1)
     ]
     shares = [None if each is None else float(each.nanmean()) for each in predictions[3:]]
     return Scores(
-        interval(aurocs[name, None]),
-        interval(worst),
+        _interval(aurocs[name, None]),
+        _interval(worst),
         float(expected_calibration_error(probabilities, targets)[0]),
         float(probabilities.mean()),
         float(sum(shifts) / 2),
@@ -209,30 +233,38 @@ def _scores(name: str, predictions: Predictions, test: Any, aurocs: Aurocs) -> S
     )
 
 
-def _cross_probe(features: Tensor, test: Any, seed: int) -> float:
-    """AUROC of the probe, trained on either half and tested on the other."""
-    half, strata = _halves(test, seed), test.strata.reshape(-1)
-    readings = [linear_probe(features[a], strata[a], features[~a], strata[~a]) for a in (half, ~half)]
-    return sum(readings) / 2
+def _probe(features: Tensor, test: Any, seed: int) -> float:
+    """AUROC with which a logistic regression on half of the features (N, D) reads the stratum of the other half."""
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ImportError as error:
+        raise ImportError("a linear probe needs scikit-learn: pip install scikit-learn") from error
+    half, values, strata = _halves(test, seed), features.double().numpy(), test.strata.reshape(-1).numpy()
+    readings = []
+    for train in (half, ~half):
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)).fit(values[train], strata[train])
+        readings.append(auroc(probe.decision_function(values[~train]), strata[~train])[0])
+    return float(sum(readings) / 2)
 
 
-def _halves(test: Any, seed: int) -> Tensor:
+def _halves(test: Any, seed: int) -> Any:
     """A random half of the patients, or of the images: whether each image (N,) is in it."""
-    groups, members = np.unique(groups_of(test), return_inverse=True)
-    order = stream(seed, CHOICE_STREAM, 1).permutation(len(groups))
-    half = torch.from_numpy(order[members] < len(groups) / 2)
-    for part in (half, ~half):
-        if len(test.strata.reshape(-1)[part].unique()) < 2:
-            raise ValueError(
-                "the test 'none' is too small for a probe: a random half of its patients or images has the confounder "
-                "on all or on none"
-            )
+    groups, members = np.unique(_groups_of(test), return_inverse=True)
+    half = stream(seed, CHOICE_STREAM, 1).permutation(len(groups))[members] < len(groups) / 2
+    if any(len(np.unique(test.strata.reshape(-1).numpy()[part])) < 2 for part in (half, ~half)):
+        raise ValueError("the test 'none' is too small for a probe: half of it has the confounder on all or on none")
     return half
 
 
+def _groups_of(test: Any) -> Any:
+    """What is drawn: the patient of each image (N,), or its index."""
+    patient = getattr(test, "patient", None)
+    return np.arange(len(test.strata)) if patient is None else np.asarray(patient)
+
+
 def _check_tests(tests: Mapping[str, Any]) -> None:
-    if not tests:
-        raise ValueError("tests must not be empty")
     for name, test in tests.items():
         if not (hasattr(test, "targets") and hasattr(test, "strata")):
             raise TypeError(
@@ -242,7 +274,6 @@ def _check_tests(tests: Mapping[str, Any]) -> None:
         strata = check_binary(f"strata of {name!r}", test.strata)
         if len(check_binary(f"targets of {name!r}", test.targets, len(strata)).unique()) < 2:
             raise ValueError(f"test {name!r} must have positives and negatives")
-    known = {name: getattr(test, "patient", None) is not None for name, test in tests.items()}
-    if len(set(known.values())) > 1:
-        without = [name for name, has_patient in known.items() if not has_patient]
-        raise ValueError(f"all tests or none must have patients, but these have none: {', '.join(without)}")
+    without = [name for name, test in tests.items() if getattr(test, "patient", None) is None]
+    if not tests or 0 < len(without) < len(tests):
+        raise ValueError(f"there must be tests, and all or none must have patients, but these have none: {without}")

@@ -9,14 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from causalcxr.bench._draws import STRUCTURE_STREAM
-from causalcxr.bench._inputs import check_binary, check_correlation, check_index
+
 from causalcxr.data import SyntheticCXR
-from causalcxr.data._studies import stream
 
 __all__ = ["DoError", "StructuralCXR", "do_error"]
-
-_BINS = 15  # as in `causalcxr.metrics.expected_calibration_error`
 
 
 class StructuralCXR(Dataset[tuple[Tensor, Tensor]]):
@@ -28,19 +24,14 @@ class StructuralCXR(Dataset[tuple[Tensor, Tensor]]):
     - D, such as being in intensive care: P(D = 1) = 1/2. It is not seen.
     - X, the finding: planted in the image or not. P(X = 1 | D) = (1 + s) / 2 where D = 1, and (1 - s) / 2 where D = 0.
     - C, the "PORTABLE" stamp: on the film or not. P(C = 1 | D) is that of X; for r < 1/2, that of X with D reversed.
-    - Y, the label: P(Y = 1 | X = x, C = c) = `outcome[x][c]`, so that C reaches the label, as a cause would that the
-      stamp stands for.
+    - Y, the label: P(Y = 1 | X = x, C = c) = `outcome[x][c]`. C reaches the label, as a cause behind the stamp would.
 
-    With s = sqrt(abs(2 r - 1)) it follows that P(C = 1 | X = 1) = P(C = 0 | X = 0) = r, the correlation, and that
-    P(X = 1) = P(C = 1) = 1/2. The backdoor path X <- D -> C -> Y makes what is seen differ from what an intervention
-    does:
+    With s = sqrt(abs(2 r - 1)), P(C = 1 | X = 1) = P(C = 0 | X = 0) = r and P(X = 1) = P(C = 1) = 1/2. The backdoor
+    path X <- D -> C -> Y makes what is seen differ from what an intervention does:
 
     .. math::
         P(Y \mid do(X = x)) = \sum_c P(Y \mid x, c) P(c), \qquad
         P(Y \mid X = x) = \sum_c P(Y \mid x, c) P(c \mid x)
-
-    A classifier can read both X and C off the image, so it learns P(Y | x, c) at best. `predict_do` has to give
-    P(Y | do(X = x)) whatever the stamp: [`do_error`][causalcxr.bench.do_error] says by how much it misses.
 
     Args:
         length: Number of films, each of another patient.
@@ -52,10 +43,10 @@ class StructuralCXR(Dataset[tuple[Tensor, Tensor]]):
         seed: Number of the data set.
 
     Attributes:
-        targets: (N, 1) float32, Y.
-        finding: (N,) int64, X.
-        strata: (N,) int64, C.
-        cause: (N,) int64, D.
+        targets: Y, (N, 1) float32.
+        finding: X, (N,) int64.
+        strata: C, (N,) int64.
+        cause: D, (N,) int64.
 
     Shape:
         Each item is an image (1, H, W), float32 in [0, 1], and its label (1,).
@@ -63,7 +54,6 @@ class StructuralCXR(Dataset[tuple[Tensor, Tensor]]):
     Raises:
         ValueError: The correlation or an outcome lies outside [0, 1], `outcome` is not 2 x 2, or `SyntheticCXR` does
             not take an argument.
-        TypeError: A whole number was expected.
 
     Example:
         >>> dataset = StructuralCXR(100, correlation=0.9)
@@ -88,7 +78,7 @@ class StructuralCXR(Dataset[tuple[Tensor, Tensor]]):
         self._films = SyntheticCXR(
             length, image_size=image_size, labels=[finding], prevalence=0.5, images_per_patient=1, seed=seed
         )
-        self._noise = stream(self._films.seed, STRUCTURE_STREAM).random((len(self._films), 4))
+        self._noise = stream(seed, STRUCTURE_STREAM).random((len(self._films), 4))
         strength = math.sqrt(abs(2 * self.correlation - 1))
         towards = 1 if self.correlation >= 0.5 else -1
         cause = self._noise[:, 0] < 0.5
@@ -106,12 +96,10 @@ class StructuralCXR(Dataset[tuple[Tensor, Tensor]]):
         return len(self.strata)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        index = check_index(index, len(self))
         return self._draw(index, bool(self.strata[index])), self.targets[index].clone()
 
     def mask(self, index: int) -> Tensor:
         """Where the stamp is on a film, (H, W) bool; all False on a film without one."""
-        index = check_index(index, len(self))
         return (self._draw(index, bool(self.strata[index])) != self._draw(index, False))[0]
 
     def do(self, x: int) -> "StructuralCXR":
@@ -134,8 +122,8 @@ class StructuralCXR(Dataset[tuple[Tensor, Tensor]]):
         return float((1 - stamped) * self.outcome[x, 0] + stamped * self.outcome[x, 1])
 
     def _draw(self, index: int, stamped: bool) -> Tensor:
-        target = [float(self.finding[index])]
-        return self._films.sample(index, target=target, markers=["portable"] if stamped else []).image
+        target, markers = [float(self.finding[index])], ["portable"] if stamped else []
+        return self._films.sample(range(len(self))[index], target=target, markers=markers).image
 
 
 class DoError(NamedTuple):
@@ -145,22 +133,17 @@ class DoError(NamedTuple):
         bias: Mean of prediction less P(Y = 1 | do(X = x)), for films with x = 0 and with x = 1; NaN where there are
             none. Confounding biases the two in opposite directions, which their common mean would hide.
         absolute: Mean of the absolute difference over all films.
-        calibration: Expected calibration error with the known probability in the place of the frequency.
     """
 
     bias: tuple[float, float]
     absolute: float
-    calibration: float
 
 
 def do_error(probabilities: Any, x: Any, dataset: StructuralCXR) -> DoError:
-    r"""Compare predicted probabilities with P(Y | do(X)) of the structural causal model.
+    """Compare predicted probabilities with P(Y | do(X)) of the structural causal model.
 
-    With the known value q_i = P(Y = 1 | do(X = x_i)) and the predictions p_i of N films, N_m of them in bin m of 15
-    equal ones,
-
-    .. math:: \text{absolute} = \frac{1}{N} \sum_i |p_i - q_i|, \qquad
-        \text{calibration} = \sum_m \frac{N_m}{N} \left| \bar q_m - \bar p_m \right|
+    A classifier can read both X and C off the image, so it learns P(Y | x, c) at best. An adjusted prediction has to be
+    P(Y | do(X = x)) whatever the stamp.
 
     Args:
         probabilities: Predictions such as those of `CausalCXR.predict_do`, in [0, 1].
@@ -170,11 +153,8 @@ def do_error(probabilities: Any, x: Any, dataset: StructuralCXR) -> DoError:
     Shape:
         probabilities and x: (N,) or (N, 1).
 
-    Returns:
-        A [`DoError`][causalcxr.bench.DoError].
-
     Raises:
-        ValueError: Shapes differ, there are no films, probabilities lie outside [0, 1], or x has other values than 0
+        ValueError: Lengths differ, there are no films, probabilities lie outside [0, 1], or x has other values than 0
             and 1.
 
     Example:
@@ -185,18 +165,14 @@ def do_error(probabilities: Any, x: Any, dataset: StructuralCXR) -> DoError:
         '-0.16 +0.16 0.16'
     """
     finding = check_binary("x", x).numpy()
-    given = np.asarray(torch.as_tensor(probabilities).detach().cpu().double())
-    predicted = given.reshape(-1)
-    if given.shape not in ((len(finding),), (len(finding), 1)) or len(finding) == 0:
-        raise ValueError(f"probabilities must be one an image, shape ({len(finding)},), got {given.shape}")
+    predicted = np.asarray(torch.as_tensor(probabilities).detach().cpu().double()).reshape(-1)
+    if len(predicted) != len(finding) or len(finding) == 0:
+        raise ValueError(f"probabilities must be one an image, for {len(finding)} images, got {len(predicted)}")
     if not ((predicted >= 0) & (predicted <= 1)).all():
         raise ValueError("probabilities must lie in [0, 1]; apply a sigmoid to logits first")
-    truth = np.where(finding == 1, dataset.do_probability(1), dataset.do_probability(0))
-    difference = predicted - truth
+    difference = predicted - np.array([dataset.do_probability(0), dataset.do_probability(1)])[finding]
     bias = [float(difference[finding == value].mean()) if (finding == value).any() else math.nan for value in (0, 1)]
-    bins = np.searchsorted(np.arange(1, _BINS) / _BINS, predicted, side="left")
-    calibration = np.abs(np.bincount(bins, difference)).sum() / len(difference)
-    return DoError((bias[0], bias[1]), float(np.abs(difference).mean()), float(calibration))
+    return DoError((bias[0], bias[1]), float(np.abs(difference).mean()))
 
 
 def _check_value(x: int) -> None:
