@@ -5,7 +5,7 @@ A method that knows the confounder weights them by `backdoor_weights`: else the 
 
 import copy
 import dataclasses
-from pathlib import Path
+import math
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import causalcxr
-from augmentation import augment
 from causalcxr.bench import predict
-from causalcxr.data import normalise_for
+from causalcxr.data.preprocessing import normalise
 from causalcxr.losses import backdoor_weights
-from confounding_branches import cluster
-from confounding_data import Parts
-from confounding_methods import METHODS, Method
-from schedule import one_cycle
+
+from .branches import cluster
+from .data import Parts
+from .methods import METHODS, Method
 
 
 @dataclasses.dataclass
@@ -62,7 +61,7 @@ class Cropped(nn.Module):
 
 def build(method: Method, config: Training) -> nn.Module:
     weights = config.backbone_weights
-    published = is_published(weights)
+    published = weights in causalcxr.list_pretrained()
     file = "" if published else weights
     model: Any
     if method.causal:
@@ -72,29 +71,25 @@ def build(method: Method, config: Training) -> nn.Module:
         overlay = {"file": file} if file else None
         model = timm.create_model(config.model, pretrained=bool(file), num_classes=1, pretrained_cfg_overlay=overlay)
     if published:
-        take_backbone(model.backbone if method.causal else model, weights)
+        backbone = causalcxr.create_model(weights, pretrained=True).backbone.state_dict()
+        target = model.backbone if method.causal else model
+        if target.load_state_dict(backbone, strict=False).unexpected_keys:
+            raise ValueError(f"the backbone of {weights} does not fit {type(target).__name__}")
     return Cropped(model, method.crop) if method.crop < 1 else model
 
 
-def is_published(weights: str) -> bool:
-    """Whether weights are the name of a causal model that has some; if not, they are a file, or "" for none."""
-    names = causalcxr.list_pretrained()
-    published = weights in {*names, *(name.partition(".")[0] for name in names)}
-    if weights and not published and not Path(weights).is_file():
-        raise ValueError(f"backbone weights must be a file or one of {names}, got {weights!r}")
-    return published
-
-
-def take_backbone(model: nn.Module, name: str) -> None:
-    """Load into a classifier, or a backbone, the backbone of a causal model with weights.
-
-    What a classifier has after it stays as it is.
-    """
-    backbone = causalcxr.create_model(name, pretrained=True).backbone.state_dict()
-    missing, unexpected = model.load_state_dict(backbone, strict=False)
-    parts = {key.partition(".")[0] for key in backbone}
-    if differing := unexpected + [key for key in missing if key.partition(".")[0] in parts]:
-        raise ValueError(f"the backbone of {name} does not fit {type(model).__name__}: they differ in {differing[0]!r}")
+def augment(images: Tensor, indices: Tensor, epoch: int, seed: int) -> Tensor:
+    """Turn, scale, shift and re-expose images (B, 1, H, W) in [0, 1], by draws that hang on (seed, epoch, index)."""
+    draws = np.stack([np.random.default_rng((seed, epoch, int(i))).uniform(-1, 1, 6) for i in indices])
+    angle, zoom, x, y, gain, offset = torch.tensor(draws, dtype=images.dtype).unbind(1)
+    angle, zoom = angle * math.radians(8.0), 1 + 0.1 * zoom
+    cos, sin = angle.cos() * zoom, angle.sin() * zoom
+    affine = torch.stack([torch.stack([cos, -sin, 0.1 * x], 1), torch.stack([sin, cos, 0.1 * y], 1)], 1)
+    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, align_corners=False)
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    gain, offset = (1 + 0.15 * gain).view(-1, 1, 1, 1), (0.15 * offset).view(-1, 1, 1, 1)
+    return ((images - mean) * gain + mean + offset).clamp(0, 1)
 
 
 def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Module:
@@ -108,10 +103,9 @@ def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Modul
     weight = backdoor_weights(targets, strata) if method.weighted else torch.ones_like(targets)
     model = build(method, config).to(memory_format=torch.channels_last)
     objective = method.objective(model, strata)
-    normalise = normalise_for(model)
     steps = len(images) // config.batch_size
     optimizer = torch.optim.AdamW(objective.parameters(), config.lr, weight_decay=config.weight_decay)
-    scheduler = one_cycle(optimizer, config.lr, config.epochs * steps, warmup=0.2)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.epochs * steps, pct_start=0.2)
     order = np.random.default_rng(seed)
     best, best_state = -1.0, copy.deepcopy(model.state_dict())
     bar = tqdm(total=config.epochs * steps, leave=False)
@@ -125,10 +119,9 @@ def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Modul
         for step in range(steps):
             batch = slice(step * config.batch_size, (step + 1) * config.batch_size)
             chosen, view = torch.from_numpy(drawn[batch]), torch.from_numpy(views[batch])
-            x = augment(
-                images[chosen].float() / 255, view, epoch, seed=seed, rotate=8.0, scale=0.1, shift=0.05, contrast=0.15
-            )
-            x, y = normalise(x).contiguous(memory_format=torch.channels_last), targets[chosen]
+            x = augment(images[chosen].float() / 255, view, epoch, seed)
+            x = normalise(x, model.pretrained_cfg).contiguous(memory_format=torch.channels_last)
+            y = targets[chosen]
             if method.transform is not None:
                 x, y = method.transform(x, y)
             known = (strata[chosen],) if method.takes_strata else ()
@@ -166,10 +159,8 @@ def selection_auroc(model: nn.Module, data: Any, adjusted: bool) -> float:
 def refit_last_layer(model: Any, data: Any, seed: int) -> None:
     """Fit the last layer to as many validation images of each label in each stratum (Kirichenko et al., ICLR 2023)."""
     model.eval()
-    normalise = normalise_for(model)
-    features = torch.cat(
-        [model.forward_head(model.forward_features(normalise(image[None])), pre_logits=True) for image, _ in data]
-    )
+    images = (normalise(image[None], model.pretrained_cfg) for image, _ in data)
+    features = torch.cat([model.forward_head(model.forward_features(image), pre_logits=True) for image in images])
     group = 2 * data.targets[:, 0].long() + data.strata
     members = [torch.nonzero(group == value)[:, 0].numpy() for value in range(4)]
     count = min(len(each) for each in members)

@@ -5,8 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from atomic import replacing
-from report import rows
+from .runs import markdown_table
 
 Runs = list[dict[str, Any]]
 
@@ -32,7 +31,7 @@ def overview(runs: Runs) -> str:
             row.append("" if value is None else f"{value:.3f}")
     several = len({images for images, *_ in experiments}) > 1
     names = [f"{images}, {kind} {at:g}" if several else f"{kind} {at:g}" for images, kind, at in experiments]
-    return rows(["method", *names], body)
+    return markdown_table(["method", *names], body)
 
 
 def auroc(run: dict[str, Any], test: str) -> float:
@@ -89,7 +88,7 @@ def _table(runs: Runs, images: str, confounder: str, correlation: float) -> str:
     ]
     seeds = sorted({run["seed"] for run in chosen})
     title = f"**{images}, {confounder}, correlation {correlation:g}** (AUROC, mean over seeds {seeds})"
-    return f"{title}\n\n{rows(header, body)}"
+    return f"{title}\n\n{markdown_table(header, body)}"
 
 
 def _on_marker(figures: dict[str, Any]) -> float | None:
@@ -132,8 +131,7 @@ def plot(runs: Runs, path: Path) -> None:
     axes[0, 0].set_ylabel("AUROC, reversed test")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=150, format="png")
+    figure.savefig(path, dpi=150)
     plt.close(figure)
 
 

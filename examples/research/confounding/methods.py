@@ -12,7 +12,8 @@ from torchvision.transforms.v2 import CutMix
 from causalcxr import AgreementObjective, BorrowRegions, CausalObjective
 from causalcxr.layers import ConfounderBank
 from causalcxr.losses import CausalLoss, classification_loss
-from confounding_branches import BorrowByAttention, IndependentBranches, PooledConfounder
+
+from .branches import BorrowByAttention, IndependentBranches, PooledConfounder
 
 
 class Method(NamedTuple):
@@ -98,7 +99,7 @@ def causal(
         bank = None
         if bank_size:
             prior = (of_training.bincount(minlength=2) / len(of_training)).tolist() if strata else None
-            bank = ConfounderBank(bank_size, 1, model.num_features, num_strata=2 if strata else 0, prior=prior)
+            bank = ConfounderBank(bank_size, 1, model.head_hidden_size, num_strata=2 if strata else 0, prior=prior)
         return CausalObjective(model, criterion(**({"uniform": "bernoulli"} | options)), bank=bank)
 
     return build

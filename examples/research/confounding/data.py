@@ -50,13 +50,9 @@ def read(source: str, root: str, size: int) -> Radiographs:
         size: Side of the images in pixels.
     """
     name, _, which = source.partition(":")
-    if name not in ("pneumonia", "nih", "synthetic"):
-        raise ValueError(f"images must be 'pneumonia', 'nih', 'nih:FINDING' or 'synthetic:NUMBER', got {source!r}")
-    if which and name == "pneumonia":
-        raise ValueError(f"pneumonia is always against normal, got {source!r}")
-    if name == "synthetic":
-        return _read_synthetic(int(which), size)
-    return _read_nih(Path(root), size, which) if name == "nih" else _read_pneumonia(Path(root), size)
+    if name == "pneumonia":
+        return _read_pneumonia(Path(root), size)
+    return _read_synthetic(int(which), size) if name == "synthetic" else _read_nih(Path(root), size, which)
 
 
 def _read_pneumonia(root: Path, size: int) -> Radiographs:

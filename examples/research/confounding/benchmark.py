@@ -1,8 +1,6 @@
 """Train by several methods on confounded radiographs, and measure what each makes of the confounder.
 
-    python examples/confounding_benchmark.py examples/studies/confounding/small.json --output runs/confounding
-    python examples/confounding_benchmark.py examples/studies/confounding/STUDY.json --output runs/confounding \
-        --pneumonia path/to/pneumonia --nih path/to/nih --json docs/results/confounding/study.json
+    python -m confounding.benchmark confounding/studies/small.json --output runs/confounding
 
 A study is a JSON file: `training` are options of all runs, `experiments` say which images have which confounder at
 which correlations, `methods` and `seeds` what is trained on each. Every experiment also has the reference: plain
@@ -19,14 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from atomic import write_json, write_text
 from causalcxr.bench import as_dict, evaluate
-from confounding_data import confound, read
-from confounding_methods import METHODS
-from confounding_report import markdown, overview, plot
-from confounding_training import Training, is_published, train
-from kept_runs import kept
-from provenance import commit, versions
+
+from .data import confound, read
+from .methods import METHODS
+from .report import markdown, overview, plot
+from .runs import kept, write_json
+from .training import Training, train
 
 
 class Run(NamedTuple):
@@ -47,14 +44,6 @@ class Run(NamedTuple):
 
 def runs_of(study: dict[str, Any]) -> Iterator[Run]:
     """All runs, seed by seed, so that a study that is stopped early has all methods of the first seeds."""
-    expected = {"training", "experiments", "methods", "seeds"}
-    if set(study) != expected:
-        raise ValueError(f"a study has {sorted(expected)}, but got {sorted(study)}")
-    named = set(study["methods"])
-    for experiment in study["experiments"]:
-        named.update(experiment.get("methods", []), experiment.get("unconfounded", []))
-    if unknown := sorted(named - set(METHODS)):
-        raise ValueError(f"unknown methods {unknown}; there are {list(METHODS)}")
     for seed in study["seeds"]:
         for experiment in study["experiments"]:
             for correlation in experiment["correlations"]:
@@ -72,22 +61,9 @@ def carry_out(run: Run, config: Training, roots: dict[str, str]) -> dict[str, An
     parts = confound(radiographs, run.confounder, run.correlation, run.trained_at, run.seed)
     started = time.perf_counter()
     model = train(METHODS[run.method], parts, config, run.seed)
-    seconds = time.perf_counter() - started
+    seconds = round(time.perf_counter() - started, 1)
     result = as_dict(evaluate(model, parts.tests))
-    return run._asdict() | {
-        "result": result,
-        "training": options(config),
-        "images_trained_on": len(parts.train),
-        "seconds": round(seconds, 1),
-        "commit": commit(),
-        "versions": versions(),
-    }
-
-
-def options(config: Training) -> dict[str, Any]:
-    """What is reported of the training: all but where a file lies."""
-    weights = config.backbone_weights
-    return dataclasses.asdict(config) | {"backbone_weights": weights if is_published(weights) else bool(weights)}
+    return run._asdict() | {"result": result, "images_trained_on": len(parts.train), "seconds": seconds}
 
 
 _read = functools.lru_cache(maxsize=2)(read)
@@ -95,31 +71,36 @@ _read = functools.lru_cache(maxsize=2)(read)
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path, help="JSON file, see examples/studies")
+    parser.add_argument("study", type=Path, help="JSON file, see confounding/studies")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--pneumonia", default="", help="folder with images/ and labels.csv (file, split, label)")
     parser.add_argument("--nih", default="", help="folder in the layout of the NIH release")
     parser.add_argument("--backbone-weights", default="", help="a file, or a causal model that has weights")
-    parser.add_argument("--json", type=Path, help="write all runs there, and tables and plot beside it")
+    parser.add_argument("--json", type=Path, help="write all runs there, and the tables beside it")
+    parser.add_argument("--plot", type=Path, help="draw the reversed tests there")
     args = parser.parse_args(argv)
     study = json.loads(args.study.read_text())
     given = {"backbone_weights": args.backbone_weights} if args.backbone_weights else {}
     config = Training(**study["training"] | given)
-    args.output.mkdir(parents=True, exist_ok=True)
+    runs = list(runs_of(study))
+    if unknown := sorted({run.method for run in runs} - set(METHODS)):
+        parser.error(f"unknown methods {unknown}; there are {list(METHODS)}")
+    options = dataclasses.asdict(config) | {"backbone_weights": Path(config.backbone_weights).name}
     roots = {"pneumonia": args.pneumonia, "nih": args.nih}
     results = []
-    for run in runs_of(study):
+    for run in runs:
         path = args.output / f"{run.name}.json"
-        results.append(kept(path, options(config), functools.partial(carry_out, run, config, roots)))
+        results.append(kept(path, options, functools.partial(carry_out, run, config, roots)))
         figures = results[-1]["result"]["tests"]
         print(run.name, {name: round(test["auroc"]["value"], 3) for name, test in figures.items()}, flush=True)
     table = f"{overview(results)}\n\n{markdown(results)}"
     print(table)
     if args.json:
         write_json(args.json, {"study": study, "runs": results})
-        write_text(args.json.with_suffix(".md"), table)
-        write_text(args.json.with_name(f"{args.json.stem}_overview.md"), overview(results))
-        plot(results, args.json.with_suffix(".png"))
+        args.json.with_suffix(".md").write_text(table)
+        args.json.with_name(f"{args.json.stem}_overview.md").write_text(overview(results))
+    if args.plot:
+        plot(results, args.plot)
 
 
 if __name__ == "__main__":

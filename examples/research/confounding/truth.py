@@ -1,6 +1,6 @@
 """Is `predict_do` right? Adjusted probabilities against P(Y | do(X)) of a structural causal model, where it is known.
 
-    python examples/confounding_truth.py --output runs/truth --json docs/results/confounding/truth.json
+    python -m confounding.truth --output runs/truth --json confounding/results/truth.json
 
 The films are generated: X is a mass, C a stamp that goes with it, and Y follows from both. The stamp is known in
 training. Each of its two strata has a code, a fixed random vector, in the place of a confounding feature c:
@@ -28,16 +28,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import causalcxr
-from atomic import write_json, write_text
-from causalcxr.bench import DoError, StructuralCXR, do_error
-from causalcxr.data import normalise_for
+from causalcxr.data.preprocessing import normalise
 from causalcxr.layers import ConfounderBank
 from causalcxr.losses import CausalLoss
 from causalcxr.metrics import auroc
-from kept_runs import kept
-from provenance import commit, versions
-from report import rows
-from schedule import one_cycle
+
+from .runs import kept, markdown_table, write_json
+from .structural import StructuralCXR
 
 MODES = ("adjusted", "own_stratum", "all_pairs")
 TEST_FILMS = 1000
@@ -58,18 +55,17 @@ def train(mode: str, films: StructuralCXR, images: Tensor, config: Training, see
     torch.manual_seed(seed)
     model = causalcxr.create_model("causal_test_resnet", num_classes=1)
     prior = films.strata.bincount(minlength=2) / len(films)
-    codes = ConfounderBank(2, 1, model.num_features, num_strata=2, prior=prior)
-    codes.update(torch.randn(2, 1, model.num_features), torch.arange(2))
+    codes = ConfounderBank(2, 1, model.head_hidden_size, num_strata=2, prior=prior)
+    codes.update(torch.randn(2, 1, model.head_hidden_size), torch.arange(2))
     criterion = CausalLoss(alpha_conf=0.0, alpha_bd=1.0)
     borrow = causalcxr.BorrowRegions("thorax", probability=1.0) if mode == "adjusted" else nn.Identity()
-    normalise = normalise_for(model)
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=0.05)
     steps = len(films) // config.batch_size
-    scheduler = one_cycle(optimizer, config.lr, config.epochs * steps, warmup=0.2)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.epochs * steps, pct_start=0.2)
     model.train()
     for _ in tqdm(range(config.epochs), mode, leave=False):
         for batch in torch.randperm(len(films))[: steps * config.batch_size].view(steps, -1):
-            output = model.forward_causal(borrow(normalise(images[batch])), codes.features)
+            output = model.forward_causal(borrow(normalise(images[batch], model.pretrained_cfg)), codes.features)
             own = F.one_hot(films.strata[batch], 2)  # (B, 2): no other stratum than the film's
             weights = codes.weights if mode == "all_pairs" else own
             loss = criterion(output, films.targets[batch], prior=weights)["loss"]
@@ -84,14 +80,17 @@ def train(mode: str, films: StructuralCXR, images: Tensor, config: Training, see
 @torch.no_grad()
 def measure(model: Any, codes: ConfounderBank, films: StructuralCXR, images: Tensor) -> dict[str, Any]:
     """Compare adjusted and plain probabilities with the truth, on films confounded as those of training are."""
-    batches = normalise_for(model)(images).split(100)
+    batches = normalise(images, model.pretrained_cfg).split(100)
     adjusted = torch.cat([model.predict_do(x, codes) for x in batches])[:, 0]
     seen = torch.cat([model(x).sigmoid() for x in batches])[:, 0]
     return {name: _figures(p, films) for name, p in (("adjusted", adjusted), ("seen", seen))}
 
 
 def _figures(probabilities: Tensor, films: StructuralCXR) -> dict[str, Any]:
-    error: DoError = do_error(probabilities, films.finding, films)
+    """How far predictions are from P(Y | do(X)): their bias for each x, which confounding gives opposite signs."""
+    truth = torch.tensor([films.do_probability(x) for x in (0, 1)])[films.finding]
+    difference = probabilities - truth
+    bias = [float(difference[films.finding == x].mean()) for x in (0, 1)]
     of_finding = auroc(probabilities[:, None], films.finding[:, None].float())
     with_stamp = films.strata == 1
     shift = [
@@ -101,7 +100,8 @@ def _figures(probabilities: Tensor, films: StructuralCXR) -> dict[str, Any]:
         )
         for x in (0, 1)
     ]
-    return error._asdict() | {"auroc_of_finding": float(of_finding[0]), "shift": shift}
+    figures = {"bias": bias, "absolute": float(difference.abs().mean())}
+    return figures | {"auroc_of_finding": float(of_finding[0]), "shift": shift}
 
 
 def carry_out(mode: str, config: Training, seed: int) -> dict[str, Any]:
@@ -120,8 +120,7 @@ def carry_out(mode: str, config: Training, seed: int) -> dict[str, Any]:
         "seen": [parts["test"].conditional_probability(x) for x in (0, 1)],
     }
     result = measure(model, codes, parts["test"], images["test"])
-    facts = {"training": config._asdict(), "commit": commit(), "versions": versions()}
-    return {"mode": mode, "seed": seed, "truth": truth, "result": result} | facts
+    return {"mode": mode, "seed": seed, "truth": truth, "result": result}
 
 
 def counted(config: Training, seed: int) -> list[float]:
@@ -155,7 +154,7 @@ def markdown(runs: list[dict[str, Any]], by_counting: list[list[float]]) -> str:
             )
     body.append(["none", "counting", *(_bias([each[x] for each in by_counting]) for x in (0, 1)), "", "", "", ""])
     header = ["training", "prediction", "bias, x = 0", "bias, x = 1"]
-    return rows([*header, "shift, x = 0", "shift, x = 1", "absolute", "AUROC of X"], body)
+    return markdown_table([*header, "shift, x = 0", "shift, x = 1", "absolute", "AUROC of X"], body)
 
 
 def _bias(values: list[float]) -> str:
@@ -171,7 +170,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write all runs there, and the table beside it")
     args = parser.parse_args(argv)
     config = Training(films=args.films, epochs=args.epochs)
-    args.output.mkdir(parents=True, exist_ok=True)
     runs = []
     for seed in args.seeds:
         for mode in MODES:
@@ -182,7 +180,7 @@ def main(argv: list[str] | None = None) -> None:
     print(table)
     if args.json:
         write_json(args.json, {"runs": runs, "counted": by_counting})
-        write_text(args.json.with_suffix(".md"), table)
+        args.json.with_suffix(".md").write_text(table)
 
 
 if __name__ == "__main__":
