@@ -96,5 +96,5 @@ def test_sklearn_example(printed: Callable[[str], str], numbers: Callable[[str],
     *theirs, first, second = numbers(areas)
     assert theirs == [first, second]
     raw, scaled = np.split(np.array(numbers(errors)), 2)
-    assert scaled.mean() < raw.mean()
+    assert scaled.mean() < raw.mean()  # the shipped weights are not calibrated for generated films
     assert {"Cardiomegaly", "Mass"} < {line.split()[0] for line in report if line}

@@ -1,6 +1,6 @@
 """MONAI transforms that give a causal model the pixels that `model.preprocess` gives.
 
-    python examples/interplay/monai_transforms.py
+    python examples/integrations/monai_transforms.py
 
 Two steps are easily missed. MONAI's reader hands over PNG and JPEG files with rows and columns swapped. And MONAI's
 `Resize` blurs otherwise than the antialiased bilinear resize of `model.preprocess`, which torchvision's equals.
@@ -30,6 +30,7 @@ import causalcxr
 from causalcxr.data import SyntheticCXR
 
 
+# --8<-- [start:pipeline]
 def pipeline(model: causalcxr.CausalCXR, *augmentations: Callable, resize: Callable | None = None) -> Compose:
     """From an 8-bit grey PNG or JPEG file to normalised pixels (C, H, W); augmentations see values in [0, 1]."""
     cfg = model.pretrained_cfg
@@ -44,6 +45,9 @@ def pipeline(model: causalcxr.CausalCXR, *augmentations: Callable, resize: Calla
             EnsureType(track_meta=False),  # plain tensors
         ]
     )
+
+
+# --8<-- [end:pipeline]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The examples of `examples/interplay`, run as the scripts they are."""
+"""The examples of `examples/integrations`, run as the scripts they are."""
 
 import importlib
 import re
@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[3] / "examples" / "interplay"
+FOLDER = Path(__file__).resolve().parents[2] / "examples" / "integrations"
 
 
 @pytest.fixture

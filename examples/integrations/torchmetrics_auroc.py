@@ -1,6 +1,6 @@
 """AUROC and calibration error batch by batch with torchmetrics, equal to those of `causalcxr.metrics`.
 
-    python examples/interplay/torchmetrics_auroc.py
+    python examples/integrations/torchmetrics_auroc.py
 
 Three differences matter. Unknown targets are NaN here and `ignore_index` there. A label with one class only is NaN here
 and 0 there. And torchmetrics looks at each batch to see whether it was given logits, so that some batches may be turned
@@ -39,14 +39,13 @@ def create_metrics(num_labels: int) -> MetricCollection:
 def main() -> None:
     torch.manual_seed(0)
     model = causalcxr.create_model("causal_test_resnet", in_chans=1).eval()  # not trained
-    prepare = causalcxr.data.normalise_for(model)
     films = SyntheticCXR(96, image_size=64, prevalence=0.3)
     metrics = create_metrics(len(NIH_LABELS))
     batches = []
     for images, targets in DataLoader(films, batch_size=16):
         targets[:4, 3] = torch.nan  # as if four of the reports said nothing of infiltration
         with torch.no_grad():
-            scores = model(prepare(images)).sigmoid()
+            scores = model(torch.cat([model.preprocess(image, size=64) for image in images])).sigmoid()
         metrics.update(scores, as_integers(targets))
         batches.append((scores, targets))
     scores, targets = map(torch.cat, zip(*batches, strict=True))

@@ -1,7 +1,7 @@
 """A loop with Hugging Face Accelerate around `CausalObjective`, with a bank of confounders.
 
-    python examples/interplay/accelerate_loop.py
-    torchrun --nproc_per_node 2 examples/interplay/accelerate_loop.py
+    python examples/integrations/accelerate_loop.py
+    torchrun --nproc_per_node 2 examples/integrations/accelerate_loop.py
 
 `CausalObjective` is what to prepare: a training step is one call of it. The bank is part of it: all processes share it,
 and `accelerator.save_state` saves it.
@@ -9,19 +9,18 @@ and `accelerator.save_state` saves it.
 
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import causalcxr
 from causalcxr.data import SyntheticCXR
 
 
-def train(accelerator: Accelerator, objective: causalcxr.CausalObjective, films: SyntheticCXR) -> None:
+def train(accelerator: Accelerator, objective: causalcxr.CausalObjective, films: Dataset) -> None:
     """Go through the films once, in batches of 8; the objective's model and bank are changed in place."""
-    prepare = causalcxr.data.normalise_for(objective.model)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3)
     wrapped, optimizer, loader = accelerator.prepare(objective, optimizer, DataLoader(films, batch_size=8))
     for step, (images, targets) in enumerate(loader, start=1):
-        losses = wrapped(prepare(images), targets)
+        losses = wrapped(images, targets)
         optimizer.zero_grad()
         accelerator.backward(losses["loss"])
         optimizer.step()
@@ -32,13 +31,13 @@ def train(accelerator: Accelerator, objective: causalcxr.CausalObjective, films:
 def main() -> None:
     torch.manual_seed(0)
     accelerator = Accelerator(cpu=True)  # without cpu=True: the GPU, where there is one
-    films = SyntheticCXR(320, image_size=64, labels=["Cardiomegaly", "Mass"], prevalence=0.5)
     model = causalcxr.create_model("causal_test_resnet", num_classes=2, in_chans=1)
-    bank = causalcxr.layers.ConfounderBank(64, num_classes=2, dim=model.num_features)
-    train(accelerator, causalcxr.CausalObjective(model, bank=bank), films)
+    films = SyntheticCXR(320, image_size=64, labels=["Cardiomegaly", "Mass"], prevalence=0.5)
+    images = torch.cat([model.preprocess(image, size=64) for image, _ in films])
+    bank = causalcxr.layers.ConfounderBank(64, num_classes=2, dim=model.head_hidden_size)
+    train(accelerator, causalcxr.CausalObjective(model, bank=bank), TensorDataset(images, films.targets))
 
-    images = torch.stack([films[i][0] for i in range(4)]).to(accelerator.device)
-    probabilities = model.eval().predict_do(causalcxr.data.normalise_for(model)(images), bank)
+    probabilities = model.eval().predict_do(images[:4].to(accelerator.device), bank)
     accelerator.print(f"P(Y | do(X)) of four films, with {len(bank)} confounders:\n{probabilities}")
     accelerator.end_training()  # and with it the process group
 

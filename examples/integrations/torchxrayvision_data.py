@@ -1,6 +1,6 @@
 """A data set of torchxrayvision as a causal model takes it: its pixel range and its labels.
 
-    python examples/interplay/torchxrayvision_data.py
+    python examples/integrations/torchxrayvision_data.py
 
 torchxrayvision has pixels in [-1024, 1024] and labels sorted by name; causalcxr has [0, 1] before normalisation and the
 order of the NIH release. The names are the same, and in both an unknown label is NaN, which the losses leave out.
