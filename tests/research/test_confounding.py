@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from torch import nn
+
+import causalcxr
+from causalcxr.losses import backdoor_weights
 from confounding import benchmark, training
 from confounding.branches import similarity
 from confounding.data import confound, read
 from confounding.methods import METHODS, GroupDRO, Method
 from confounding.report import markdown, overview
 from confounding.training import Training, augment, build, selection_auroc, train
-from PIL import Image
-from torch import nn
-
-import causalcxr
-from causalcxr.losses import backdoor_weights
 
 pytestmark = pytest.mark.research
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from confounding import truth
-from confounding.structural import OUTCOME, StructuralCXR
-from confounding.truth import MODES, Training, counted, markdown, measure, train
 
 import causalcxr
 from causalcxr.data import SyntheticCXR
 from causalcxr.losses import CausalLoss
+from confounding import truth
+from confounding.structural import OUTCOME, StructuralCXR
+from confounding.truth import MODES, Training, counted, markdown, measure, train
 
 pytestmark = pytest.mark.research
 
