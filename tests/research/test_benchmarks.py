@@ -15,8 +15,6 @@ from causalcxr.losses import backdoor_loss
 from causalcxr.metrics import bootstrap_auroc
 from reference.comparison import EXACT, normal, randomised
 
-pytestmark = pytest.mark.research
-
 RESULTS = Path(compare.__file__).parent / "results"
 
 

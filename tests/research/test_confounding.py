@@ -18,8 +18,6 @@ from confounding.methods import METHODS, GroupDRO, Method
 from confounding.report import markdown, overview
 from confounding.training import Training, augment, build, selection_auroc, train
 
-pytestmark = pytest.mark.research
-
 STUDIES = Path(benchmark.__file__).parent / "studies"
 TINY = {"model": "test_resnet", "causal_model": "causal_test_resnet", "image_size": 64, "epochs": 1, "batch_size": 16}
 STUDY = {

@@ -14,8 +14,6 @@ from confounding import truth
 from confounding.structural import OUTCOME, StructuralCXR
 from confounding.truth import MODES, Training, counted, markdown, measure, train
 
-pytestmark = pytest.mark.research
-
 TINY = ["--seeds", "0", "--films", "64", "--epochs", "1"]
 
 
