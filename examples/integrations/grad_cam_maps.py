@@ -32,7 +32,8 @@ def heat_maps(method: type[BaseCAM], model: causalcxr.CausalCXR, images: Tensor,
 
 def train(model: causalcxr.CausalCXR, images: Tensor, targets: Tensor) -> None:
     """Some seconds for 640 films."""
-    objective = causalcxr.CausalObjective(model)
+    criterion = causalcxr.losses.CausalLoss(uniform="bernoulli")  # one label has no distribution over labels
+    objective = causalcxr.CausalObjective(model, criterion)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3)
     for _ in range(3):
         for batch in torch.randperm(len(images)).split(16):

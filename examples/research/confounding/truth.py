@@ -57,7 +57,7 @@ def train(mode: str, films: StructuralCXR, images: Tensor, config: Training, see
     prior = films.strata.bincount(minlength=2) / len(films)
     codes = ConfounderBank(2, 1, model.head_hidden_size, num_strata=2, prior=prior)
     codes.update(torch.randn(2, 1, model.head_hidden_size), torch.arange(2))
-    criterion = CausalLoss(alpha_conf=0.0, alpha_bd=1.0)
+    criterion = CausalLoss(alpha_conf=0.0, alpha_bd=1.0, uniform="bernoulli")
     borrow = causalcxr.BorrowRegions("thorax", probability=1.0) if mode == "adjusted" else nn.Identity()
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=0.05)
     steps = len(films) // config.batch_size
