@@ -9,13 +9,16 @@ OLDEST_INSTALLED := $(OLDEST)/.installed
 OLDEST_VERSIONS := tests/oldest.txt
 WHEEL_LIMIT := 15000000
 
-.PHONY: demo test test-oldest lint docs release clean
+.PHONY: demo test test-research test-oldest lint docs release clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+test-research: $(INSTALLED)
+	$(BIN)/python -m pytest -m research
 
 test-oldest: $(OLDEST_INSTALLED)
 	$(OLDEST)/bin/python -m pytest

@@ -61,11 +61,6 @@ def test_code_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         exec(compile("\n" * lines_before + code, str(DOCS / page), "exec"), vars(module))  # noqa: S102  (our own pages)
 
 
-def test_quick_start_has_ten_lines() -> None:
-    (_, code), *_ = _blocks(DOCS / "index.md", "python")
-    assert 0 < len([line for line in code.splitlines() if line]) <= 10
-
-
 class _ParsedError(Exception):
     pass
 
@@ -75,10 +70,30 @@ def test_command_line_is_understood(command: str) -> None:
     assert _parser().parse_args(_arguments(command, after="causalcxr"))
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if " examples/" in command])
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if " examples/" in command and " -m " not in command]
+)
 def test_script_is_there_and_knows_its_arguments(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     script = next(word for word in shlex.split(command) if word.startswith("examples/"))
     assert (ROOT / script).is_file()
+    _parse_only(Path(script).stem, _arguments(command, after=script), monkeypatch)
+
+
+RESEARCH = sorted((ROOT / "examples" / "research").glob("*/README.md"))
+
+
+@pytest.mark.parametrize(
+    "command", sorted({c for path in [*map(DOCS.joinpath, PAGES), *RESEARCH] for c in _commands(path) if " -m " in c})
+)
+def test_study_is_there_and_knows_its_arguments(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = command.split(" -m ")[1].split()[0]
+    arguments = _arguments(command, after=name)
+    monkeypatch.chdir(ROOT / "examples" / "research")
+    assert all(Path(word).is_file() for word in arguments if word.endswith(".json") and "studies" in word)
+    _parse_only(name, arguments, monkeypatch)
+
+
+def _parse_only(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     parse = argparse.ArgumentParser.parse_args
 
     def parse_only(*args: Any, **kwargs: Any) -> None:
@@ -87,7 +102,7 @@ def test_script_is_there_and_knows_its_arguments(command: str, monkeypatch: pyte
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
     with pytest.raises(_ParsedError):
-        importlib.import_module(Path(script).stem).main(_arguments(command, after=script))
+        importlib.import_module(module).main(arguments)
 
 
 def _arguments(command: str, after: str) -> list[str]:

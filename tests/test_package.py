@@ -17,12 +17,11 @@ PUBLIC = {
     "FeatureLearning GroupLinear",
     "causalcxr.losses": "AsymmetricLoss CausalLoss asymmetric_loss backdoor_loss backdoor_weights classification_loss "
     "uniform_kl_loss",
-    "causalcxr.metrics": "auroc bootstrap_auroc box_iou expected_calibration_error paired_difference peak_box "
-    "pointing_game reliability_curve worst_group_auroc",
+    "causalcxr.metrics": "BootstrapResult Interval auroc bootstrap_auroc box_iou expected_calibration_error "
+    "paired_difference peak_box pointing_game reliability_curve worst_group_auroc",
     "causalcxr.data": "NIH_LABELS NIHChestXray14 SyntheticCXR check_label_names normalise preprocess read_image",
     "causalcxr.explain": "attention_maps evidence_maps overlay",
-    "causalcxr.bench": "MARKERS ConfoundedDataset StratifiedImages StructuralCXR as_dict attention_share do_error "
-    "evaluate linear_probe measure paint predict subsample",
+    "causalcxr.bench": "MARKERS ConfoundedDataset StratifiedImages as_dict evaluate measure paint predict subsample",
 }
 
 

@@ -2,31 +2,34 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from causalcxr._checks import check_choice, check_tensor
 from causalcxr.data.synthetic import cover, text_cover
 
-__all__ = ["MARKERS", "marker_opacity", "paint"]
+__all__ = ["MARKERS", "paint"]
 
+Array = npt.NDArray[Any]  # float32 throughout
 _SMALLEST = 32  # pixels; a letter has 2 to 4 of them there
 
 
 def paint(image: Tensor, kind: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Paint a marker on a radiograph, at a random place, in a random size and contrast.
 
-    A marker lets less radiation through: with its opacity a in [0, 1] a pixel becomes v + a (1 - v), brighter but for
-    white, on which it cannot be seen. The kinds:
+    A marker lets less radiation through: with its opacity a in [0, 1] a pixel becomes v + a (1 - v). On white it cannot
+    be seen. On a black image the result is the opacity itself. The kinds:
 
     - `"letter"`: an L or R in a corner, 9 to 14 % of the shorter side high.
     - `"portable"`: the word PORTABLE along the upper edge or in a lower corner, 32 to 44 % of the shorter side wide.
     - `"tube"`: a piece of a bent tube in the thorax, 30 to 50 % of the shorter side long and 3 to 4 % wide.
     - `"electrode"`: a disc with a bright snap and a lead, in the thorax, 9 to 13 % of the shorter side wide.
 
-    Where the thorax is, is not looked for: it is taken to lie in the middle of the image.
+    The thorax is not looked for: it is taken to lie in the middle of the image.
 
     Args:
         image: One grey radiograph in [0, 1]; it is left as it is.
@@ -48,36 +51,19 @@ def paint(image: Tensor, kind: str, rng: np.random.Generator) -> tuple[Tensor, T
         >>> bool(((image[0] > 0) == mask).all())
         True
     """
+    check_choice("kind", kind, MARKERS)
     check_tensor("image", image, "C H W", C=1)
-    opacity = torch.from_numpy(marker_opacity(kind, image.shape[1], image.shape[2], rng))
+    height, width = image.shape[1:]
+    if min(height, width) < _SMALLEST:
+        raise ValueError(f"markers need images of at least {_SMALLEST} pixels a side, got {height} x {width}")
     low, high = float(image.min()), float(image.max())
     if not (low >= 0 and high <= 1):  # written so that NaN fails
         raise ValueError(f"image must lie in [0, 1], got values from {low:g} to {high:g}; divide 8-bit values by 255")
-    return image + opacity.to(image) * (1 - image), (opacity > 0).to(image.device)
+    opacity = torch.from_numpy(_DRAWERS[kind](height, width, rng.random(10).tolist())).to(image)
+    return image + opacity * (1 - image), opacity > 0
 
 
-def marker_opacity(kind: str, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """The opacity of a marker, as [`paint`][causalcxr.bench.paint] would paint it with an equal generator.
-
-    Args:
-        kind: One of `MARKERS`.
-        height: Height of the image in pixels.
-        width: Width of the image in pixels.
-        rng: All that is random.
-
-    Returns:
-        (H, W) float32 in [0, 1].
-
-    Raises:
-        ValueError: The image is too small, or the kind is unknown.
-    """
-    check_choice("kind", kind, MARKERS)
-    if min(height, width) < _SMALLEST:
-        raise ValueError(f"markers need images of at least {_SMALLEST} pixels a side, got {height} x {width}")
-    return _DRAWERS[kind](height, width, rng.random(10).tolist())
-
-
-def _letter(H: int, W: int, u: list[float]) -> np.ndarray:
+def _letter(H: int, W: int, u: list[float]) -> Array:
     dot = min(H, W) * (0.09 + 0.05 * u[0]) / 7
     x = (0.02 + 0.10 * u[1]) * W + 2.5 * dot
     y = (0.02 + 0.08 * u[2]) * H + 3.5 * dot
@@ -85,7 +71,7 @@ def _letter(H: int, W: int, u: list[float]) -> np.ndarray:
     return (0.75 + 0.25 * u[5]) * _text(H, W, "L" if u[6] < 0.5 else "R", x, y, dot)
 
 
-def _portable(H: int, W: int, u: list[float]) -> np.ndarray:
+def _portable(H: int, W: int, u: list[float]) -> Array:
     dot = min(H, W) * (0.32 + 0.12 * u[0]) / 47
     margin = 0.02 * W + 23.5 * dot
     y = (0.01 + 0.05 * u[1]) * H + 3.5 * dot
@@ -96,7 +82,7 @@ def _portable(H: int, W: int, u: list[float]) -> np.ndarray:
     return (0.75 + 0.25 * u[4]) * _text(H, W, "PORTABLE", x, y, dot)
 
 
-def _tube(H: int, W: int, u: list[float]) -> np.ndarray:
+def _tube(H: int, W: int, u: list[float]) -> Array:
     side, angle = min(H, W), 2 * math.pi * u[0]
     length = side * (0.3 + 0.2 * u[1])
     x = W * (0.37 + 0.26 * u[2]) - length / 2 * math.cos(angle)
@@ -105,7 +91,7 @@ def _tube(H: int, W: int, u: list[float]) -> np.ndarray:
     return (0.7 + 0.3 * u[6]) * _strip(H, W, (x, y), angle, length, 0.7 * u[5] - 0.35, half_width)
 
 
-def _electrode(H: int, W: int, u: list[float]) -> np.ndarray:
+def _electrode(H: int, W: int, u: list[float]) -> Array:
     side = min(H, W)
     x, y, radius = W * (0.25 + 0.5 * u[0]), H * (0.2 + 0.55 * u[1]), side * (0.045 + 0.02 * u[2])
     columns, rows = _pixels(H, W)
@@ -116,7 +102,7 @@ def _electrode(H: int, W: int, u: list[float]) -> np.ndarray:
     return (0.7 + 0.3 * u[6]) * np.maximum(disc, 0.75 * lead)
 
 
-def _text(H: int, W: int, text: str, x: float, y: float, dot: float) -> np.ndarray:
+def _text(H: int, W: int, text: str, x: float, y: float, dot: float) -> Array:
     """Opacity of a text centred x pixels from the left and y from the top."""
     opacity = np.zeros((H, W), dtype=np.float32)
     rows, columns, covered = text_cover((H, W), text, x + dot / 2, y, dot)  # it counts an empty column at the end
@@ -126,7 +112,7 @@ def _text(H: int, W: int, text: str, x: float, y: float, dot: float) -> np.ndarr
 
 def _strip(
     H: int, W: int, start: tuple[float, float], angle: float, length: float, bend: float, half_width: float
-) -> np.ndarray:
+) -> Array:
     """Opacity of a strip that starts at (x, y) and leaves its direction by `bend` of its length at the end."""
     columns, rows = _pixels(H, W)
     dx, dy = columns - start[0], rows - start[1]
@@ -137,12 +123,12 @@ def _strip(
     return cover(half_width - distance, max(1.0, half_width)) * cover(np.minimum(along, length - along), 1.0)
 
 
-def _pixels(H: int, W: int) -> tuple[np.ndarray, np.ndarray]:
+def _pixels(H: int, W: int) -> tuple[Array, Array]:
     """Centres of the columns (1, W) and of the rows (H, 1), in pixels."""
     return np.arange(W, dtype=np.float32)[None] + 0.5, np.arange(H, dtype=np.float32)[:, None] + 0.5
 
 
-_DRAWERS: dict[str, Callable[[int, int, list[float]], np.ndarray]] = {
+_DRAWERS: dict[str, Callable[[int, int, list[float]], Array]] = {
     "letter": _letter,
     "portable": _portable,
     "tube": _tube,

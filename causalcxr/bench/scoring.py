@@ -1,6 +1,6 @@
 """What a classifier makes of the images of a test: logits, features, and where it looks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -12,9 +12,7 @@ from causalcxr._checks import check_tensor
 from causalcxr._modes import eval_mode
 from causalcxr.data import normalise
 
-__all__ = ["Predictions", "attention_share", "predict"]
-
-Prepare = Callable[[Tensor], Tensor]
+__all__ = ["Predictions", "predict"]
 
 
 class Predictions(NamedTuple):
@@ -31,10 +29,10 @@ class Predictions(NamedTuple):
     """
 
     logits: Tensor
-    causal: Tensor | None
-    confounder: Tensor | None
-    attention_share: Tensor | None
-    area_share: Tensor | None
+    causal: Tensor | None = None
+    confounder: Tensor | None = None
+    attention_share: Tensor | None = None
+    area_share: Tensor | None = None
 
 
 @torch.no_grad()
@@ -43,7 +41,7 @@ def predict(
     dataset: Any,
     *,
     label: int | None = None,
-    prepare: Prepare | None = None,
+    prepare: Callable[[Tensor], Tensor] | None = None,
     batch_size: int = 64,
     device: torch.device | str | None = None,
 ) -> Predictions:
@@ -59,8 +57,8 @@ def predict(
             [`ConfoundedDataset`][causalcxr.bench.ConfoundedDataset]; perhaps with `mask(index)` and `strata`.
         label: Which of the K logits is the finding's; may be left out for K = 1.
         prepare: From images (B, 1, H, W) in [0, 1] to what the model takes. It may resize them, but must not crop or
-            turn them, or the marker's place is lost. Default: [`normalise`][causalcxr.data.normalise] with the model's
-            `pretrained_cfg`; a model without one gets them as they are.
+            turn them, or the marker's place is lost. Default: normalised
+            as the model's `pretrained_cfg` says; a model without one gets them as they are.
         batch_size: Images at a time.
         device: Where the images go. Default: where the model's parameters are, the CPU for a model without any.
 
@@ -69,7 +67,7 @@ def predict(
 
     Raises:
         ValueError: The model gives other shapes than (B, K), logits that are not finite, more than one logit although
-            `label` is not given, or fewer than `label` asks for; `batch_size` is below 1.
+            `label` is not given, or fewer than `label` asks for.
         TypeError: The model gives no tensor.
 
     Example:
@@ -78,30 +76,40 @@ def predict(
         >>> predict(lambda images: images.mean(dim=(2, 3)), dataset).logits.shape
         torch.Size([40])
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     prepare = _normalise_for(model) if prepare is None else prepare
-    device = _device_of(model) if device is None else device
+    if device is None:
+        parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
+        device = next((parameter.device for parameter in parameters), torch.device("cpu"))
     causal_forward = getattr(model, "forward_causal", None)
-    masked = hasattr(dataset, "mask") and callable(causal_forward)
-    parts: list[Predictions] = []
+    masked = causal_forward is not None and hasattr(dataset, "mask")
+    parts: list[list[Tensor]] = []
     mode: AbstractContextManager[None] = eval_mode(model) if isinstance(model, nn.Module) else nullcontext()
     with mode:
-        for indices in _batches(len(dataset), batch_size):
-            images = prepare(torch.stack([dataset[index][0] for index in indices]).to(device))
-            if not callable(causal_forward):
-                parts.append(Predictions(_finding(model(images), len(indices), label), None, None, None, None))
+        for indices in torch.arange(len(dataset)).split(batch_size):
+            images = prepare(torch.stack([dataset[int(index)][0] for index in indices]).to(device))
+            if causal_forward is None:
+                parts.append([_finding(model(images), len(indices), label)])
                 continue
             output = causal_forward(images, need_attention=masked)
-            logits = _finding(output.logits, len(indices), label)
-            causal, confounder = (features[:, label or 0].float().cpu() for features in output[3:5])
-            shares: tuple[Tensor | None, Tensor | None] = (None, None)
+            part = [_finding(output.logits, len(indices), label)]
+            part += [features[:, label or 0].float().cpu() for features in (output.causal, output.confounder)]
             if masked:
-                masks = torch.stack([dataset.mask(index) for index in indices])
-                shares = _shares(output.attention[:, label or 0].float().cpu(), masks)
-            parts.append(Predictions(logits, causal, confounder, *shares))
-    fields = [None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)]
-    return Predictions._make(fields)
+                masks = torch.stack([dataset.mask(int(index)) for index in indices])
+                part += _shares(output.attention[:, label or 0].float().cpu(), masks)
+            parts.append(part)
+    return Predictions(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _shares(attention: Tensor, masks: Tensor) -> list[Tensor]:
+    """Share of maps (B, h, w) on markers (B, H, W), and of the markers in the images (B,); NaN without a marker.
+
+    A cell of the map counts by the part of it that the marker covers.
+    """
+    area = masks.float().mean(dim=(1, 2))
+    h, w = attention.shape[1:]
+    covered = F.adaptive_avg_pool2d(masks.to(attention)[:, None], (h, w))[:, 0]
+    on_marker = (attention * covered).sum(dim=(1, 2)) / attention.sum(dim=(1, 2))
+    return [share.where(area > 0, torch.nan) for share in (on_marker, area)]
 
 
 def _normalise_for(model: Any) -> Callable[[Tensor], Tensor]:
@@ -110,44 +118,6 @@ def _normalise_for(model: Any) -> Callable[[Tensor], Tensor]:
         return lambda images: images
     channels = getattr(model, "in_chans", len(cfg["mean"]))
     return lambda images: normalise(images, {**cfg, "input_size": (channels,)})
-
-
-def attention_share(attention: Tensor, masks: Tensor) -> Tensor:
-    """Share of an attention map that falls on a marker.
-
-    A cell of the map counts by the part of it that the marker covers. A flat map has the marker's share of the image
-    (where the map's sides divide the image's, else nearly).
-
-    Args:
-        attention: Maps of any positive sum.
-        masks: Where the marker is, bool, at the resolution of the images.
-
-    Shape:
-        attention: (B, h, w). masks: (B, H, W). Result: (B,).
-
-    Raises:
-        ValueError: Shapes do not fit.
-        TypeError: The maps are not of floating point.
-
-    Example:
-        >>> masks = torch.zeros(1, 64, 64, dtype=torch.bool)
-        >>> masks[:, :16, :16] = True
-        >>> attention_share(torch.ones(1, 4, 4), masks)
-        tensor([0.0625])
-    """
-    check_tensor("attention", attention, "B h w")
-    if masks.ndim != 3 or len(masks) != len(attention):
-        raise ValueError(f"masks must be (B, H, W) with B={len(attention)}, but got {tuple(masks.shape)}")
-    _, h, w = attention.shape
-    covered = F.adaptive_avg_pool2d(masks.to(attention)[:, None], (h, w))[:, 0]
-    return (attention * covered).sum(dim=(1, 2)) / attention.sum(dim=(1, 2))
-
-
-def _shares(attention: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Share of the map on the marker and of the marker in the image (B,), NaN where there is no marker."""
-    area = masks.float().mean(dim=(1, 2))
-    marked = area > 0
-    return attention_share(attention, masks).where(marked, torch.nan), area.where(marked, torch.nan)
 
 
 def _finding(logits: Any, batch: int, label: int | None) -> Tensor:
@@ -162,13 +132,3 @@ def _finding(logits: Any, batch: int, label: int | None) -> Tensor:
     if not bool(chosen.isfinite().all()):
         raise ValueError(f"the model gives logits that are not finite, for {int((~chosen.isfinite()).sum())} images")
     return chosen
-
-
-def _batches(length: int, batch_size: int) -> Iterator[range]:
-    for start in range(0, length, batch_size):
-        yield range(start, min(start + batch_size, length))
-
-
-def _device_of(model: Any) -> torch.device:
-    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
-    return next((parameter.device for parameter in parameters), torch.device("cpu"))

@@ -144,7 +144,7 @@ def _evaluate_group(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "AUROC is undefined")  # seen in the result
             result = bootstrap_auroc(scores, targets, patients, n_resamples=n_resamples)
-        columns = [[*values, mean] for values, mean in zip(result[:3], result[3:6], strict=True)]
+        columns = [[*values, mean] for values, mean in zip(result.per_label, result.mean, strict=True)]
     counts = [*zip(known.tolist(), positives.tolist(), strict=True), (len(targets), None)]
     for label, count, *interval in zip([*labels, MEAN], counts, *columns, strict=True):
         yield Auroc(group, label, *count, *(None if np.isnan(value) else float(value) for value in interval))

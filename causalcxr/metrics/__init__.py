@@ -1,13 +1,13 @@
 """Measures of a classifier of findings: ranking, comparison, calibration and localisation."""
 
+from causalcxr.metrics.bootstrap import BootstrapResult, Interval, bootstrap_auroc, paired_difference
 from causalcxr.metrics.calibration import ReliabilityCurve, expected_calibration_error, reliability_curve
-from causalcxr.metrics.comparison import PairedDifference, paired_difference, worst_group_auroc
 from causalcxr.metrics.localisation import box_iou, peak_box, pointing_game
-from causalcxr.metrics.roc import BootstrapResult, auroc, bootstrap_auroc
+from causalcxr.metrics.roc import auroc, worst_group_auroc
 
 __all__ = [
     "BootstrapResult",
-    "PairedDifference",
+    "Interval",
     "ReliabilityCurve",
     "auroc",
     "bootstrap_auroc",

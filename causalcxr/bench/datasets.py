@@ -1,0 +1,191 @@
+"""Radiographs with one finding and a confounder: as they are, or with a painted marker that goes with the finding."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from causalcxr._checks import check_choice, check_tensor
+from causalcxr.bench._association import (
+    APPEARANCE_STREAM,
+    ORDER_STREAM,
+    check_binary,
+    check_patient,
+    count_agreeing,
+)
+from causalcxr.bench.markers import MARKERS, paint
+from causalcxr.data.synthetic import stream
+
+__all__ = ["ConfoundedDataset", "StratifiedImages"]
+
+
+class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
+    """Grey radiographs with one finding, a confounder that is there or not, and perhaps the patient.
+
+    Wraps images that have their confounder by nature, such as the view. Choose them with
+    [`subsample`][causalcxr.bench.subsample], and take them with `torch.utils.data.Subset`. For training with the
+    confounder known, `torch.utils.data.StackDataset(dataset, dataset.strata)` yields both.
+
+    Args:
+        images: Anything with a length and items (1, H, W): a tensor (N, 1, H, W), an array, a list, or a data set, of
+            whose items (image, target) the image is taken. Floats in [0, 1], or uint8 from 0 to 255.
+        targets: Whether the finding is there, zeros and ones.
+        strata: Whether the confounder is there, zeros and ones.
+        patient: Patient of each image, numbers or strings. Intervals are then over patients.
+
+    Attributes:
+        targets: (N, 1) float32.
+        strata: (N,) int64.
+        patient: (N,) array, or `None`.
+
+    Shape:
+        targets and strata: (N,) or (N, 1). Each item is an image (1, H, W), float32 in [0, 1], and its target (1,).
+
+    Raises:
+        ValueError: There are no images, lengths differ, or a value is not 0 or 1; on access, an image has another shape
+            or lies outside [0, 1].
+        TypeError: Targets or strata are not numbers.
+
+    Example:
+        >>> images = torch.randint(256, (6, 1, 64, 64), dtype=torch.uint8)
+        >>> dataset = StratifiedImages(images, targets=[0, 1, 0, 1, 0, 1], strata=[0, 0, 0, 1, 1, 1])
+        >>> image, target = dataset[3]
+        >>> image.shape, image.dtype, target
+        (torch.Size([1, 64, 64]), torch.float32, tensor([1.]))
+    """
+
+    def __init__(self, images: Any, targets: Any, strata: Any, *, patient: Any = None) -> None:
+        if len(images) == 0:
+            raise ValueError("images must not be empty")
+        self._images = images
+        self.targets = check_binary("targets", targets, len(images)).float()[:, None]
+        self.strata = check_binary("strata", strata, len(images))
+        self.patient = None if patient is None else check_patient(patient, len(images))
+
+    def __len__(self) -> int:
+        return len(self.strata)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self._image(range(len(self))[index]), self.targets[index].clone()  # a view could change the labels
+
+    def _image(self, index: int) -> Tensor:
+        """The image (1, H, W) in [0, 1] as it was given."""
+        item = self._images[index]
+        item = item[0] if isinstance(item, (tuple, list)) else item
+        image = item if isinstance(item, Tensor) else torch.from_numpy(np.array(item))  # a copy, as of read-only files
+        image = image.float() / 255 if image.dtype == torch.uint8 else image
+        check_tensor(f"image {index}", image, "C H W", C=1)
+        low, high = float(image.min()), float(image.max())
+        if not (low >= 0 and high <= 1):  # written so that NaN fails
+            raise ValueError(
+                f"image {index} must lie in [0, 1], got values from {low:g} to {high:g}; give 8-bit values as uint8, "
+                "and images before they are normalised"
+            )
+        return image.to(torch.float32, copy=True)
+
+
+class ConfoundedDataset(StratifiedImages):
+    """Radiographs with one finding, and a marker painted on a share r of the positives and 1 - r of the negatives.
+
+    r is called the correlation here: 0.5 is no association, 0.95 puts the marker on 95 % of the positives and 5 % of
+    the negatives, and 0.05 is the reverse of that. A classifier that reads the marker and nothing else has an AUROC
+    of r.
+
+    The shares are exact, up to rounding to whole images. Each image has a random number, which depends on its index and
+    the seed alone. Within a class the images with the lowest numbers agree with their label: positives have the marker,
+    negatives have none. So a smaller r takes agreement away from some images and changes no other. How the marker looks
+    depends on seed, index and kind alone.
+
+    Give training and test images different seeds, or their markers look alike image by image. Which patients are in
+    which of the two is the caller's choice.
+
+    Args:
+        images: As for [`StratifiedImages`][causalcxr.bench.StratifiedImages]; painted on as they are read.
+        targets: Whether the finding is there, zeros and ones.
+        marker: Kind of marker, one of `MARKERS`, see [`paint`][causalcxr.bench.paint].
+        correlation: The share r in [0, 1]; `None` for no markers at all.
+        seed: Number of the data set.
+        patient: Patient of each image.
+
+    Attributes:
+        targets: (N, 1) float32.
+        strata: (N,) int64, whether the marker is on the image.
+        patient: (N,) array, or `None`.
+
+    Shape:
+        Each item is an image (1, H, W), float32 in [0, 1], and its target (1,).
+
+    Raises:
+        ValueError: As for `StratifiedImages`; the marker is unknown, the correlation lies outside [0, 1], or a class
+            has so few images that all of them would agree with their label, or none.
+        TypeError: Targets are not numbers, or the seed is not a whole one.
+
+    Example:
+        >>> dataset = ConfoundedDataset(torch.rand(40, 1, 64, 64), [0, 1] * 20, marker="letter", correlation=0.9)
+        >>> positive = dataset.targets[:, 0] == 1
+        >>> int(dataset.strata[positive].sum()), int(dataset.strata[~positive].sum())
+        (18, 2)
+        >>> reversed_test = dataset.with_correlation(0.1)
+    """
+
+    def __init__(
+        self,
+        images: Any,
+        targets: Any,
+        *,
+        marker: str,
+        correlation: float | None,
+        seed: int = 0,
+        patient: Any = None,
+    ) -> None:
+        check_choice("marker", marker, MARKERS)
+        self.marker, self.correlation, self.seed = marker, correlation, seed
+        strata = _choose_marked(check_binary("targets", targets), correlation, seed)
+        super().__init__(images, targets, strata, patient=patient)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, target = super().__getitem__(index)
+        return (self._painted(index, image)[0] if self.strata[index] else image), target
+
+    def mask(self, index: int) -> Tensor:
+        """Where the marker is on an image, (H, W) bool; all False on an image without one."""
+        image = self._image(range(len(self))[index])
+        if not self.strata[index]:
+            return torch.zeros(image.shape[1:], dtype=torch.bool)
+        return self._painted(index, image)[1]
+
+    def with_correlation(self, correlation: float | None) -> "ConfoundedDataset":
+        """The same images and markers, with another association of marker and finding."""
+        return ConfoundedDataset(
+            self._images,
+            self.targets,
+            marker=self.marker,
+            correlation=correlation,
+            seed=self.seed,
+            patient=self.patient,
+        )
+
+    def without_markers(self) -> "ConfoundedDataset":
+        """The same images, none of them with a marker."""
+        return self.with_correlation(None)
+
+    def _painted(self, index: int, image: Tensor) -> tuple[Tensor, Tensor]:
+        look = stream(self.seed, APPEARANCE_STREAM, range(len(self))[index], MARKERS.index(self.marker))
+        return paint(image, self.marker, look)
+
+
+def _choose_marked(targets: Tensor, correlation: float | None, seed: int) -> Tensor:
+    """Whether each image (N,) has the marker."""
+    marked = torch.zeros(len(targets), dtype=torch.bool)
+    if correlation is None:
+        return marked
+    numbers = torch.from_numpy(stream(seed, ORDER_STREAM).random(len(targets)))
+    for label, name in ((1, "positives"), (0, "negatives")):
+        members = (targets == label).nonzero()[:, 0]
+        order = members[numbers[members].argsort()]
+        agreeing = count_agreeing(len(order), correlation, name)
+        marked[order[:agreeing]] = label == 1
+        marked[order[agreeing:]] = label == 0
+    return marked

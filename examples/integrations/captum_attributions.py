@@ -1,0 +1,58 @@
+"""What a stamp on the film does to the score, pixel by pixel, with integrated gradients from Captum.
+
+    python examples/integrations/captum_attributions.py
+
+Integrated gradients share out the difference between the scores of two images. With the same film without its stamp as
+the baseline, that difference is the effect of the stamp, and only pixels that the stamp changed get a share. Captum
+takes any function that returns (B, K): here the prediction, and the model's confounding branch.
+"""
+
+import torch
+from captum.attr import IntegratedGradients
+from torch import Tensor
+
+import causalcxr
+from causalcxr.data import SyntheticCXR
+
+
+def train(model: causalcxr.CausalCXR, images: Tensor, targets: Tensor) -> None:
+    """Some seconds for 640 films."""
+    criterion = causalcxr.losses.CausalLoss(uniform="bernoulli")  # one label has no distribution over labels
+    objective = causalcxr.CausalObjective(model, criterion)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3)
+    for _ in range(3):
+        for batch in torch.randperm(len(images)).split(16):
+            optimizer.zero_grad()
+            objective(images[batch], targets[batch])["loss"].backward()
+            optimizer.step()
+    model.eval()
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    model = causalcxr.create_model("causal_test_resnet", num_classes=1, in_chans=1)
+    options = dict(image_size=64, labels=["Cardiomegaly"], prevalence=0.5, marker_label="Cardiomegaly")
+    films = SyntheticCXR(640, marker_correlation=0.9, **options)  # the stamp goes with the finding
+    train(model, torch.cat([model.preprocess(image, size=64) for image, _ in films]), films.targets)
+
+    films = SyntheticCXR(8, seed=1, **options)
+    stamped, plain = (
+        torch.cat([model.preprocess(films.sample(i, markers=markers).image, size=64) for i in range(8)])
+        for markers in (["portable"], [])
+    )
+    branches = {
+        "prediction": model,
+        "confounding branch": lambda images: model.forward_causal(images).confounder_logits,
+    }
+    for name, scores in branches.items():
+        attributions = IntegratedGradients(scores).attribute(stamped, plain, target=0, n_steps=32)
+        with torch.no_grad():
+            effect = (scores(stamped) - scores(plain))[:, 0]
+        print(f"{name}: the stamp changes the logit of Cardiomegaly by {effect.mean():+.3f}")
+        print(f"  sum of the attributions {attributions.sum(dim=(1, 2, 3)).mean():+.3f}")
+        print(f"  share of the image that has any {(attributions != 0).float().mean():.3f}")
+    print(f"share of the image that the stamp covers {(stamped != plain).float().mean():.3f}")
+
+
+if __name__ == "__main__":
+    main()

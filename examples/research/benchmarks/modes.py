@@ -1,0 +1,117 @@
+"""Measure what precision, memory format, compilation and checkpointing do to a training step, and how far they agree.
+
+    python -m benchmarks.modes --json benchmarks/results/modes_cpu.json
+
+Each mode is the step of one model in float32 and `channels_last` with one thing changed. Time and memory are given as
+ratios to that step. The errors are those of the first loss and, as a distance of vectors, of all its gradients,
+relative to float32; float16 has no loss scaling here. A step is forward and backward, without an optimizer. Needs a C++
+compiler for `torch.compile`, and about ten minutes on two cores.
+"""
+
+import argparse
+import contextlib
+import copy
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from causalcxr import CausalObjective, create_model
+
+from .measuring import Results, in_turns, markdown_table, peak_memory, ratio
+
+MODES: dict[str, dict[str, Any]] = {
+    "contiguous": {"memory_format": torch.contiguous_format},
+    "bfloat16": {"dtype": torch.bfloat16},
+    "float16": {"dtype": torch.float16},
+    "compiled": {"compiled": True},
+    "compiled, bfloat16": {"compiled": True, "dtype": torch.bfloat16},
+    "checkpointed": {"checkpointed": True},
+}
+
+Step = Callable[[], tuple[Tensor, list[Tensor]]]
+
+
+def step_in(
+    objective: CausalObjective,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+    memory_format: torch.memory_format = torch.channels_last,
+    compiled: bool = False,
+    checkpointed: bool = False,
+) -> Step:
+    """Return a step in one mode, on a copy of the objective, that gives its loss and its gradients."""
+    objective = copy.deepcopy(objective).to(memory_format=memory_format)
+    objective.model.set_grad_checkpointing(checkpointed)
+    images = images.contiguous(memory_format=memory_format)
+    run = torch.compile(objective, fullgraph=True) if compiled else objective
+
+    def step() -> tuple[Tensor, list[Tensor]]:
+        with torch.autocast("cpu", dtype=dtype) if dtype else contextlib.nullcontext():
+            loss = run(images, targets)["loss"]
+        loss.backward()
+        gradients = [p.grad for p in objective.parameters() if p.grad is not None]
+        objective.zero_grad()
+        return loss.detach(), gradients
+
+    return step
+
+
+def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Compare a mode with float32 and `channels_last`."""
+    objective = CausalObjective(create_model(args.model))
+    given = torch.randn(args.batch, 3, args.size, args.size), (torch.rand(args.batch, 14) < 0.1).float()
+    base, mode = (step_in(objective, *given, **settings) for settings in ({}, MODES[name]))
+    start = time.perf_counter()
+    loss, gradients = mode()
+    first = time.perf_counter() - start
+    expected_loss, expected = base()
+    row = ratio(in_turns({"base": base, "mode": mode}, args.rounds), "mode", "base")
+    return row | {
+        "memory_ratio": round(peak_memory(mode) / peak_memory(base), 4),
+        "first_step_seconds": round(first, 2),
+        "loss_error": float((loss - expected_loss).abs() / expected_loss),
+        "gradients_error": distance(gradients, expected),
+    }
+
+
+def distance(given: list[Tensor], expected: list[Tensor]) -> float:
+    """Return the relative distance of two vectors given in parts."""
+    given, expected = (torch.cat([part.flatten().double() for part in vector]) for vector in (given, expected))
+    return float((given - expected).norm() / expected.norm())
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    body = []
+    for name, row in rows.items():
+        low, high = row["quartiles"]
+        time, factor = f"{row['seconds']['mode'] * 1e3:,.0f} ms", f"**{row['ratio']:.3g}** ({low:.3g}, {high:.3g})"
+        errors = [f"{row[key]:.1e}" for key in ("loss_error", "gradients_error")]
+        body.append([name, time, factor, f"{row['memory_ratio']:.3g}", f"{row['first_step_seconds']:.3g} s", *errors])
+    header = ["mode", "step", "ratio to float32 (quartiles)", "peak memory", "first step"]
+    return markdown_table([*header, "error of the loss", "of gradients"], body)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="causal_resnet50")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--json", type=Path, help="keep the results there, and the table beside it")
+    args = parser.parse_args(argv)
+    results = Results(args.json)
+    for name in args.modes:
+        results.measure(name, partial(measure, name, args))
+    results.finish(table)
+
+
+if __name__ == "__main__":
+    main()

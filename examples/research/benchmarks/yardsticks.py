@@ -1,0 +1,100 @@
+"""What the library is measured against, written from the equations and without its shortcuts.
+
+Each takes the library's own layer, whose weights it uses, so that both must agree.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from causalcxr import CausalCXR, create_model
+from causalcxr.layers import ACmix, DisentangledCrossAttention
+from causalcxr.layers.cross_attention import DisentangledAttention
+
+
+def unfolded_acmix(layer: ACmix, x: Tensor) -> Tensor:
+    """ACmix with every window unfolded: 49 copies of the keys, of their positions and of the values."""
+    batch, _, height, width = x.shape
+    heads, size = layer.num_heads, layer.attn_kernel_size
+
+    def windows(maps: Tensor) -> Tensor:
+        padded = F.pad(maps, [size // 2] * 4, mode="reflect")
+        return F.unfold(padded, size).view(len(maps), -1, size**2, height, width)
+
+    q, k, v = (
+        conv(x.contiguous()).reshape(batch * heads, -1, height, width)
+        for conv in (layer.conv1, layer.conv2, layer.conv3)
+    )
+    rows, columns = (torch.linspace(-1, 1, length, dtype=x.dtype) for length in (height, width))
+    p = layer.conv_p(torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)])[None])
+    keys = windows(k) + p[:, :, None] - windows(p)
+    logits = (q[:, :, None] * keys).sum(dim=1) * q.shape[1] ** -0.5  # (B * heads, 49, H, W)
+    attended = (logits.softmax(dim=1)[:, None] * windows(v)).sum(dim=2).view(batch, -1, height, width)
+    stacked = torch.cat([t.view(batch, heads, -1, height * width) for t in (q, k, v)], dim=1)
+    mixed = rearrange(layer.fc(stacked), "b t d (h w) -> b (d t) h w", h=height)
+    return layer.rate1 * attended + layer.rate2 * layer.dep_conv(mixed)
+
+
+def _heads(layer: DisentangledCrossAttention, query: Tensor, tokens: Tensor) -> Iterator[Tensor]:
+    for projection, x in ((layer.q_proj, query), (layer.k_proj, tokens), (layer.v_proj, tokens)):
+        yield rearrange(projection(x), "b n (h d) -> b h n d", h=layer.num_heads)
+
+
+def materialised_attention(
+    layer: DisentangledCrossAttention, query: Tensor, key: Tensor, value: Tensor | None = None, **_: object
+) -> DisentangledAttention:
+    """Cross-attention that forms softmax and 1 - softmax, (K, N) each."""
+    q, k, v = _heads(layer, query, key)
+    if value is not None:
+        v = rearrange(layer.v_proj(value), "b n (h d) -> b h n d", h=layer.num_heads)
+    attention = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+    complement = (1 - attention) / (k.shape[-2] - 1 if layer.complement == "normalized" else 1)
+    outputs = (layer.out_proj(rearrange(weights @ v, "b h k d -> b k (h d)")) for weights in (attention, complement))
+    return DisentangledAttention(*outputs, None)
+
+
+def one_branch_attention(layer: DisentangledCrossAttention, query: Tensor, tokens: Tensor) -> Tensor:
+    """Plain fused cross-attention: the causal branch alone."""
+    q, k, v = _heads(layer, query, tokens)
+    return layer.out_proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h k d -> b k (h d)"))
+
+
+def loop_over_confounders(weight: Tensor, bias: Tensor, causal: Tensor, confounders: Tensor, targets: Tensor) -> Tensor:
+    """Eq. 6 and 7 of arXiv 2305.12072 for one confounder (K, D) after the other, all images (B, K, D) at once."""
+    total = causal.new_zeros(())
+    for confounder in confounders:
+        logits = ((causal + confounder) * weight).sum(dim=-1) + bias
+        total = total + F.binary_cross_entropy_with_logits(logits, targets)
+    return total / len(confounders)
+
+
+def published_design(name: str = "causal_resnet101", *, dim: int = 2048) -> CausalCXR:
+    """Build the design as published: width 2,048, 15 outputs, features concatenated, nothing computed by shortcut."""
+    model = create_model(name, dim=dim, num_classes=15, combine="cat")
+    forms: dict[type[nn.Module], object] = {
+        ACmix: unfolded_acmix,
+        DisentangledCrossAttention: materialised_attention,
+    }
+    for module in model.modules():
+        if type(module) in forms:
+            module.forward = partial(forms[type(module)], module)
+    return model
+
+
+def loop_over_resamples(
+    scores: np.ndarray, targets: np.ndarray, groups: np.ndarray, n_resamples: int, seed: int = 0
+) -> Iterator[list[float]]:
+    """Bootstrap over groups by scikit-learn, drawn as the library does: build each resample and score each label."""
+    members = np.unique(groups, return_inverse=True)[1]
+    rng = np.random.default_rng(seed)
+    num_groups = members.max() + 1
+    for _ in range(n_resamples):
+        drawn = np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups)
+        rows = np.repeat(np.arange(len(members)), drawn[members])
+        yield [roc_auc_score(targets[rows, k], scores[rows, k]) for k in range(targets.shape[1])]

@@ -1,0 +1,107 @@
+"""Train by several methods on confounded radiographs, and measure what each makes of the confounder.
+
+    python -m confounding.benchmark confounding/studies/small.json --output runs/confounding
+
+A study is a JSON file: `training` are options of all runs, `experiments` say which images have which confounder at
+which correlations, `methods` and `seeds` what is trained on each. Every experiment also has the reference: plain
+training where the confounder has no association. Each run is a file in OUTPUT; run the same command again to go on
+where it stopped.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from causalcxr.bench import as_dict, evaluate
+
+from .data import confound, read
+from .methods import METHODS
+from .report import markdown, overview, plot
+from .runs import kept, write_json
+from .training import Training, train
+
+
+class Run(NamedTuple):
+    """One model: what it is trained on, and how."""
+
+    images: str
+    confounder: str
+    correlation: float
+    method: str
+    trained_at: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        images = self.images.replace(":", "")
+        return f"{images}-{self.confounder}-{self.correlation:g}-{self.method}-at{self.trained_at:g}-seed{self.seed}"
+
+
+def runs_of(study: dict[str, Any]) -> Iterator[Run]:
+    """All runs, seed by seed, so that a study that is stopped early has all methods of the first seeds."""
+    for seed in study["seeds"]:
+        for experiment in study["experiments"]:
+            for correlation in experiment["correlations"]:
+                given = (experiment["images"], experiment["confounder"], correlation)
+                yield Run(*given, "plain", 0.5, seed)
+                for method in experiment.get("methods", study["methods"]):
+                    yield Run(*given, method, correlation, seed)
+                for method in experiment.get("unconfounded", []):
+                    yield Run(*given, method, 0.5, seed)
+
+
+def carry_out(run: Run, config: Training, roots: dict[str, str]) -> dict[str, Any]:
+    """Train and measure one model."""
+    radiographs = _read(run.images, roots.get(run.images.partition(":")[0], ""), config.image_size)
+    parts = confound(radiographs, run.confounder, run.correlation, run.trained_at, run.seed)
+    started = time.perf_counter()
+    model = train(METHODS[run.method], parts, config, run.seed)
+    seconds = round(time.perf_counter() - started, 1)
+    result = as_dict(evaluate(model, parts.tests))
+    return run._asdict() | {"result": result, "images_trained_on": len(parts.train), "seconds": seconds}
+
+
+_read = functools.lru_cache(maxsize=2)(read)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="JSON file, see confounding/studies")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--pneumonia", default="", help="folder with images/ and labels.csv (file, split, label)")
+    parser.add_argument("--nih", default="", help="folder in the layout of the NIH release")
+    parser.add_argument("--backbone-weights", default="", help="a file, or a causal model that has weights")
+    parser.add_argument("--json", type=Path, help="write all runs there, and the tables beside it")
+    parser.add_argument("--plot", type=Path, help="draw the reversed tests there")
+    args = parser.parse_args(argv)
+    study = json.loads(args.study.read_text())
+    given = {"backbone_weights": args.backbone_weights} if args.backbone_weights else {}
+    config = Training(**study["training"] | given)
+    runs = list(runs_of(study))
+    if unknown := sorted({run.method for run in runs} - set(METHODS)):
+        parser.error(f"unknown methods {unknown}; there are {list(METHODS)}")
+    options = dataclasses.asdict(config) | {"backbone_weights": Path(config.backbone_weights).name}
+    roots = {"pneumonia": args.pneumonia, "nih": args.nih}
+    results = []
+    for run in runs:
+        path = args.output / f"{run.name}.json"
+        results.append(kept(path, options, functools.partial(carry_out, run, config, roots)))
+        figures = results[-1]["result"]["tests"]
+        print(run.name, {name: round(test["auroc"]["value"], 3) for name, test in figures.items()}, flush=True)
+    table = f"{overview(results)}\n\n{markdown(results)}"
+    print(table)
+    if args.json:
+        write_json(args.json, {"study": study, "runs": results})
+        args.json.with_suffix(".md").write_text(table)
+        args.json.with_name(f"{args.json.stem}_overview.md").write_text(overview(results))
+    if args.plot:
+        plot(results, args.plot)
+
+
+if __name__ == "__main__":
+    main()

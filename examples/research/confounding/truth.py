@@ -1,0 +1,187 @@
+"""Is `predict_do` right? Adjusted probabilities against P(Y | do(X)) of a structural causal model, where it is known.
+
+    python -m confounding.truth --output runs/truth --json confounding/results/truth.json
+
+The films are generated: X is a mass, C a stamp that goes with it, and Y follows from both. The stamp is known in
+training. Each of its two strata has a code, a fixed random vector, in the place of a confounding feature c:
+
+- "adjusted" learns P(Y | X, c) as sigma(Phi(h_x + c)) with the code of each film's own stratum, from films whose border
+  is borrowed from others, so that h_x hardly knows of the stamp. `predict_do` then sums over the codes by P(c).
+- "own_stratum" is the same on films as they are, where h_x sees the stamp.
+- "all_pairs" pairs each film with both codes by P(c), as the backdoor loss of arXiv 2305.12072, Eq. 7, does with the
+  features of other films.
+
+The logits of the same models, without an intervention, are "seen". "counting" is the sum over c of P(c) P(Y | x, c) by
+frequencies in the films of training, X known: what chance leaves to any method. The last epoch is measured; nothing is
+chosen. Each run is a file in OUTPUT; run the same command again to go on where it stopped.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import causalcxr
+from causalcxr.data import normalise
+from causalcxr.layers import ConfounderBank
+from causalcxr.losses import CausalLoss
+from causalcxr.metrics import auroc
+
+from .runs import kept, markdown_table, write_json
+from .structural import StructuralCXR
+
+MODES = ("adjusted", "own_stratum", "all_pairs")
+TEST_FILMS = 1000
+
+
+class Training(NamedTuple):
+    """How the models are trained."""
+
+    films: int = 4000
+    correlation: float = 0.9
+    epochs: int = 12
+    batch_size: int = 32
+    lr: float = 3e-3
+
+
+def train(mode: str, films: StructuralCXR, images: Tensor, config: Training, seed: int) -> tuple[Any, ConfounderBank]:
+    """Return a causal model and the codes of the strata with their P(c)."""
+    torch.manual_seed(seed)
+    model = causalcxr.create_model("causal_test_resnet", num_classes=1)
+    prior = films.strata.bincount(minlength=2) / len(films)
+    codes = ConfounderBank(2, 1, model.head_hidden_size, num_strata=2, strata_prior=prior)
+    codes.update(torch.randn(2, 1, model.head_hidden_size), torch.arange(2))
+    criterion = CausalLoss(alpha_conf=0.0, alpha_bd=1.0, uniform="bernoulli")
+    borrow = causalcxr.BorrowRegions("thorax", probability=1.0) if mode == "adjusted" else nn.Identity()
+    optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=0.05)
+    steps = len(films) // config.batch_size
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.epochs * steps, pct_start=0.2)
+    model.train()
+    for _ in tqdm(range(config.epochs), mode, leave=False):
+        for batch in torch.randperm(len(films))[: steps * config.batch_size].view(steps, -1):
+            output = model.forward_causal(borrow(normalise(images[batch], model.pretrained_cfg)), codes.features)
+            own = F.one_hot(films.strata[batch], 2)  # (B, 2): no other stratum than the film's
+            weights = codes.prior if mode == "all_pairs" else own
+            loss = criterion(output, films.targets[batch], prior=weights)["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step()
+    return model.eval(), codes
+
+
+@torch.no_grad()
+def measure(model: Any, codes: ConfounderBank, films: StructuralCXR, images: Tensor) -> dict[str, Any]:
+    """Compare adjusted and plain probabilities with the truth, on films confounded as those of training are."""
+    batches = normalise(images, model.pretrained_cfg).split(100)
+    adjusted = torch.cat([model.predict_do(x, codes) for x in batches])[:, 0]
+    seen = torch.cat([model(x).sigmoid() for x in batches])[:, 0]
+    return {name: _figures(p, films) for name, p in (("adjusted", adjusted), ("seen", seen))}
+
+
+def _figures(probabilities: Tensor, films: StructuralCXR) -> dict[str, Any]:
+    """How far predictions are from P(Y | do(X)): their bias for each x, which confounding gives opposite signs."""
+    truth = torch.tensor([films.do_probability(x) for x in (0, 1)])[films.finding]
+    difference = probabilities - truth
+    bias = [float(difference[films.finding == x].mean()) for x in (0, 1)]
+    of_finding = auroc(probabilities[:, None], films.finding[:, None].float())
+    with_stamp = films.strata == 1
+    shift = [
+        float(
+            probabilities[(films.finding == x) & with_stamp].mean()
+            - probabilities[(films.finding == x) & ~with_stamp].mean()
+        )
+        for x in (0, 1)
+    ]
+    figures = {"bias": bias, "absolute": float(difference.abs().mean())}
+    return figures | {"auroc_of_finding": float(of_finding[0]), "shift": shift}
+
+
+def carry_out(mode: str, config: Training, seed: int) -> dict[str, Any]:
+    """Train and measure one model, on films of its own."""
+    parts = {
+        part: StructuralCXR(length, correlation=config.correlation, seed=2 * seed + number)
+        for number, (part, length) in enumerate({"train": config.films, "test": TEST_FILMS}.items())
+    }
+    images = {
+        part: torch.stack([films[i][0] for i in tqdm(range(len(films)), part, leave=False)])
+        for part, films in parts.items()
+    }
+    model, codes = train(mode, parts["train"], images["train"], config, seed)
+    truth = {
+        "do": [parts["test"].do_probability(x) for x in (0, 1)],
+        "seen": [parts["test"].conditional_probability(x) for x in (0, 1)],
+    }
+    result = measure(model, codes, parts["test"], images["test"])
+    return {"mode": mode, "seed": seed, "truth": truth, "result": result}
+
+
+def counted(config: Training, seed: int) -> list[float]:
+    """Bias of the sum by counting, with X known, in the films of training: what chance leaves to any method."""
+    films = StructuralCXR(config.films, correlation=config.correlation, seed=2 * seed)
+    x, c, y = films.finding, films.strata, films.targets[:, 0]
+    return [
+        sum(float((c == s).float().mean() * y[(x == value) & (c == s)].mean()) for s in (0, 1))
+        - films.do_probability(value)
+        for value in (0, 1)
+    ]
+
+
+def markdown(runs: list[dict[str, Any]], by_counting: list[list[float]]) -> str:
+    """Means over seeds, and in brackets the largest deviation of a seed's bias from zero."""
+    body = []
+    for mode in dict.fromkeys(run["mode"] for run in runs):
+        group = [run["result"] for run in runs if run["mode"] == mode]
+        for name in ("adjusted", "seen"):
+            figures = [result[name] for result in group]
+            bias = [[each["bias"][x] for each in figures] for x in (0, 1)]
+            body.append(
+                [
+                    mode,
+                    "predict_do" if name == "adjusted" else "model",
+                    *map(_bias, bias),
+                    *(f"{fmean(each['shift'][x] for each in figures):+.3f}" for x in (0, 1)),
+                    f"{fmean(each['absolute'] for each in figures):.3f}",
+                    f"{fmean(each['auroc_of_finding'] for each in figures):.3f}",
+                ]
+            )
+    body.append(["none", "counting", *(_bias([each[x] for each in by_counting]) for x in (0, 1)), "", "", "", ""])
+    header = ["training", "prediction", "bias, x = 0", "bias, x = 1"]
+    return markdown_table([*header, "shift, x = 0", "shift, x = 1", "absolute", "AUROC of X"], body)
+
+
+def _bias(values: list[float]) -> str:
+    return f"{fmean(values):+.3f} ({max(values, key=abs):+.3f})"
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--films", type=int, default=Training().films)
+    parser.add_argument("--epochs", type=int, default=Training().epochs)
+    parser.add_argument("--json", type=Path, help="write all runs there, and the table beside it")
+    args = parser.parse_args(argv)
+    config = Training(films=args.films, epochs=args.epochs)
+    runs = []
+    for seed in args.seeds:
+        for mode in MODES:
+            path = args.output / f"{mode}-seed{seed}.json"
+            runs.append(kept(path, config._asdict(), partial(carry_out, mode, config, seed)))
+    by_counting = [counted(config, seed) for seed in args.seeds]
+    table = markdown(runs, by_counting)
+    print(table)
+    if args.json:
+        write_json(args.json, {"runs": runs, "counted": by_counting})
+        args.json.with_suffix(".md").write_text(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""The examples of `examples/integrations`, run as the scripts they are."""
+
+import importlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "examples" / "integrations"
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Import an example by its name."""
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module
+
+
+@pytest.fixture
+def printed(example: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
+    """Run an example, and return what it prints."""
+
+    def run(name: str) -> str:
+        example(name).main()
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def numbers() -> Callable[[str], list[float]]:
+    """Return the decimal numbers of a text."""
+    return lambda text: [float(number) for number in re.findall(r"[-+]?\d+\.\d+(?:e-\d+)?", text)]

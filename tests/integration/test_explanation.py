@@ -1,0 +1,82 @@
+"""pytorch-grad-cam and Captum explain the model as it is: heat maps by hand, and effects that add up."""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import causalcxr
+
+pytestmark = pytest.mark.integration
+
+LABEL = 7
+
+
+def features_and_gradient(model: causalcxr.CausalCXR, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The encoded map (B, D, h, w), and the gradient of the label's logit there."""
+    kept: list[Tensor] = []
+    with model.head.feature_learning.register_forward_hook(lambda layer, given, found: kept.append(found)):
+        logits = model(images)
+    (gradient,) = torch.autograd.grad(logits[:, LABEL].sum(), kept[0])
+    return kept[0].detach(), gradient
+
+
+def to_unit(heat: Tensor) -> Tensor:
+    heat = heat - heat.amin(dim=(2, 3), keepdim=True)
+    return heat / (1e-7 + heat.amax(dim=(2, 3), keepdim=True))
+
+
+@pytest.mark.parametrize("method", ["GradCAM", "HiResCAM"])
+@pytest.mark.parametrize(
+    ("name", "options", "size"),
+    [("causal_test_resnet", {}, (64, 96)), ("causal_timm", {"backbone": "test_vit"}, (160, 160))],
+    ids=["convolutional", "transformer"],
+)
+def test_grad_cam_by_hand(
+    example: Callable[[str], ModuleType], method: str, name: str, options: dict[str, Any], size: tuple[int, int]
+) -> None:
+    library = pytest.importorskip("pytorch_grad_cam")
+    torch.manual_seed(0)
+    model = causalcxr.create_model(name, **options).eval()
+    images = torch.randn(2, 3, *size)
+    features, gradient = features_and_gradient(model, images)
+    weight = gradient.mean(dim=(2, 3), keepdim=True) if method == "GradCAM" else gradient
+    heat = to_unit((weight * features).sum(dim=1, keepdim=True).relu())
+    expected = to_unit(F.interpolate(heat, size, mode="bilinear"))[:, 0]
+    assert (expected.amax(dim=(1, 2)) > 0.99).all()  # not a map without heat
+    found = example("grad_cam_maps").heat_maps(getattr(library, method), model, images, LABEL)
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
+
+
+def test_grad_cam_example_finds_the_mass(printed: Callable[[str], str], numbers: Callable[[str], list[float]]) -> None:
+    pytest.importorskip("pytorch_grad_cam")
+    flat, grad_cam, hires_cam, _ = numbers(printed("grad_cam_maps"))
+    assert min(grad_cam, hires_cam) > 1.5 * flat
+
+
+def test_captum_grad_cam_by_hand() -> None:
+    attr = pytest.importorskip("captum.attr")
+    torch.manual_seed(0)
+    model = causalcxr.create_model("causal_test_resnet").eval()
+    images = torch.randn(2, 3, 64, 96)
+    features, gradient = features_and_gradient(model, images)
+    expected = (gradient.mean(dim=(2, 3), keepdim=True) * features).sum(dim=1, keepdim=True)
+    found = attr.LayerGradCam(model, model.head.feature_learning).attribute(images, target=LABEL)
+    assert found.shape == (2, 1, 4, 6)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_captum_example_accounts_for_the_stamp(
+    printed: Callable[[str], str], numbers: Callable[[str], list[float]]
+) -> None:
+    pytest.importorskip("captum")
+    effect, total, share, branch_effect, branch_total, branch_share, covered = numbers(printed("captum_attributions"))
+    assert effect > 0.1  # in training the stamp went with the finding
+    assert total == pytest.approx(effect, rel=0.05)
+    assert branch_total == pytest.approx(branch_effect, rel=0.05, abs=2e-3)
+    assert share == branch_share == pytest.approx(covered, abs=1e-3)
+    assert 0 < covered < 0.1

@@ -1,0 +1,254 @@
+"""Ways to train against a confounder: studies run and go on, and each method is what it says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import causalcxr
+from causalcxr.losses import backdoor_weights
+from confounding import benchmark, training
+from confounding.branches import similarity
+from confounding.data import confound, read
+from confounding.methods import METHODS, GroupDRO, Method
+from confounding.report import markdown, overview
+from confounding.training import Training, augment, build, selection_auroc, train
+
+STUDIES = Path(benchmark.__file__).parent / "studies"
+TINY = {"model": "test_resnet", "causal_model": "causal_test_resnet", "image_size": 64, "epochs": 1, "batch_size": 16}
+STUDY = {
+    "training": TINY,
+    "experiments": [
+        {"images": "synthetic:240", "confounder": "letter", "correlations": [0.8], "unconfounded": ["borrow_boxes"]}
+    ],
+    "methods": ["plain", "borrow_boxes"],
+    "seeds": [0],
+}
+
+
+@pytest.fixture(scope="module")
+def radiographs() -> Any:
+    return read("synthetic:240", "", 64)
+
+
+def test_a_study_is_resumed_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study, runs, result = tmp_path / "study.json", tmp_path / "runs", tmp_path / "result.json"
+    study.write_text(json.dumps(STUDY))
+    command = [str(study), f"--output={runs}", f"--json={result}", f"--plot={tmp_path / 'plot.png'}"]
+    benchmark.main(command)
+    first = capsys.readouterr().out
+    assert len(list(runs.iterdir())) == 4  # the reference, two methods, and one of them unconfounded
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert len(json.loads(result.read_text())["runs"]) == 4
+    removed, other = next(runs.glob("*-plain-at0.8-*")), next(runs.glob("*-borrow_boxes-at0.8-*"))
+    before = json.loads(removed.read_text())["result"]
+    other.write_text(json.dumps(json.loads(other.read_text()) | {"commit": "another"}))
+    removed.unlink()
+    with pytest.warns(UserWarning, match="a run of commit another"):
+        benchmark.main(command)
+    assert json.loads(removed.read_text())["result"] == before  # trained again, with the same outcome
+    assert result.with_suffix(".md").read_text() in first
+    study.write_text(json.dumps(STUDY | {"training": TINY | {"epochs": 2}}))
+    with pytest.raises(ValueError, match="was trained otherwise"):
+        benchmark.main(command)
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.json")), ids=lambda path: path.stem)
+def test_committed_studies_can_be_read(path: Path) -> None:
+    study = json.loads(path.read_text())
+    methods = {run.method for run in benchmark.runs_of(study)}
+    assert methods <= set(METHODS)
+    Training(**study["training"])
+
+
+def run(method: str, trained_at: float, value: float, confounder: str = "tube", at: float = 0.95) -> dict[str, Any]:
+    figures = {"auroc": {"value": value}, "worst_group": {"value": value}, "shift": 0.0, "ece": 0.1}
+    given = {"images": "made", "confounder": confounder, "correlation": at, "seed": 0}
+    result = {"tests": {"none": figures, "reversed": figures}, "probe_causal": None, "probe_confounder": None}
+    return given | {"method": method, "trained_at": trained_at, "result": result}
+
+
+def test_gap_closed_is_the_part_of_the_way_to_the_reference() -> None:
+    table = markdown([run("plain", 0.5, 0.98), run("plain", 0.95, 0.78), run("other", 0.95, 0.93)])
+    rows = {line.split("|")[1].strip(): line.split("|")[4].strip() for line in table.splitlines() if "|" in line}
+    assert (rows["plain"], rows["other"], rows["plain, not confounded"]) == ("0%", "75%", "")
+    small = markdown([run("plain", 0.5, 0.98), run("plain", 0.95, 0.97), run("other", 0.95, 0.93)])
+    assert "%" not in small  # parts of next to nothing
+
+
+def test_overview_has_the_reversed_tests_of_all_experiments() -> None:
+    tube = [run("plain", 0.5, 0.98), run("plain", 0.95, 0.78), run("other", 0.95, 0.93), run("other", 0.5, 0.97)]
+    letter = [run("plain", 0.5, 0.99, "letter", 0.9), run("plain", 0.9, 0.88, "letter", 0.9)]
+    assert overview(tube + letter).splitlines() == [
+        "| method | tube 0.95 | letter 0.9 |",
+        "| --- | --- | --- |",
+        "| plain, not confounded | 0.980 | 0.990 |",
+        "| plain | 0.780 | 0.880 |",
+        "| other | 0.930 |  |",
+    ]
+
+
+def test_parts_share_no_patient_and_tests_differ_in_the_marker_alone(radiographs: Any) -> None:
+    parts = confound(radiographs, "tube", 0.9, 0.5, seed=3)
+    patients = [set(part.patient) for part in (parts.train, parts.val, parts.tests["same"])]
+    assert len(set.union(*patients)) == sum(len(each) for each in patients)
+    assert parts.train.correlation == parts.val.correlation == 0.5
+    assert [test.correlation for test in parts.tests.values()] == [0.9, 0.5, pytest.approx(0.1), None]
+
+
+def test_images_of_the_nih_release_show_one_finding_or_any(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    names = [f"{i // 2:08}_{i % 2:03}.png" for i in range(24)]  # of 12 patients, half of them with a Mass: white
+    header = (
+        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+        "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+    )
+    rows = []
+    for i, name in enumerate(names):
+        mass = i % 4 < 2
+        Image.new("L", (64, 64), 255 if mass else 90).save(tmp_path / "images" / name)
+        finding = "Mass" if mass else "No Finding"
+        rows.append(f"{name},{finding},{i % 2},{i // 2},{20 + i},M,{'AP' if i % 2 else 'PA'},2500,2048,0.143,0.143")
+    (tmp_path / "Data_Entry_2017_v2020.csv").write_text("\n".join([header, *rows]) + "\n")
+    (tmp_path / "train_val_list.txt").write_text("\n".join(names[:14]) + "\n")
+    (tmp_path / "test_list.txt").write_text("\n".join(names[14:]) + "\n")
+    for source in ("nih", "nih:Mass"):
+        films = read(source, str(tmp_path), 32)
+        assert torch.equal(films.images.flatten(1).amin(dim=1) == 255, films.targets.bool())
+        assert films.ap.sum() == 12
+        assert set(films.patient[films.part == "test"]) == set(range(7, 12))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains(name: str, radiographs: Any) -> None:
+    torch.manual_seed(0)
+    start = build(METHODS[name], Training(**TINY)).state_dict()
+    model = train(METHODS[name], confound(radiographs, "letter", 0.8, 0.8, seed=0), Training(**TINY), seed=0)
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 1)
+    changed = [key for key, value in model.state_dict().items() if key in start and not torch.equal(start[key], value)]
+    assert any(key.endswith("conv1.0.weight") for key in changed)
+
+
+def test_group_dro_raises_the_share_of_the_worst_group() -> None:
+    class Fixed(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[3.0], [3.0], [-3.0], [3.0]])  # wrong on the second alone: a negative with the marker
+
+    objective = GroupDRO(Fixed(), step_size=1.0)
+    targets, strata = torch.tensor([[1.0], [0.0], [0.0], [1.0]]), torch.tensor([1, 1, 0, 0])
+    first = objective(torch.zeros(4), targets, strata)["loss"]
+    losses = torch.nn.functional.softplus(torch.tensor([-3.0, 3.0, -3.0, -3.0]))
+    share = losses[[2, 1, 3, 0]].exp() / losses.exp().sum()  # groups: 2 y + c
+    torch.testing.assert_close(objective.share, share)
+    torch.testing.assert_close(first, (share * losses[[2, 1, 3, 0]]).sum())
+
+
+def test_similarity_of_features_is_one_for_rotated_and_none_for_independent_ones() -> None:
+    features, _ = torch.linalg.qr(torch.randn(40, 8, dtype=torch.float64) - 3)
+    features = features - features.mean(dim=0)
+    rotation, _ = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64))
+    assert similarity(features, 2 * features @ rotation + 1) == pytest.approx(1)
+    outside, _ = torch.linalg.qr(torch.cat([torch.ones(40, 1), features, torch.randn(40, 5)], dim=1).double())
+    assert similarity(features, outside[:, 9:]) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("method", "kept"), [("causal_keep_attended", 0.5), ("causal_borrow_attended", 0.9)])
+def test_region_kept_is_where_the_causal_branch_looks_or_where_it_does_not(method: str, kept: float) -> None:
+    torch.manual_seed(0)
+    model = build(METHODS[method], Training(**TINY)).train()
+    images, seen = torch.randn(4, 3, 64, 64), []
+    objective = METHODS[method].objective(model, torch.zeros(4, dtype=torch.long))
+    objective.borrow.probability = 1.0
+    objective.objective.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        attention = model.eval().forward_causal(images, need_attention=True).attention.mean(dim=1)
+        model.train()
+    objective(images, torch.tensor([[0.0], [1.0], [0.0], [1.0]]))["loss"].backward()
+    same = (seen[0] == images).all(dim=1).float()
+    assert same.mean() == pytest.approx(kept, abs=0.02)
+    larger = torch.nn.functional.interpolate(attention[:, None], size=(64, 64), mode="bilinear")[:, 0]
+    on_kept, on_borrowed = ((larger * part).sum() / part.sum() for part in (same, 1 - same))
+    assert (on_kept > on_borrowed) == (method == "causal_keep_attended")
+
+
+class Recorder(nn.Module):
+    """An objective that keeps what it is given."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.given = model, []
+
+    def forward(self, images: torch.Tensor, targets: torch.Tensor, *strata: Any, **options: Any) -> dict[str, Any]:
+        self.given.append((targets, *strata, options["weight"]))
+        return {"loss": self.model(images).mean()}
+
+
+def record(method: Method, radiographs: Any) -> tuple[Any, list[torch.Tensor]]:
+    """Train an epoch; return the data and the columns that the objective was given."""
+    recorders: list[Recorder] = []
+    method = method._replace(objective=lambda model, strata: recorders.append(Recorder(model)) or recorders[0])
+    parts = confound(radiographs, "letter", 0.9, 0.9, seed=0)
+    train(method, parts, Training(**TINY | {"batch_size": 40}), seed=0)
+    return parts.train, [torch.cat(column) for column in zip(*recorders[0].given, strict=True)]
+
+
+def test_objective_gets_what_its_method_says(radiographs: Any) -> None:
+    data, (targets, weight) = record(METHODS["plain"], radiographs)
+    assert len(targets) == len(data) == 120
+    assert targets.sum() == data.targets.sum()  # every image once
+    assert (weight == 1).all()
+    _, (_, weight) = record(METHODS["backdoor_weights"], radiographs)
+    torch.testing.assert_close(weight.sort(dim=0)[0], backdoor_weights(data.targets, data.strata).sort(dim=0)[0])
+    _, (y, c, weight) = record(METHODS["backdoor_sampling"]._replace(takes_strata=True), radiographs)
+    assert (weight == 1).all()
+    assert c[y[:, 0] == 0].float().mean() == pytest.approx(0.5, abs=0.2)  # 0.1 of the negatives have a letter
+
+
+def test_weights_of_the_best_epoch_come_back(radiographs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def falling(model: nn.Module, data: Any, known: bool) -> float:
+        kept.append({key: value.clone() for key, value in model.state_dict().items()})
+        return 1 / len(kept)
+
+    monkeypatch.setattr(training, "selection_auroc", falling)
+    parts = confound(radiographs, "letter", 0.9, 0.9, seed=0)
+    model = train(METHODS["plain"], parts, Training(**TINY | {"epochs": 2, "batch_size": 40}), seed=0)
+    assert not torch.equal(kept[0]["conv1.0.weight"], kept[1]["conv1.0.weight"])
+    torch.testing.assert_close(dict(model.state_dict()), kept[0], rtol=0, atol=0)
+
+
+def test_validation_images_are_weighted_where_the_confounder_is_known(radiographs: Any) -> None:
+    known = {"backdoor_weights", "backdoor_sampling", "causal_weights", "stratified_bank", "group_dro", "last_layer"}
+    assert {name for name, method in METHODS.items() if method.knows_confounder} == known
+    data = confound(radiographs, "letter", 0.9, 0.9, seed=0).val
+    marked = data.strata.float()
+
+    def reads_marker(images: torch.Tensor) -> torch.Tensor:
+        return marked[: len(images), None] + 0 * images.mean()
+
+    assert selection_auroc(reads_marker, data, adjusted=False) == pytest.approx(0.9, abs=0.05)
+    assert selection_auroc(reads_marker, data, adjusted=True) == pytest.approx(0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["plain", "causal"])
+def test_training_starts_from_the_backbone_of_published_weights(method: str) -> None:
+    name = "causal_efficientnet_lite0.nih10k"
+    donor = causalcxr.create_model(name, pretrained=True)
+    model = build(METHODS[method], Training(backbone_weights=name))
+    backbone = model.backbone if method == "causal" else model
+    for key, value in donor.backbone.state_dict().items():
+        assert torch.equal(backbone.state_dict()[key], value)
+
+
+def test_views_go_by_seed_epoch_and_index() -> None:
+    images = torch.rand(3, 1, 64, 64)
+    first = augment(images, torch.arange(3), 0, seed=1)
+    assert first.min() >= 0
+    assert first.max() <= 1
+    torch.testing.assert_close(augment(images[2:], torch.tensor([2]), 0, seed=1), first[2:])
+    assert not torch.allclose(augment(images, torch.arange(3), 1, seed=1), first)
