@@ -32,8 +32,8 @@ SHOWN = ("Cardiomegaly", "Effusion", "Mass", "Pneumothorax")
 def train(folder, images, epochs):
     options = {"data": f"synthetic:{images}", "output": folder, "model": "causal_test_resnet", "image-size": SIZE}
     options |= {"epochs": epochs, "batch-size": 32, "lr": 3e-3}
-    script = Path(__file__).with_name("train.py")
-    subprocess.run([sys.executable, script, *(f"--{name}={value}" for name, value in options.items())], check=True)
+    command = [sys.executable, Path(__file__).with_name("train.py"), "--no-augment"]  # drawings vary by themselves
+    subprocess.run([*command, *(f"--{name}={value}" for name, value in options.items())], check=True)
 
 
 def print_table(model, films):
@@ -54,18 +54,19 @@ def draw_heatmaps(model, films, path):
     images = torch.stack([films[i][0] for i in rows])
     evidence = evidence_maps(model, normalise(images, model.pretrained_cfg), labels=labels)
     maps = torch.stack([evidence[column, column] for column in range(len(labels))]).numpy()
-    limit = np.abs(maps).max()
+    maps /= np.abs(maps).max(axis=(1, 2), keepdims=True)
     figure, axes = plt.subplots(2, len(labels), figsize=(3 * len(labels) + 1, 6.5), layout="constrained")
     for column, (i, k) in enumerate(zip(rows, labels, strict=True)):
         for axis in axes[:, column]:
             axis.imshow(images[column, 0].numpy(), cmap="gray", vmin=0, vmax=1)
             axis.contour(films.masks(i)[k].numpy(), levels=[0.5], colors="gold", linewidths=1)
             axis.set_axis_off()
-        opacity = 0.8 * np.sqrt(np.abs(maps[column]) / limit)
-        drawn = axes[1, column].imshow(maps[column], cmap="coolwarm", vmin=-limit, vmax=limit, alpha=opacity)
+        opacity = 0.8 * np.sqrt(np.abs(maps[column]))
+        drawn = axes[1, column].imshow(maps[column], cmap="coolwarm", vmin=-1, vmax=1, alpha=opacity)
         axes[0, column].set_title(SHOWN[column], fontsize=14)
     bar = figure.colorbar(plt.cm.ScalarMappable(drawn.norm, drawn.cmap), ax=axes[1])
-    bar.set_label("evidence, against to for", fontsize=12)
+    bar.set_ticks([-1, 0, 1], labels=["against", "none", "for"], fontsize=12)
+    bar.set_label("evidence, each map to its own scale", fontsize=12)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -6,6 +6,7 @@ Parameters and operations are counted on the meta device, where nothing is compu
 beside the weights.
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -59,5 +60,10 @@ def updated(page):
     return f"{before}{START}\n\n{table}\n\n{END}{rest.partition(END)[2]}"
 
 
-if __name__ == "__main__":
+def main(argv=None):
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
     PAGE.write_text(updated(PAGE.read_text()))
+
+
+if __name__ == "__main__":
+    main()
