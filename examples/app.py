@@ -28,10 +28,12 @@ from PIL import Image
 
 import causalcxr
 from causalcxr.data import SyntheticCXR, read_image
+from causalcxr.data.image import resize_image
 from causalcxr.explain import attention_maps, evidence_maps, overlay
 
 FOLDER = os.environ["GRADIO_TEMP_DIR"]
 TITLE = "# Chest X-ray findings and their evidence\nResearch software, not a medical device, not for clinical use."
+SIDE = 1024  # largest of the film on the page
 MAPS = {"evidence": "what speaks for the finding", "attention": "where the model looks"}
 BAR = """<tr style="font-weight: {weight}"><td>{name}</td><td style="width: 60%"><div style="position: relative;
 background: #8883"><div style="width: {value:.1%}; height: 1em; background: {colour}"></div><div style="position:
@@ -58,6 +60,8 @@ class Viewer:
                 warnings.simplefilter("always")
                 images = self.model.preprocess(path)
             film = read_image(path)
+            scale = min(1, SIDE / max(film.shape))
+            film = resize_image(film, (max(1, round(film.shape[1] * scale)), max(1, round(film.shape[2] * scale))))
         except (OSError, ValueError, ImportError) as error:
             raise gr.Error(str(error).replace(str(Path(path).parent) + os.sep, ""), print_exception=False) from error
         with torch.inference_mode():
