@@ -1,25 +1,19 @@
 import json
 import re
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 import causalcxr
-import export_onnx
-from causalcxr.data.transforms import normalise
+from causalcxr.data import normalise
+
+pytestmark = pytest.mark.integration
+onnxruntime = pytest.importorskip("onnxruntime", reason="comes with causalcxr[onnx]")
+pytest.importorskip("onnxscript", reason="comes with causalcxr[onnx]")
+import export_onnx  # noqa: E402
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "export.md"
-
-
-@pytest.fixture
-def onnxruntime() -> Any:
-    try:
-        return export_onnx.onnx_runtime()
-    except ImportError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture
@@ -32,18 +26,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "saved"
 
 
-@pytest.mark.integration
-def test_files_are_enough_to_predict(
-    folder: Path, tmp_path: Path, onnxruntime: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_are_enough_to_predict(folder: Path, tmp_path: Path) -> None:
     export_onnx.main([str(folder), f"--output={tmp_path / 'out'}", "--any-size"])
     facts = json.loads((tmp_path / "out" / "model.json").read_text())
-    assert f"largest difference from PyTorch {facts['largest_difference']:.1e}" in capsys.readouterr().out
-    assert facts["largest_difference"] <= 1e-4
     assert facts["images"]["shape"] == ["batch", 1, "height", "width"]
     assert facts["logits"]["label_names"] == ["Mass", "Nodule"]
     assert (facts["logits"]["temperature"], facts["logits"]["thresholds"]) == (1.5, [0.2, 0.7])
-    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["model.json", "model.onnx"]
 
     model = causalcxr.create_model(folder).eval()
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
@@ -56,8 +44,6 @@ def test_files_are_enough_to_predict(
         torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.integration
-@pytest.mark.usefixtures("onnxruntime")
 def test_shipped_weights_run_as_the_page_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,37 +54,14 @@ def test_shipped_weights_run_as_the_page_says(
     assert "Atelectasis" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "name", ["causal_efficientnet_lite0", "causal_efficientnetv2_s", "causal_swin_tiny", "causal_test_resnet"]
-)
+@pytest.mark.parametrize("name", ["causal_efficientnet_lite0", "causal_efficientnetv2_s", "causal_swin_tiny"])
 def test_models_without_any_size_are_refused(name: str) -> None:
-    model = causalcxr.create_model(name)
-    if name == "causal_test_resnet":
-        export_onnx.check_any_size(model)
-    else:
-        with pytest.raises(ValueError, match=f"--any-size is not for {name}: .* Export without --any-size"):
-            export_onnx.check_any_size(model)
+    with pytest.raises(SystemExit, match=f"--any-size is not for {name}"):
+        export_onnx.check_any_size(causalcxr.create_model(name))
 
 
-@pytest.mark.integration
-@pytest.mark.usefixtures("onnxruntime")
-def test_any_size_is_refused_before_it_is_tried(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--any-size is not for causal_efficientnet_lite0"):
-        export_onnx.main(["causal_efficientnet_lite0", f"--output={tmp_path / 'out'}", "--any-size"])
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.integration
-@pytest.mark.usefixtures("onnxruntime")
 def test_graph_that_disagrees_is_not_written(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export_onnx, "TOLERANCE", 0.0)
     monkeypatch.setattr(export_onnx, "largest_difference", lambda *_: float("nan"))
-    with pytest.raises(ValueError, match=r"ONNX Runtime and PyTorch differ by nan, more than .*: nothing was written"):
-        export_onnx.export(str(folder), tmp_path / "out", any_size=False)
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_missing_packages_are_named_with_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ImportError, match=r"an export needs onnx: pip install 'causalcxr\[onnx\]'"):
-        export_onnx.export("causal_test_resnet", tmp_path, any_size=False)
+    with pytest.raises(SystemExit, match="differ by nan"):
+        export_onnx.main([str(folder), f"--output={tmp_path / 'out'}"])
+    assert not (tmp_path / "out").exists()

@@ -23,8 +23,11 @@ def test_existing_loop_changes_five_lines() -> None:
     assert [line.rpartition("# + ")[2] for line in added] == ["2", "3", "4", "5"]
 
 
-def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+def test_demo(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "log.jsonl").write_text("of the run before")
     demo.main([f"--output={tmp_path}", "--images=64", "--epochs=1"])
-    assert "AUROC (95 % interval)" in capsys.readouterr().out
-    for name in ("heatmaps.png", "classifiers.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert "AUROC (95 % interval)" in capfd.readouterr().out
+    assert len((tmp_path / "model" / "log.jsonl").read_text().splitlines()) == 1
+    assert (tmp_path / "heatmaps.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,158 @@
+"""Look at a model in the browser: drop a film, see probabilities, and the evidence for each finding.
+
+    pip install ".[app,dicom]"
+    python examples/app.py
+    python examples/app.py --model runs/causal --port 8000
+
+It runs on the CPU and asks nothing of the network. Films lie in a temporary folder, which goes when the app ends.
+Research software, not a medical device.
+"""
+
+import argparse
+import atexit
+import html
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # both before the import
+os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="causalcxr-")
+
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image
+
+import causalcxr
+from causalcxr.data import SyntheticCXR, read_image
+from causalcxr.data.image import resize_image
+from causalcxr.explain import attention_maps, evidence_maps, overlay
+
+FOLDER = os.environ["GRADIO_TEMP_DIR"]
+TITLE = "# Chest X-ray findings and their evidence\nResearch software, not a medical device, not for clinical use."
+SIDE = 1024  # largest of the film on the page
+MAPS = {"evidence": "what speaks for the finding", "attention": "where the model looks"}
+BAR = """<tr style="font-weight: {weight}"><td>{name}</td><td style="width: 60%"><div style="position: relative;
+background: #8883"><div style="width: {value:.1%}; height: 1em; background: {colour}"></div><div style="position:
+absolute; left: {threshold:.1%}; top: -2px; bottom: -2px; border-left: 2px solid"></div></div></td><td>{value:.1%}</td>
+</tr>"""
+
+
+class Viewer:
+    """What the page shows of a model."""
+
+    def __init__(self, name):
+        self.name = name
+        self.model = causalcxr.create_model(Path(name) if Path(name).is_dir() else name, pretrained=True).eval()
+        if not isinstance(self.model, causalcxr.CausalCXR):
+            raise SystemExit(f"{name} is no causal model, so it has no maps to show")
+        self.labels = self.model.label_names or [f"label {k}" for k in range(self.model.num_classes)]
+
+    def analyse(self, path):
+        """Return what is known of a film, and the parts of the page that show it."""
+        if path is None:
+            return None, gr.Dropdown(choices=[], value=None), "", "", None
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                images = self.model.preprocess(path)
+            film = read_image(path)
+            scale = min(1, SIDE / max(film.shape))
+            film = resize_image(film, (max(1, round(film.shape[1] * scale)), max(1, round(film.shape[2] * scale))))
+        except (OSError, ValueError, ImportError) as error:
+            raise gr.Error(str(error).replace(str(Path(path).parent) + os.sep, ""), print_exception=False) from error
+        with torch.inference_mode():
+            logits = self.model(images)
+        calibration = self.model.calibration
+        values = (calibration.probabilities(logits) if calibration else logits.sigmoid())[0].tolist()
+        thresholds = calibration.thresholds if calibration else [0.5] * len(values)
+        notes = [str(warning.message) for warning in caught if warning.category is UserWarning]
+        result = {
+            "film": Path(path).name,
+            "model": self.name,
+            "probabilities": dict(zip(self.labels, values, strict=True)),
+        }
+        result |= {"thresholds": dict(zip(self.labels, thresholds, strict=True)), "warnings": notes}
+        file = Path(tempfile.mkdtemp(dir=FOLDER), "findings.json")
+        file.write_text(json.dumps(result, indent=1))
+        maps = {"evidence": evidence_maps(self.model, images)[0], "attention": attention_maps(self.model, images)[0]}
+        state = {"film": film, "maps": maps, "folder": file.parent}
+        highest = self.labels[int(np.argmax(np.divide(values, thresholds)))]
+        note = "".join(f"**This may be no frontal chest film.** {note}\n\n" for note in notes)
+        return state, gr.Dropdown(choices=list(self.labels), value=highest), bars(result), note, str(file)
+
+    def show(self, state, finding, kind, opacity):
+        """Return the film under the map of a finding, and a file with both side by side."""
+        if state is None or finding is None:
+            return None, None
+        maps = state["maps"][kind]  # one scale for all findings, so that they can be compared
+        picture = overlay(
+            state["film"], maps[self.labels.index(finding)], alpha=opacity, vmax=max(float(maps.max()), 1e-6)
+        )
+        grey = np.rint(state["film"][0].numpy() * 255).astype(np.uint8)
+        file = state["folder"] / f"{kind}.png"
+        Image.fromarray(np.concatenate([np.stack([grey] * 3, axis=-1), picture], axis=1)).save(file)
+        return picture, str(file)
+
+
+def bars(result):
+    """Return the probabilities as bars, each with a line at its threshold, the highest first."""
+    rows = []
+    for name, value in sorted(result["probabilities"].items(), key=lambda item: -item[1]):
+        threshold = result["thresholds"][name]
+        colour, weight = ("#c2410c", "bold") if value >= threshold else ("#64748b", "normal")
+        name = html.escape(name.replace("_", " "))
+        rows.append(BAR.format(name=name, value=value, threshold=threshold, colour=colour, weight=weight))
+    return f"<table style='width: 100%'>{''.join(rows)}</table>Lines are at the thresholds."
+
+
+def example_films():
+    """Write generated films, as there are no real ones to give away."""
+    films = SyntheticCXR(3, image_size=512, seed=3)
+    paths = [Path(FOLDER, f"drawing-{i + 1}.png") for i in range(len(films))]
+    for (film, _), path in zip(films, paths, strict=True):
+        Image.fromarray(np.rint(film[0].numpy() * 255).astype(np.uint8)).save(path)
+    return [[str(path)] for path in paths]
+
+
+def build(name):
+    viewer = Viewer(name)
+    with gr.Blocks(title="causalcxr", delete_cache=(3600, 3600)) as page:
+        gr.Markdown(TITLE)
+        state = gr.State()
+        with gr.Row():
+            with gr.Column():
+                film = gr.File(label="Film: PNG, JPEG, TIFF or DICOM", height=120)
+                gr.Examples(example_films(), film, label="Examples: drawings, not patients", cache_examples=False)
+                note = gr.Markdown()
+                table = gr.HTML()
+                findings = gr.DownloadButton("Findings as JSON")
+            with gr.Column():
+                finding = gr.Dropdown(label="Finding", choices=[])
+                kind = gr.Radio([(f"{key}: {text}", key) for key, text in MAPS.items()], value="evidence", label="Map")
+                opacity = gr.Slider(0, 1, 0.6, label="Opacity of the map")
+                picture = gr.Image(label="Film and map", format="png", buttons=["fullscreen"], interactive=False)
+                panel = gr.DownloadButton("Film and map as PNG")
+        shown = {"fn": viewer.show, "inputs": [state, finding, kind, opacity], "outputs": [picture, panel]}
+        film.change(viewer.analyse, film, [state, finding, table, note, findings]).success(**shown)
+        for choice in (finding.input, kind.input, opacity.release):
+            choice(**shown)
+    return page
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="causal_efficientnet_lite0", help="name, folder, or hf-hub:owner/repo")
+    parser.add_argument("--port", type=int, default=7860)
+    args = parser.parse_args(argv)
+    atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
+    fonts = {"font": ["sans-serif"], "font_mono": ["monospace"]}  # others would come from the network
+    theme = gr.themes.Default(**fonts)
+    build(args.model).launch(server_port=args.port, max_file_size="100mb", theme=theme, footer_links=[])
+
+
+if __name__ == "__main__":
+    main()

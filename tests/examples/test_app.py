@@ -1,0 +1,98 @@
+"""The app in a browser: a film in, its findings out, and no request to anywhere else."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from causalcxr.data import SyntheticCXR
+
+pytestmark = pytest.mark.integration
+APP = Path(__file__).resolve().parents[2] / "examples" / "app.py"
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """Address of an app that runs in a process of its own, with a temporary folder of its own."""
+    pytest.importorskip("gradio", reason="comes with causalcxr[app]")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "temporary").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary"), "no_proxy": "127.0.0.1,localhost"}
+    process = subprocess.Popen([sys.executable, str(APP), f"--port={port}"], env=environment)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            assert process.poll() is None, "the app ended"
+            try:
+                urllib.request.urlopen(url, timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield url
+    finally:
+        process.send_signal(2)  # as Ctrl-C does
+        process.wait(60)
+    assert list((tmp_path / "temporary").iterdir()) == []  # no film stays
+
+
+@pytest.fixture
+def page(address: str) -> Iterator[tuple[Any, list[str]]]:
+    """A page of headless Chromium, and the requests that it makes."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if (chromium := shutil.which("chromium")) is None:
+        pytest.skip("no chromium")
+    with playwright.sync_playwright() as session:
+        browser = session.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page.set_default_timeout(60_000)
+        requests: list[str] = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(address)
+        yield page, requests
+        browser.close()
+
+
+def test_film_to_findings(page: tuple[Any, list[str]], address: str, tmp_path: Path) -> None:
+    page, requests = page
+    film = tmp_path / "film.png"
+    Image.fromarray(np.rint(SyntheticCXR(1, image_size=256)[0][0][0].numpy() * 255).astype(np.uint8)).save(film)
+    (tmp_path / "text.png").write_text("no film")
+
+    page.set_input_files("input[type=file]", tmp_path / "text.png")
+    page.get_by_text("cannot read image 'text.png'").wait_for()
+    page.reload()
+    page.set_input_files("input[type=file]", film)
+    page.get_by_role("cell", name="Pleural Thickening").wait_for()
+    assert page.get_by_role("cell", name=re.compile("%$")).count() == 14
+    picture = page.locator(".image-frame img")
+    picture.wait_for()
+    first = picture.get_attribute("src")
+
+    page.get_by_label("attention: where the model looks").check()
+    page.wait_for_function("before => document.querySelector('.image-frame img').src != before", arg=first)
+    with page.expect_download() as download:
+        page.get_by_text("Findings as JSON").click()
+    findings = json.loads(Path(download.value.path()).read_text())
+    assert findings["film"] == "film.png"
+    assert findings["probabilities"].keys() == findings["thresholds"].keys()
+    assert len(findings["probabilities"]) == 14
+
+    Image.fromarray(np.zeros((300, 60), dtype=np.uint8)).save(tmp_path / "strip.png")
+    page.get_by_label("Remove this file").or_(page.get_by_label("Clear")).first.click()
+    page.set_input_files("input[type=file]", tmp_path / "strip.png")
+    page.get_by_text("This may be no frontal chest film.").first.wait_for()
+    assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
