@@ -1,4 +1,4 @@
-"""Arguments of short runs; the examples are scripts, run through their `main`."""
+"""A small folder in the layout of the NIH release."""
 
 from pathlib import Path
 
@@ -7,22 +7,6 @@ import pytest
 from PIL import Image
 
 from causalcxr.data import NIH_LABELS
-
-
-@pytest.fixture
-def options() -> list[str]:
-    """Arguments of a run of seconds: two steps an epoch."""
-    small = {
-        "data": "synthetic:16",
-        "model": "causal_test_resnet",
-        "image-size": 64,
-        "batch-size": 8,
-        "epochs": 2,
-        "bank-size": 12,
-        "workers": 0,
-        "device": "cpu",
-    }
-    return [f"--{name}={value}" for name, value in small.items()]
 
 
 HEADER = (
