@@ -8,7 +8,6 @@ from PIL import Image
 
 from causalcxr.data import NIH_LABELS
 
-
 HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"

@@ -1,5 +1,6 @@
 """The weights that come with the package: whole, loaded without a network, and as good as their card says."""
 
+import argparse
 import hashlib
 import json
 import socket
@@ -13,10 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 import causalcxr
-from causalcxr.data import NIH_LABELS
+import evaluate
+from causalcxr.data import NIH_LABELS, NIHChestXray14
 from causalcxr.metrics import auroc
-from recipe import Config, build_dataset
-from scoring import predict
 
 NAMES = causalcxr.list_pretrained()
 
@@ -113,14 +113,15 @@ def test_error_of_a_model_without_weights_names_those_that_have_some() -> None:
         causalcxr.create_model("causal_resnet18", pretrained=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_reported_auroc_comes_out_again(name: str, shared_data: Path) -> None:
     manifest = _manifest(name)
-    config = Config(data=str(shared_data / "nih-10k"), image_size=manifest["config"]["image_size"], device="cpu")
-    dataset = build_dataset(config, "test")
+    dataset = NIHChestXray14(shared_data / "nih-10k", "test", image_size=manifest["config"]["image_size"])
     assert len(dataset) == manifest["test_images"]["images"]
-    model = causalcxr.create_model(name, pretrained=True).eval()
-    again = auroc(predict(model, dataset, config, "test")["causal"], dataset.targets)
+    model = causalcxr.create_model(name, pretrained=True)
+    args = argparse.Namespace(device="cpu", batch_size=32, workers=2)
+    again = auroc(evaluate.predict(args, model, dataset), dataset.targets)
     reported = [figures["auroc"] for figures in manifest["test"]["labels"].values()]
     np.testing.assert_allclose(again, reported, atol=1e-3)
     assert abs(again.mean() - manifest["test"]["mean_auroc"]) < 1e-3

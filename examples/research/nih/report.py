@@ -7,7 +7,7 @@ Several folders of one study, such as of different seeds, are read together. All
 patients, who are drawn with replacement. Every run and every part sees the same draws, so that differences are paired.
 A figure of a variant is the mean of the figures of its seeds, not that of an ensemble. One variant is called better
 than another if the interval of the difference excludes 0 and the difference has the same sign for every seed, of which
-there are two at least.
+there are three at least.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from .films import parts, read_tables
 from .pointing import inside, marked_findings
 
 MIN_PATIENTS = 10  # with the finding, for a label to be judged
+MIN_SEEDS = 3  # for a variant to be called better
 BINS = 15  # of the calibration error
 VIEWS = ("AP", "PA")
 PAIRS = [(name, "plain") for name in ("label_queries", "causal", "plain_view", "plain_agreement", "as_printed")]
@@ -69,7 +70,7 @@ def ranking_figures(scores: Array, tables: NIHTables, n_resamples: int) -> dict[
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a resample may lack a rare label; it is left out of its mean
             result = bootstrap_auroc(scores[:, labels], labelled[:, labels], patient, n_resamples=n_resamples, seed=0)
-        return Figure(float(row_means(result.auroc[None])[0]), row_means(result.resamples))
+        return Figure(float(result.mean.value), row_means(result.resamples))
 
     figures = {"mean_of_14": figure(targets, np.ones(targets.shape[1], bool))}
     if frequent.any():
@@ -163,8 +164,8 @@ def difference(of_one: dict[int, Figure], of_other: dict[int, Figure]) -> dict[s
     pairs = [(of_one[seed], of_other[seed]) for seed in seeds]
     found = summary([Figure(a.value - b.value, a.resamples - b.resamples) for a, b in pairs])
     low, high = found["interval"]
-    better = low > 0 and min(found["seeds"]) > 0 and len(seeds) > 1
-    worse = high < 0 and max(found["seeds"]) < 0 and len(seeds) > 1
+    better = low > 0 and min(found["seeds"]) > 0 and len(seeds) >= MIN_SEEDS
+    worse = high < 0 and max(found["seeds"]) < 0 and len(seeds) >= MIN_SEEDS
     return found | {"verdict": "better" if better else "worse" if worse else "not told apart"}
 
 
