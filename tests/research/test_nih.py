@@ -257,8 +257,8 @@ def test_from_films_to_a_model_folder(packed: Path, tmp_path: Path) -> None:
     model = causalcxr.create_model(tmp_path / "shipped").eval()
     assert model.calibration is not None
     with np.load(output / "scores.npz") as scores:
-        logits, names = torch.from_numpy(scores["causal-seed0/val"]).float(), list(scores["val_names"])
-    row = films.read_tables(packed).names.index(names[0])
+        logits = torch.from_numpy(scores["causal-seed0/val"]).float()
+    row = films.parts(films.read_tables(packed))["val"][0]
     film = films.read_pixels(packed)[row]
     with torch.no_grad():
         again_logits = model(model.preprocess(torch.from_numpy(film)[None] / 255))

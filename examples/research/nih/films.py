@@ -5,6 +5,7 @@ official lists, and validation is a fifth of its training patients. The second o
 alone. It need not be a random draw: see `Training.weight`.
 """
 
+import hashlib
 import io
 import json
 import zipfile
@@ -57,6 +58,11 @@ def parts(tables: NIHTables) -> dict[str, npt.NDArray[np.int64]]:
         part: np.array([row_of[name] for name in tables.split(part, val_fraction=VAL_FRACTION, seed=SPLIT_SEED).names])
         for part in ("train", "val", "test")
     }
+
+
+def fingerprint(names: list[str]) -> str:
+    """Return what tells lists of films apart: how many they are, and the SHA-256 sum of their names."""
+    return f"{len(names)} {hashlib.sha256(' '.join(names).encode()).hexdigest()}"
 
 
 def keep_a_few(rows: dict[str, npt.NDArray[np.int64]], number: int) -> dict[str, npt.NDArray[np.int64]]:

@@ -25,7 +25,7 @@ from causalcxr.data import NIH_LABELS
 from causalcxr.data.nih_tables import NIHTables
 from causalcxr.metrics import bootstrap_auroc
 
-from .films import parts, read_tables
+from .films import fingerprint, parts, read_tables
 from .pointing import inside, marked_findings
 
 MIN_PATIENTS = 10  # with the finding, for a label to be judged
@@ -198,9 +198,10 @@ def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str,
         about.append({key: value for key, value in content.items() if key != "runs"})
         with np.load(folder / "scores.npz") as scores:
             # A trial on a few films has the first of each part.
-            of_val, of_test = (t.select(range(len(scores[f"{p}_names"]))) for p, t in (("val", val), ("test", test)))
+            counts = (int(str(scores[f"{part}_films"]).split()[0]) for part in ("val", "test"))
+            of_val, of_test = (t.select(range(count)) for t, count in zip((val, test), counts, strict=True))
             for part, own in (("val", of_val), ("test", of_test)):
-                if list(scores[f"{part}_names"]) != own.names:
+                if str(scores[f"{part}_films"]) != fingerprint(own.names):
                     raise ValueError(
                         f"{folder} has scores of other {part} films than --data; give the films of the run"
                     )

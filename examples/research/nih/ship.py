@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import causalcxr
 from causalcxr.metrics import expected_calibration_error
 
-from .films import parts, read_tables
+from .films import fingerprint, parts, read_tables
 from .variants import VARIANTS
 
 MAX_BYTES = 10_000_000
@@ -34,10 +34,10 @@ def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dic
     best = max(runs, key=lambda run: run["val_auroc"])
     setting = best["setting"]
     with np.load(study / "scores.npz") as scores:
-        logits, names = scores[f"{best['name']}/val"].astype(float), list(scores["val_names"])
+        logits, films = scores[f"{best['name']}/val"].astype(float), str(scores["val_films"])
     tables = read_tables(data)
-    val = tables.select(parts(tables)["val"][: len(names)])
-    if names != val.names:
+    val = tables.select(parts(tables)["val"][: len(logits)])
+    if fingerprint(val.names) != films:
         raise ValueError("the validation films of --data are not those of the run")
     # F1, since Youden's J takes no notice of how rare a finding is and would mark most of them on any film.
     calibration = causalcxr.Calibration.fit(logits, val.targets, criterion="f1")

@@ -29,7 +29,7 @@ import torch
 
 import causalcxr
 
-from .films import keep_a_few, parts, read_pixels, read_tables
+from .films import fingerprint, keep_a_few, parts, read_pixels, read_tables
 from .training import Setting
 from .variants import VARIANTS
 from .worker import replace, serve
@@ -214,7 +214,7 @@ class Output:
         content = about | {"runs": records, "failed": failed, "not_started": not_started}
         replace(self.folder / "results.json", json.dumps(content, indent=1) + "\n")
         done = [record for record in records if record["finished"]]
-        scores = {f"{part}_names": np.array(names) for part, names in self.names.items()}
+        scores = {f"{part}_films": np.array(fingerprint(names)) for part, names in self.names.items()}
         for record in done:
             with np.load(self.work / f"{record['name']}.npz") as of_run:
                 scores |= {f"{record['name']}/{part}": of_run[part] for part in of_run.files}
