@@ -184,6 +184,8 @@ def main(argv=None):
     val_loader = DataLoader(val_set, args.batch_size, num_workers=args.workers)
     objective, optimizer, loader, val_loader = accelerator.prepare(objective, optimizer, loader, val_loader)
     updates = math.ceil(len(loader) / args.accumulate)  # an epoch
+    if updates == 0:
+        raise SystemExit(f"{len(train_set)} training images do not fill one batch of {share}")
     rates = {"warmup_t": args.epochs * updates // 10, "warmup_lr_init": args.lr / 25, "t_in_epochs": False}
     scheduler = CosineLRScheduler(optimizer, args.epochs * updates, **rates)
     accelerator.register_for_checkpointing(ema)

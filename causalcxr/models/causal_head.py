@@ -127,8 +127,8 @@ def _without_own(intervened: Tensor) -> Tensor:
     """Return (B, B - 1, K), row i without its own confounder i: the others follow in a circle, from i + 1 on."""
     batch = intervened.shape[0]
     image = torch.arange(batch, device=intervened.device)
-    following = (image[:, None] + 1 + image) % batch  # (B, B), in each row its own image last
-    return intervened.take_along_dim(following[..., None], dim=1)[:, :-1]
+    following = (image[:, None] + 1 + image[: batch - 1]) % batch  # (B, B - 1)
+    return intervened.take_along_dim(following[..., None], dim=1)
 
 
 def _check_map(features: Tensor, in_chs: int) -> None:

@@ -48,7 +48,10 @@ def test_compiled_forward_is_one_graph(small: Callable[..., CausalCXR], training
     torch.testing.assert_close(torch.autograd.grad(compiled(_images()).sum(), model.get_classifier().weight), expected)
 
 
-@pytest.mark.parametrize(("partners", "bank"), [("all", None), ("all", 0), ("random", 2)])
+@pytest.mark.parametrize(
+    ("partners", "bank"),
+    [("all", 0), pytest.param("all", None, marks=pytest.mark.slow), pytest.param("random", 2, marks=pytest.mark.slow)],
+)
 def test_compiled_training_step_is_one_graph_for_all_steps(
     small: Callable[..., CausalCXR], partners: str, bank: int | None
 ) -> None:

@@ -1,0 +1,25 @@
+"""The classification loss alone, for a causal model and for a plain one."""
+
+import timm
+import torch
+
+import causalcxr
+from causalcxr import ClassificationObjective
+from causalcxr.losses import classification_loss
+
+
+def test_the_loss_is_that_of_the_logits() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=3).eval()
+    images, targets, weight = torch.randn(4, 3, 64, 64), torch.tensor([[0.0, 1.0, float("nan")]] * 4), torch.rand(4, 3)
+    loss = ClassificationObjective(model)(images, targets, weight=weight)["loss"]
+    torch.testing.assert_close(loss, classification_loss(model(images), targets, weight=weight))
+
+
+def test_every_parameter_that_trains_has_a_gradient() -> None:
+    """As DistributedDataParallel asks for, of the causal branch alone."""
+    model = causalcxr.create_model("causal_test_resnet", num_classes=3)
+    ClassificationObjective(model)(torch.randn(4, 3, 64, 64), torch.zeros(4, 3))["loss"].backward()
+    assert all((parameter.grad is not None) == parameter.requires_grad for parameter in model.parameters())
+    assert not any(parameter.requires_grad for parameter in model.head.confounder_classifier.parameters())
+    assert all(parameter.requires_grad for parameter in model.head.causal_classifier.parameters())
