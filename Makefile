@@ -8,6 +8,7 @@ OLDEST := .venv-oldest
 OLDEST_INSTALLED := $(OLDEST)/.installed
 OLDEST_VERSIONS := tests/oldest.txt
 WHEEL_LIMIT := 15000000
+PYTEST ?=  # more arguments of pytest
 
 .PHONY: demo test test-research test-oldest lint docs release clean
 
@@ -15,13 +16,14 @@ demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST)
 
 test-research: $(INSTALLED)
-	$(BIN)/python -m pytest -m research
+	$(BIN)/python -m pytest -m research $(PYTEST)
 
+# What depends on versions of other packages.
 test-oldest: $(OLDEST_INSTALLED)
-	$(OLDEST)/bin/python -m pytest
+	$(OLDEST)/bin/python -m pytest $(addprefix tests/,layers losses objectives models hub data metrics examples)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
