@@ -22,9 +22,9 @@ REPOSITORY = RESEARCH.parents[1]
 # Name of the part: what Python is to run, and seconds after which it is killed. A part takes the arguments of
 # `recording.arguments` and writes NAME.json; one that is not in DEFAULT has to be asked for.
 PARTS: dict[str, tuple[tuple[str, ...], float]] = {
-    "correct": (("-m", "gpu.correct"), 60),
+    "correct": (("-m", "gpu.correct"), 90),
     "loop": (("-m", "gpu.loop"), 60),
-    "speed": (("-m", "gpu.speed"), 150),
+    "speed": (("-m", "gpu.speed"), 120),
     "data": (("-m", "gpu.data"), 30),
 }
 DEFAULT = ("correct", "loop", "speed", "data")
