@@ -6,6 +6,7 @@ Importing the package registers its models, so that `timm.create_model("causal_r
 from causalcxr import bench, data, explain, layers, losses, metrics, models, objectives
 from causalcxr.calibration import Calibration
 from causalcxr.hub import push_to_hub, save_pretrained
+from causalcxr.inference import Prediction, predict
 from causalcxr.models import CausalCXR, CausalHead, create_model, is_model, list_models, list_pretrained
 from causalcxr.objectives import AgreementObjective, BorrowRegions, CausalObjective, ClassificationObjective
 from causalcxr.outputs import CausalOutput
@@ -21,6 +22,7 @@ __all__ = [
     "CausalObjective",
     "CausalOutput",
     "ClassificationObjective",
+    "Prediction",
     "bench",
     "create_model",
     "data",
@@ -33,6 +35,7 @@ __all__ = [
     "metrics",
     "models",
     "objectives",
+    "predict",
     "push_to_hub",
     "save_pretrained",
 ]

@@ -2,6 +2,6 @@
 
 import sys
 
-from causalcxr.cli import main
+from causalcxr_cli import main
 
 sys.exit(main())

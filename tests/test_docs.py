@@ -18,7 +18,7 @@ from torch import nn
 
 import causalcxr
 import models_table
-from causalcxr.cli import _parser
+from causalcxr_cli import parser
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -67,7 +67,7 @@ class _ParsedError(Exception):
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("causalcxr ")])
 def test_command_line_is_understood(command: str) -> None:
-    assert _parser().parse_args(_arguments(command, after="causalcxr"))
+    assert parser().parse_args(_arguments(command, after="causalcxr"))
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 import causalcxr
 import evaluate
 import train
-from causalcxr.cli import main as cli
 from causalcxr.data import NIHChestXray14
 from causalcxr.losses import backdoor_weights
+from causalcxr_cli import main as cli
 
 SMALL = ["--data=synthetic:64", "--model=causal_test_resnet", "--image-size=64", "--batch-size=16", "--workers=0"]
 

@@ -1,0 +1,179 @@
+"""One picture for one radiograph: the film, and what speaks for findings in it, all on one scale."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from causalcxr.data.image import read_image, resize_image
+from causalcxr.explain import attention_maps, evidence_maps, overlay
+from causalcxr.models import CausalCXR
+
+__all__ = ["PANEL_SUFFIX", "Finding", "Panels", "save_panel"]
+
+PANEL_SUFFIX = ".heatmap.png"
+NUM_SHOWN = 3  # findings of a panel, unless more are at their threshold
+EVIDENCE = ("What speaks for the findings, and where.", "evidence (logit)")
+ATTENTION = ("Where the model looks for the findings.", "attention")
+NOTE = "* at or above its threshold. Research software, not a medical device, not for clinical use."
+
+SIDE, DPI, COLUMNS = 720, 160, 4  # pixels of the longer side of a picture, and of an inch; pictures in a row
+LEFT, TOP, BELOW, RIGHT, GAP, TITLE = 0.18, 0.78, 0.42, 1.2, 0.12, 0.34  # inches around and between the pictures
+INK, FAINT = "#1c1c28", "#6b6b78"
+OPACITY = 0.6
+
+
+class Finding(NamedTuple):
+    """A label with its score and its heat map."""
+
+    label: str
+    score: float
+    positive: bool
+    """Whether the score is at or above the label's threshold."""
+    heat_map: Tensor
+    """(h, w), at any resolution."""
+
+
+class Panels:
+    """A folder of panels, laid out as the images are below their common folder.
+
+    Args:
+        model: A causal model.
+        labels: The names of its outputs.
+        folder: Where the panels go; it is made.
+        images: All images that may be drawn.
+        findings: Labels to draw. Without any, all at their threshold and the highest others, three at least.
+        attention: Draw `attention_maps`, not `evidence_maps`.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        OSError: The folder cannot be made.
+        ValueError: The model has no heat maps, or there is no such finding.
+    """
+
+    def __init__(
+        self, model: Any, labels: list[str], folder: Path, images: list[Path], findings: Sequence[str], attention: bool
+    ) -> None:
+        if not isinstance(model, CausalCXR):
+            raise ValueError("a plain model of timm has no heat maps; leave --heatmap out")
+        if unknown := [name for name in findings if name not in labels]:
+            raise ValueError(f"no finding {', '.join(unknown)}; the model has {', '.join(labels)}")
+        _figure()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model, self.labels, self.folder = model, labels, folder
+        self.findings, self.attention = list(dict.fromkeys(findings)), attention
+        self.shared = os.path.commonpath([path.absolute().parent for path in images])
+
+    def draw(self, path: Path, scores: dict[str, float], positives: Sequence[str]) -> None:
+        """Draw the panel of one image.
+
+        Raises:
+            OSError: The panel cannot be written.
+        """
+        order = sorted(scores, key=lambda label: (label not in positives, -scores[label]))
+        shown = self.findings or order[: max(NUM_SHOWN, len(positives))]
+        images, indices = self.model.preprocess(path), [self.labels.index(label) for label in shown]
+        if self.attention:
+            maps = attention_maps(self.model, images)[0, indices].cpu()
+        else:
+            maps = evidence_maps(self.model, images, indices)[0].cpu()
+        findings = [
+            Finding(label, scores[label], label in positives, heat_map)
+            for label, heat_map in zip(shown, maps, strict=True)
+        ]
+        panel = self.folder / path.absolute().relative_to(self.shared)
+        panel.parent.mkdir(parents=True, exist_ok=True)
+        note, unit = ATTENTION if self.attention else EVIDENCE
+        target = panel.with_name(panel.name + PANEL_SUFFIX)
+        save_panel(target, read_image(path), findings, path.name, f"{note} {NOTE}", unit)
+
+
+def save_panel(path: Path, image: Tensor, findings: list[Finding], title: str, note: str, unit: str) -> None:
+    """Draw the radiograph beside the overlays of the findings, and save the picture as PNG.
+
+    Args:
+        path: File to write; it appears when it is complete.
+        image: (1, H, W) radiograph with values in [0, 1], before normalisation.
+        findings: What to show, in this order.
+        title: Written above.
+        note: Written below.
+        unit: Of the maps, written at the bar.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    scale = SIDE / max(image.shape[1:])
+    height, width = (max(1, round(side * scale)) for side in image.shape[1:])
+    figure = _draw(resize_image(image, (height, width)), findings, title, note, unit)
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png", dpi=DPI)
+    partial.replace(path)
+
+
+def overlays(grey: Tensor, findings: list[Finding]) -> tuple[list[npt.NDArray[np.uint8]], float]:
+    """Return the overlays of all findings on one scale, and the value of its end."""
+    highest = max((float(finding.heat_map.max()) for finding in findings), default=0.0)
+    highest = highest if highest > 0 else 1.0  # nothing to show
+    return [overlay(grey, finding.heat_map, alpha=OPACITY, vmax=highest) for finding in findings], highest
+
+
+def colour_bar() -> npt.NDArray[np.uint8]:
+    """Return every colour that an overlay can have, (256, 256, 3): by value from 0 up, by the film from black to white.
+
+    A value alone has no one colour, since the film shines through.
+    """
+    ramp = np.linspace(0, 1, 256)
+    return overlay(np.tile(ramp, (256, 1)), np.tile(ramp[:, None], (1, 256)), alpha=OPACITY, vmax=1.0)
+
+
+def _draw(grey: Tensor, findings: list[Finding], title: str, note: str, unit: str) -> Any:
+    height, width = (pixels / DPI for pixels in grey.shape[1:])
+    pictures, highest = overlays(grey, findings)
+    columns = min(COLUMNS, 1 + len(findings))
+    rows = -(-(1 + len(findings)) // columns)
+    full_width = LEFT + columns * (width + GAP) + RIGHT
+    full_height = TOP + rows * height + (rows - 1) * TITLE + BELOW
+    figure = _figure()(figsize=(full_width, full_height), facecolor="white")
+
+    def add_axes(left: float, bottom: float, width: float, height: float) -> Any:
+        return figure.add_axes((left / full_width, bottom / full_height, width / full_width, height / full_height))
+
+    for number, picture in enumerate([np.repeat(grey.numpy().transpose(1, 2, 0), 3, axis=2), *pictures]):
+        row, column = divmod(number, columns)
+        bottom = BELOW + (rows - 1 - row) * (height + TITLE)
+        axes = add_axes(LEFT + column * (width + GAP), bottom, width, height)
+        axes.imshow(picture)
+        axes.set_axis_off()
+        if not number:
+            axes.set_title("Radiograph", loc="left", fontsize=11, color=FAINT)
+            continue
+        label, score, positive, _ = findings[number - 1]
+        mark = " *" if positive else ""
+        axes.set_title(label.replace("_", " "), loc="left", fontsize=11, color=INK)
+        axes.set_title(f"{score:.2f}{mark}", loc="right", fontsize=11, fontweight="bold", color=INK)
+    bar = add_axes(LEFT + columns * (width + GAP) + GAP, full_height - TOP - height, 0.3, height)
+    bar.imshow(colour_bar(), origin="lower", aspect="auto")
+    bar.yaxis.tick_right()
+    bar.set_yticks([0, 255], ["0", f"{highest:.2g}"], fontsize=9, color=FAINT)
+    bar.yaxis.set_label_position("right")
+    bar.set_ylabel(unit, fontsize=9, color=FAINT, labelpad=-12)
+    bar.set_xticks([])
+    bar.set_title("film: dark to bright", fontsize=6.5, color=FAINT, loc="left")
+    bar.tick_params(length=0)
+    bar.set_frame_on(False)
+    edge = LEFT / full_width
+    figure.text(edge, 1 - 0.14 / full_height, title, fontsize=13, fontweight="bold", color=INK, va="top")
+    figure.text(edge, 0.13 / full_height, note, fontsize=8.5, color=FAINT)
+    return figure
+
+
+def _figure() -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("heat maps need matplotlib: pip install matplotlib") from error
+    return Figure
