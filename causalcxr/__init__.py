@@ -11,7 +11,7 @@ from causalcxr.models import CausalCXR, CausalHead, create_model, is_model, list
 from causalcxr.objectives import AgreementObjective, BorrowRegions, CausalObjective, ClassificationObjective
 from causalcxr.outputs import CausalOutput
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AgreementObjective",

@@ -22,13 +22,12 @@ UNCHANGED, MORE_LIKELY_THAN_NOT = 1.0, 0.5
 class Calibration:
     """What turns logits z into probabilities, sigmoid(z / T), and these into findings.
 
-    The temperature T says how sure the classifier may be: above 1 its scores were too extreme, below 1 too cautious
-    (Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017). It changes neither the order of the images nor
-    that of the labels, so that AUROC stays as it is. It can mend nothing else: labels that are found too often and
-    others that are found too rarely stay so.
+    The temperature T is above 1 where scores are too extreme, and below 1 where they are too cautious (Guo et al., *On
+    Calibration of Modern Neural Networks*, ICML 2017). AUROC stays as it is. A label that is found too often, beside
+    others that are found too rarely, stays so.
 
-    Probabilities and thresholds hold for images like those of the fit, with findings as frequent as there, and for the
-    weights that made the scores: after more training, fit again.
+    Probabilities and thresholds hold for images like those of the fit, with findings as frequent as there. They hold
+    for the weights that made the scores: after more training, fit again.
 
     `model.calibration` is the one that came with the weights. It is None where they came without; then
     `model(x).sigmoid()` gives probabilities that are not calibrated. `save_pretrained(..., calibration=)` stores one.

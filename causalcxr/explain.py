@@ -140,8 +140,8 @@ def overlay(
 ) -> npt.NDArray[np.uint8]:
     """Lay a heat map over a radiograph.
 
-    The heat map is resized to the image and scaled to v = heatmap / vmax, cut off to [0, 1]: what is zero or negative,
-    such as evidence against a finding, leaves the radiograph as it is. The opacity grows with the value, pixel =
+    The heat map is resized to the image and scaled to v = heatmap / vmax, cut off to [0, 1]. What is zero or negative,
+    such as evidence against a finding, leaves the radiograph as it is. The opacity grows with the value: pixel =
     (1 - alpha v) grey + alpha v colour(v). Overlays with the same `vmax` can be compared.
 
     Args:

@@ -17,9 +17,8 @@ class CausalOutput(NamedTuple):
         logits: (B, K) causal prediction z_x = Phi_x(h_x), the one that `forward` returns.
         confounder_logits: (B, K) confounder prediction z_c = Phi_c(h_c), trained towards a uniform answer.
         intervened: (B, S, K) predictions Phi(h_x + h_c') with borrowed confounders h_c' (Eq. 6). Column s belongs to
-            the given confounder s. Where none were given, each image borrows from the other images of the batch and
-            never from itself: S is B - 1, and column s of row i belongs to image (i + 1 + s) mod B. A batch of one has
-            nobody to borrow from, S = 0.
+            the given confounder s. Where none were given, each image borrows from the other images of the batch. S is
+            then B - 1, and column s of row i belongs to image (i + 1 + s) mod B. For a batch of one, S = 0.
         causal: (B, K, D) causal features h_x.
         confounder: (B, K, D) confounder features h_c.
         attention: (B, K, H, W) softmax attention of the last decoder layer, averaged over heads, or `None` where it was

@@ -38,9 +38,9 @@ def subsample(
     experiment have as many images, positives and negatives. Within a cell
 
     - images are spread over the patients: each gives one image before any gives a second;
-    - with `age`, every cell has the same share of each band of ten years, that of the overlap (in each band as many as
-      the scarcest cell has), so that age tells neither target nor confounder. The default number is then twice that of
-      the overlap;
+    - with `age`, every cell has the same share of each band of ten years, so that age tells neither target nor
+      confounder. The shares are those of the overlap: in each band as many as the scarcest cell has. The default number
+      is then twice that of the overlap;
     - the rest is drawn, in an order that depends on the seed alone: settings of one seed share what images they can.
 
     The number of patients follows from this, and differs somewhat between settings. Split the patients into those for

@@ -24,8 +24,9 @@ class ACmix(nn.Module):
 
     As :math:`q_i \cdot p_i` is the same for every j, softmax drops it: p is subtracted from k once. The windows are not
     unfolded, which would take `attn_kernel_size ** 2` times the memory of the map.
+
     In the convolution path `fc` maps the 3 * heads maps of q, k and v to `kernel_size ** 2` maps for each channel of a
-    head, and the grouped convolution `dep_conv`, initialised to shifts, sums them. The output is
+    head. The grouped convolution `dep_conv`, initialised to shifts, sums them. The output is
     rate1 * attention + rate2 * convolution, in the memory format of the input.
 
     Parameters keep their published names (`conv1 conv2 conv3 conv_p fc dep_conv rate1 rate2`) and shapes. Unlike the

@@ -125,9 +125,10 @@ def asymmetric_loss(
 def uniform_kl_loss(logits: Tensor, *, uniform: str = "categorical", reduction: str = "mean") -> Tensor:
     r"""Divergence of the confounder prediction from a uniform one (arXiv 2305.12072, Eq. 5), to be minimised.
 
-    The minus sign in print is a misprint: it would push the prediction *away* from uniform.
-    `"categorical"`, the paper's form, takes a softmax over the K labels. `"bernoulli"` compares each label with 0.5 and
-    averages over labels, which suits labels that do not exclude each other, and a single label:
+    The minus sign in print would push the prediction *away* from uniform.
+
+    The form `"categorical"`, the paper's, takes a softmax over the K labels. The form `"bernoulli"` compares each
+    label with 0.5 and averages over labels. It suits labels that do not exclude each other, and a single label:
 
     .. math:: -\log K - \frac 1 K \sum_k \log \mathrm{softmax}(z)_k \qquad\text{or}\qquad
        \frac 1 K \sum_k \left[-\log 2 - \tfrac 1 2 \log \sigma(z_k) - \tfrac 1 2 \log \sigma(-z_k)\right]
@@ -184,7 +185,7 @@ def backdoor_loss(
     Args:
         intervened: (B, S, K) logits of every image with every confounder, as from `BackdoorIntervention`.
         targets: (B, K) labels of the *images*, in [0, 1]; NaN where unknown.
-        prior: (S,) probability P(c) of each confounder, adding up to 1, or (B, S), those of each image: where the
+        prior: (S,) probability P(c) of each confounder, adding up to 1, or (B, S), those of each image. Where the
             confounder of an image is known, 1 for it and 0 for the others fits P(Y | X, c). Default: all the same.
         criterion: Loss of each element, as in `classification_loss`.
         weight: (B, K) weight of each label, as from `backdoor_weights`.

@@ -16,16 +16,16 @@ def backdoor_weights(targets: Tensor, strata: Tensor, *, smoothing: float = 0.0)
 
     .. math:: w_{ik} = \frac{P(y_k) P(c)}{P(y_k, c)} \quad\text{at}\quad y_k = y_{ik}, \; c = c_i
 
-    A loss weighted so is, for each label, an unbiased estimate of the loss under P(y_k) P(c), where the confounder
-    tells nothing of the label (Pearl, *Causality*, 2009, section 3.3; inverse probability weighting). Probabilities are
-    frequencies in `targets`: give the whole training set, once, not a batch.
+    A loss with these weights estimates, without bias, the loss under P(y_k) P(c). There the confounder tells nothing of
+    the label (Pearl, *Causality*, 2009, section 3.3; inverse probability weighting). Probabilities are frequencies in
+    `targets`: give the whole training set, once, not a batch.
 
-    With one label, images may be drawn by these weights (`torch.utils.data.WeightedRandomSampler`) instead, which
-    has the same mean. Neither trains better in every case: see "Confounding" in the documentation.
+    With one label you may draw images by these weights instead (`torch.utils.data.WeightedRandomSampler`). The mean is
+    the same. Neither trains better in every case: see "Confounding" in the documentation.
 
-    Where a combination of label and stratum is rare, its few images get large weights, and the loss becomes noisy:
-    `smoothing` bounds them, at the price of some association that remains. Where a combination never occurs, no weight
-    can stand in for it, and a warning says so.
+    The few images of a rare combination of label and stratum get large weights, and the loss becomes noisy. `smoothing`
+    bounds them, and some association remains. A combination that never occurs gets a warning, since no weight can
+    stand in for it.
 
     Args:
         targets: (N, K) labels, 0 or 1; NaN where unknown (weight 0).

@@ -16,10 +16,12 @@ __all__ = ["CausalHead"]
 class CausalHead(nn.Module):
     """Causal classifier on top of a feature map (arXiv 2305.12072, Fig. 3 without its backbone).
 
-    `FeatureLearning` augments the map, `CausalDecoder` splits it into one causal and one confounding feature a label,
-    two networks refine them, h_x = MLP_causal(Q) and h_c = MLP_confounding(Qc) (Eq. 3, where the print has Q in both
-    lines), and three classifiers predict: Phi_x from h_x, Phi_c from h_c, Phi from h_x + h_c' (Eq. 6). Each network has
-    a skip connection, MLP(Q) = Q + W_2 gelu(W_1 Q), which the paper leaves open and without which training was slower.
+    1. `FeatureLearning` augments the map.
+    2. `CausalDecoder` attends to it with one query for each label. Q is what a query attends to, Qc all the rest. Qc is
+       nearly the same for all labels.
+    3. Two networks refine both: h_x = MLP_causal(Q), h_c = MLP_confounding(Qc) (Eq. 3, where the print has Q twice).
+       Each has a skip connection, MLP(Q) = Q + W_2 gelu(W_1 Q), which the paper leaves open.
+    4. Three classifiers predict: Phi_x from h_x, Phi_c from h_c, and Phi from h_x + h_c' (Eq. 6).
 
     Args:
         in_chs: Channels C of the feature map.

@@ -12,38 +12,37 @@ __all__ = ["AgreementObjective"]
 
 
 class AgreementObjective(nn.Module):
-    r"""Classification of two views of each image, the second without the regions on which the first's answer hangs.
+    r"""A training objective against confounders that nobody recorded: no small region of an image may decide.
 
-    A marker that goes with a label is a small region that decides alone, wherever it lies; most findings are seen in
-    more than one place. So each image is classified as it is, and again with boxes borrowed from another image
-    pi(i) of the batch. A box covers, of places drawn at random, the one at which the other image would change the
-    answer most, to first order:
+    A marker is a small region that decides alone. Most findings are seen in more than one place. So each image is
+    classified twice: as it is, and with a few boxes borrowed from another image pi(i) of the batch. Each box lies where
+    it would change the answer most, to first order, among places drawn at random:
 
     .. math:: \Big| \sum_{p \in \text{box}} \nabla_p z_i \cdot (x_{\pi(i)} - x_i)_p \Big|
 
-    Both views keep their label, and both have to be given the same logits:
+    Both views keep the label, and should get the same logits:
 
     .. math:: L = \tfrac{1}{2} \ell(z, y) + \tfrac{1}{2} \ell(\tilde z, y) + \lambda \, \overline{(z - \tilde z)^2}
 
-    This is not in arXiv 2305.12072; it carries on `BorrowRegions`, whose boxes lie at random and which asks for no
-    agreement.
+    You do not need to know the confounder. It must cover a small region, and the finding must be visible elsewhere. If
+    the finding is subtle, the model keeps relying on the marker. This is not in arXiv 2305.12072.
 
-    Nobody has to name the confounder, but it has to be small, and the finding easy to see: where that is hard to tell,
-    the marker remains the better answer. With several labels the boxes of an image follow one of them, drawn at random.
-    A step has two forward and three backward passes, the latter through frozen layers too. Batch statistics are those
-    of either view. In evaluation mode, without gradients and for a batch of one, there is the first view alone. The
-    agreement counts all labels, unknown ones and those of weight 0 too. Like `CausalObjective` it is what to wrap in
-    `DistributedDataParallel`. Of a causal model it trains the causal branch alone, which makes the logits. The
-    parameters of the confounding branch and of the intervention are frozen (`requires_grad=False`). Neither
-    `torch.compile(fullgraph=True)` nor reentrant activation checkpointing goes with the gradient inside `forward`.
+    - A step has two forward and three backward passes.
+    - With several labels, the boxes of an image follow one label, drawn at random.
+    - The agreement counts all labels, also unknown ones and those of weight 0.
+    - There is only the first view in evaluation mode, without gradients, and for a batch of one.
+    - A causal model trains its causal branch alone, which makes the logits. The confounding branch and the intervention
+      are frozen (`requires_grad=False`).
+    - Wrap this module in `DistributedDataParallel`. `torch.compile(fullgraph=True)` and reentrant checkpointing do not
+      work, since `forward` takes a gradient.
 
     Args:
         model: A classifier from images to logits (B, K), differentiable in the images.
         strength: Factor lambda of the agreement, 0 or more.
         num_boxes: Boxes in the second view.
-        size: Range of the boxes' sides, in parts of the image's. They should be larger than what is to be ignored, and
-            smaller than what is to be found.
-        num_places: Places from which each box is chosen; 1 is a box at random.
+        size: Range of the boxes' sides, in parts of the image's. Boxes should be larger than the marker and smaller
+            than the finding.
+        num_places: Places from which each box is chosen. 1 is a box at random.
 
     Shape:
         - images: (B, C, H, W)

@@ -17,33 +17,32 @@ __all__ = ["BorrowRegions"]
 class BorrowRegions(nn.Module):
     r"""Keep a region of each image, take the rest from another image of the batch, and leave the label alone.
 
-    The idea of Nie et al. (arXiv 2305.12072), "borrow from others", on pixels instead of features. With a mask m_i in
-    [0, 1] that does not depend on the label, and another image pi(i) of the batch,
+    This is "borrow from others" of Nie et al. (arXiv 2305.12072), on pixels instead of features. A mask m_i in [0, 1]
+    says what is kept. It does not depend on the label. With another image pi(i) of the batch,
 
     .. math:: \tilde x_i = m_i \, x_i + (1 - m_i) \, x_{\pi(i)}, \qquad \tilde y_i = y_i.
 
-    What lies outside the kept region is then independent of the label: do(C), with nobody naming the confounder. In
-    contrast to CutMix (Yun et al., ICCV 2019) labels are not mixed, and in contrast to Cutout and random erasing what
-    fills the gap looks like a radiograph. It costs what evidence the borrowed regions held, more so for small findings.
+    What lies outside the kept region is then independent of the label. Labels are not mixed, unlike in CutMix (Yun et
+    al., ICCV 2019). The gap is filled with a real film, unlike in Cutout. The price is the
+    evidence that the borrowed regions held.
 
     Three kinds of region are kept:
 
-    - `"boxes"`: all but a few boxes at random places. Knows nothing of radiographs. Options `num_boxes=2`, and
-      `size=(0.14, 0.36)`, the range of the boxes' sides in parts of the image's.
-    - `"thorax"`: a soft ellipse around the middle, random in size and place, for marks that lie at the border. Options
-      `size=(0.6, 0.95)`, the range of its axes in parts of the image's sides, `shift=0.05`, how far its centre may lie
-      off, and `softness=0.1`, the width of its border.
-    - `"attention"`: where a given map is highest. With the model's own, such as `attention` of `CausalOutput` averaged
-      over labels, marks are kept, since they predict, and a model is misled more; with that map negated and `keep=0.9`
-      what the model looks at is borrowed, and it is misled less. Option `keep=0.5`, the part of the image that is kept.
+    - `"boxes"`: all but a few boxes at random places. Options: `num_boxes=2`, and `size=(0.14, 0.36)`, the range of the
+      boxes' sides in parts of the image's.
+    - `"thorax"`: a soft ellipse around the middle, for marks that lie at the border. Its size and place are random.
+      Options: `size=(0.6, 0.95)`, the range of its axes in parts of the image's sides, `shift=0.05`, how far its centre
+      may lie off, and `softness=0.1`, the width of its border.
+    - `"attention"`: where a given map is highest. Option: `keep=0.5`, the part of the image that is kept. A map of the
+      model's own attention keeps the marks, and the model is misled more. The same map negated, with `keep=0.9`,
+      borrows what the model looks at, and it is misled less.
 
-    Every image lends to exactly one other. A module like dropout: active in training mode, and the identity after
-    `eval()`.
+    Every image lends to exactly one other. The module is active in training mode, and the identity after `eval()`.
 
     Args:
         region: `"boxes"`, `"thorax"` or `"attention"`.
-        probability: Part of the images that borrow. In the others a mark outside the region still tells of the label:
-            where the finding is hard to see, these few are enough to rely on it, so take 1 there.
+        probability: Part of the images that borrow. The others still show their marks. Where the finding is hard to
+            see, these few are enough for a model to rely on them, so take 1 there.
         **options: Options of the region, as above.
 
     Shape:
