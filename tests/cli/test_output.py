@@ -36,6 +36,7 @@ def test_a_run_that_was_killed_goes_on(run, images, tmp_path, monkeypatch, suffi
     assert file.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_whole_rows(folder, images, tmp_path):
     for number in range(40):
         (tmp_path / f"{number:02}.png").symlink_to(images / "a.png")
