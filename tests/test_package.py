@@ -11,8 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Public names of the design; other people's code depends on them.
 PUBLIC = {
     "causalcxr": "AgreementObjective BorrowRegions Calibration CausalCXR CausalHead CausalObjective CausalOutput "
-    "create_model is_model "
-    "list_models list_pretrained push_to_hub save_pretrained",
+    "Prediction create_model is_model list_models list_pretrained predict push_to_hub save_pretrained",
     "causalcxr.layers": "ACmix BackdoorIntervention CausalDecoder ConfounderBank DisentangledCrossAttention "
     "FeatureLearning GroupLinear",
     "causalcxr.losses": "AsymmetricLoss CausalLoss asymmetric_loss backdoor_loss backdoor_weights classification_loss "

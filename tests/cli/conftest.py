@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import causalcxr
-from causalcxr import cli
+import causalcxr_cli
 from causalcxr.data import NIH_LABELS, SyntheticCXR
 
 
@@ -48,7 +48,7 @@ def run(folder, capsys):
 
     def command(*arguments: object) -> tuple[int, str, str]:
         given = [str(argument) for argument in arguments]
-        code = cli.main(
+        code = causalcxr_cli.main(
             [*given, f"--model={folder}"] if given[0] == "predict" and "--model" not in " ".join(given) else given
         )
         return (code, *capsys.readouterr())

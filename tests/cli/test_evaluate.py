@@ -46,12 +46,13 @@ def test_evaluate_is_auroc_with_intervals_over_patients(run, tables):
             row = rows[group, label]
             assert int(row["images"]) == np.count_nonzero(~np.isnan(targets[chosen, k]))
             assert int(row["positives"]) == np.nansum(targets[chosen, k])
+            assert int(row["patients"]) == len(np.unique(patients[chosen][targets[chosen, k] == 1]))
             assert float(row["auroc"]) == expected.per_label.value[k]
             # Percentiles of resamples, for which the order of the patients differs.
             assert float(row["low"]) == pytest.approx(expected.per_label.low[k], abs=0.03)
             assert float(row["high"]) == pytest.approx(expected.per_label.high[k], abs=0.03)
-        assert float(rows[group, "mean"]["auroc"]) == pytest.approx(expected.mean.value)
-        assert rows[group, "mean"]["positives"] == ""
+        assert float(rows[group, "mean of 2"]["auroc"]) == pytest.approx(expected.mean.value)
+        assert rows[group, "mean of 2"]["positives"] == ""
 
 
 def test_evaluate_says_that_intervals_over_images_are_too_narrow(run, tables):
@@ -66,19 +67,16 @@ def test_evaluate_says_that_intervals_over_images_are_too_narrow(run, tables):
 
 def test_evaluate_prints_a_table_and_strict_json(run, tables, tmp_path):
     text = tables[1].read_text().replace("p0,AP", "p0,XX")
-    (tmp_path / "one.csv").write_text(text)  # of XX there is one patient, who has no interval
+    (tmp_path / "one.csv").write_text(text)
     arguments = ["evaluate", tables[0], tmp_path / "one.csv", "--patients=patient", "--group=view"]
     code, out, err = run(*arguments)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "warning: view = XX has one patient, so no interval: left out\n")
     lines = out.splitlines()
-    assert lines[:2] == ["all images", "  label   images  positives  AUROC  95 % interval"]
+    assert lines[0] == "all images"
     assert lines[2].split()[:3] == ["Mass", "60", str(int(tables[3][:, 0].sum()))]
-    assert float(lines[2].split()[3]) == pytest.approx(auroc(tables[2][:, 0], tables[3][:, 0])[0], abs=6e-4)
-    at = lines.index("view = XX")
-    assert lines[at + 2].split()[-1] == "-"
+    assert float(lines[2].split()[4]) == pytest.approx(auroc(tables[2][:, 0], tables[3][:, 0])[0], abs=6e-4)
     read = json.loads(run(*arguments, "--format=json")[1], parse_constant=lambda constant: pytest.fail(constant))
-    assert read[0]["label"] == "Mass"
-    assert [row["auroc"] for row in read if row["group"] == "view = XX"] == [None] * 3
+    assert (read[0]["label"], read[0]["incomplete"]) == ("Mass", 0)
 
 
 def test_evaluate_reads_the_table_of_the_nih_release(run, tables, tmp_path):
@@ -97,7 +95,7 @@ def test_evaluate_leaves_out_labels_that_are_not_in_the_table(run, tables):
     tables[1].write_text(tables[1].read_text().replace("Hernia", "Nodule", 1))
     code, out, err = run("evaluate", *tables[:2], "--patients=patient", "--format=csv")
     assert (code, err) == (0, f"warning: {tables[1]} has no column for Hernia: left out\n")
-    assert [label for _, label in _rows(out)] == ["Mass", "mean"]
+    assert [label for _, label in _rows(out)] == ["Mass", "mean of 1"]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +114,7 @@ def test_evaluate_leaves_out_labels_that_are_not_in_the_table(run, tables):
             r"scores\.csv has several rows for '8\.png' \(images are matched by file name\)",
         ),
         (0, "here/7.png", "here/x.png", r"1 images of .*scores\.csv are not in .*labels\.csv: x\.png"),
-        (0, "here/7.png,", "here/7.png,nan", r"the score of 'Mass' for 'here/7\.png' is 'nan"),
+        (0, "here/7.png,", "here/7.png,nan", r"7\.png has the score 'nan"),
         (0, "here/7.png,", "here/7.png,1,", r"scores\.csv, line 9: not 3 cells as in the header"),
         (
             1,
@@ -124,7 +122,7 @@ def test_evaluate_leaves_out_labels_that_are_not_in_the_table(run, tables):
             "a,image,b",
             r"labels\.csv has none of the labels Mass, Hernia; its columns: a, image",
         ),
-        (1, "there/7.png,", "there/7.png,2", r"label 'Mass' of 'there/7\.png' is '2[01]', expected 0, 1 or empty"),
+        (1, "there/7.png,", "there/7.png,2", r"7\.png has the label '2[01]' of 'Mass', expected 0, 1 or empty"),
         (1, "p2,AP", ",AP", "3 images have no 'patient'"),
         (
             1,

@@ -1,39 +1,76 @@
-"""`causalcxr predict --heatmap`."""
+"""`causalcxr predict --heatmap`: which findings are drawn, and on which scale."""
 
 import sys
 
+import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 import causalcxr
-from causalcxr.cli import scoring
+from causalcxr import panel
 from causalcxr.data import NIH_LABELS
+from causalcxr.explain import attention_maps, evidence_maps
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What is drawn, in place of drawing."""
+    found = []
+    monkeypatch.setattr(panel, "save_panel", lambda path, image, findings, *texts: found.append((path, findings)))
+    return found
 
 
 def test_heat_maps_are_laid_out_as_the_images(run, images, tmp_path):
     code, _, err = run("predict", images / "a.png", images / "more", "--heatmap", tmp_path / "maps")
     assert (code, err) == (0, "")
-    drawn = sorted(path.relative_to(tmp_path / "maps") for path in (tmp_path / "maps").rglob("*.png"))
-    assert [str(path) for path in drawn] == [f"{name}.heatmap.png" for name in ("a.png", "more/b.png")]
-    with Image.open(tmp_path / "maps" / "a.png.heatmap.png") as panel:
-        assert panel.width > 4 * 600  # four pictures, 600 by 720
-        assert 720 < panel.height < 1000
+    files = sorted(path.relative_to(tmp_path / "maps") for path in (tmp_path / "maps").rglob("*.png"))
+    assert [str(path) for path in files] == [f"{name}.heatmap.png" for name in ("a.png", "more/b.png")]
+    with Image.open(tmp_path / "maps" / "a.png.heatmap.png") as picture:
+        assert picture.width > 4 * 600  # four pictures, 600 by 720
+        assert 720 < picture.height < 1000
 
 
-def test_a_panel_shows_the_highest_scores_with_their_maps(images, folder, tmp_path, monkeypatch):
-    shown = []
-    monkeypatch.setattr(scoring, "save_panel", lambda *given: shown.append(given))
+def test_every_finding_at_its_threshold_is_drawn_and_marked(run, images, calibrated, tmp_path, drawn):
+    assert run("predict", images / "a.png", "--model", calibrated, "--heatmap", tmp_path)[0] == 0
+    [(path, findings)] = drawn
+    assert path == tmp_path / "a.png.heatmap.png"
+    assert sorted(finding.label for finding in findings) == sorted(NIH_LABELS[::2])
+    assert all(finding.positive for finding in findings)
+    scores = [finding.score for finding in findings]
+    assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(("option", "maps_of"), [([], evidence_maps), (["--attention"], attention_maps)])
+def test_findings_are_chosen_by_name_with_their_maps(run, images, folder, tmp_path, drawn, option, maps_of):
+    arguments = ["--heatmap", tmp_path, "--finding", "Hernia", "--finding", "Mass", *option]
+    assert run("predict", images / "a.png", *arguments)[0] == 0
+    [(_, findings)] = drawn
+    assert [(finding.label, finding.positive) for finding in findings] == [("Hernia", False), ("Mass", False)]
     model = causalcxr.create_model(folder).eval()
-    [prediction] = scoring.score_images(model, list(NIH_LABELS), [images / "a.png"], tmp_path, [])
-    [(path, image, findings, title, note)] = shown
-    assert (path, title) == (tmp_path / "a.png.heatmap.png", "a.png")
-    assert "not for clinical use" in note
-    assert image.shape == (1, 120, 100)
-    assert [finding.score for finding in findings] == sorted(prediction.scores.values(), reverse=True)[:3]
-    maps = causalcxr.explain.evidence_maps(model, model.preprocess(images / "a.png"))[0]
+    maps = maps_of(model, model.preprocess(images / "a.png"))[0]
     for finding in findings:
-        assert prediction.scores[finding.label] == finding.score
-        assert torch.equal(finding.heat_map, maps[NIH_LABELS.index(finding.label)])
+        torch.testing.assert_close(finding.heat_map, maps[NIH_LABELS.index(finding.label)])
+
+
+def test_without_thresholds_the_three_highest_are_drawn(run, images, tmp_path, drawn):
+    assert run("predict", images / "a.png", "--heatmap", tmp_path)[0] == 0
+    assert len(drawn[0][1]) == 3
+
+
+def test_all_maps_have_one_scale_and_the_colours_of_the_bar():
+    generator = torch.Generator().manual_seed(0)
+    grey = torch.randint(0, 256, (1, 40, 30), generator=generator) / 255
+    strong, weak = (top * torch.rand(40, 30, generator=generator) for top in (2.0, 0.5))
+    findings = [panel.Finding("a", 0.9, True, strong), panel.Finding("b", 0.1, False, weak)]
+    pictures, highest = panel.overlays(grey, findings)
+    assert highest == strong.max()
+    bar, columns = panel.colour_bar().astype(int), (255 * grey[0]).round().long()
+    for picture, finding in zip(pictures, findings, strict=True):
+        rows = (255 * finding.heat_map / highest).round().long()
+        np.testing.assert_allclose(picture, bar[rows, columns], atol=2)  # values lie between two rows
+    [unchanged], _ = panel.overlays(grey, [panel.Finding("c", 0.1, False, -strong)])
+    assert np.ptp(unchanged, axis=-1).max() == 0
 
 
 def test_scores_survive_a_heat_map_that_cannot_be_written(run, images, tmp_path):
@@ -41,18 +78,18 @@ def test_scores_survive_a_heat_map_that_cannot_be_written(run, images, tmp_path)
     code, out, err = run("predict", images / "a.png", "--heatmap", tmp_path, "--format", "csv")
     assert code == 1
     assert len(out.splitlines()) == 2
-    assert "error: " in err
     assert "a.png.heatmap.png" in err
 
 
-def test_heat_maps_without_matplotlib_name_the_extra(run, images, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+def test_what_cannot_be_drawn_ends_before_the_work(run, images, tmp_path, monkeypatch):
+    for arguments, message in [
+        (["--heatmap", images / "a.png"], str(images / "a.png")),
+        (["--heatmap", tmp_path, "--finding", "Massa"], "no finding Massa; the model has Atelectasis"),
+        (["--finding", "Mass"], "give --heatmap DIR"),
+    ]:
+        code, out, err = run("predict", images, *arguments)
+        assert (code, out) == (2, "")
+        assert message in err
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, out, err = run("predict", images, "--heatmap", tmp_path)
-    assert (code, out) == (2, "")
-    assert err == "error: heat maps need matplotlib: pip install matplotlib\n"
-
-
-def test_a_folder_of_heat_maps_that_cannot_be_made_ends_before_the_work(run, images):
-    code, out, err = run("predict", images, "--heatmap", images / "a.png")
-    assert (code, out) == (2, "")
-    assert str(images / "a.png") in err
+    assert (code, out, err) == (2, "", "error: heat maps need matplotlib: pip install matplotlib\n")

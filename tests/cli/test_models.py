@@ -6,6 +6,7 @@ import pytest
 import timm
 
 import causalcxr
+import causalcxr_cli
 from causalcxr import cli
 
 
@@ -37,11 +38,11 @@ def test_a_plain_model_of_timm_has_scores_and_no_heat_maps(run, images, tmp_path
     model = timm.create_model("test_resnet", num_classes=2, in_chans=1).eval()
     calibration = causalcxr.Calibration(2.0, [0.0, 1.0])
     causalcxr.save_pretrained(model, tmp_path, label_names=["Mass", "Nodule"], calibration=calibration)
-    code, out, _ = run("predict", images / "a.png", "--model", tmp_path, "--format=json")
+    code, out, _ = run("predict", images / "a.png", "--model", tmp_path, "--format=jsonl")
     x = causalcxr.data.preprocess(images / "a.png", causalcxr.create_model(tmp_path).pretrained_cfg)
     expected = calibration.probabilities(model(x).detach())[0].tolist()
-    assert (code, json.loads(out)[0]["positives"]) == (0, ["Mass"])
-    assert list(json.loads(out)[0]["scores"].values()) == pytest.approx(expected)
+    assert (code, json.loads(out)["positives"]) == (0, ["Mass"])
+    assert list(json.loads(out)["scores"].values()) == pytest.approx(expected)
     code, out, err = run("predict", images, "--model", tmp_path, "--heatmap", tmp_path / "maps")
     assert (code, out) == (2, "")
     assert "has no heat maps" in err
@@ -51,7 +52,10 @@ def test_labels_without_names_are_numbered_and_no_labels_are_an_error(run, image
     models = iter(causalcxr.create_model("causal_test_resnet", num_classes=number) for number in (3, 0))
     monkeypatch.setattr(cli, "create_model", lambda *args, **kwargs: next(models))
     code, out, _ = run("predict", images / "a.png", "--model=three", "--format=csv")
-    assert (code, out.splitlines()[0]) == (0, "path,label_0,label_1,label_2")
+    assert (code, out.splitlines()[0]) == (
+        0,
+        "path,model,label_0,label_1,label_2,positives,label_0 threshold,label_1 threshold,label_2 threshold",
+    )
     assert run("predict", images, "--model=none") == (2, "", "error: the model none has no labels\n")
 
 
@@ -70,4 +74,4 @@ def test_models_are_listed_with_their_weights(run, monkeypatch):
 
 
 def test_the_default_model_exists():
-    assert cli.DEFAULT_MODEL in causalcxr.list_models()
+    assert causalcxr_cli.DEFAULT_MODEL in causalcxr.list_models()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import causalcxr
-from causalcxr.cli import scoring
+from causalcxr import cli
 from causalcxr.data import NIH_LABELS
 
 CLINICAL = "Research software, not a medical device, not for clinical use."
@@ -25,20 +25,21 @@ def expected_scores(folder: Path, path: Path) -> list[float]:
 
 def test_csv_has_the_probabilities_of_the_causal_branch(run, folder, images):
     code, out, err = run("predict", images, "--format", "csv")
-    rows = list(csv.reader(io.StringIO(out)))
+    rows = list(csv.DictReader(io.StringIO(out)))
     assert (code, err) == (0, "")
-    assert rows[0] == ["path", *NIH_LABELS]
-    assert [row[0] for row in rows[1:]] == [str(images / name) for name in ("a.jpg", "a.png", "more/b.png")]
-    for name, *scores in rows[1:]:
-        np.testing.assert_allclose([float(score) for score in scores], expected_scores(folder, Path(name)), rtol=1e-5)
+    assert [row["path"] for row in rows] == [str(images / name) for name in ("a.jpg", "a.png", "more/b.png")]
+    for row in rows:
+        scores = [float(row[label]) for label in NIH_LABELS]
+        np.testing.assert_allclose(scores, expected_scores(folder, Path(row["path"])), rtol=1e-5)
+        assert [row["model"], row["positives"], row["Mass threshold"]] == [str(folder), "", ""]
 
 
-def test_json_is_strict_and_has_the_same_scores(run, images):
+def test_json_lines_are_strict_and_have_the_same_scores(run, images):
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    code, out, _ = run("predict", images, "--format", "json")
-    read = json.loads(out, parse_constant=refuse)
+    code, out, _ = run("predict", images, "--format", "jsonl")
+    read = [json.loads(line, parse_constant=refuse) for line in out.splitlines()]
     rows = list(csv.DictReader(io.StringIO(run("predict", images, "--format", "csv")[1])))
     assert code == 0
     assert [image["path"] for image in read] == [row["path"] for row in rows]
@@ -55,23 +56,29 @@ def test_the_table_lists_the_highest_first_and_says_what_it_is_not(run, folder, 
     assert [float(line.split()[1]) for line in lines] == [pytest.approx(scores[k], abs=6e-4) for k in order]
 
 
-def test_scores_of_a_calibrated_model_are_its_probabilities(run, folder, calibrated, images):
-    code, out, err = run("predict", images / "a.png", "--model", calibrated, "--format", "json")
-    (image,) = json.loads(out)
+def test_a_calibrated_model_gives_probabilities_thresholds_and_positives(run, folder, calibrated, images):
+    code, out, err = run("predict", images / "a.png", "--model", calibrated, "--format", "jsonl")
+    image = json.loads(out)
     model = causalcxr.create_model(calibrated).eval()
     with torch.no_grad():
         logits = model(model.preprocess(images / "a.png"))
     assert (code, err) == (0, "")
     assert image["positives"] == list(NIH_LABELS[::2])
+    assert image["thresholds"] == dict(zip(NIH_LABELS, [0.0, 1.0] * 7, strict=True))
     np.testing.assert_allclose(list(image["scores"].values()), (logits[0] / 0.5).sigmoid(), rtol=1e-5)
-    uncalibrated = expected_scores(folder, images / "a.png")
-    assert not np.allclose(list(image["scores"].values()), uncalibrated, rtol=1e-3)
-    rows = list(csv.reader(io.StringIO(run("predict", images / "a.png", "--model", calibrated, "--format", "csv")[1])))
-    assert [list(map(float, row[1:])) for row in rows[1:]] == [list(image["scores"].values())]
+    assert not np.allclose(list(image["scores"].values()), expected_scores(folder, images / "a.png"), rtol=1e-3)
+    [row] = csv.DictReader(io.StringIO(run("predict", images / "a.png", "--model", calibrated, "--format", "csv")[1]))
+    assert row["positives"].split("|") == image["positives"]
+    for label in NIH_LABELS:
+        assert (float(row[label]), float(row[f"{label} threshold"])) == (
+            image["scores"][label],
+            image["thresholds"][label],
+        )
 
 
 def test_without_a_calibration_nothing_is_found_present_or_absent(run, images):
-    assert json.loads(run("predict", images / "a.png", "--format", "json")[1])[0]["positives"] is None
+    image = json.loads(run("predict", images / "a.png", "--format", "jsonl")[1])
+    assert (image["thresholds"], image["positives"]) == (None, None)
     assert "*" not in run("predict", images / "a.png")[1]
 
 
@@ -101,9 +108,9 @@ def test_dicom_is_scored_as_the_same_picture(run, images, tmp_path):
     ds.save_as(tmp_path / "1.2.840.113", enforce_file_format=True)  # found in a folder by what it holds
     (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
     code, out, _ = run("predict", tmp_path, images / "a.png", "--format", "csv")
-    _, dicom, png = csv.reader(io.StringIO(out))
-    assert (code, dicom[0]) == (0, str(tmp_path / "1.2.840.113"))
-    np.testing.assert_allclose([float(x) for x in dicom[1:]], [float(x) for x in png[1:]], rtol=1e-4)
+    dicom, png = csv.DictReader(io.StringIO(out))
+    assert (code, dicom["path"]) == (0, str(tmp_path / "1.2.840.113"))
+    np.testing.assert_allclose(*([float(row[label]) for label in NIH_LABELS] for row in (dicom, png)), rtol=1e-4)
 
 
 def test_bad_files_are_reported_and_the_rest_is_done(run, images, tmp_path):
@@ -116,11 +123,19 @@ def test_bad_files_are_reported_and_the_rest_is_done(run, images, tmp_path):
     assert f"error: cannot read image '{bad}': Truncated" in err
 
 
-def test_all_formats_are_whole_where_every_image_fails(run, tmp_path):
+def test_no_image_that_can_be_scored_is_2(run, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
-    assert run("predict", tmp_path, "--format", "json")[:2] == (1, "[\n]\n")
-    assert run("predict", tmp_path, "--format", "csv")[:2] == (1, ",".join(["path", *NIH_LABELS]) + "\n")
-    assert run("predict", tmp_path)[:2] == (1, f"{CLINICAL}\n")
+    assert run("predict", tmp_path, "--format", "jsonl")[:2] == (2, "")
+    assert run("predict", tmp_path)[:2] == (2, f"{CLINICAL}\n")
+    code, out, err = run("predict", tmp_path / "*.dcm")
+    assert (code, out) == (2, "")
+    assert err == f"error: no file {tmp_path / '*.dcm'}\nerror: no image found\n"
+
+
+def test_a_device_that_there_is_not_is_2(run, images):
+    code, out, err = run("predict", images, "--device", "cuda:99")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: cannot use the device cuda:99")
 
 
 def test_warnings_name_the_file(run, images, tmp_path):
@@ -131,14 +146,14 @@ def test_warnings_name_the_file(run, images, tmp_path):
 
 
 def test_patterns_and_folders_name_each_image_once(images, tmp_path):
-    paths, problems = scoring.find_images([str(images / "*.png"), str(images), str(images / "**" / "*.png")])
+    paths, problems = cli.find_images([str(images / "*.png"), str(images), str(images / "**" / "*.png")])
     assert sorted(paths) == [images / "a.jpg", images / "a.png", images / "more" / "b.png"]
     assert (paths[0], problems) == (images / "a.png", [])
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / ".hidden.png").write_bytes(b"")
     (tmp_path / "a.png.heatmap.png").write_bytes(b"")
-    assert scoring.find_images([str(tmp_path)]) == ([], [f"no image in folder {tmp_path}"])
-    assert scoring.find_images([str(tmp_path / "notes.txt")]) == ([tmp_path / "notes.txt"], [])  # named, so tried
+    assert cli.find_images([str(tmp_path)]) == ([], [f"no image in folder {tmp_path}"])
+    assert cli.find_images([str(tmp_path / "notes.txt")]) == ([tmp_path / "notes.txt"], [])  # named, so tried
 
 
 def test_files_of_a_folder_that_cannot_be_opened_are_not_passed_over(tmp_path, monkeypatch):
@@ -148,19 +163,4 @@ def test_files_of_a_folder_that_cannot_be_opened_are_not_passed_over(tmp_path, m
         raise PermissionError
 
     monkeypatch.setattr(Path, "open", refuse)
-    assert scoring.find_images([str(tmp_path)]) == ([tmp_path / "IM0001"], [])
-
-
-def test_no_image_at_all_is_2(run, tmp_path):
-    code, out, err = run("predict", tmp_path / "*.png")
-    assert (code, out) == (2, "")
-    assert err == f"error: no file {tmp_path / '*.png'}\nerror: no image found\n"
-
-
-def test_scores_that_are_not_finite_are_an_error(run, images, tmp_path):
-    model = causalcxr.create_model("causal_test_resnet")
-    torch.nn.init.constant_(model.get_classifier().bias, torch.nan)
-    causalcxr.save_pretrained(model, tmp_path)
-    code, out, err = run("predict", images / "a.png", "--model", tmp_path, "--format", "json")
-    assert (code, out) == (1, "[\n]\n")
-    assert err == f"error: {images / 'a.png'}: the scores of the model are not finite\n"
+    assert cli.find_images([str(tmp_path)]) == ([tmp_path / "IM0001"], [])

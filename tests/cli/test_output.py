@@ -1,0 +1,92 @@
+"""`causalcxr predict --output`: a run that goes on, and one of several processes."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+import causalcxr
+
+
+def paths_in(file) -> list[str]:
+    if file.suffix == ".csv":
+        with file.open(newline="") as opened:
+            return [row["path"] for row in csv.DictReader(opened)]
+    return [json.loads(line)["path"] for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_run_that_was_killed_goes_on(run, images, tmp_path, monkeypatch, suffix):
+    whole, file = tmp_path / f"whole{suffix}", tmp_path / f"made{suffix}"
+    assert run("predict", images, "--output", whole) == (0, "", "")
+    lines = whole.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:-1]) + lines[-1][:40])  # killed while it wrote the last row
+    scored = []
+    score = causalcxr.cli.score
+    monkeypatch.setattr(
+        causalcxr.cli, "score", lambda model, films, **how: scored.extend(films) or score(model, films, **how)
+    )
+    assert run("predict", images, "--output", file)[0] == 0
+    assert scored == [images / "more" / "b.png"]
+    assert paths_in(file) == paths_in(whole) == [str(images / name) for name in ("a.jpg", "a.png", "more/b.png")]
+    before = file.read_bytes()
+    assert run("predict", images, "--output", file) == (0, "", "")  # nothing is left
+    assert file.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_whole_rows(folder, images, tmp_path):
+    for number in range(40):
+        (tmp_path / f"{number:02}.png").symlink_to(images / "a.png")
+    file = tmp_path / "scores.csv"
+    program = [sys.executable, "-m", "causalcxr", "predict", str(tmp_path), f"--model={folder}", f"--output={file}"]
+    with subprocess.Popen([*program, "--batch-size=1"]) as process:
+        while process.poll() is None and (not file.exists() or file.read_bytes().count(b"\n") < 3):
+            pass
+        process.kill()
+    assert file.read_bytes().endswith(b"\n")
+    subprocess.run(program, check=True)
+    assert paths_in(file) == [str(tmp_path / f"{number:02}.png") for number in range(40)]
+
+
+def test_rows_of_another_model_are_not_mixed(run, images, calibrated, tmp_path):
+    file = tmp_path / "scores.jsonl"
+    run("predict", images, "--output", file)
+    before = file.read_bytes()
+    code, out, err = run("predict", images, "--output", file, "--model", calibrated)
+    assert (code, out, file.read_bytes()) == (2, "", before)
+    assert "its rows are of the model" in err
+    (tmp_path / "other.csv").write_text("path,Mass\na.png,0.5\n")
+    code, _, err = run("predict", images, "--output", tmp_path / "other.csv")
+    assert code == 2
+    assert "its rows have other labels" in err
+    assert run("predict", images, "--output", tmp_path / "scores.txt")[0] == 2
+
+
+def test_damaged_files_are_tried_again(run, images, tmp_path):
+    bad, file = tmp_path / "bad.png", tmp_path / "scores.csv"
+    bad.write_bytes(b"no image")
+    assert run("predict", images / "a.png", bad, "--output", file)[0] == 1
+    bad.write_bytes((images / "a.png").read_bytes())
+    assert run("predict", images / "a.png", bad, "--output", file)[0] == 0
+    assert paths_in(file) == [str(images / "a.png"), str(bad)]
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_output(folder, images, tmp_path):
+    pytest.importorskip("accelerate")
+    for number in range(5):
+        (tmp_path / f"{number}.png").symlink_to(images / "a.png")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    file = tmp_path / "scores.jsonl"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = ["-m", "causalcxr", "predict", str(tmp_path), f"--model={folder}", f"--output={file}", "--device=cpu"]
+    done = subprocess.run([*launch, *command, "--batch-size=2"], capture_output=True, text=True)
+    assert done.stderr.count("error: cannot read image") == 1
+    assert sorted(paths_in(file)) == [str(tmp_path / f"{number}.png") for number in range(5)]
+    (tmp_path / "bad.png").unlink()
+    (tmp_path / "6.png").symlink_to(images / "a.png")  # one image for two processes
+    subprocess.run([*launch, *command], check=True, capture_output=True)
+    assert len(paths_in(file)) == 6
