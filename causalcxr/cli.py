@@ -123,7 +123,7 @@ def _predict(
     except (ImportError, OSError, ValueError) as error:
         raise CommandError(error) from error
     left = writer.open(output, paths) if first else []
-    succeeded = len(left) < len(paths)
+    failed, succeeded = bool(problems), len(left) < len(paths)
     if processes is not None:
         from accelerate.utils import broadcast_object_list
 
@@ -133,7 +133,7 @@ def _predict(
     else:
         rows = _rows(loaded, labels, left, panels, batch_size, workers)
     for row in tqdm(rows, "scoring", len(left), unit=" images", leave=False, disable=None if first else True):
-        problems += row.problems
+        failed |= bool(row.problems)
         if first:
             for problem in row.problems:
                 _say(f"error: {problem}")
@@ -144,7 +144,9 @@ def _predict(
         writer.close()
     if processes is not None:
         processes.destroy_process_group()
-    return DONE if not problems else SOME_FAILED if succeeded else NOTHING_DONE
+    if not failed or not first:
+        return DONE
+    return SOME_FAILED if succeeded else NOTHING_DONE
 
 
 def _launched(device: str | None) -> Any:
@@ -264,24 +266,33 @@ class _Writer:
             if output is not None:
                 output.parent.mkdir(parents=True, exist_ok=True)
                 self.file = output.open("a", newline="", encoding="utf-8", errors="surrogateescape")
-        except (OSError, ValueError, csv.Error) as error:
+        except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
             raise CommandError(f"cannot go on with {output}: {error}") from error
         if self.format == "csv" and (output is None or output.stat().st_size == 0):
             self._line(_csv_line(self.columns))
         return [path for path in paths if str(path) not in done]
 
     def _rows_of(self, output: Path) -> set[str]:
-        with output.open("r+b") as file:  # less a row that was not finished
-            ends = (file.tell() for line in iter(file.readline, b"") if line.endswith(b"\n"))
-            file.truncate(max(ends, default=0))
+        """Return the paths of the rows, and cut off one that was not finished, once the file is known as ours."""
+        with output.open("rb") as file:
+            whole = max((file.tell() for line in iter(file.readline, b"") if line.endswith(b"\n")), default=0)
         done = set()
-        with output.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            for row in csv.DictReader(file) if self.format == "csv" else map(json.loads, file):
-                if list(row.get("scores", row)) != (self.labels if "scores" in row else self.columns):
-                    raise ValueError("its rows have other labels")
+        with output.open(newline="", encoding="utf-8", errors="surrogateescape") as text:
+            lines = (line for line in text if line.endswith("\n"))
+            if self.format == "csv":
+                rows: Iterable[dict[str, Any]] = (reader := csv.DictReader(lines))
+                fits = [*(reader.fieldnames or ())] == self.columns
+            else:
+                rows, fits = map(json.loads, lines), whole > 0
+            if not fits and output.stat().st_size:
+                raise ValueError("it has other columns")
+            for row in rows:
+                if self.format == "jsonl" and list(row["scores"]) != self.labels:
+                    raise ValueError("it has other labels")
                 if row["model"] != self.model:
                     raise ValueError(f"its rows are of the model {row['model']}")
                 done.add(row["path"])
+        os.truncate(output, whole)
         return done
 
     def write(self, row: Row) -> None:

@@ -17,11 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import causalcxr
-from causalcxr.data import NIH_LABELS, NIHChestXray14, SyntheticCXR, normalise
+from causalcxr.data import NIH_LABELS, NIHChestXray14, SyntheticCXR
 from causalcxr.metrics import bootstrap_auroc, expected_calibration_error, paired_difference
 
 # Table 1 of arXiv 2305.12072, column "Ours", in the order of NIH_LABELS. Its list of test images is not released.
@@ -38,8 +37,8 @@ def parse_args(argv):
     parser.add_argument("--val-fraction", type=float, default=0.1, help="that of the training, for --split val")
     parser.add_argument("--output", type=Path, help="folder for the JSON files; default: that of each model")
     parser.add_argument("--resamples", type=int, default=2000, help="resamples of patients; default: 2000")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=2, help="processes that read images")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=2, help="threads that read images")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)
 
@@ -74,15 +73,17 @@ def other_labels(path, names):
     return targets
 
 
-@torch.inference_mode()
 def predict(args, model, dataset):
     """Return the logits (N, K) of all images."""
-    model.to(args.device, memory_format=torch.channels_last).eval()
+    real = isinstance(dataset, NIHChestXray14)
+    films = (dataset.image_path(i) if real else dataset[i][0] for i in range(len(dataset)))
+    predictions = causalcxr.predict(model.to(args.device), films, batch_size=args.batch_size, workers=args.workers)
     logits = []
-    for images, _ in tqdm(DataLoader(dataset, args.batch_size, num_workers=args.workers), "images", leave=False):
-        images = normalise(images.to(args.device), model.pretrained_cfg)
-        logits.append(model(images.contiguous(memory_format=torch.channels_last)).float().cpu())
-    return torch.cat(logits)
+    for _, scores, error in tqdm(predictions, "images", len(dataset), leave=False):
+        if error is not None:
+            raise SystemExit(str(error))
+        logits.append(scores)
+    return torch.stack(logits)
 
 
 def figures(args, model, logits, targets, dataset):

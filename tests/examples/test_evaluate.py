@@ -25,7 +25,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object) -> None:
-    evaluate.main([*map(str, arguments), "--resamples=20", "--workers=0", "--device=cpu"])
+    evaluate.main([*map(str, arguments), "--resamples=20", "--workers=1", "--device=cpu"])
 
 
 def test_the_figures_are_those_of_the_logits(model: Path, made_release: Path, tmp_path: Path) -> None:

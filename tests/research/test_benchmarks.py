@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import compare, growth, measuring, modes, yardsticks
+from benchmarks import compare, growth, measuring, modes, predict, yardsticks
 from causalcxr import create_model
 from causalcxr.layers import ACmix, BackdoorIntervention, DisentangledCrossAttention
 from causalcxr.losses import backdoor_loss
@@ -132,7 +132,19 @@ def test_modes_agree_and_checkpointing_saves_memory(tmp_path: Path, capsys: pyte
     assert "| checkpointed |" in capsys.readouterr().out
 
 
+def test_batched_scoring_is_compared_with_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(predict, "DIFFERENT", 1)
+    target = tmp_path / "predict.json"
+    small = ["--model=causal_test_resnet", "--random", "--films=2", "--side=128", "--rounds=1", f"--json={target}"]
+    predict.main(small)
+    rows = json.loads(target.read_text())["results"]
+    assert all(rows[format]["difference"] < 1e-4 for format in ("PNG", "JPEG"))
+    assert capsys.readouterr().out.count("| **") == 2
+
+
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
 def test_committed_tables_are_those_of_the_results(path: Path) -> None:
-    module = {"compare": compare, "growth": growth, "modes": modes}[path.stem.split("_")[0]]
+    module = {"compare": compare, "growth": growth, "modes": modes, "predict": predict}[path.stem.split("_")[0]]
     assert module.table(json.loads(path.read_text())["results"]) + "\n" == path.with_suffix(".md").read_text()

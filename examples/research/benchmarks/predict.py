@@ -11,7 +11,7 @@ import argparse
 import os
 import subprocess
 import tempfile
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,21 @@ from causalcxr.data import SyntheticCXR
 
 from .measuring import Results, in_turns, markdown_table, ratio
 
-DIFFERENT = 8
+DIFFERENT = 4
 FORMATS = {"PNG": {}, "JPEG": {"quality": 92}}
+
+
+@cache
+def painted(side: int) -> list[Image.Image]:
+    dataset = SyntheticCXR(DIFFERENT, image_size=side, seed=0)
+    return [Image.fromarray((255 * dataset[i][0][0].numpy()).astype(np.uint8)) for i in range(DIFFERENT)]
 
 
 def write_films(folder: Path, format: str, number: int, side: int) -> list[Path]:
     """Write so many films, of which only some differ, since one takes a second to paint."""
-    dataset = SyntheticCXR(DIFFERENT, image_size=side, seed=0)
-    films = [Image.fromarray((255 * dataset[i][0][0].numpy()).astype(np.uint8)) for i in range(DIFFERENT)]
     paths = [folder / f"{i:03}.{format.lower()}" for i in range(number)]
     for i, path in enumerate(paths):
-        films[i % DIFFERENT].save(path, **FORMATS[format])
+        painted(side)[i % DIFFERENT].save(path, **FORMATS[format])
     return paths
 
 
