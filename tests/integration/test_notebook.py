@@ -1,0 +1,27 @@
+"""The notebook for newcomers runs, and is stored with its outputs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.integration
+NOTEBOOK = Path(__file__).resolve().parents[2] / "examples" / "quickstart.ipynb"
+CELLS = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+
+
+def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pyplot, "show", pyplot.close)
+    names: dict = {"__name__": "notebook"}
+    for number, cell in enumerate(CELLS):
+        exec(compile("".join(cell["source"]), f"{NOTEBOOK.name}, cell {number}", "exec"), names)  # noqa: S102
+    assert names["loaded"].label_names == tuple(names["labels"])
+    assert (tmp_path / "my-model" / "model.safetensors").is_file()
+
+
+def test_notebook_is_stored_with_its_outputs() -> None:
+    outputs = [output for cell in CELLS for output in cell["outputs"]]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert not any(output["output_type"] == "error" for output in outputs)
