@@ -1,6 +1,5 @@
 """Files of weights that others trained: in a folder, or downloaded from the Hub, and opened without running code."""
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,8 +58,8 @@ def check_connection(wanted: str) -> None:
         get_session().head(constants.ENDPOINT, timeout=5)
     except Exception as error:  # of the library below the client, which is not always the same
         raise ConnectionError(
-            f"{wanted} are not in the cache, and {constants.ENDPOINT} cannot be reached ({error!r:.200}); load them once "
-            "with a network, or give the path of a file, as pretrained_backbone='weights.safetensors'"
+            f"{wanted} are not in the cache, and {constants.ENDPOINT} cannot be reached ({error!r:.200}); load them "
+            "once with a network, or give the path of a file, as pretrained_backbone='weights.safetensors'"
         ) from error
 
 
@@ -70,9 +69,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(hub.weights_file(PretrainedCfg(source="", file=str(path))))
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # what damaged bytes raise is of many kinds
         raise ValueError(
-            f"{path} is no file of tensors alone, so it is not opened ({str(error).splitlines()[0]:.150}); save the "
+            f"{path} is no file of tensors alone, so it is not opened ({error!r:.150}); save the "
             "state_dict() of the model with torch.save or as safetensors"
         ) from error
     while isinstance(content, Mapping):

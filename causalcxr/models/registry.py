@@ -163,7 +163,7 @@ def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
         if weights is True and not published.address.startswith("hf-hub:"):
             raise ValueError(
                 f"the weights of {published.name!r} are a pickle, {published.address}, which is not opened from there; "
-                "fetch it, save the state_dict() in it as safetensors, and give pretrained_backbone='file.safetensors', "
+                "fetch it, save its state_dict() as safetensors, and give pretrained_backbone='file.safetensors', "
                 "or pretrained_backbone=False for none"
             )
         given = {"in_chans": published.channels} | given | {"backbone": published.architecture}

@@ -1,17 +1,14 @@
 """Weights that other libraries write, in backbones of timm: the same maps as in these libraries."""
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import causalcxr
-from causalcxr import CausalCXR
 from causalcxr.models.backbone import create_backbone, feature_map
 
 pytestmark = [
@@ -49,7 +46,7 @@ def test_dinov2_of_transformers(tmp_path: Path, registers: int, gated: bool, bel
     network = _drawn(getattr(transformers, f"{kind}Model")(config))
     network.save_pretrained(tmp_path)
     if below:
-        weights = {f"{below}{name}": weight for name, weight in _read(tmp_path / "model.safetensors").items()}
+        weights = {f"{below}{name}": weight for name, weight in load_file(tmp_path / "model.safetensors").items()}
         save_file({**weights, "classifier.weight": torch.zeros(2, 64)}, tmp_path / "model.safetensors")
     name = f"vit_{'giant' if gated else 'small'}_patch14_{'reg4_' if registers else ''}dinov2"
     shape: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -62,12 +59,6 @@ def test_dinov2_of_transformers(tmp_path: Path, registers: int, gated: bool, bel
         maps = feature_map(backbone.eval(), images)
     assert stride == 14
     torch.testing.assert_close(maps, expected, rtol=1e-5, atol=1e-5)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(path)
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +79,7 @@ def test_densenet_of_torchxrayvision(xrv: Any, tmp_path: Path, in_chans: int) ->
     torch.testing.assert_close(maps, expected, rtol=1e-5, atol=1e-5 * float(expected.max()))
 
 
-def test_resnet_of_torchxrayvision(
-    xrv: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_chans: int = 1
-) -> None:
+def test_resnet_of_torchxrayvision(xrv: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its constructor reads a file of weights, which is made here, and its own file has them below `model.`."""
     import torchvision
 
