@@ -78,7 +78,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if not (inner := next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)):
             break
         content = inner
-    tensors = {name: value for name, value in dict(content).items() if isinstance(value, Tensor)}
-    if not tensors:
+    named = content.items() if isinstance(content, Mapping) else ()
+    if not (tensors := {name: value for name, value in named if isinstance(value, Tensor)}):
         raise ValueError(f"{path} has no weights under {', '.join(CONTAINERS)}, or without such a name")
     return tensors

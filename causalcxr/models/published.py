@@ -49,28 +49,48 @@ XRV_DENSENETS = {
 
 _ROWS = [
     PublishedBackbone(
-        *("rad_dino", "vit_base_patch14_dinov2", 518, 3, 0.5307, 0.2583, "mit"),
-        "hf-hub:microsoft/rad-dino@23589fe9321302b1138a6b6e6f26c349fdbcd752:model.safetensors",
-        *(RAD_DINO, VIT),
-    ),
-    PublishedBackbone(
-        *("medmae_densenet121", "densenet121", 224, 3, 0.5056, 0.252, "apache-2.0"),
-        "hf-hub:1aurent/densenet121.medmae_CXR_mae@b5ad609877e8a03cf983c78147f5be05543adde4:model.safetensors",
-        *(MEDICAL_MAE, {}),
-    ),
-    PublishedBackbone(
-        *("medmae_vit_small", "vit_small_patch16_224", 224, 3, 0.5056, 0.252, "apache-2.0"),
-        *("hf-hub:1aurent/vit_small_patch16_224.medmae_CXR_mae:model.safetensors", MEDICAL_MAE, VIT),
-    ),
-    PublishedBackbone(
-        *("medmae_vit_base", "vit_base_patch16_224", 224, 3, 0.5056, 0.252, "apache-2.0"),
-        *("hf-hub:1aurent/vit_base_patch16_224.medmae_CXR_mae:model.safetensors", MEDICAL_MAE, VIT),
+        name="rad_dino",
+        architecture="vit_base_patch14_dinov2",
+        pixels=518,
+        channels=3,
+        mean=0.5307,
+        std=0.2583,
+        license="mit",
+        address="hf-hub:microsoft/rad-dino@23589fe9321302b1138a6b6e6f26c349fdbcd752:model.safetensors",
+        citation=RAD_DINO,
+        backbone_args=VIT,
     ),
     *(
         PublishedBackbone(
-            *(f"eva_x_{size}", architecture, 224, 3, 0.49185243, 0.28509309, "mit"),
-            f"https://huggingface.co/MapleF/eva_x/blob/main/eva_x_{size}_patch16_merged520k_mim.pt",
-            *(EVA, EVA_X | more),
+            name=f"medmae_{short}",
+            architecture=architecture,
+            pixels=224,
+            channels=3,
+            mean=0.5056,
+            std=0.252,
+            license="apache-2.0",
+            address=f"hf-hub:1aurent/{architecture}.medmae_CXR_mae{commit}:model.safetensors",
+            citation=MEDICAL_MAE,
+            backbone_args=args,
+        )
+        for short, architecture, commit, args in (
+            ("densenet121", "densenet121", "@b5ad609877e8a03cf983c78147f5be05543adde4", {}),
+            ("vit_small", "vit_small_patch16_224", "", VIT),
+            ("vit_base", "vit_base_patch16_224", "", VIT),
+        )
+    ),
+    *(
+        PublishedBackbone(
+            name=f"eva_x_{size}",
+            architecture=architecture,
+            pixels=224,
+            channels=3,
+            mean=0.49185243,
+            std=0.28509309,
+            license="mit",
+            address=f"https://huggingface.co/MapleF/eva_x/blob/main/eva_x_{size}_patch16_merged520k_mim.pt",
+            citation=EVA,
+            backbone_args=EVA_X | more,
         )
         for size, architecture, more in (
             ("tiny", "eva02_tiny_patch14_224", {}),
@@ -80,15 +100,30 @@ _ROWS = [
     ),
     *(
         PublishedBackbone(
-            *(f"xrv_densenet121_{trained_on}", "densenet121", 224, 1, 0.5, 1 / 2048, "apache-2.0"),
-            f"{XRV_FILES}{files}-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt",
-            *(XRV, {}),
+            name=f"xrv_densenet121_{data}",
+            architecture="densenet121",
+            pixels=224,
+            channels=1,
+            mean=0.5,
+            std=1 / 2048,
+            license="apache-2.0",
+            address=f"{XRV_FILES}{file}-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt",
+            citation=XRV,
+            backbone_args={},
         )
-        for trained_on, files in XRV_DENSENETS.items()
+        for data, file in XRV_DENSENETS.items()
     ),
     PublishedBackbone(
-        *("xrv_resnet50_all", "resnet50", 512, 1, 0.5, 1 / 2048, "apache-2.0"),
-        *(f"{XRV_FILES}pc-nih-rsna-siim-vin-resnet50-test512-e400-state.pt", XRV, {}),
+        name="xrv_resnet50_all",
+        architecture="resnet50",
+        pixels=512,
+        channels=1,
+        mean=0.5,
+        std=1 / 2048,
+        license="apache-2.0",
+        address=f"{XRV_FILES}pc-nih-rsna-siim-vin-resnet50-test512-e400-state.pt",
+        citation=XRV,
+        backbone_args={},
     ),
 ]
 BACKBONES = {row.name: row for row in _ROWS}

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import causalcxr
 import train_head
 from causalcxr.data import SyntheticCXR, normalise
+from causalcxr.models.published import BACKBONES
 
 pytestmark = pytest.mark.filterwarnings("ignore:AUROC is undefined", "ignore:no t", "ignore:Mean of empty slice")
 
@@ -60,6 +61,21 @@ def test_a_run_is_a_model(
         if head == "linear":
             maps = model.forward_head(maps, pre_logits=True)
         torch.testing.assert_close(features, maps, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("head", ["causal", "linear"])
+def test_names_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str) -> None:
+    """Their arguments reach the plain model as well: EVA-X is built as its row says, not as timm would."""
+    arguments = {**BACKBONES["eva_x_tiny"].backbone_args, "embed_dim": 48, "depth": 1, "num_heads": 2}
+    row = BACKBONES["eva_x_tiny"]._replace(name="tiny_eva", pixels=64, backbone_args={**arguments, "img_size": 64})
+    monkeypatch.setitem(BACKBONES, "tiny_eva", row)
+    network = timm.create_model(row.architecture, num_classes=0, **row.backbone_args)
+    save_file(network.state_dict(), tmp_path / "eva.safetensors")
+    model = _run({"tiny_eva": tmp_path / "eva.safetensors"}, tmp_path / "run", "tiny_eva", f"--head={head}")
+    assert model.pretrained_cfg["input_size"] == (3, 64, 64)
+    assert model.pretrained_cfg["std"] == pytest.approx((row.std,) * 3)
+    ours = (model.backbone if head == "causal" else model).norm.state_dict()
+    assert ours.keys() == network.norm.state_dict().keys()
 
 
 def test_features_are_computed_once(

@@ -162,6 +162,7 @@ class _Anything:
     [
         ({"model": _Anything()}, r"w.pth is no file of tensors alone, so it is not opened .*; save the state_dict\(\)"),
         ({"epoch": 3}, "w.pth has no weights under state_dict_ema"),
+        ([torch.zeros(2)], "w.pth has no weights under state_dict_ema"),
         ({"conv1.0.weight": torch.zeros(2)}, "w.pth do not fit the backbone 'test_resnet': .*Missing key.*bn1"),
     ],
 )
