@@ -7,7 +7,15 @@ from causalcxr import bench, data, explain, layers, losses, metrics, models, obj
 from causalcxr.calibration import Calibration
 from causalcxr.hub import push_to_hub, save_pretrained
 from causalcxr.inference import Prediction, predict
-from causalcxr.models import CausalCXR, CausalHead, create_model, is_model, list_models, list_pretrained
+from causalcxr.models import (
+    CausalCXR,
+    CausalHead,
+    create_model,
+    is_model,
+    list_backbones,
+    list_models,
+    list_pretrained,
+)
 from causalcxr.objectives import AgreementObjective, BorrowRegions, CausalObjective, ClassificationObjective
 from causalcxr.outputs import CausalOutput
 
@@ -29,6 +37,7 @@ __all__ = [
     "explain",
     "is_model",
     "layers",
+    "list_backbones",
     "list_models",
     "list_pretrained",
     "losses",

@@ -10,18 +10,13 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
-from huggingface_hub.utils import get_session
-from timm.models import (
-    get_arch_name,
-    get_pretrained_cfg,
-    get_pretrained_cfg_value,
-    load_state_dict,
-    model_entrypoint,
-)
+from huggingface_hub import try_to_load_from_cache
+from timm.models import PretrainedCfg, get_arch_name, get_pretrained_cfg, model_entrypoint
 from torch import Tensor, nn
 
-from causalcxr.models._torchvision import as_timm
+from causalcxr.models.layouts import as_timm
+from causalcxr.models.pretrained import check_connection, find_weights, read_weights
+from causalcxr.models.published import BACKBONES
 
 __all__ = ["check_backbone_name", "check_feature_map", "create_backbone", "feature_map"]
 
@@ -45,8 +40,10 @@ def create_backbone(
         output_stride: Pixels of a cell of the feature map. Default: 16 where the backbone can be built so, else its
             own.
         drop_path_rate: Stochastic depth rate. Default: the backbone's own.
-        pretrained: True for timm's published weights, or the path of a file with weights of this backbone, under
-            timm's or torchvision's names, with or without a classifier; what matched is logged.
+        pretrained: True for timm's published weights, or where weights of this backbone are: a file, a folder with
+            `model.safetensors`, or `"hf-hub:owner/repo[@revision][:file]"`. They may have the names of timm,
+            torchvision, transformers' DINOv2 or torchxrayvision, and parts that the backbone has not, such as a
+            classifier. What matched and what was left is logged.
         backbone_args: More arguments for the backbone's constructor.
 
     Returns:
@@ -56,8 +53,9 @@ def create_backbone(
         ValueError: If the name is unknown or one of ours, if the model yields no feature map, if the stride cannot be
             had or if the weights do not fit.
         TypeError: If the backbone does not take an argument.
-        FileNotFoundError: If there is no file of weights at that path.
+        FileNotFoundError: If there is no such file of weights.
         ConnectionError: If published weights are neither in the cache nor can be downloaded.
+        huggingface_hub.errors.HfHubHTTPError: If there is no such repository or revision.
     """
     check_backbone_name(name)
     kwargs: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans, **(backbone_args or {})}
@@ -66,7 +64,7 @@ def create_backbone(
     if pretrained is True:
         kwargs |= _published_weights(name)
     elif pretrained:
-        kwargs |= _weights_from_file(name, pretrained)
+        kwargs |= _weights_from(pretrained, name, in_chans)
     try:
         backbone = _build(name, 16 if output_stride is None else output_stride, kwargs)
     except TypeError as error:
@@ -82,10 +80,7 @@ def create_backbone(
             + textwrap.shorten(str(error), 400)
         ) from error
     if read := backbone.pretrained_cfg.pop("state_dict", None):  # would keep a second copy of the weights
-        _logger.info(
-            "%d weights of %s are in the backbone %s, which has %d",
-            *(len(read), pretrained, name, len(backbone.state_dict())),
-        )
+        _logger.info("%d weights of %s are in the backbone %s, none of which is new", len(read), pretrained, name)
     try:
         backbone.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
     except (AttributeError, AssertionError, NotImplementedError) as error:
@@ -152,30 +147,30 @@ def _published_weights(name: str) -> dict[str, Any]:
         cached = filename and try_to_load_from_cache(repo_id, filename, revision=revision or None)
         if isinstance(cached, str) and not cfg.custom_load:
             return {"pretrained": True, "pretrained_cfg_overlay": {"file": cached}}
-    try:
-        get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception as error:  # of the library below the client, which is not always the same
-        raise ConnectionError(
-            f"timm's weights of {name!r} are not in the cache, and {constants.ENDPOINT} cannot be reached "
-            f"({error!r:.200}); load them once with a network, or give the path of a file, as "
-            f"pretrained_backbone='{cfg.architecture}.safetensors'"
-        ) from error
+    check_connection(f"timm's weights of {name!r}")
     return {"pretrained": True}
 
 
-def _weights_from_file(name: str, path: str | Path) -> dict[str, Any]:
-    """Return the arguments with which timm loads a file into a backbone without classifier, strictly."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no file of backbone weights at {path}")
-    state_dict = as_timm(load_state_dict(str(path)))
-    classifiers = get_pretrained_cfg_value(name, "classifier") or ()
-    for classifier in (classifiers,) if isinstance(classifiers, str) else classifiers:
-        for unused in (f"{classifier}.weight", f"{classifier}.bias"):
-            if state_dict.pop(unused, None) is not None:
-                _logger.info("%s of %s is of a classifier and not used", unused, path)
+def _weights_from(source: str | Path, name: str, in_chans: int) -> dict[str, Any]:
+    """Return the arguments with which timm loads weights from a file into a backbone without classifier, strictly."""
+    cfg = get_pretrained_cfg(name) or PretrainedCfg()
+    stem = cfg.first_conv if isinstance(cfg.first_conv, str) else (cfg.first_conv or [""])[0]
+    heads = (cfg.classifier,) if isinstance(cfg.classifier, str) else cfg.classifier or ()
+    state_dict, left = as_timm(read_weights(find_weights(source)), stem, heads)
+    if left:
+        _logger.info("%d weights of %s have no place in %s: %s", len(left), source, name, ", ".join(left))
+    images = cfg.input_size
+    if (weight := state_dict.get(f"{stem}.weight")) is not None and weight.ndim == 4 and weight.shape[1] == 1:
+        if in_chans == 1:
+            images = (1, *images[1:])
+        else:  # timm adapts stems of colour images, not of grey ones
+            state_dict[f"{stem}.weight"] = weight.expand(-1, 3, -1, -1) / 3
     # timm tolerates missing weights, of any layer, where the numbers of classes differ: so they must not.
-    overlay = {"state_dict": state_dict, "num_classes": 0, "classifier": None, "custom_load": False}
-    return {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    unclassified = {"num_classes": 0, "classifier": None, "custom_load": False}
+    return {
+        "pretrained": True,
+        "pretrained_cfg_overlay": {**unclassified, "state_dict": state_dict, "input_size": images},
+    }
 
 
 def check_backbone_name(name: str) -> None:
@@ -183,8 +178,12 @@ def check_backbone_name(name: str) -> None:
     if not isinstance(name, str):
         raise TypeError(f"backbone must be the name of a timm model, but got {type(name).__name__}")
     arch = get_arch_name(name)
+    if name in BACKBONES:
+        raise ValueError(
+            f"{name!r} is for create_model, which knows its weights: create_model('causal_timm', backbone={name!r})"
+        )
     if not timm.is_model(arch):
-        close = difflib.get_close_matches(arch, timm.list_models(), n=4)
+        close = difflib.get_close_matches(arch, [*BACKBONES, *timm.list_models()], n=4)
         hint = f"; close names: {', '.join(close)}" if close else "; timm.list_models() lists them"
         raise ValueError(f"unknown backbone {name!r}{hint}")
     if model_entrypoint(arch).__module__.startswith("causalcxr."):

@@ -45,7 +45,10 @@ class CausalCXR(nn.Module):
             own.
         drop_rate: Dropout rate of the head.
         drop_path_rate: Stochastic depth rate of the backbone. Default: the backbone's own, 0 for most.
-        pretrained_backbone: True for timm's published weights of the backbone, or the path of a file with them.
+        pretrained_backbone: True for timm's published weights of the backbone, or where others are: a file, a folder
+            with `model.safetensors`, or `"hf-hub:owner/repo[@revision][:file]"`. They may have the names of timm,
+            torchvision, transformers' DINOv2 or torchxrayvision; the logger `causalcxr` says what was left. A pickle
+            is opened from a path alone, with `torch.load(weights_only=True)`.
         backbone_args: More arguments for the backbone's constructor.
         device: Device of the parameters.
         dtype: Type of the parameters.
@@ -289,9 +292,11 @@ class CausalCXR(nn.Module):
         # Looking at values would stall an accelerator on every step, so only images on the CPU are looked at.
         if readable(x) and x.numel():
             largest = float(x.detach().abs().amax())
-            if not largest <= MAX_ABS_INPUT:
+            # A backbone of torchxrayvision takes -1024 to 1024, which its standard deviation of 1 / 2048 says.
+            limit = max(MAX_ABS_INPUT, 1 / min(getattr(self, "pretrained_cfg", {}).get("std") or [1.0]))
+            if not largest <= limit:
                 raise ValueError(
-                    f"images must be normalised, within +-{MAX_ABS_INPUT:g}, but reach {largest:g}; scale pixels to "
+                    f"images must be normalised, within +-{limit:g}, but reach {largest:g}; scale pixels to "
                     "[0, 1], subtract the mean and divide by the standard deviation of model.pretrained_cfg"
                 )
 

@@ -35,6 +35,7 @@ from causalcxr.data.labels import NIH_LABELS, check_label_names
 from causalcxr.models.backbone import check_backbone_name, check_feature_map
 from causalcxr.models.causal_cxr import CausalCXR
 from causalcxr.models.metadata import calibrate, checked_names
+from causalcxr.models.published import BACKBONES
 
 __all__ = ["create_model", "is_model", "list_models", "list_pretrained"]
 
@@ -155,6 +156,19 @@ def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
         hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(ARGUMENTS)}"
         raise TypeError(f"{name} takes no argument {unknown[0]!r}; {hint}")
     usual, defaults = MODELS[name]
+    saved = isinstance(given.get("pretrained_cfg"), dict)  # weights of ours, which say how images are scaled
+    published = BACKBONES.get(given.get("backbone") or usual)
+    if published:
+        weights = given.get("pretrained_backbone", not saved)
+        if weights is True and not published.address.startswith("hf-hub:"):
+            raise ValueError(
+                f"the weights of {published.name!r} are a pickle, {published.address}, which is not opened from there; "
+                "fetch it, save its state_dict() as safetensors, and give pretrained_backbone='file.safetensors', "
+                "or pretrained_backbone=False for none"
+            )
+        given = {"in_chans": published.channels} | given | {"backbone": published.architecture}
+        given["pretrained_backbone"] = published.address if weights is True else weights
+        given["backbone_args"] = published.backbone_args | (given.get("backbone_args") or {})
     kwargs = {"backbone": usual} | defaults | given
     backbone, img_size = kwargs["backbone"], kwargs.pop("img_size", None)
     if not backbone:
@@ -163,7 +177,11 @@ def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
     overlay: dict[str, Any] = {}
     if backbone != usual:
         overlay = _of_backbone(backbone)
-        if isinstance(kwargs.get("pretrained_cfg"), dict):  # of saved weights, which say how images are scaled
+        if published:
+            overlay |= {key: (getattr(published, key),) * published.channels for key in ("mean", "std")}
+            overlay |= {"license": published.license}
+            overlay |= {"input_size": (published.channels, published.pixels, published.pixels)}
+        if saved:
             overlay = {"first_conv": overlay["first_conv"]}
     kwargs["backbone_args"] = defaults.get("backbone_args", {}) | (given.get("backbone_args") or {})
     if img_size is not None:
@@ -238,6 +256,8 @@ def create_model(
         label_names: Names of the labels in the order of your targets. They must be those of the weights, if these have
             names and the labels are not new.
         **kwargs: Arguments of `causalcxr.CausalCXR`, such as `num_classes`, `in_chans`, `pretrained_backbone`;
+            `backbone` may also be a name of `list_backbones`, which loads these weights unless
+            `pretrained_backbone=False`, and writes the images that they know into `pretrained_cfg`;
             `img_size` for a backbone that is built for one size; `features_only` and `out_indices`, as in timm, for
             the feature maps of the backbone; `cache_dir`, the folder of downloads.
 

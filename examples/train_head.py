@@ -1,0 +1,120 @@
+"""Train a head on a frozen backbone that others trained on radiographs: minutes on a CPU once the features are there.
+
+    python examples/train_head.py --data path/to/nih --output runs/head --backbone rad_dino --image-size 224
+
+Each image passes the backbone once: its features are kept in the output folder, which is a model at the end.
+"""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from timm.models import get_model_args
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import causalcxr
+from causalcxr.data import NIHChestXray14, SyntheticCXR, normalise
+from causalcxr.losses import CausalLoss, classification_loss
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", required=True, help="folder in the layout of the NIH release, or synthetic:NUMBER")
+    add("--output", type=Path, required=True, help="folder for the model, and the features")
+    add("--backbone", default="rad_dino", help="name from causalcxr.list_backbones(), or of a timm model")
+    add("--weights", default=True, help="file, folder or hf-hub:owner/repo[@revision][:file]; default: the published")
+    add("--head", default="causal", choices=["causal", "linear"], help="linear: a plain timm model, its last layer")
+    add("--image-size", type=int, help="side of the images in pixels; default: the one of the weights")
+    add("--epochs", type=int, default=15, help="passes over the features")
+    add("--batch-size", type=int, default=64, help="images an update, or a few more")
+    add("--lr", type=float, default=1e-3, help="learning rate")
+    add("--workers", type=int, default=2, help="processes that read images")
+    return parser.parse_args(argv)
+
+
+def build_data(data, size):
+    if data.startswith("synthetic:"):
+        number = int(data.removeprefix("synthetic:"))
+        return SyntheticCXR(number, image_size=size), SyntheticCXR(number // 4, image_size=size, seed=1)
+    return NIHChestXray14(data, "train", image_size=size), NIHChestXray14(data, "val", image_size=size)
+
+
+def with_linear_layer(model, name):
+    """Return the plain timm model of a causal model's backbone, with the same weights below its classifier."""
+    options = get_model_args(model.backbone) | {"num_classes": model.num_classes, "global_pool": None}
+    options |= next((row.backbone_args for row in causalcxr.list_backbones() if row.name == name), {})
+    plain = timm.create_model(model.backbone.pretrained_cfg["architecture"], **options | {"output_stride": None})
+    if lost := plain.load_state_dict(model.backbone.state_dict(), strict=False).unexpected_keys:
+        raise SystemExit(f"--head linear: the plain {name} has no {', '.join(lost)}; take --head causal")
+    return plain
+
+
+@torch.inference_mode()
+def keep_features(path, dataset, model, cfg, args):
+    """Return the features of a data set in float16, from the file if it is there: (N, C, H, W), or (N, C) if linear."""
+    if not path.exists():
+        parts = DataLoader(dataset, args.batch_size, num_workers=args.workers)
+        for k, (films, _) in enumerate(tqdm(parts, path.stem)):
+            maps = model.forward_features(normalise(films.to(DEVICE), cfg))
+            values = maps if args.head == "causal" else model.forward_head(maps, pre_logits=True)
+            if k == 0:
+                shape, unfinished = (len(dataset), *values.shape[1:]), path.with_suffix(".unfinished")
+                file = np.lib.format.open_memmap(unfinished, "w+", np.float16, shape)
+            file[k * args.batch_size :][: len(values)] = values.half().cpu().numpy()
+        file.flush()
+        unfinished.rename(path)
+    return torch.from_numpy(np.load(path, mmap_mode="c"))  # read from the disk as it is needed
+
+
+def main(argv=None):
+    args, labels = parse_args(argv), causalcxr.data.NIH_LABELS
+    torch.manual_seed(0)
+    options = {"num_classes": len(labels), "drop_rate": 0.2, "pretrained_backbone": args.weights}
+    model = causalcxr.create_model("causal_timm", backbone=args.backbone, **options).to(DEVICE).eval()
+    cfg, head, criterion = model.pretrained_cfg, model.head, CausalLoss()
+    size = args.image_size or cfg["input_size"][-1]
+    images = {"input_size": (cfg["input_size"][0], size, size), "mean": cfg["mean"], "std": cfg["std"]}
+    saved = {"label_names": labels, "data_config": images}
+    if args.head == "linear":
+        model = with_linear_layer(model, args.backbone).to(DEVICE).eval()
+        head, criterion = model.get_classifier(), lambda *pair: {"loss": classification_loss(*pair)}
+    key = hashlib.sha256(repr([args.data, args.backbone, args.weights, args.head, size]).encode()).hexdigest()[:8]
+    files = (args.output / f"{part}-features-{key}.npy" for part in ("train", "val"))
+    args.output.mkdir(parents=True, exist_ok=True)
+    sets = build_data(args.data, size)
+    train, val = (keep_features(path, dataset, model, cfg, args) for path, dataset in zip(files, sets, strict=True))
+    torch.manual_seed(0)  # as if the features had been there
+    targets, val_targets = (dataset.targets for dataset in sets)
+    updates, best = max(1, len(train) // args.batch_size), -1.0
+    optimizer = torch.optim.AdamW(head.parameters(), args.lr, weight_decay=0.05)
+    for epoch in range(1, args.epochs + 1):
+        head.train()
+        for rows in tqdm(torch.randperm(len(train)).chunk(updates), f"epoch {epoch}/{args.epochs}", leave=False):
+            loss = criterion(head(train[rows].to(DEVICE).float()), targets[rows].to(DEVICE))["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        head.eval()
+        with torch.inference_mode():
+            outputs = [head(part.to(DEVICE).float()) for part in val.split(args.batch_size)]
+        logits = torch.cat([getattr(output, "logits", output) for output in outputs]).cpu()
+        values = causalcxr.metrics.auroc(logits, val_targets).tolist()
+        mean = float(np.nanmean(values))
+        print(json.dumps({"epoch": epoch, "loss": round(loss.item(), 4), "val_auroc": round(mean, 4)}))
+        if not mean <= best:  # NaN too, where no label has both classes
+            best, calibration = mean, causalcxr.Calibration.fit(logits, val_targets)
+            auroc = {name: {"value": value} for name, value in zip(("mean", *labels), (mean, *values), strict=True)}
+            metrics = {"data": args.data, "split": "validation", "images": len(val), "auroc": auroc}
+            causalcxr.save_pretrained(model, args.output, metrics=metrics, calibration=calibration, **saved)
+
+
+if __name__ == "__main__":
+    main()

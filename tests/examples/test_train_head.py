@@ -1,0 +1,93 @@
+"""Heads on frozen backbones: what a run leaves, and that features are computed once."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+import causalcxr
+import train_head
+from causalcxr.data import SyntheticCXR, normalise
+from causalcxr.models.published import BACKBONES
+
+pytestmark = pytest.mark.filterwarnings("ignore:AUROC is undefined", "ignore:no t", "ignore:Mean of empty slice")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("weights")
+    for name in ("test_resnet", "test_vit"):
+        save_file(timm.create_model(name).state_dict(), folder / f"{name}.safetensors")
+    return {path.stem: path for path in folder.iterdir()}
+
+
+def _run(weights: dict[str, Path], output: Path, backbone: str, *options: str) -> Any:
+    what = [f"--output={output}", f"--backbone={backbone}", f"--weights={weights[backbone]}"]
+    train_head.main(["--data=synthetic:64", *what, "--batch-size=16", "--epochs=2", "--workers=0", *options])
+    return causalcxr.create_model(output).eval()
+
+
+@pytest.mark.parametrize(
+    ("head", "backbone", "size", "shape"),
+    [
+        ("causal", "test_resnet", 64, (96, 4, 4)),
+        ("linear", "test_resnet", 64, (96,)),
+        ("linear", "test_vit", 160, (64,)),
+    ],
+)
+def test_a_run_is_a_model(
+    weights: dict[str, Path], tmp_path: Path, head: str, backbone: str, size: int, shape: tuple[int, ...]
+) -> None:
+    """The backbone keeps its weights, and the kept features are those of the saved model."""
+    model = _run(weights, tmp_path, backbone, f"--head={head}", f"--image-size={size}")
+    assert isinstance(model, causalcxr.CausalCXR) == (head == "causal")
+    assert model.label_names == causalcxr.data.NIH_LABELS
+    assert model.pretrained_cfg["input_size"] == (3, size, size)
+    assert model.calibration is not None
+    theirs = load_file(weights[backbone])
+    ours = (model.backbone if head == "causal" else model).state_dict()
+    kept = [name for name in ours if not name.startswith(("fc.", "head."))]
+    assert all(torch.equal(ours[name], theirs[name]) for name in kept)
+    (path,) = tmp_path.glob("val-*.npy")
+    features = torch.from_numpy(np.load(path)).float()
+    assert features.shape == (16, *shape)
+    films = torch.stack([image for image, _ in SyntheticCXR(16, image_size=size, seed=1)])
+    with torch.no_grad():
+        maps = model.forward_features(normalise(films, model.pretrained_cfg))
+        if head == "linear":
+            maps = model.forward_head(maps, pre_logits=True)
+        torch.testing.assert_close(features, maps, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("head", ["causal", "linear"])
+def test_names_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str) -> None:
+    """Their arguments reach the plain model as well: EVA-X is built as its row says, not as timm would."""
+    arguments = {**BACKBONES["eva_x_tiny"].backbone_args, "embed_dim": 48, "depth": 1, "num_heads": 2}
+    row = BACKBONES["eva_x_tiny"]._replace(name="tiny_eva", pixels=64, backbone_args={**arguments, "img_size": 64})
+    monkeypatch.setitem(BACKBONES, "tiny_eva", row)
+    network = timm.create_model(row.architecture, num_classes=0, **row.backbone_args)
+    save_file(network.state_dict(), tmp_path / "eva.safetensors")
+    model = _run({"tiny_eva": tmp_path / "eva.safetensors"}, tmp_path / "run", "tiny_eva", f"--head={head}")
+    assert model.pretrained_cfg["input_size"] == (3, 64, 64)
+    assert model.pretrained_cfg["std"] == pytest.approx((row.std,) * 3)
+    ours = (model.backbone if head == "causal" else model).norm.state_dict()
+    assert ours.keys() == network.norm.state_dict().keys()
+
+
+def test_features_are_computed_once(
+    weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other options of training start from the file; another size has another file."""
+    _run(weights, tmp_path, "test_resnet", "--image-size=64", "--lr=1e-4")
+    first = capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(train_head, "normalise", lambda *_: pytest.fail("an image passed the backbone again"))
+        _run(weights, tmp_path, "test_resnet", "--image-size=64", "--lr=1e-4")
+    assert capsys.readouterr().out == first
+    _run(weights, tmp_path, "test_resnet", "--image-size=96", "--head=linear")
+    assert len(list(tmp_path.glob("*.npy"))) == 4
+    assert not list(tmp_path.glob("*.unfinished"))

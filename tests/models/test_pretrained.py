@@ -1,0 +1,287 @@
+"""Weights of other people's training runs in backbones, and the table of what is published."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import causalcxr
+from causalcxr.models.backbone import create_backbone, feature_map
+from causalcxr.models.published import BACKBONES, PublishedBackbone
+
+TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+# What stands for a row of the table, since a test can hold no such network.
+DINO = PublishedBackbone(
+    *(
+        "tiny_dino",
+        "vit_small_patch14_dinov2",
+        70,
+        3,
+        0.53,
+        0.26,
+        "mit",
+        "hf-hub:owner/repo:dino.safetensors",
+        "nobody",
+    ),
+    {**TINY, "img_size": 70, "dynamic_img_size": True, "dynamic_img_pad": True},
+)
+GREY = PublishedBackbone(
+    *("tiny_grey", "densenet121", 64, 1, 0.5, 1 / 2048, "apache-2.0", "https://host/file.pt", "nobody"),
+    {"block_config": (1, 1, 1, 1)},
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    for row in (DINO, GREY):
+        monkeypatch.setitem(BACKBONES, row.name, row)
+
+
+def _images(size: int = 70, channels: int = 3) -> Tensor:
+    return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def _network(name: str, **kwargs: Any) -> nn.Module:
+    """Return a network of timm with weights that are all drawn."""
+    network = timm.create_model(name, num_classes=3, **kwargs)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(std=0.1)
+    return network.eval()
+
+
+def _assert_same(network: Any, source: str | Path, name: str, size: int = 70, **kwargs: Any) -> None:
+    backbone = create_backbone(name, pretrained=source, backbone_args=kwargs)[0].eval()
+    with torch.no_grad():
+        (expected,) = network.forward_intermediates(_images(size), indices=1, norm=True, intermediates_only=True)
+        torch.testing.assert_close(feature_map(backbone, _images(size)), expected, rtol=1e-5, atol=1e-5)
+
+
+def _as_transformers(weights: dict[str, Tensor], *, saved: bool) -> dict[str, Tensor]:
+    """Rename weights of timm's DINOv2 as transformers holds them, or as it saves them."""
+    names = ("attention.{}", "o_proj", "{}_proj") if not saved else ("attention.attention.{}", "output.dense", "{}")
+    renamed: dict[str, Tensor] = {"embeddings.mask_token": torch.zeros(1, 32)}
+    for name, weight in weights.items():
+        new = re.sub(r"^blocks\.", "encoder.layer.", name).replace(
+            "patch_embed.proj", "embeddings.patch_embeddings.projection"
+        )
+        new = re.sub(r"ls(\d)\.gamma", r"layer_scale\1.lambda1", new).replace("attn.proj", f"attention.{names[1]}")
+        new = re.sub(r"^norm\.", "layernorm.", re.sub("^cls_token", "embeddings.cls_token", new))
+        new = new.replace("pos_embed", "embeddings.position_embeddings")
+        letters = ("query", "key", "value") if saved else ("q", "k", "v")
+        if "attn.qkv" in new:
+            for letter, part in zip(letters, weight.chunk(3), strict=True):
+                renamed[new.replace("attn.qkv", names[0].format(names[2].format(letter)))] = part.clone()
+        else:
+            renamed[new] = weight
+    return dict(sorted(renamed.items()))
+
+
+@pytest.mark.parametrize("below", ["", "dinov2.", "module.backbone."])
+@pytest.mark.parametrize("saved", [True, False])
+def test_dinov2_under_the_names_of_transformers(tmp_path: Path, saved: bool, below: str) -> None:
+    network = _network("vit_small_patch14_dinov2", img_size=70, **TINY)
+    weights = {name: weight for name, weight in network.state_dict().items() if not name.startswith("head.")}
+    renamed = {f"{below}{name}": weight for name, weight in _as_transformers(weights, saved=saved).items()}
+    save_file(renamed, tmp_path / "model.safetensors")
+    _assert_same(network, tmp_path, "vit_small_patch14_dinov2", img_size=70, **TINY)
+
+
+def test_dinov2_under_its_own_names(tmp_path: Path) -> None:
+    """With registers, of which timm's network has the positions apart."""
+    network: Any = _network("vit_small_patch14_reg4_dinov2", img_size=70, **TINY)
+    weights = {name: weight for name, weight in network.state_dict().items() if not name.startswith("head.")}
+    weights |= {"register_tokens": weights.pop("reg_token"), "mask_token": torch.zeros(1, 32)}
+    first = torch.ones(1, 1, 32)
+    weights |= {"cls_token": weights["cls_token"] - first, "pos_embed": torch.cat([first, weights["pos_embed"]], dim=1)}
+    torch.save({"teacher": 1, "model": weights}, tmp_path / "dino.pth")
+    _assert_same(network, tmp_path / "dino.pth", "vit_small_patch14_reg4_dinov2", img_size=70, **TINY)
+
+
+@pytest.mark.parametrize("wrapped", ["", "module.", "encoder.", "model.backbone."])
+@pytest.mark.parametrize("container", ["model", "state_dict", "module"])
+def test_masked_autoencoder(tmp_path: Path, wrapped: str, container: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Its decoder is left, and said; positions are resampled to the patches that the backbone has."""
+    network = _network("vit_small_patch16_224", img_size=64, **TINY)
+    weights = {name: weight for name, weight in network.state_dict().items() if not name.startswith("head.")}
+    weights |= {"mask_token": torch.zeros(1, 1, 16), "decoder_embed.weight": torch.zeros(16, 32)}
+    weights |= {f"decoder_blocks.{k}.norm1.weight": torch.zeros(16) for k in range(50)}
+    content = {container: {wrapped + name: weight for name, weight in weights.items()}, "epoch": 800}
+    torch.save(content, tmp_path / "mae.pth")
+    with caplog.at_level(logging.INFO, "causalcxr"):
+        _assert_same(network, tmp_path / "mae.pth", "vit_small_patch16_224", size=64, img_size=64, **TINY)
+    left, matched = (record.getMessage() for record in caplog.records if record.name.startswith("causalcxr"))
+    assert left.startswith("52 weights of ")
+    assert f"{wrapped}decoder_embed.weight" in left
+    assert re.fullmatch(
+        r"\d+ weights of .*mae.pth are in the backbone vit_small_patch16_224, none of which is new", matched
+    )
+
+
+@pytest.mark.parametrize("size", ["tiny", "base"])
+def test_eva_x(tmp_path: Path, size: str) -> None:
+    """As after masked pretraining: its norm stays on the tokens, the layer that guesses them is left."""
+    row = BACKBONES[f"eva_x_{size}"]
+    arguments = {**row.backbone_args, **TINY}
+    network = _network(row.architecture, **arguments)
+    weights = {name: weight for name, weight in network.state_dict().items() if not name.startswith("head.")}
+    theirs = {"mlp.norm": "mlp.ffn_ln", "mlp.fc1_g": "mlp.w1", "mlp.fc1_x": "mlp.w2", "mlp.fc2": "mlp.w3"}
+    for ours, name in {**theirs, "q_proj.bias": "q_bias", "v_proj.bias": "v_bias"}.items():
+        weights = {key.replace(ours, name): weight for key, weight in weights.items()}
+    weights |= {
+        "mask_token": torch.zeros(1, 1, 32),
+        "lm_head.weight": torch.zeros(8, 32),
+        "lm_head.bias": torch.zeros(8),
+    }
+    weights["rope.freqs_cos"] = torch.zeros(196, 16)
+    torch.save({"module": weights, "global_steps": 3}, tmp_path / "eva.pt")
+    _assert_same(network, tmp_path / "eva.pt", row.architecture, size=224, **arguments)
+
+
+@pytest.mark.parametrize("source", ["model", "folder of ours"])
+def test_backbone_of_a_model_of_ours(tmp_path: Path, source: str) -> None:
+    model: Any = causalcxr.create_model("causal_test_resnet").eval()
+    causalcxr.save_pretrained(model, tmp_path)
+    path = tmp_path if source != "model" else tmp_path / "model.safetensors"
+    copy: Any = causalcxr.create_model("causal_test_resnet", num_classes=2, pretrained_backbone=path).eval()
+    torch.testing.assert_close(copy.forward_features(_images(64)), model.forward_features(_images(64)))
+
+
+class _Anything:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model": _Anything()}, r"w.pth is no file of tensors alone, so it is not opened .*; save the state_dict\(\)"),
+        ({"epoch": 3}, "w.pth has no weights under state_dict_ema"),
+        ([torch.zeros(2)], "w.pth has no weights under state_dict_ema"),
+        ({"conv1.0.weight": torch.zeros(2)}, "w.pth do not fit the backbone 'test_resnet': .*Missing key.*bn1"),
+    ],
+)
+def test_file_that_cannot_be_used(tmp_path: Path, content: Any, message: str) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=message):
+        create_backbone("test_resnet", pretrained=tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip file"])
+def test_damaged_file(tmp_path: Path, content: bytes) -> None:
+    for name in ("w.pth", "w.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name} is (no file of tensors alone|damaged)"):
+            create_backbone("test_resnet", pretrained=tmp_path / name)
+
+
+def test_folder_without_weights(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"no model.safetensors in .*, which has pytorch_model.bin"):
+        create_backbone("test_resnet", pretrained=tmp_path)
+
+
+def test_weights_of_deeper_networks_do_not_fit(tmp_path: Path) -> None:
+    save_file(_network("vit_small_patch14_dinov2", img_size=70, **TINY).state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"w.safetensors do not fit .*Unexpected key.*blocks\.1\.norm1"):
+        create_backbone(
+            "vit_small_patch14_dinov2", pretrained=tmp_path / "w.safetensors", backbone_args={**TINY, "depth": 1}
+        )
+
+
+@pytest.mark.parametrize("row", causalcxr.list_backbones(), ids=lambda row: row.name)
+def test_row_of_the_table(row: PublishedBackbone) -> None:
+    """Each is a network that takes such images, and says so."""
+    model: Any = causalcxr.create_model("causal_timm", backbone=row.name, pretrained_backbone=False, device="meta")
+    cfg = model.pretrained_cfg
+    assert cfg["input_size"] == (row.channels, row.pixels, row.pixels)
+    assert (cfg["mean"], cfg["std"]) == ((row.mean,) * row.channels, (row.std,) * row.channels)
+    assert cfg["license"] == row.license
+    assert model.reduction in (14, 16)
+    assert re.match(r"hf-hub:[\w.-]+/[\w.-]+(@[0-9a-f]{40})?:[\w.]+\.safetensors$|https://", row.address)
+
+
+def test_page_has_the_table() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "backbones.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("| `")]
+    for row in causalcxr.list_backbones():
+        stem, _, last = row.name.rpartition("121_") if row.name.startswith("xrv_densenet") else ("", "", "")
+        (line,) = (line for line in lines if f"`{row.name}`" in line or (stem in line and f"`_{last}`" in line))
+        assert f"`{row.architecture}`" in line
+        assert f"{row.channels} x {row.pixels} px" in line
+        std = "1/2048" if row.channels == 1 else f"{row.std:.4g}"
+        assert f"| {row.mean:.4g}, {std} | {row.license} |" in line
+        assert ("downloaded" in line) == row.address.startswith("hf-hub:")
+
+
+def test_weights_that_are_a_pickle_are_not_fetched(tiny: None) -> None:
+    with pytest.raises(
+        ValueError, match=r"'tiny_grey' are a pickle, https://host/file.pt, .* pretrained_backbone=False"
+    ):
+        causalcxr.create_model("causal_timm", backbone="tiny_grey")
+
+
+def test_short_name_is_for_create_model() -> None:
+    with pytest.raises(ValueError, match=r"create_model\('causal_timm', backbone='rad_dino'\)"):
+        causalcxr.CausalCXR("rad_dino")
+    with pytest.raises(ValueError, match="unknown backbone 'raddino'; close names: rad_dino"):
+        causalcxr.create_model("causal_timm", backbone="raddino")
+
+
+def _model(name: str, **kwargs: Any) -> Any:
+    options = {"dim": 32, "num_heads": 4, "num_classes": 2, "pretrained_backbone": False}
+    return causalcxr.create_model("causal_timm", backbone=name, **(options | kwargs)).eval()
+
+
+@pytest.mark.parametrize("name", ["tiny_dino", "tiny_grey"])
+def test_from_film_to_heat_map_and_back_from_a_folder(tiny: None, tmp_path: Path, name: str) -> None:
+    """Patches of 14 pixels, and grey images from -1024 to 1024."""
+    model, film = _model(name, label_names=["Mass", "Nodule"]), torch.rand(1, 80, 90)
+    x = model.preprocess(film)
+    row = BACKBONES[name]
+    torch.testing.assert_close(x.mean(), ((film.mean() - row.mean) / row.std), rtol=0.05, atol=0.05 / row.std)
+    cells = row.pixels // model.reduction
+    evidence = causalcxr.explain.evidence_maps(model, x)
+    assert evidence.shape[:2] == (1, 2)
+    assert model.forward_features(x).shape[2:] == (cells, cells)
+    assert causalcxr.explain.attention_maps(model, x).isfinite().all()
+    causalcxr.save_pretrained(model, tmp_path)
+    assert "license: " + row.license in (tmp_path / "README.md").read_text()
+    for pretrained in (True, False):  # neither asks for the weights of the table
+        copy: Any = causalcxr.create_model(tmp_path, pretrained=pretrained).eval()
+        assert copy.pretrained_cfg["std"] == (row.std,) * row.channels
+        assert copy.in_chans == row.channels
+        torch.testing.assert_close(copy.preprocess(film), x)
+        assert torch.allclose(copy(x), model(x)) == pretrained
+
+
+@pytest.mark.parametrize("name", ["tiny_dino", "tiny_grey"])
+def test_export_and_feature_maps(tiny: None, name: str) -> None:
+    model = _model(name)
+    x = model.preprocess(torch.rand(1, 80, 90))
+    program = torch.export.export(model, (x,)).module()
+    torch.testing.assert_close(program(x), model(x), rtol=1e-4, atol=1e-4)
+    maps = _model(name, features_only=True)(x)
+    assert maps[-1].shape[2:] == model.forward_features(x).shape[2:]
+
+
+def test_grey_weights_for_colour_images(tiny: None, tmp_path: Path) -> None:
+    network = _network("densenet121", in_chans=1, block_config=(1, 1, 1, 1))
+    torch.save(network.state_dict(), tmp_path / "grey.pth")
+    grey, colour = (_model("tiny_grey", in_chans=n, pretrained_backbone=tmp_path / "grey.pth") for n in (1, 3))
+    film = torch.rand(1, 64, 64)
+    assert colour.preprocess(film).shape == (1, 3, 64, 64)
+    maps = [model.forward_features(model.preprocess(film)) for model in (grey, colour)]
+    torch.testing.assert_close(*maps, rtol=1e-4, atol=1e-3)
+
+
+def test_images_beyond_the_range_of_the_backbone(tiny: None) -> None:
+    with pytest.raises(ValueError, match=r"within \+-2048, but reach 4096"):
+        _model("tiny_grey")(torch.full((1, 1, 64, 64), 4096.0))
+    with pytest.raises(ValueError, match=r"within \+-20, but reach 1024"):
+        _model("tiny_dino")(torch.full((1, 3, 70, 70), 1024.0))
