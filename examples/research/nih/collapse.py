@@ -2,7 +2,7 @@
 
     python -m nih.collapse --data nih-10k.zip --backbone-weights lite0.safetensors --output nih/results/collapse.json
 
-Norms are of the causal and the confounding features; gradients are those of each part of the loss, as it is weighted, in
+Norms are of the causal and the confounding features. Gradients are of each part of the loss, as it is weighted, in
 the encoder, through which the parts compete. They are means over seeds.
 """
 
