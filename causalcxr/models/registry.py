@@ -35,7 +35,7 @@ from causalcxr.data.labels import NIH_LABELS, check_label_names
 from causalcxr.models.backbone import check_backbone_name, check_feature_map
 from causalcxr.models.causal_cxr import CausalCXR
 from causalcxr.models.metadata import calibrate, checked_names
-from causalcxr.models.published import BACKBONES
+from causalcxr.models.published import BACKBONES, PublishedBackbone
 
 __all__ = ["create_model", "is_model", "list_models", "list_pretrained"]
 
@@ -159,28 +159,22 @@ def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
     saved = isinstance(given.get("pretrained_cfg"), dict)  # weights of ours, which say how images are scaled
     published = BACKBONES.get(given.get("backbone") or usual)
     if published:
-        weights = given.get("pretrained_backbone", not saved)
-        if weights is True and not published.address.startswith("hf-hub:"):
-            raise ValueError(
-                f"the weights of {published.name!r} are a pickle, {published.address}, which is not opened from there; "
-                "fetch it, save its state_dict() as safetensors, and give pretrained_backbone='file.safetensors', "
-                "or pretrained_backbone=False for none"
-            )
-        given = {"in_chans": published.channels} | given | {"backbone": published.architecture}
-        given["pretrained_backbone"] = published.address if weights is True else weights
-        given["backbone_args"] = published.backbone_args | (given.get("backbone_args") or {})
+        given = _with_weights_of(published, given, wanted=not saved)
     kwargs = {"backbone": usual} | defaults | given
     backbone, img_size = kwargs["backbone"], kwargs.pop("img_size", None)
     if not backbone:
         raise ValueError(f"{name} needs the name of a timm model, as create_model({name!r}, backbone='resnet26d')")
     check_backbone_name(backbone)
     overlay: dict[str, Any] = {}
-    if backbone != usual:
+    if backbone != usual or published:
         overlay = _of_backbone(backbone)
         if published:
-            overlay |= {key: (getattr(published, key),) * published.channels for key in ("mean", "std")}
-            overlay |= {"license": published.license}
-            overlay |= {"input_size": (published.channels, published.pixels, published.pixels)}
+            overlay |= {
+                "input_size": (published.channels, published.pixels, published.pixels),
+                "mean": (published.mean,) * published.channels,
+                "std": (published.std,) * published.channels,
+                "license": published.license,
+            }
         if saved:
             overlay = {"first_conv": overlay["first_conv"]}
     kwargs["backbone_args"] = defaults.get("backbone_args", {}) | (given.get("backbone_args") or {})
@@ -191,6 +185,24 @@ def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
         overlay["input_size"] = (channels, *sides)
     kwargs["pretrained_cfg_overlay"] = overlay | (given.get("pretrained_cfg_overlay") or {})
     return kwargs
+
+
+def _with_weights_of(published: PublishedBackbone, given: dict[str, Any], wanted: bool) -> dict[str, Any]:
+    """Return the arguments with the network of a row of the table, and with its weights unless they are not wanted."""
+    weights = given.get("pretrained_backbone", wanted)
+    if weights is True and not published.address.startswith("hf-hub:"):
+        raise ValueError(
+            f"the weights of {published.name!r} are a pickle, {published.address}, which is not opened from there; "
+            "fetch it, save its state_dict() as safetensors, and give pretrained_backbone='file.safetensors', "
+            "or pretrained_backbone=False for none"
+        )
+    return {
+        "in_chans": published.channels,
+        **given,
+        "backbone": published.architecture,
+        "backbone_args": published.backbone_args | (given.get("backbone_args") or {}),
+        "pretrained_backbone": published.address if weights is True else weights,
+    }
 
 
 def _say_channels(model: Any) -> None:

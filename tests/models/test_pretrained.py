@@ -226,6 +226,14 @@ def test_weights_that_are_a_pickle_are_not_fetched(tiny: None) -> None:
         causalcxr.create_model("causal_timm", backbone="tiny_grey")
 
 
+def test_short_name_of_the_network_that_a_model_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = GREY._replace(name="tiny_resnet", architecture="test_resnet", backbone_args={})
+    monkeypatch.setitem(BACKBONES, row.name, row)
+    model: Any = causalcxr.create_model("causal_test_resnet", backbone="tiny_resnet", pretrained_backbone=False)
+    assert model.pretrained_cfg["std"] == (1 / 2048,)
+    assert model.pretrained_cfg["input_size"] == (1, 64, 64)
+
+
 def test_short_name_is_for_create_model() -> None:
     with pytest.raises(ValueError, match=r"create_model\('causal_timm', backbone='rad_dino'\)"):
         causalcxr.CausalCXR("rad_dino")
