@@ -29,7 +29,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     model = causalcxr.create_model(args.model, pretrained=True).eval()
     path = next(args.release.glob(f"images*/**/{args.film}"))
-    film, images = read_image(path)[0], model.preprocess(path)
+    film, images = read_image(path)[0].numpy(), model.preprocess(path)
     labels = [model.label_names.index(finding) for finding in args.findings]
     with torch.inference_mode():
         probabilities = model.calibration.probabilities(model(images))[0, labels].tolist()
