@@ -72,7 +72,7 @@ def test_the_command_line_and_evaluate_open_a_run(trained: Path, tmp_path: Path,
     Image.fromarray(np.tile(np.arange(0, 256, 2, dtype=np.uint8), (128, 1))).save(film)
     assert cli(["predict", str(film), "--model", str(trained)]) == 0
     assert "Effusion" in capsys.readouterr().out
-    evaluate.main([str(trained), "--data=synthetic:48", "--resamples=20", "--workers=0", "--device=cpu"])
+    evaluate.main([str(trained), "--data=synthetic:48", "--resamples=20", "--workers=1", "--device=cpu"])
     result = json.loads((trained / "test.json").read_text())
     causalcxr.save_pretrained(causalcxr.create_model(trained), tmp_path / "again", metrics=result)
     assert f"{result['auroc']['mean']['value']:.3f}" in (tmp_path / "again" / "README.md").read_text()
