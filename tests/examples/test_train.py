@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -76,6 +77,27 @@ def test_the_command_line_and_evaluate_open_a_run(trained: Path, tmp_path: Path,
     result = json.loads((trained / "test.json").read_text())
     causalcxr.save_pretrained(causalcxr.create_model(trained), tmp_path / "again", metrics=result)
     assert f"{result['auroc']['mean']['value']:.3f}" in (tmp_path / "again" / "README.md").read_text()
+
+
+def test_a_run_is_pushed_as_it_is(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Api:
+        """Keeps what would be sent."""
+
+        sent: ClassVar[dict[str, Any]] = {}
+
+        def __init__(self, token: str | None) -> None:
+            pass
+
+        def create_repo(self, repo_id: str, **_: Any) -> Any:
+            return argparse.Namespace(repo_id=repo_id)
+
+        def create_commit(self, repo_id: str, operations: list[Any], **_: Any) -> None:
+            self.sent.update({operation.path_in_repo: operation for operation in operations})
+
+    monkeypatch.setattr("causalcxr.hub.HfApi", Api)
+    causalcxr.push_to_hub(trained, "owner/repo")
+    assert set(Api.sent) == {"config.json", "model.safetensors", "README.md"}  # not the log, nor what resumes it
+    assert b"hf-hub:owner/repo" in Api.sent["README.md"].path_or_fileobj
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
