@@ -108,7 +108,7 @@ def label_weights(dataset, adjust):
 
 
 def build_objective(args, num_classes):
-    weights = True if args.backbone_weights == "timm" else args.backbone_weights or False
+    weights = True if args.backbone_weights == "timm" else args.backbone_weights
     options = {"num_classes": num_classes, "drop_rate": 0.2, **args.model_kwargs}
     if Path(args.model).is_dir():
         model = causalcxr.create_model(Path(args.model), **options)
