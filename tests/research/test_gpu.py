@@ -26,7 +26,8 @@ def test_small_form_runs_on_a_cpu(tmp_path: Path) -> None:
         assert (part["commit"], part["seed"]) == ("c0ffee", 0)
         assert not [row for row in part["rows"] if "error" in row or "not reached" in row["shown"]]
         assert part["rows"][-1]["name"] in result.stdout
-    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"run.log", *(f"{part}.json" for part in parts)}
+    files = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert files == {"run.log", *(f"{part}.json" for part in parts)}
 
 
 WRITE = 'import sys, pathlib, time; pathlib.Path(r\'{path}\').write_text(\'{{"part": "a", "rows": [1]}}\'); {rest}'
