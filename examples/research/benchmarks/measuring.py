@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import statistics
+import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,15 @@ def peak_memory(run: Side) -> int:
     return max(itertools.accumulate((size for _, size in changes), initial=0))
 
 
+def commit() -> str:
+    """Return the commit of the checkout, `-dirty` where files differ, "unknown" where git does not tell."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
 class Results:
     """Rows by their titles, kept in a file so that a run that was stopped goes on."""
 
@@ -66,8 +76,9 @@ class Results:
         if title in self.rows:
             return
         torch.manual_seed(0)
-        libraries = {"threads": torch.get_num_threads(), "torch": str(torch.__version__), "timm": timm.__version__}
-        self.rows[title] = measured() | {"seed": 0, "environment": libraries}
+        environment = {"commit": commit(), "threads": torch.get_num_threads()}
+        environment |= {"torch": str(torch.__version__), "timm": timm.__version__}
+        self.rows[title] = measured() | {"seed": 0, "environment": environment}
         if self.path:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             partial = self.path.with_suffix(".partial")
