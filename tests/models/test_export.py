@@ -70,6 +70,7 @@ def test_traced_model_takes_any_size(small: Callable[..., CausalCXR], traced_at:
     _assert_agree(torch.jit.trace(model, _images(*traced_at)), model, SIZES)
 
 
+@pytest.mark.slow
 def test_exported_file_takes_any_size(small: Callable[..., CausalCXR], tmp_path: Path) -> None:
     model = small("causal_resnet18").eval()
     torch.export.save(torch.export.export(model, (_images(),), dynamic_shapes=ANY_SIZE), tmp_path / "model.pt2")
