@@ -164,9 +164,14 @@ def test_the_preset_is_what_the_paper_says_and_other_options_go_first() -> None:
 
 
 def test_every_option_is_described() -> None:
-    help_ = subprocess.run([sys.executable, train.__file__, "--help"], capture_output=True, text=True, check=True)
-    options = [line for line in help_.stdout.splitlines() if line.startswith("  --")]
-    assert 14 <= len(options) <= 25
+    env = os.environ | {"COLUMNS": "400"}  # an option a line
+    command = [sys.executable, train.__file__, "--help"]
+    help_ = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    lines = help_.stdout.splitlines()
+    options = [i for i, line in enumerate(lines) if line.startswith("  -")]
+    assert 14 <= len(options) <= 26  # with --help
+    for i in options:  # a description beside a short option, or below a long one
+        assert "  " in lines[i].strip() or lines[i + 1].startswith(" " * 20), lines[i]
 
 
 def test_weights_by_a_recorded_confounder(made_release: Path, tmp_path: Path) -> None:
@@ -199,3 +204,27 @@ def test_two_processes_train_as_one(tmp_path: Path, objective: str, tolerance: f
     one, other = log(tmp_path / "one"), log(tmp_path / "two")
     for ours, theirs in zip(other, one, strict=True):
         assert ours["losses"]["loss"] == pytest.approx(theirs["losses"]["loss"], rel=tolerance)
+
+
+@pytest.mark.slow
+def test_processes_validate_one_model(tmp_path: Path) -> None:
+    """Without accelerators batch statistics differ between processes; those of the averaged model must not."""
+    script = tmp_path / "keeping.py"
+    script.write_text(
+        "import runpy, sys, torch\n"
+        "train = runpy.run_path(sys.argv[1])\n"
+        "predict = train['predict']\n"
+        "def keep(accelerator, model, loader):\n"
+        "    torch.save(dict(model.named_buffers()), f'{sys.argv[2]}/{accelerator.process_index}.pt')\n"
+        "    return predict(accelerator, model, loader)\n"
+        "train['main'].__globals__['predict'] = keep\n"
+        "train['main'](sys.argv[3:])\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    command += [train.__file__, str(tmp_path), *SMALL, f"--output={tmp_path / 'run'}", "--epochs=1"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert len(one) > 10
+    assert all(torch.equal(one[name], other[name]) for name in one)

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from causalcxr.data import normalise
+
 from .films import parts, read_pixels, read_tables, resize
-from .normalise import Normalise
 from .variants import VARIANTS, branches, build_model, build_objective
 
 SHOWN = ("norm_causal", "norm_confounder", "gradient_sl_encoder", "gradient_conf_encoder", "gradient_bd_encoder")
@@ -45,8 +46,8 @@ def main(argv: list[str] | None = None) -> None:
             objective = build_objective(VARIANTS[name], model)
             if objective.bank is not None:  # which is empty before training
                 with torch.no_grad():
-                    objective.bank.update(model.forward_causal(Normalise(model, "cpu")(images)).confounder)
-            measured.append(branches(model, Normalise(model, "cpu")(images), targets, objective))
+                    objective.bank.update(model.forward_causal(normalise(images, model.pretrained_cfg)).confounder)
+            measured.append(branches(model, normalise(images, model.pretrained_cfg), targets, objective))
         results[name] = {key: float(f"{np.mean([one[key] for one in measured]):.4g}") for key in SHOWN}
         print(name, results[name], flush=True)
     content = {"films": args.films, "image_size": args.image_size, "seeds": args.seeds, "variants": results}

@@ -8,9 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import causalcxr
-from causalcxr.data import NIH_LABELS
-
-from .normalise import Normalise
+from causalcxr.data import NIH_LABELS, normalise
 
 RELEASE_SIDE = 1024  # boxes are in pixels of the release
 MAP_SIDE = 256
@@ -79,7 +77,7 @@ def point(model: nn.Module, images: Tensor, marked: Boxes) -> dict[str, list[lis
         return {}
     model.eval()
     labels = torch.tensor(marked.labels, device=images.device)
-    inputs = Normalise(model, images.device)(images[torch.tensor(marked.rows, device=images.device)])
+    inputs = normalise(images[torch.tensor(marked.rows, device=images.device)], model.pretrained_cfg)
     places = {}
     for name, method in {"evidence": evidence, "attention": attention}.items():
         maps = method(model, inputs, labels)

@@ -5,6 +5,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from causalcxr.data import normalise
 from causalcxr.metrics import auroc
 
 from .films import Training
-from .normalise import Normalise
 from .pointing import Boxes, point
 from .variants import VARIANTS, branches, build_model, build_objective, start_at_prior
 from .views import Views
@@ -85,7 +86,7 @@ def rate_at(step: int, total: int, warmup: float) -> float:
 def logits_of(model: nn.Module, images: Tensor, autocast: torch.autocast) -> Tensor:
     """Return logits (N, K) in float32, on the device."""
     model.eval()
-    prepare = Normalise(model, images.device)
+    prepare = partial(normalise, cfg=model.pretrained_cfg)
     scored = []
     for part in images.split(EVAL_BATCH):
         with autocast:
@@ -152,7 +153,7 @@ def train(
     steps = count // batch
     total = steps * setting.epochs
     schedule = LambdaLR(optimizer, lambda step: rate_at(step, total, setting.warmup))
-    prepare = Normalise(model, device)
+    prepare = partial(normalise, cfg=model.pretrained_cfg)
     parameters = [p for p in model.parameters() if p.requires_grad]
     record: dict[str, Any] = {**job, "finished": False, "films": count, "steps_an_epoch": steps, "curve": []}
     with_branches = variant.objective == "causal"
