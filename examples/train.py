@@ -41,27 +41,19 @@ def parse_args(argv):
     add("--data", required=True, help="folder in the layout of the NIH release, or synthetic:NUMBER")
     add("--output", type=Path, required=True, help="folder for the model and its log")
     add("--model", default="causal_efficientnet_lite0", help="name in the registry or in timm, or folder of a model")
-    add(
-        "--model-kwargs",
-        nargs="*",
-        default={},
-        action=ParseKwargs,
-        help="arguments of the model; drop_rate=0.2 unless given",
-    )
+    add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, help="of the model; drop_rate=0.2 unless given")
     add("--preset", choices=["paper"], help="what the paper says; options beside it go first")
-    add("--backbone-weights", help="ImageNet weights: 'timm' to download them, or a file")
+    add("--backbone", help="in place of --model: a causal model on this one of timm or causalcxr.list_backbones()")
+    add("--backbone-weights", help="'timm' to download them, or a file; default: none, with --backbone the published")
+    add("--freeze-backbone", action="store_true", help="train the head alone")
     add("--objective", default="causal", choices=["causal", "plain", "agreement"], help="plain: L_sl alone")
     add("--adjust", help="weight labels by a recorded confounder: view, sex, age or FILE.csv:COLUMN")
     add("--epochs", type=int, default=12, help="number of epochs")
-    add("--image-size", type=int, default=224, help="side of the images in pixels")
+    add("--image-size", type=int, help="side of the images in pixels; default: 224, or what --backbone was trained on")
     add("--batch-size", type=int, default=64, help="images an update, over all processes")
     add("--accumulate", type=int, default=1, help="parts into which the images of an update are divided")
-    add(
-        "--lr",
-        type=float,
-        default=5e-4,
-        help="largest rate; it rises for a tenth of the training, then falls as a cosine",
-    )
+    add("--lr", type=float, default=5e-4, help="largest rate; rises for a tenth of the training, falls as a cosine")
+    add("--layer-decay", type=float, help="the rate of a layer over that of the next, such as 0.75; default: one rate")
     add("--weight-decay", type=float, default=0.05, help="weight decay")
     add("--ema-decay", type=float, default=0.998, help="decay of the average of weights, which is kept; 0: none")
     add("--no-augment", action="store_true", help="train on the images as they are")
@@ -72,7 +64,11 @@ def parse_args(argv):
     add("--seed", type=int, default=0, help="of all that is random but the choice of validation patients")
     add("--resume", action="store_true", help="go on after the last finished epoch of --output")
     parser.set_defaults(**(PAPER if parser.parse_known_args(argv)[0].preset == "paper" else {}))
-    return parser.parse_args(argv)
+    args, sizes = parser.parse_args(argv), {row.name: row.pixels for row in causalcxr.list_backbones()}
+    if args.freeze_backbone and not args.backbone:
+        parser.error("--freeze-backbone trains the head on the --backbone that it needs")
+    args.image_size = args.image_size or sizes.get(args.backbone, 224)
+    return args
 
 
 def build_data(args):
@@ -84,9 +80,8 @@ def build_data(args):
     ]
     views = None if args.no_augment else v2.Compose(views)
     if args.data.startswith("synthetic:"):
-        number = int(args.data.removeprefix("synthetic:"))
-        validation = SyntheticCXR(number // 4, image_size=size, seed=1)
-        return SyntheticCXR(number, image_size=size, transform=views), validation
+        count = int(args.data.removeprefix("synthetic:"))
+        return SyntheticCXR(count, image_size=size, transform=views), SyntheticCXR(count // 4, image_size=size, seed=1)
     options = {"val_fraction": args.val_fraction, "image_size": size}
     return NIHChestXray14(args.data, "train", transform=views, **options), NIHChestXray14(args.data, "val", **options)
 
@@ -110,7 +105,10 @@ def label_weights(dataset, adjust):
 def build_objective(args, num_classes):
     weights = True if args.backbone_weights == "timm" else args.backbone_weights
     options = {"num_classes": num_classes, "drop_rate": 0.2, **args.model_kwargs}
-    if Path(args.model).is_dir():
+    if args.backbone:
+        options |= {"backbone": args.backbone, "pretrained_backbone": weights or True}
+        model = causalcxr.create_model("causal_timm", **options)
+    elif Path(args.model).is_dir():
         model = causalcxr.create_model(Path(args.model), **options)
     elif causalcxr.is_model(args.model):
         model = causalcxr.create_model(args.model, pretrained_backbone=weights, **options)
@@ -178,7 +176,9 @@ def main(argv=None):
     if torch.distributed.is_initialized() and accelerator.device.type == "cuda":
         objective = convert_sync_batchnorm(objective)
     rates = {"lr": args.lr, "weight_decay": args.weight_decay}
-    optimizer = create_optimizer_v2(objective, "adam" if args.preset else "adamw", **rates)
+    if args.freeze_backbone:
+        model.backbone.requires_grad_(False)
+    optimizer = create_optimizer_v2(model, "adam" if args.preset else "adamw", layer_decay=args.layer_decay, **rates)
     weighted, share = StackDataset(train_set, label_weights(train_set, args.adjust)), args.batch_size // args.accumulate
     loader = DataLoader(weighted, share, shuffle=True, num_workers=args.workers, drop_last=True)
     val_loader = DataLoader(val_set, args.batch_size, num_workers=args.workers)
@@ -204,6 +204,7 @@ def main(argv=None):
         started, totals, skipped = time.perf_counter(), {}, 0
         loader.set_epoch(epoch)
         objective.train()
+        getattr(model, "backbone", model).train(not args.freeze_backbone)  # batch statistics are frozen as well
         bar = tqdm(loader, f"epoch {epoch}/{args.epochs}", leave=False, disable=not accelerator.is_main_process)
         for step, ((images, targets), weight) in enumerate(bar, start=1):
             update = (epoch - 1) * updates + (step - 1) // args.accumulate
@@ -231,11 +232,10 @@ def main(argv=None):
             distribute_bn(ema.module, accelerator.num_processes, reduce=True)
         logits, targets = predict(accelerator, ema.module, val_loader)
         mean = float(np.nanmean(causalcxr.metrics.auroc(logits, targets)))
-        best = max((record["val_auroc"] for record in log), default=-math.inf)
         record = {"epoch": epoch, "losses": means, "skipped_updates": skipped, "images_per_second": speed}
         log.append(record | {"val_auroc": mean})
         accelerator.print(json.dumps(log[-1]))
-        if accelerator.is_main_process and not mean <= best:  # NaN too, where no label has both classes
+        if accelerator.is_main_process and not any(mean <= old["val_auroc"] for old in log[:-1]):  # NaN is kept too
             save_model(args, ema.module, val_set, logits, targets, log[-1])
         save_state(accelerator, args.output, options, log)
     best = max(log, key=lambda record: record["val_auroc"])

@@ -48,17 +48,23 @@ XRV_DENSENETS = {
 }
 
 _ROWS = [
-    PublishedBackbone(
-        name="rad_dino",
-        architecture="vit_base_patch14_dinov2",
-        pixels=518,
-        channels=3,
-        mean=0.5307,
-        std=0.2583,
-        license="mit",
-        address="hf-hub:microsoft/rad-dino@23589fe9321302b1138a6b6e6f26c349fdbcd752:model.safetensors",
-        citation=RAD_DINO,
-        backbone_args=VIT,
+    *(
+        PublishedBackbone(
+            name=name,
+            architecture="vit_base_patch14_dinov2",
+            pixels=518,
+            channels=3,
+            mean=0.5307,
+            std=0.2583,
+            license=license_,
+            address=f"hf-hub:microsoft/{repo}:model.safetensors",
+            citation=RAD_DINO,
+            backbone_args=VIT,
+        )
+        for name, license_, repo in (
+            ("rad_dino", "mit", "rad-dino@23589fe9321302b1138a6b6e6f26c349fdbcd752"),
+            ("rad_dino_maira_2", "msrla, for research", "rad-dino-maira-2@a6132efb9268859545e9f68be18a76a6473f174a"),
+        )
     ),
     *(
         PublishedBackbone(

@@ -13,13 +13,14 @@ import pytest
 import timm
 import torch
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import causalcxr
 import evaluate
 import train
 from causalcxr.data import NIHChestXray14
 from causalcxr.losses import backdoor_weights
+from causalcxr.models.published import BACKBONES
 from causalcxr_cli import main as cli
 
 SMALL = ["--data=synthetic:64", "--model=causal_test_resnet", "--image-size=64", "--batch-size=16", "--workers=0"]
@@ -153,6 +154,43 @@ def test_a_run_starts_from_another(trained: Path, tmp_path: Path) -> None:
     run(tmp_path, f"--model={trained}", "--epochs=1", "--lr=0", "--ema-decay=0", "--weight-decay=0")
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path, trained))
     assert torch.equal(ours["head.causal_classifier.weight"], theirs["head.causal_classifier.weight"])
+
+
+def test_a_head_on_a_frozen_backbone(tmp_path: Path) -> None:
+    """Neither weights nor batch statistics of the backbone change."""
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "theirs.safetensors")
+    options = ["--backbone=test_resnet", f"--backbone-weights={tmp_path / 'theirs.safetensors'}", "--freeze-backbone"]
+    run(tmp_path / "run", *options, "--epochs=1", "--weight-decay=0.1")
+    ours, theirs = (load_file(tmp_path / name) for name in ("run/model.safetensors", "theirs.safetensors"))
+    kept = {name: value for name, value in theirs.items() if not name.startswith("fc.")}
+    assert len(kept) > 30
+    assert all(torch.equal(ours[f"backbone.{name}"], value) for name, value in kept.items())
+    with pytest.raises(SystemExit):
+        run(tmp_path / "other", "--model=resnet18", "--freeze-backbone")
+
+
+def test_a_published_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run has the images that the weights expect, and with layer-wise rates the first layers hardly move."""
+    args = {"embed_dim": 48, "depth": 2, "num_heads": 2, "dynamic_img_size": True}
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0, **args)
+    save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
+    row = BACKBONES["xrv_resnet50_all"]._replace(
+        name="grey", architecture="vit_tiny_patch16_224", pixels=64, channels=3, backbone_args=args
+    )
+    monkeypatch.setitem(BACKBONES, "grey", row)
+    options = ["--backbone=grey", f"--backbone-weights={tmp_path / 'theirs.safetensors'}", "--layer-decay=0.01"]
+    assert train.parse_args(["--data=nih", "--output=a", *options]).image_size == 64
+    run(tmp_path / "run", *options, "--epochs=1", "--ema-decay=0")
+    model = causalcxr.create_model(tmp_path / "run")
+    assert model.pretrained_cfg["std"] == (row.std,) * 3
+    first, last = (
+        (ours - weights).abs().max().item()
+        for ours, weights in (
+            (model.backbone.patch_embed.proj.weight, theirs.patch_embed.proj.weight),
+            (model.backbone.blocks[1].mlp.fc1.weight, theirs.blocks[1].mlp.fc1.weight),
+        )
+    )
+    assert 0 < first < 0.01 * last
 
 
 def test_the_preset_is_what_the_paper_says_and_other_options_go_first() -> None:
