@@ -229,7 +229,7 @@ def test_from_films_to_a_model_folder(packed: Path, tmp_path: Path) -> None:
         command = [sys.executable, "-m", "nih.study", *common, *arguments]
         subprocess.run(command, cwd=ROOT / "examples" / "research", check=True, timeout=300)
 
-    run("--search", "--settings", "base", "smoothing", "layer_decay", "--output", str(found))
+    run("--search", "--settings", "mild", "smoothing", "layer_decay", "--output", str(found))
     run("--study", "--setting", str(found / "chosen.json"), "--seeds", "0", "--output", str(output))
     assert len(list(output.iterdir())) <= 7
     results = json.loads((output / "results.json").read_text())
