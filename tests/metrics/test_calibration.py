@@ -1,4 +1,4 @@
-"""Calibration error by closed forms, by a literal loop over bins, and against torchmetrics where that is installed."""
+"""Calibration error by closed forms and by a literal loop over bins."""
 
 import numpy as np
 import pytest
@@ -42,18 +42,6 @@ def test_equals_a_literal_loop_over_the_bins(drawn, n_bins):
         expected, rows = _literal(probabilities, targets, n_bins)
         assert error[k] == pytest.approx(expected, abs=1e-12)
         np.testing.assert_allclose(np.transpose([field[k] for field in curve]), rows, **EXACT)
-
-
-def test_equals_torchmetrics():
-    functional = pytest.importorskip("torchmetrics.functional")
-    rng = np.random.default_rng(0)
-    probabilities = torch.tensor(rng.random((500, 3)))  # no value on an edge, where the two differ
-    targets = torch.tensor(rng.integers(0, 2, size=(500, 3)))
-    result = expected_calibration_error(probabilities, targets, n_bins=10)
-    for k in range(3):
-        columns = probabilities[:, k].contiguous(), targets[:, k].contiguous()
-        expected = functional.calibration_error(*columns, task="binary", n_bins=10)
-        assert result[k] == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_bins_are_closed_on_the_right_and_the_first_on_both_sides():
