@@ -59,7 +59,7 @@ def draw_heatmaps(model, films, path):
     for column, (i, k) in enumerate(zip(rows, labels, strict=True)):
         for axis in axes[:, column]:
             axis.imshow(images[column, 0].numpy(), cmap="gray", vmin=0, vmax=1)
-            axis.contour(films.masks(i)[k].numpy(), levels=[0.5], colors="gold", linewidths=1)
+            axis.contour(films.sample(i).masks[k].numpy(), levels=[0.5], colors="gold", linewidths=1)
             axis.set_axis_off()
         opacity = 0.8 * np.sqrt(np.abs(maps[column]))
         drawn = axes[1, column].imshow(maps[column], cmap="coolwarm", vmin=-1, vmax=1, alpha=opacity)

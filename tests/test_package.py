@@ -20,7 +20,7 @@ PUBLIC = {
     "paired_difference peak_box pointing_game reliability_curve worst_group_auroc",
     "causalcxr.data": "NIH_LABELS NIHChestXray14 SyntheticCXR check_label_names normalise preprocess read_image",
     "causalcxr.explain": "attention_maps evidence_maps overlay",
-    "causalcxr.bench": "MARKERS ConfoundedDataset StratifiedImages as_dict evaluate measure paint predict subsample",
+    "causalcxr.bench": "MARKERS ConfoundedDataset StratifiedImages as_dict evaluate paint predict subsample",
 }
 
 

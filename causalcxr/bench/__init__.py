@@ -1,7 +1,7 @@
 """Does a classifier of chest radiographs rely on a confounder? Data with a known one, and the figures that tell."""
 
 from causalcxr.bench.datasets import ConfoundedDataset, StratifiedImages
-from causalcxr.bench.evaluation import BenchResult, Scores, as_dict, evaluate, measure
+from causalcxr.bench.evaluation import BenchResult, Scores, as_dict, evaluate
 from causalcxr.bench.markers import MARKERS, paint
 from causalcxr.bench.scoring import Predictions, predict
 from causalcxr.bench.subsampling import subsample
@@ -15,7 +15,6 @@ __all__ = [
     "StratifiedImages",
     "as_dict",
     "evaluate",
-    "measure",
     "paint",
     "predict",
     "subsample",

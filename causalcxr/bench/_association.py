@@ -1,6 +1,5 @@
 """Columns of zeros and ones, numbers of random streams, and counts that follow a wanted association exactly."""
 
-import itertools
 import math
 from typing import Any
 
@@ -14,12 +13,8 @@ ORDER_STREAM, APPEARANCE_STREAM, CHOICE_STREAM = range(100, 103)
 
 def check_binary(name: str, values: Any, length: int | None = None) -> Tensor:
     """Zeros and ones (N,) as int64; given as (N,) or (N, 1), of any number type or bool."""
-    given = values if isinstance(values, Tensor) else np.asarray(values)
-    if not isinstance(given, Tensor) and given.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must be zeros and ones, got {given.dtype} values; compare first, as in view == 'AP'")
-    column = torch.as_tensor(given).detach().cpu()
-    if column.ndim == 2 and column.shape[1] == 1:
-        column = column[:, 0]
+    given = torch.as_tensor(values if isinstance(values, Tensor) else np.asarray(values)).detach().cpu()
+    column = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
     if column.ndim != 1 or length not in (None, len(column)):
         expected = "(N,)" if length is None else f"({length},)"
         raise ValueError(f"{name} must have shape {expected}, one value an image, got {tuple(given.shape)}")
@@ -50,9 +45,5 @@ def count_agreeing(n: int, correlation: float, what: str) -> int:
         )
     count = math.floor(correlation * n + 0.5)
     if 0 < correlation < 1 and not 0 < count < n:
-        needed = next(k for k in itertools.count(n + 1) if 0 < math.floor(correlation * k + 0.5) < k)
-        raise ValueError(
-            f"correlation {correlation:g} cannot be had with {n} {what}: rounded, it would be {count} of {n}; "
-            f"at least {needed} are needed"
-        )
+        raise ValueError(f"correlation {correlation:g} needs more than {n} {what}: rounded, it would be {count} of {n}")
     return count

@@ -2,20 +2,14 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from causalcxr._checks import check_choice, check_tensor
-from causalcxr.bench._association import (
-    APPEARANCE_STREAM,
-    ORDER_STREAM,
-    check_binary,
-    check_patient,
-    count_agreeing,
-)
+from causalcxr._checks import check_choice
+from causalcxr.bench._association import APPEARANCE_STREAM, ORDER_STREAM, check_binary, check_patient, count_agreeing
 from causalcxr.bench.markers import MARKERS, paint
+from causalcxr.data import read_image
 from causalcxr.data.synthetic import stream
 
 __all__ = ["ConfoundedDataset", "StratifiedImages"]
@@ -29,8 +23,9 @@ class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
     confounder known, `torch.utils.data.StackDataset(dataset, dataset.strata)` yields both.
 
     Args:
-        images: Anything with a length and items (1, H, W): a tensor (N, 1, H, W), an array, a list, or a data set, of
-            whose items (image, target) the image is taken. Floats in [0, 1], or uint8 from 0 to 255.
+        images: Anything with a length and items that [`read_image`][causalcxr.data.read_image] takes: a tensor or array
+            (N, 1, H, W) of floats in [0, 1] or of uint8, a list of paths, or a data set, of whose items (image, target)
+            the image is taken.
         targets: Whether the finding is there, zeros and ones.
         strata: Whether the confounder is there, zeros and ones.
         patient: Patient of each image, numbers or strings. Intervals are then over patients.
@@ -44,8 +39,7 @@ class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
         targets and strata: (N,) or (N, 1). Each item is an image (1, H, W), float32 in [0, 1], and its target (1,).
 
     Raises:
-        ValueError: There are no images, lengths differ, or a value is not 0 or 1; on access, an image has another shape
-            or lies outside [0, 1].
+        ValueError: There are no images, lengths differ, or a value is not 0 or 1; on access, as for `read_image`.
         TypeError: Targets or strata are not numbers.
 
     Example:
@@ -73,17 +67,7 @@ class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
     def _image(self, index: int) -> Tensor:
         """The image (1, H, W) in [0, 1] as it was given."""
         item = self._images[index]
-        item = item[0] if isinstance(item, (tuple, list)) else item
-        image = item if isinstance(item, Tensor) else torch.from_numpy(np.array(item))  # a copy, as of read-only files
-        image = image.float() / 255 if image.dtype == torch.uint8 else image
-        check_tensor(f"image {index}", image, "C H W", C=1)
-        low, high = float(image.min()), float(image.max())
-        if not (low >= 0 and high <= 1):  # written so that NaN fails
-            raise ValueError(
-                f"image {index} must lie in [0, 1], got values from {low:g} to {high:g}; give 8-bit values as uint8, "
-                "and images before they are normalised"
-            )
-        return image.to(torch.float32, copy=True)
+        return read_image(item[0] if isinstance(item, (tuple, list)) else item)
 
 
 class ConfoundedDataset(StratifiedImages):
@@ -131,14 +115,7 @@ class ConfoundedDataset(StratifiedImages):
     """
 
     def __init__(
-        self,
-        images: Any,
-        targets: Any,
-        *,
-        marker: str,
-        correlation: float | None,
-        seed: int = 0,
-        patient: Any = None,
+        self, images: Any, targets: Any, *, marker: str, correlation: float | None, seed: int = 0, patient: Any = None
     ) -> None:
         check_choice("marker", marker, MARKERS)
         self.marker, self.correlation, self.seed = marker, correlation, seed
@@ -146,34 +123,28 @@ class ConfoundedDataset(StratifiedImages):
         super().__init__(images, targets, strata, patient=patient)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, target = super().__getitem__(index)
-        return (self._painted(index, image)[0] if self.strata[index] else image), target
+        return self._painted(index)[0], self.targets[index].clone()
 
     def mask(self, index: int) -> Tensor:
         """Where the marker is on an image, (H, W) bool; all False on an image without one."""
-        image = self._image(range(len(self))[index])
-        if not self.strata[index]:
-            return torch.zeros(image.shape[1:], dtype=torch.bool)
-        return self._painted(index, image)[1]
+        return self._painted(index)[1]
 
     def with_correlation(self, correlation: float | None) -> "ConfoundedDataset":
         """The same images and markers, with another association of marker and finding."""
-        return ConfoundedDataset(
-            self._images,
-            self.targets,
-            marker=self.marker,
-            correlation=correlation,
-            seed=self.seed,
-            patient=self.patient,
-        )
+        given: dict[str, Any] = {"marker": self.marker, "seed": self.seed, "patient": self.patient}
+        return ConfoundedDataset(self._images, self.targets, correlation=correlation, **given)
 
     def without_markers(self) -> "ConfoundedDataset":
         """The same images, none of them with a marker."""
         return self.with_correlation(None)
 
-    def _painted(self, index: int, image: Tensor) -> tuple[Tensor, Tensor]:
-        look = stream(self.seed, APPEARANCE_STREAM, range(len(self))[index], MARKERS.index(self.marker))
-        return paint(image, self.marker, look)
+    def _painted(self, index: int) -> tuple[Tensor, Tensor]:
+        """The image with its marker, if it has one, and where that is."""
+        index = range(len(self))[index]
+        image = self._image(index)
+        if not self.strata[index]:
+            return image, torch.zeros(image.shape[1:], dtype=torch.bool)
+        return paint(image, self.marker, stream(self.seed, APPEARANCE_STREAM, index, MARKERS.index(self.marker)))
 
 
 def _choose_marked(targets: Tensor, correlation: float | None, seed: int) -> Tensor:

@@ -5,15 +5,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from causalcxr.bench._association import CHOICE_STREAM, check_binary
+from causalcxr.bench._association import CHOICE_STREAM
+from causalcxr.bench.datasets import StratifiedImages
 from causalcxr.bench.scoring import Predictions, predict
 from causalcxr.data.synthetic import stream
 from causalcxr.metrics import Interval, auroc, bootstrap_auroc, expected_calibration_error
 
-__all__ = ["BenchResult", "Scores", "as_dict", "evaluate", "measure"]
+__all__ = ["BenchResult", "Scores", "as_dict", "evaluate"]
 
 Aurocs = dict[tuple[str, int | None], Any]
 """(Name of a test, stratum or `None` for all images) to (1 + R,) AUROCs, on all images and on each of R resamples."""
@@ -66,57 +66,18 @@ class BenchResult(NamedTuple):
 
 def evaluate(
     model: Callable[[Tensor], Tensor],
-    tests: Mapping[str, Any],
+    tests: Mapping[str, StratifiedImages],
     *,
     label: int | None = None,
     prepare: Callable[[Tensor], Tensor] | None = None,
     batch_size: int = 64,
-    device: torch.device | str | None = None,
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> BenchResult:
-    """Show all tests to a classifier and measure it: [`predict`][causalcxr.bench.predict], then `measure`.
+    """Show all tests to a classifier, by [`predict`][causalcxr.bench.predict], and turn what it says into figures.
 
     Nothing is chosen here, and nothing may be chosen by what this returns for "reversed". Choose epochs, thresholds and
     hyper-parameters on validation images with the association of the training images.
-
-    Args:
-        model: A module or another callable from images to logits (B, K).
-        tests: Name to data set. Three names have a meaning: "same" (the association of the training images), "none" (no
-            association) and "reversed". Others, such as "absent" for images without markers, have none.
-        label: This and the next three as for `predict`.
-        prepare: See there.
-        batch_size: See there.
-        device: See there.
-        n_resamples: Number of resamples.
-        seed: Seed of the resamples and of the halves of the probe.
-
-    Returns:
-        A [`BenchResult`][causalcxr.bench.BenchResult].
-
-    Raises:
-        ImportError, TypeError, ValueError: As for `predict` and `measure`. Tests are checked before any is scored.
-
-    Example:
-        >>> from causalcxr.bench import ConfoundedDataset
-        >>> same = ConfoundedDataset(torch.rand(80, 1, 64, 64), [0, 1] * 40, marker="letter", correlation=0.95)
-        >>> tests = {"same": same, "none": same.with_correlation(0.5), "reversed": same.with_correlation(0.05)}
-        >>> result = evaluate(lambda images: images.amax(dim=(2, 3)), tests, n_resamples=100)
-        >>> list(result.tests), result.probe_causal
-        (['same', 'none', 'reversed'], None)
-    """
-    _check_tests(tests)
-    if hasattr(model, "forward_causal") and "none" in tests:
-        _halves(tests["none"], seed)
-    options: dict[str, Any] = {"label": label, "prepare": prepare, "batch_size": batch_size, "device": device}
-    predictions = {name: predict(model, dataset, **options) for name, dataset in tests.items()}
-    return measure(predictions, tests, n_resamples=n_resamples, seed=seed)
-
-
-def measure(
-    predictions: Mapping[str, Predictions], tests: Mapping[str, Any], *, n_resamples: int = 2000, seed: int = 0
-) -> BenchResult:
-    """Turn predictions into figures.
 
     Intervals are 95 % percentile intervals over resamples of patients, where the tests have a `patient`, else of
     images. All tests are resampled together: a patient who is in two tests is drawn as often in both, which narrows the
@@ -127,27 +88,39 @@ def measure(
     averaged.
 
     Args:
-        predictions: Name of the test to what the classifier makes of it.
-        tests: Name to data set with `targets` (N, 1) and `strata` (N,), zeros and ones, and `patient` (N,) or none.
-            Patients with the same name in two tests are the same.
+        model: A module or another callable from images to logits (B, K).
+        tests: Name to data set. Three names have a meaning: "same" (the association of the training images), "none" (no
+            association) and "reversed". Others, such as "absent" for images without markers, have none. Patients with
+            the same name in two tests are the same.
+        label: This and the next two as for `predict`.
+        prepare: See there.
+        batch_size: See there.
         n_resamples: Number of resamples.
-        seed: Seed of the resamples and of the halves.
+        seed: Seed of the resamples and of the halves of the probe.
 
     Returns:
         A [`BenchResult`][causalcxr.bench.BenchResult].
 
     Raises:
         ImportError: A probe is due, and scikit-learn is not installed.
-        TypeError: A test has no `targets` or `strata`.
-        ValueError: There is no test; predictions and tests differ in names or numbers of images; a test has one class
-            only; some tests have patients and others none; half of "none" lacks images with or without the confounder.
+        TypeError: A test is no `StratifiedImages`.
+        ValueError: As for `predict`. Or there is no test, a test has one class only, or some tests have patients and
+            others none. Or half of "none" has the confounder on all images or on none, too few for a probe.
+
+    Example:
+        >>> import torch
+        >>> from causalcxr.bench import ConfoundedDataset
+        >>> same = ConfoundedDataset(torch.rand(80, 1, 64, 64), [0, 1] * 40, marker="letter", correlation=0.95)
+        >>> tests = {"same": same, "none": same.with_correlation(0.5), "reversed": same.with_correlation(0.05)}
+        >>> result = evaluate(lambda images: images.amax(dim=(2, 3)), tests, n_resamples=100)
+        >>> list(result.tests), result.probe_causal
+        (['same', 'none', 'reversed'], None)
     """
     _check_tests(tests)
-    given = {name: len(each.logits) for name, each in predictions.items()}
-    expected = {name: len(test.strata) for name, test in tests.items()}
-    if given != expected:
-        raise ValueError(f"predictions must be one for each image of each test, {expected}, got {given}")
-    aurocs = _resample({name: each.logits for name, each in predictions.items()}, tests, n_resamples, seed)
+    predictions = {
+        name: predict(model, test, label=label, prepare=prepare, batch_size=batch_size) for name, test in tests.items()
+    }
+    aurocs = _resample(predictions, tests, n_resamples, seed)
     probes: list[float | None] = [None, None]
     if "none" in tests:
         features = predictions["none"].causal, predictions["none"].confounder
@@ -172,14 +145,14 @@ def as_dict(result: Any) -> Any:
     """
     if hasattr(result, "_asdict"):
         result = result._asdict()
-    if isinstance(result, Mapping):
+    if isinstance(result, dict):
         return {name: as_dict(value) for name, value in result.items()}
-    if isinstance(result, tuple):
-        return [as_dict(value) for value in result]
     return None if isinstance(result, float) and math.isnan(result) else result
 
 
-def _resample(logits: Mapping[str, Tensor], tests: Mapping[str, Any], n_resamples: int, seed: int) -> Aurocs:
+def _resample(
+    predictions: Mapping[str, Predictions], tests: Mapping[str, StratifiedImages], n_resamples: int, seed: int
+) -> Aurocs:
     """AUROC of each test, and within each stratum that has both classes.
 
     All are labels of one bootstrap, unknown for the images of other tests and strata, so that what is drawn is shared.
@@ -187,16 +160,17 @@ def _resample(logits: Mapping[str, Tensor], tests: Mapping[str, Any], n_resample
     keys: list[tuple[str, int | None]] = []
     columns = []
     for name, test in tests.items():
-        target, strata = test.targets.reshape(-1).double().numpy(), test.strata.reshape(-1).numpy()
+        target, strata = test.targets[:, 0].double().numpy(), test.strata.numpy()
         for stratum in (None, 0, 1):
             chosen = target if stratum is None else np.where(strata == stratum, target, np.nan)
             if len(np.unique(chosen[~np.isnan(chosen)])) == 2:
                 keys.append((name, stratum))
-                columns.append([chosen if other == name else np.full(len(logits[other]), np.nan) for other in tests])
-    scores = np.concatenate([logits[name].double().numpy() for name in tests])
+                column = [chosen if other == name else np.full(len(tests[other]), np.nan) for other in tests]
+                columns.append(np.concatenate(column))
+    scores = np.concatenate([predictions[name].logits.double().numpy() for name in tests])
     result = bootstrap_auroc(
         np.repeat(scores[:, None], len(keys), axis=1),
-        np.stack([np.concatenate(column) for column in columns], axis=1),
+        np.stack(columns, axis=1),
         np.concatenate([_groups_of(test) for test in tests.values()]),
         n_resamples=n_resamples,
         seed=seed,
@@ -214,10 +188,9 @@ def _difference(aurocs: Aurocs, name: str, other: str) -> Interval | None:
     return _interval(aurocs[name, None] - aurocs[other, None]) if present else None
 
 
-def _scores(name: str, predictions: Predictions, test: Any, aurocs: Aurocs) -> Scores:
-    probabilities, targets, strata = predictions.logits.sigmoid(), test.targets.reshape(-1), test.strata.reshape(-1)
+def _scores(name: str, predictions: Predictions, test: StratifiedImages, aurocs: Aurocs) -> Scores:
+    probabilities, targets, strata = predictions.logits.sigmoid(), test.targets[:, 0], test.strata
     groups = [aurocs[key] for key in ((name, 0), (name, 1)) if key in aurocs]
-    worst = np.fmin.reduce(groups) if groups else np.full(2, math.nan)
     shifts = [
         probabilities[(targets == y) & (strata == 1)].mean() - probabilities[(targets == y) & (strata == 0)].mean()
         for y in (0, 1)
@@ -225,7 +198,7 @@ def _scores(name: str, predictions: Predictions, test: Any, aurocs: Aurocs) -> S
     shares = [None if each is None else float(each.nanmean()) for each in predictions[3:]]
     return Scores(
         _interval(aurocs[name, None]),
-        _interval(worst),
+        _interval(np.fmin.reduce(groups) if groups else np.full(2, math.nan)),
         float(expected_calibration_error(probabilities, targets)[0]),
         float(probabilities.mean()),
         float(sum(shifts) / 2),
@@ -233,7 +206,7 @@ def _scores(name: str, predictions: Predictions, test: Any, aurocs: Aurocs) -> S
     )
 
 
-def _probe(features: Tensor, test: Any, seed: int) -> float:
+def _probe(features: Tensor, test: StratifiedImages, seed: int) -> float:
     """AUROC with which a logistic regression on half of the features (N, D) reads the stratum of the other half."""
     try:
         from sklearn.linear_model import LogisticRegression
@@ -241,39 +214,26 @@ def _probe(features: Tensor, test: Any, seed: int) -> float:
         from sklearn.preprocessing import StandardScaler
     except ImportError as error:
         raise ImportError("a linear probe needs scikit-learn: pip install scikit-learn") from error
-    half, values, strata = _halves(test, seed), features.double().numpy(), test.strata.reshape(-1).numpy()
-    readings = []
+    groups, members = np.unique(_groups_of(test), return_inverse=True)
+    half = stream(seed, CHOICE_STREAM, 1).permutation(len(groups))[members] < len(groups) / 2
+    values, strata, readings = features.double().numpy(), test.strata.numpy(), []
     for train in (half, ~half):
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)).fit(values[train], strata[train])
         readings.append(auroc(probe.decision_function(values[~train]), strata[~train])[0])
     return float(sum(readings) / 2)
 
 
-def _halves(test: Any, seed: int) -> Any:
-    """A random half of the patients, or of the images: whether each image (N,) is in it."""
-    groups, members = np.unique(_groups_of(test), return_inverse=True)
-    half = stream(seed, CHOICE_STREAM, 1).permutation(len(groups))[members] < len(groups) / 2
-    if any(len(np.unique(test.strata.reshape(-1).numpy()[part])) < 2 for part in (half, ~half)):
-        raise ValueError("the test 'none' is too small for a probe: half of it has the confounder on all or on none")
-    return half
-
-
-def _groups_of(test: Any) -> Any:
+def _groups_of(test: StratifiedImages) -> Any:
     """What is drawn: the patient of each image (N,), or its index."""
-    patient = getattr(test, "patient", None)
-    return np.arange(len(test.strata)) if patient is None else np.asarray(patient)
+    return np.arange(len(test)) if test.patient is None else test.patient
 
 
 def _check_tests(tests: Mapping[str, Any]) -> None:
     for name, test in tests.items():
-        if not (hasattr(test, "targets") and hasattr(test, "strata")):
-            raise TypeError(
-                f"test {name!r} must have targets and strata, but {type(test).__name__} has not; wrap it in "
-                "causalcxr.bench.StratifiedImages"
-            )
-        strata = check_binary(f"strata of {name!r}", test.strata)
-        if len(check_binary(f"targets of {name!r}", test.targets, len(strata)).unique()) < 2:
+        if not isinstance(test, StratifiedImages):
+            raise TypeError(f"test {name!r} must be a causalcxr.bench.StratifiedImages, got {type(test).__name__}")
+        if len(test.targets.unique()) < 2:
             raise ValueError(f"test {name!r} must have positives and negatives")
-    without = [name for name, test in tests.items() if getattr(test, "patient", None) is None]
+    without = [name for name, test in tests.items() if test.patient is None]
     if not tests or 0 < len(without) < len(tests):
         raise ValueError(f"there must be tests, and all or none must have patients, but these have none: {without}")

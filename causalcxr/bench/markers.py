@@ -104,10 +104,7 @@ def _electrode(H: int, W: int, u: list[float]) -> Array:
 
 def _text(H: int, W: int, text: str, x: float, y: float, dot: float) -> Array:
     """Opacity of a text centred x pixels from the left and y from the top."""
-    opacity = np.zeros((H, W), dtype=np.float32)
-    rows, columns, covered = text_cover((H, W), text, x + dot / 2, y, dot)  # it counts an empty column at the end
-    opacity[rows, columns] = covered
-    return opacity
+    return text_cover((H, W), text, x + dot / 2, y, dot)  # it counts an empty column at the end
 
 
 def _strip(

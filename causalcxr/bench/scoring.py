@@ -1,7 +1,7 @@
 """What a classifier makes of the images of a test: logits, features, and where it looks."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -43,7 +43,6 @@ def predict(
     label: int | None = None,
     prepare: Callable[[Tensor], Tensor] | None = None,
     batch_size: int = 64,
-    device: torch.device | str | None = None,
 ) -> Predictions:
     """Show every image of a data set to a classifier.
 
@@ -52,15 +51,15 @@ def predict(
 
     Args:
         model: A module or another callable from images (B, C, H, W) to logits (B, K). Adjusted probabilities can be
-            scored as `lambda x: model.predict_do(x, bank).logit(eps=1e-6)`.
+            scored as `lambda x: model.predict_do(x, bank).logit(eps=1e-6)`. Images come on the device of a module's
+            parameters, and on the CPU for another callable.
         dataset: Items (image, target) with images (1, H, W) in [0, 1], such as
             [`ConfoundedDataset`][causalcxr.bench.ConfoundedDataset]; perhaps with `mask(index)` and `strata`.
         label: Which of the K logits is the finding's; may be left out for K = 1.
         prepare: From images (B, 1, H, W) in [0, 1] to what the model takes. It may resize them, but must not crop or
-            turn them, or the marker's place is lost. Default: normalised
-            as the model's `pretrained_cfg` says; a model without one gets them as they are.
+            turn them, or the marker's place is lost. Default: normalised as the model's `pretrained_cfg` says; a model
+            without one gets them as they are.
         batch_size: Images at a time.
-        device: Where the images go. Default: where the model's parameters are, the CPU for a model without any.
 
     Returns:
         [`Predictions`][causalcxr.bench.Predictions] in the order of the data set.
@@ -77,14 +76,12 @@ def predict(
         torch.Size([40])
     """
     prepare = _normalise_for(model) if prepare is None else prepare
-    if device is None:
-        parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
-        device = next((parameter.device for parameter in parameters), torch.device("cpu"))
+    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
+    device = next((parameter.device for parameter in parameters), torch.device("cpu"))
     causal_forward = getattr(model, "forward_causal", None)
     masked = causal_forward is not None and hasattr(dataset, "mask")
     parts: list[list[Tensor]] = []
-    mode: AbstractContextManager[None] = eval_mode(model) if isinstance(model, nn.Module) else nullcontext()
-    with mode:
+    with eval_mode(model) if isinstance(model, nn.Module) else nullcontext():
         for indices in torch.arange(len(dataset)).split(batch_size):
             images = prepare(torch.stack([dataset[int(index)][0] for index in indices]).to(device))
             if causal_forward is None:

@@ -1,16 +1,12 @@
 """Choosing images in which a confounder that they have by nature goes with a finding as often as is asked for."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from causalcxr.bench._association import (
-    CHOICE_STREAM,
-    check_binary,
-    check_patient,
-    count_agreeing,
-)
+from causalcxr.bench._association import CHOICE_STREAM, check_binary, check_patient, count_agreeing
 from causalcxr.data.synthetic import stream
 
 __all__ = ["subsample"]
@@ -22,25 +18,18 @@ _CELLS = ((1, 1), (0, 0), (1, 0), (0, 1))  # (target, confounder): in the first 
 
 
 def subsample(
-    target: Any,
-    confounder: Any,
-    correlation: float,
-    *,
-    patient: Any,
-    age: Any = None,
-    n: int | None = None,
-    seed: int = 0,
+    target: Any, confounder: Any, correlation: float, *, patient: Any, age: Any = None, seed: int = 0
 ) -> IntArray:
     """Choose images so that a natural confounder is on a share r of the positives and on 1 - r of the negatives.
 
-    Half of the chosen images are positive. Their number is by default twice that of the smallest of the four cells
-    (target and confounder present or absent). Every r from 0 to 1 can be had with it, so that all settings of an
-    experiment have as many images, positives and negatives. Within a cell
+    Half of the chosen images are positive. Their number is twice that of the smallest of the four cells (target and
+    confounder present or absent). Every r from 0 to 1 can be had with it, so that all settings of an experiment have as
+    many images, positives and negatives. Within a cell
 
     - images are spread over the patients: each gives one image before any gives a second;
     - with `age`, every cell has the same share of each band of ten years, so that age tells neither target nor
-      confounder. The shares are those of the overlap: in each band as many as the scarcest cell has. The default number
-      is then twice that of the overlap;
+      confounder. The shares are those of the overlap: in each band as many as the scarcest cell has. The number of
+      images is then twice that of the overlap;
     - the rest is drawn, in an order that depends on the seed alone: settings of one seed share what images they can.
 
     The number of patients follows from this, and differs somewhat between settings. Split the patients into those for
@@ -52,7 +41,6 @@ def subsample(
         correlation: The share r in [0, 1]; 0.5 is no association, 1 - r the reverse of r.
         patient: Patient of each image, numbers or strings.
         age: Years.
-        n: Number of images to choose, even. The default suits every correlation; a larger number may suit this one.
         seed: Number of the choice.
 
     Shape:
@@ -62,15 +50,15 @@ def subsample(
         Indices of the chosen images (n,), in ascending order.
 
     Raises:
-        ValueError: A cell has too few images; n is odd, or so small that no image of a label would have the rarer
-            confounder; a column has another length or values that are not allowed.
+        ValueError: A cell is empty, or so small that no image of a label would have the rarer confounder. A column has
+            another length or values that are not allowed.
         TypeError: Target or confounder are not numbers.
 
     Example:
         >>> finding, ap = np.random.default_rng(0).integers(2, size=(2, 400))
-        >>> chosen = subsample(finding, ap, 0.9, patient=np.arange(400) // 2, n=100)
+        >>> chosen = subsample(finding, ap, 0.9, patient=np.arange(400) // 2)
         >>> int(finding[chosen].sum()), int(ap[chosen][finding[chosen] == 1].sum())
-        (50, 45)
+        (86, 77)
     """
     labels = check_binary("target", target).numpy()
     present = check_binary("confounder", confounder, len(labels)).numpy()
@@ -82,28 +70,17 @@ def subsample(
     in_cell = np.array([(labels == y) & (present == c) for y, c in _CELLS])
     counts = np.array([np.bincount(band_of[cell], minlength=len(bands)) for cell in in_cell])
     overlap = counts.min(axis=0)
-    if not overlap.any():
-        where = " in one age band" if counts.sum(axis=1).all() else ""
-        raise ValueError(f"all four combinations of target and confounder must occur{where}, but {_smallest(counts)}")
-    n = 2 * int(overlap.sum()) if n is None else n
-    if n < 2 or n % 2:
-        raise ValueError(f"n must be even and at least 2, for as many positives as negatives, got {n}")
-    agreeing = count_agreeing(n // 2, correlation, f"images of each label ({_smallest(counts)})")
-    sizes = (agreeing, agreeing, n // 2 - agreeing, n // 2 - agreeing)
-    wanted = np.array([_apportion(size, overlap / overlap.sum()) for size in sizes])
-    if (wanted > counts).any():
-        cell, band = np.unravel_index((wanted - counts).argmax(), counts.shape)
-        of_age = "" if age is None else f" aged {_BAND * bands[band]:.0f} to {_BAND * (bands[band] + 1) - 1:.0f}"
-        raise ValueError(
-            f"n={n} with correlation {correlation:g} needs {wanted[cell, band]} images with target={_CELLS[cell][0]} "
-            f"and confounder={_CELLS[cell][1]}{of_age}, but there are {counts[cell, band]}; "
-            f"n={2 * overlap.sum()} works for every correlation"
-        )
-    numbers = stream(seed, CHOICE_STREAM).random(len(labels))
+    half = int(overlap.sum())
+    if half == 0:
+        where = "" if age is None else " in one band of ten years"
+        numbers = ", ".join(f"{n} {cell}" for n, cell in zip(counts.sum(axis=1), _CELLS, strict=True))
+        raise ValueError(f"all four cells (target, confounder) must occur{where}, got images: {numbers}")
+    agreeing = count_agreeing(half, correlation, "images of each label")
+    order = stream(seed, CHOICE_STREAM).random(len(labels))
     chosen = []
-    for members, of_bands in zip(in_cell, wanted, strict=True):
-        for band, count in enumerate(of_bands):
-            chosen.append(_spread(np.flatnonzero(members & (band_of == band)), people, numbers)[:count])
+    for members, size in zip(in_cell, (agreeing, agreeing, half - agreeing, half - agreeing), strict=True):
+        for band, count in enumerate(_apportion(size, overlap / half)):
+            chosen.append(_spread(np.flatnonzero(members & (band_of == band)), people, order)[:count])
     return np.sort(np.concatenate(chosen))
 
 
@@ -116,17 +93,10 @@ def _apportion(size: int, shares: npt.NDArray[np.float64]) -> IntArray:
     return whole
 
 
-def _spread(members: IntArray, people: npt.NDArray[Any], numbers: npt.NDArray[np.float64]) -> IntArray:
+def _spread(members: IntArray, people: npt.NDArray[Any], order: npt.NDArray[np.float64]) -> IntArray:
     """Images in drawn order, the first of every patient before the second of any."""
-    drawn = members[np.argsort(numbers[members])]
-    by_patient = np.argsort(people[drawn], kind="stable")
-    _, first, of_patient = np.unique(people[drawn][by_patient], return_index=True, return_inverse=True)
-    turn = np.empty(len(drawn), dtype=np.int64)
-    turn[by_patient] = np.arange(len(drawn)) - first[of_patient]
-    return drawn[np.argsort(turn, kind="stable")]
-
-
-def _smallest(counts: IntArray) -> str:
-    sizes = counts.sum(axis=1)
-    y, c = _CELLS[int(sizes.argmin())]
-    return f"target={y} with confounder={c} is the smallest combination, with {sizes.min()} images"
+    drawn, images_of, turns = members[np.argsort(order[members])], Counter[Any](), []
+    for person in people[drawn].tolist():
+        turns.append(images_of[person])
+        images_of[person] += 1
+    return drawn[np.argsort(turns, kind="stable")]

@@ -15,7 +15,11 @@ IntArray = npt.NDArray[np.int64]
 
 def check_inputs(scores: Any, targets: Any, name: str = "scores") -> tuple[FloatArray, FloatArray]:
     """Scores and targets (N, K) in float64; `name` is what the message calls the scores."""
-    values, labels = to_float64(scores), to_float64(targets)
+    # Tensors first become ones of float64: NumPy has no bfloat16.
+    values, labels = (
+        np.asarray(given.detach().cpu().double() if isinstance(given, torch.Tensor) else given, dtype=np.float64)
+        for given in (scores, targets)
+    )
     if values.shape != labels.shape:
         raise ValueError(f"{name} and targets must have the same shape, got {values.shape} and {labels.shape}")
     if values.ndim not in (1, 2) or values.size == 0:
@@ -34,9 +38,8 @@ def group_indices(groups: Any, num_images: int) -> IntArray:
     names = np.asarray(groups.cpu() if isinstance(groups, torch.Tensor) else groups)
     if names.shape != (num_images,):
         raise ValueError(f"groups must name one group an image, shape ({num_images},), got {names.shape}")
-    listed = groups.tolist() if hasattr(groups, "tolist") else list(groups)  # before NumPy writes NaN as "nan"
-    missing = sum(name is None or name != name for name in listed)
-    if missing:
+    listed = groups.tolist() if hasattr(groups, "tolist") else groups  # before NumPy writes NaN as "nan"
+    if missing := sum(name is None or name != name for name in listed):
         raise ValueError(f"groups must not have missing values, got {missing} of {num_images}")
     return np.unique(names, return_inverse=True)[1]
 
@@ -46,10 +49,3 @@ def warn_undefined(result: FloatArray, what: str, reason: str) -> None:
     undefined = np.flatnonzero(np.isnan(result)).tolist()
     if undefined:
         warnings.warn(f"{what} is undefined (NaN) for labels {undefined}: {reason}", stacklevel=3)
-
-
-def to_float64(values: Any) -> FloatArray:
-    """Any array, tensor or nested list as an array."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().double().numpy()  # NumPy has no bfloat16
-    return np.asarray(values, dtype=np.float64)

@@ -5,11 +5,12 @@ Images of one patient are not independent, so patients are drawn instead of imag
 bootstrap; Field & Welsh, J. R. Stat. Soc. B 69, 2007). Two models that are compared see the same resamples.
 """
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from causalcxr.metrics._inputs import FloatArray, IntArray, check_inputs, group_indices, to_float64, warn_undefined
+from causalcxr.metrics._inputs import FloatArray, IntArray, check_inputs, group_indices, warn_undefined
 from causalcxr.metrics.roc import ONE_CLASS, rank_labels, weighted_auroc
 
 __all__ = ["BootstrapResult", "Interval", "bootstrap_auroc", "paired_difference"]
@@ -42,22 +43,18 @@ class Interval(NamedTuple):
             Interval(value=0.5, low=0.4, high=0.6)
         """
         resampled = np.asarray(resamples, dtype=np.float64)
-        columns = resampled.reshape(len(resampled), -1)
-        ends = np.full((2, columns.shape[1]), np.nan)
-        defined = ~np.isnan(columns).all(axis=0)
-        if defined.any():
-            levels = [(1 - confidence) / 2, (1 + confidence) / 2]
-            ends[:, defined] = np.nanquantile(columns[:, defined], levels, axis=0)
-        if resampled.ndim == 1:
-            return cls(float(value), float(ends[0, 0]), float(ends[1, 0]))
-        return cls(value, ends[0], ends[1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # where all of them are NaN
+            low, high = np.nanquantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+        return cls(float(value), float(low), float(high)) if resampled.ndim == 1 else cls(value, low, high)
 
 
 class BootstrapResult(NamedTuple):
     """Figures with percentile intervals, from `bootstrap_auroc` and `paired_difference`.
 
     The AUROC of a label with few positive patients is hardly known, and resamples without any of them say nothing of
-    it. So read `positive_groups`, `undefined` and `incomplete` beside the intervals.
+    it. So read `positive_groups`, `undefined` and `incomplete` beside the intervals. For a mean over some labels only,
+    give `Interval.from_resamples` the mean of their columns.
 
     Attributes:
         per_label: [`Interval`][causalcxr.metrics.Interval] of each label, three arrays (K,). NaN where a label has one
@@ -70,7 +67,6 @@ class BootstrapResult(NamedTuple):
             out.
         incomplete: Number of resamples that lack one of the `num_labels` labels. Their mean is over the other labels.
         resamples: The figure on each resample (R, K), NaN where the resample has one class only.
-        confidence: Coverage of the intervals.
     """
 
     per_label: Interval
@@ -81,29 +77,6 @@ class BootstrapResult(NamedTuple):
     undefined: IntArray
     incomplete: int
     resamples: FloatArray
-    confidence: float
-
-    def mean_over(self, labels: Any) -> Interval:
-        """The mean over some of the labels, on the same resamples.
-
-        Args:
-            labels: Indices, or a mask (K,).
-
-        Raises:
-            ValueError: None of these labels has both classes.
-
-        Example:
-            >>> rng = np.random.default_rng(0)
-            >>> targets = rng.random((300, 3)) < [0.5, 0.3, 0.02]
-            >>> result = bootstrap_auroc(targets + rng.normal(size=(300, 3)), targets, n_resamples=50)
-            >>> enough = result.positive_groups >= 10
-            >>> int(enough.sum()), result.num_labels, round(result.mean_over(enough).value, 2)
-            (2, 3, 0.74)
-        """
-        value, resamples = self.per_label.value[labels], self.resamples[:, labels]
-        if np.isnan(value).all():
-            raise ValueError("none of these labels has both classes, so they have no mean")
-        return _mean_interval(value, resamples, self.confidence)
 
 
 def bootstrap_auroc(
@@ -157,9 +130,8 @@ def bootstrap_auroc(
         (2, array([157, 165]), array([85, 92]), array([0, 0]))
     """
     values, labels = check_inputs(scores, targets)
-    members = np.arange(len(values)) if groups is None else group_indices(groups, len(values))
-    _check_options(members, n_resamples, confidence)
-    aurocs = _resample(values[None], labels, members, n_resamples, seed)
+    members = _members(groups, len(values), n_resamples, confidence)
+    aurocs = _resample(values, labels, members, n_resamples, seed)
     warn_undefined(aurocs[0], "AUROC", ONE_CLASS)
     return _summarise(aurocs, labels, members, confidence)
 
@@ -180,36 +152,30 @@ def paired_difference(
     than their two intervals suggest. On every resample of the groups, drawn as by
     [`bootstrap_auroc`][causalcxr.metrics.bootstrap_auroc],
 
-        difference* = mean_r AUROC*(scores_r) - mean_r AUROC*(baseline_r),
+        difference* = AUROC*(scores) - AUROC*(baseline).
 
-    where r counts the training runs of each side; a side given without a leading axis is one run. The two sides may
-    have different numbers of runs. AUROCs are averaged, not scores: the result is about one model trained this way,
-    not about an ensemble.
-
-    The interval holds the chance in the choice of patients, and not that of training once more with other seeds. For
-    that, look at the runs one by one.
+    The interval holds the chance in the choice of patients, and not that of training once more with other seeds. To
+    compare ways to train by several runs of each, average the `resamples` of `bootstrap_auroc` over the runs of each
+    side, and give the difference to `Interval.from_resamples`: the same seed and groups give the same draws.
 
     Args:
-        scores: Logits, probabilities or any other scores, higher for more likely; array, tensor, or list of one for
-            each run.
+        scores: As for [`auroc`][causalcxr.metrics.auroc].
         baseline: Scores of the model to compare with, on the same images in the same order.
-        targets: 1 positive, 0 negative, NaN unknown.
+        targets: As for [`auroc`][causalcxr.metrics.auroc].
         groups: What is drawn, such as the patient of each image (numbers or strings); None draws images.
         n_resamples: Number of resamples.
         confidence: Coverage of the intervals, between 0 and 1.
         seed: Seed of the draws. The same seed gives the same result.
 
     Shape:
-        targets: (N, K), or (N,) for a single label. scores and baseline: as the targets, or (R, N, K) and (R, N) with R
-        training runs. groups: (N,).
+        scores, baseline and targets: (N, K), or (N,) for a single label. groups: (N,).
 
     Returns:
         A [`BootstrapResult`][causalcxr.metrics.BootstrapResult] of the differences. An interval that holds zero means
         that these patients do not tell the two apart.
 
     Raises:
-        ValueError: A side has another shape than the targets after its runs, no runs, or runs of different shapes; bad
-            scores, targets, groups or options (see `bootstrap_auroc`).
+        ValueError: As for `bootstrap_auroc`, of either side.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -219,83 +185,54 @@ def paired_difference(
         >>> bool(0 < result.mean.low < result.mean.value < result.mean.high)
         True
     """
-    runs, labels = _check_runs(scores, targets, "scores")
-    baseline_runs, _ = _check_runs(baseline, targets, "baseline")
-    members = np.arange(len(labels)) if groups is None else group_indices(groups, len(labels))
-    _check_options(members, n_resamples, confidence)
-    differences = _resample(runs, labels, members, n_resamples, seed)
-    differences -= _resample(baseline_runs, labels, members, n_resamples, seed)  # the same draws
+    values, labels = check_inputs(scores, targets)
+    others, _ = check_inputs(baseline, targets, "baseline")
+    members = _members(groups, len(values), n_resamples, confidence)
+    differences = _resample(values, labels, members, n_resamples, seed)
+    differences -= _resample(others, labels, members, n_resamples, seed)  # the same draws
     warn_undefined(differences[0], "AUROC", ONE_CLASS)
     return _summarise(differences, labels, members, confidence)
 
 
-def _check_runs(scores: Any, targets: Any, name: str) -> tuple[FloatArray, FloatArray]:
-    """Scores (R, N, K) and targets (N, K) in float64; scores of the targets' shape are one run."""
-    if isinstance(scores, (list, tuple)):  # perhaps of tensors, which NumPy cannot always read
-        parts = [to_float64(part) for part in scores]
-        shapes = sorted({part.shape for part in parts})
-        if len(shapes) > 1:
-            raise ValueError(f"{name} of several runs must all have the same shape, got {shapes}")
-        scores = np.stack(parts) if parts else np.empty(0)
-    values, labels = to_float64(scores), to_float64(targets)
-    if values.shape == labels.shape:
-        values = values[None]
-    if values.shape[1:] != labels.shape or len(values) == 0:
-        raise ValueError(
-            f"{name} must have the shape of the targets, {labels.shape}, or one leading axis of training runs before "
-            f"it, got {values.shape}"
-        )
-    runs = [check_inputs(run, labels, name)[0] for run in values]
-    return np.stack(runs), labels.reshape(len(labels), -1)
-
-
-def _check_options(members: IntArray, n_resamples: int, confidence: float) -> None:
+def _members(groups: Any, num_images: int, n_resamples: int, confidence: float) -> IntArray:
+    """Check the options; the number of the group of each image (N,)."""
+    members = np.arange(num_images) if groups is None else group_indices(groups, num_images)
     if n_resamples < 1:
         raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, such as 0.95, got {confidence}")
     if members.max() == 0:
         raise ValueError("a bootstrap needs at least two groups (or images) to draw from, got 1")
+    return members
 
 
-def _resample(runs: FloatArray, targets: FloatArray, members: IntArray, n_resamples: int, seed: int) -> FloatArray:
-    """AUROC (1 + n_resamples, K), averaged over the runs (R, N, K): on the images as they are, then on resamples."""
+def _resample(scores: FloatArray, targets: FloatArray, members: IntArray, n_resamples: int, seed: int) -> FloatArray:
+    """AUROC (1 + n_resamples, K): on the images as they are, then on resamples."""
     num_groups = int(members.max()) + 1
-    rankings = [rank_labels(scores, targets, members) for scores in runs]
+    rankings = rank_labels(scores, targets, members)
     rng = np.random.default_rng(seed)
     aurocs = np.empty((n_resamples + 1, targets.shape[1]))
     taken = np.ones(num_groups, dtype=np.int64)
     for row in aurocs:
-        row[:] = np.mean([[weighted_auroc(label, taken) for label in run] for run in rankings], axis=0)
+        row[:] = [weighted_auroc(ranking, taken) for ranking in rankings]
         taken = np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups)
     return aurocs
 
 
 def _summarise(figures: FloatArray, targets: FloatArray, members: IntArray, confidence: float) -> BootstrapResult:
     """The result of the figures (1 + R, K): on the images as they are, then on R resamples."""
-    value, resamples = figures[0], figures[1:]
-    counted = ~np.isnan(value)
-    missing = np.isnan(resamples)
+    defined = ~np.isnan(figures)
+    counted = defined[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # where no label is defined
+        mean = np.nanmean(figures, axis=1)
     return BootstrapResult(
-        per_label=Interval.from_resamples(value, resamples, confidence=confidence),
-        mean=_mean_interval(value, resamples, confidence),
+        per_label=Interval.from_resamples(figures[0], figures[1:], confidence=confidence),
+        mean=Interval.from_resamples(mean[0], mean[1:], confidence=confidence),
         num_labels=int(counted.sum()),
         positives=(targets == 1).sum(axis=0),
         positive_groups=np.array([len(np.unique(members[column == 1])) for column in targets.T]),
-        undefined=missing.sum(axis=0),
-        incomplete=int(missing[:, counted].any(axis=1).sum()),
-        resamples=resamples,
-        confidence=confidence,
+        undefined=(~defined[1:]).sum(axis=0),
+        incomplete=int((~defined[1:, counted]).any(axis=1).sum()),
+        resamples=figures[1:],
     )
-
-
-def _mean_interval(value: FloatArray, resamples: FloatArray, confidence: float) -> Interval:
-    mean, *means = _mean_over_labels(np.vstack([value, resamples]))
-    return Interval.from_resamples(mean, means, confidence=confidence)
-
-
-def _mean_over_labels(values: FloatArray) -> FloatArray:
-    """Mean of each row over its defined entries, NaN where there are none."""
-    defined = ~np.isnan(values)
-    total, count = np.where(defined, values, 0.0).sum(axis=1), defined.sum(axis=1)
-    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)

@@ -110,8 +110,7 @@ def expected_calibration_error(probabilities: Any, targets: Any, *, n_bins: int 
     """
     curve = reliability_curve(probabilities, targets, n_bins=n_bins)
     gap = np.nan_to_num(np.abs(curve.frequency - curve.confidence))  # empty bins weigh nothing
-    total = curve.size.sum(axis=1)
-    error = np.full(len(total), np.nan)
-    np.divide((curve.size * gap).sum(axis=1), total, out=error, where=total > 0)
+    with np.errstate(invalid="ignore"):  # 0 / 0 of a label without known targets
+        error = (curve.size * gap).sum(axis=1) / curve.size.sum(axis=1)
     warn_undefined(error, "calibration error", "they have no known targets")
     return error

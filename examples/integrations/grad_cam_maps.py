@@ -51,7 +51,7 @@ def main() -> None:
 
     films = SyntheticCXR(48, image_size=64, labels=["Mass"], prevalence=1.0, seed=1)
     images = torch.cat([model.preprocess(image, size=64) for image, _ in films])
-    masks = torch.cat([films.masks(i) for i in range(len(films))])
+    masks = torch.cat([films.sample(i).masks for i in range(len(films))])
     with torch.no_grad():
         attention = model.forward_causal(images, need_attention=True).attention
     maps = {

@@ -3,12 +3,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
 from causalcxr.bench import MARKERS, ConfoundedDataset, StratifiedImages
 from causalcxr.data import SyntheticCXR
-
-CORRELATIONS = [0.0, 0.02, 0.3, 0.5, 0.95, 1.0]
 
 
 def make(length=100, positives=0.5, *, marker="letter", correlation=0.9, seed=0, **kwargs):
@@ -18,12 +17,11 @@ def make(length=100, positives=0.5, *, marker="letter", correlation=0.9, seed=0,
     return ConfoundedDataset(images, targets, marker=marker, correlation=correlation, seed=seed, **kwargs)
 
 
-@pytest.mark.parametrize("correlation", CORRELATIONS)
+@pytest.mark.parametrize("correlation", [0.0, 0.02, 0.3, 0.5, 0.95, 1.0])
 @pytest.mark.parametrize("positives", [0.5, 0.3])
 def test_shares_are_exact(correlation, positives):
     dataset = make(1000, positives, correlation=correlation)
     positive = dataset.targets[:, 0] == 1
-    assert positive.sum() == round(1000 * positives)
     for chosen, share in ((positive, correlation), (~positive, 1 - correlation)):
         number = int(dataset.strata[chosen].sum())
         assert number == pytest.approx(share * int(chosen.sum()), abs=0.5 + 1e-9)
@@ -36,19 +34,18 @@ def test_the_association_is_not_one_of_the_order():
 
 
 @pytest.mark.parametrize("marker", MARKERS)
-def test_variants_differ_in_presence_alone(marker):
+def test_variants_differ_in_presence_alone_and_masks_are_where_the_marker_is(marker):
     dataset = make(60, marker=marker)
     plain = dataset.without_markers()
     assert plain.strata.sum() == 0
-    for other in (dataset.with_correlation(0.5), dataset.with_correlation(0.1)):
+    for other in (dataset, dataset.with_correlation(0.5), dataset.with_correlation(0.1)):
         assert torch.equal(other.targets, dataset.targets)
-        assert 0 < (other.strata != dataset.strata).sum() < 60
         for i in range(60):
-            expected = {
-                int(d.strata[i]): d[i][0] for d in (plain, dataset)
-            }  # without, and with its marker if it has one
-            if int(other.strata[i]) in expected:
-                assert torch.equal(other[i][0], expected[int(other.strata[i])])
+            mask = other.mask(i)
+            assert torch.equal((other[i][0] != plain[i][0])[0], mask)
+            assert bool(mask.any()) == bool(other.strata[i])
+            if other.strata[i] and dataset.strata[i]:
+                assert torch.equal(other[i][0], dataset[i][0])
 
 
 def test_a_weaker_association_changes_no_more_images_than_it_must():
@@ -57,27 +54,14 @@ def test_a_weaker_association_changes_no_more_images_than_it_must():
         assert int((stronger != weaker).sum()) == changed
 
 
-@pytest.mark.parametrize("marker", MARKERS)
-def test_mask_is_where_the_marker_is(marker):
-    dataset = make(40, marker=marker)
-    plain = dataset.without_markers()
-    for i in range(40):
-        changed = dataset[i][0] != plain[i][0]
-        mask = dataset.mask(i)
-        assert torch.equal(changed[0], mask)
-        assert bool(mask.any()) == bool(dataset.strata[i])
-        assert not plain.mask(i).any()
-
-
 def test_presence_and_looks_go_by_seed_index_and_kind():
-    one, same, other = make(seed=3), make(seed=3), make(seed=4)
+    one, same, other, longer = make(seed=3), make(seed=3), make(seed=4), make(140, seed=3)
     assert torch.equal(one.strata, same.strata)
     assert not torch.equal(one.strata, other.strata)
     marked = [i for i in range(100) if one.strata[i] and other.strata[i]]
     for i in marked[:5]:
         assert torch.equal(one[i][0], same[i][0])
         assert not torch.equal(one.mask(i), other.mask(i))
-    longer = make(140, seed=3)
     both = [i for i in range(50) if one.strata[i] and longer.strata[i]]
     assert all(torch.equal(one.mask(i), longer.mask(i)) for i in both[:5])
     assert len({one.mask(i).nonzero().sum().item() for i in marked[:10]}) > 5  # image by image
@@ -89,21 +73,23 @@ def test_seeds_of_images_and_of_markers_may_be_equal():
     assert abs(np.corrcoef(films.targets[:, 0], dataset.strata)[0, 1]) < 0.07
 
 
-def test_images_of_every_kind_give_the_same_items():
+def test_images_of_every_kind_give_the_same_items(tmp_path):
     images = torch.randint(256, (20, 1, 64, 64), dtype=torch.uint8)
     targets = [0, 1] * 10
     floats = images.float() / 255
     read_only = floats.numpy().copy()
     read_only.setflags(write=False)
+    paths = [tmp_path / f"{i}.png" for i in range(20)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image[0].numpy()).save(path)
     kinds = [
         images,
         read_only,
         images.numpy(),
-        floats,
-        floats.numpy(),
         list(floats),
         [(image, 0) for image in floats],
         Subset(torch.utils.data.TensorDataset(floats), range(20)),
+        paths,
     ]
     datasets = [ConfoundedDataset(kind, targets, marker="electrode", correlation=0.9) for kind in kinds]
     for i in range(20):
@@ -114,45 +100,29 @@ def test_images_of_every_kind_give_the_same_items():
             assert torch.equal(dataset[i][0], expected)
 
 
-def test_wraps_generated_radiographs():
-    films = SyntheticCXR(30, image_size=64, labels=["Mass"], prevalence=0.5)
-    dataset = ConfoundedDataset(films, films.targets, marker="portable", correlation=0.9, patient=films.patient)
-    plain = dataset.without_markers()
-    assert torch.equal(plain[4][0], films[4][0])
-    assert torch.equal(plain.targets, films.targets)
-    assert (plain.patient == films.patient).all()
-
-
 def test_loader_copies_and_indices():
     dataset = make(12, correlation=0.7)
-    expected = torch.stack([dataset[i][0] for i in range(12)])
+    expected = torch.stack([image for image, _ in dataset])
     copy = pickle.loads(pickle.dumps(dataset))  # noqa: S301
     assert torch.equal(torch.stack([copy[i][0] for i in range(12)]), expected)
     assert torch.equal(torch.cat([images for images, _ in DataLoader(dataset, batch_size=5)]), expected)
     assert torch.equal(dataset[-1][0], expected[11])
     assert torch.equal(dataset[np.int64(2)][0], expected[2])
     assert torch.equal(dataset.mask(-1), dataset.mask(11))
-    assert len(list(dataset)) == len(dataset) == 12
     for index in (12, -13):
-        with pytest.raises(IndexError):
-            dataset[index]
-        with pytest.raises(IndexError):
-            dataset.mask(index)
+        for access in (dataset.__getitem__, dataset.mask):
+            with pytest.raises(IndexError):
+                access(index)
 
 
 @pytest.mark.parametrize("correlation", [0.9, None])
 def test_changing_an_item_changes_nothing_else(correlation):
-    dataset = make(20, correlation=correlation)
     floats = torch.rand(20, 1, 64, 64)
-    over_floats = ConfoundedDataset(floats, dataset.targets, marker="letter", correlation=correlation)
-    before = floats.clone()
-    for each in (dataset, over_floats):
-        image, target = each[3]
-        expected = image.clone()
-        image.fill_(7)
-        target.fill_(7)
-        assert torch.equal(each[3][0], expected)
-        assert each.targets.max() == 1
+    dataset = ConfoundedDataset(floats, [0, 1] * 10, marker="letter", correlation=correlation)
+    before, (image, target) = floats.clone(), dataset[3]
+    image.fill_(7)
+    target.fill_(7)
+    assert dataset.targets.max() == 1
     assert torch.equal(floats, before)
 
 
@@ -162,6 +132,7 @@ def test_changing_an_item_changes_nothing_else(correlation):
         ({"marker": "border"}, "'border'"),
         ({"correlation": 1.2}, "1.2"),
         ({"correlation": float("nan")}, "nan"),
+        ({"correlation": 0.98, "length": 40}, "20 of 20"),  # rounded, it would be no association but a certainty
         ({"seed": -1}, "negative"),
         ({"positives": 1.0}, "0 negatives"),
         ({"patient": [1, 2]}, "patient"),
@@ -170,16 +141,6 @@ def test_changing_an_item_changes_nothing_else(correlation):
 def test_bad_arguments_are_refused(kwargs, match):
     with pytest.raises(ValueError, match=match):
         make(**kwargs)
-
-
-@pytest.mark.parametrize("correlation", [0.98, 0.02, 0.9])
-def test_the_number_that_the_message_names_is_enough(correlation):
-    with pytest.raises(ValueError, match="at least") as caught:
-        make(4, correlation=correlation)
-    needed = int(str(caught.value).split("at least ")[1].split()[0])
-    make(2 * needed, correlation=correlation)
-    with pytest.raises(ValueError, match="at least"):
-        make(2 * needed - 2, correlation=correlation)
 
 
 @pytest.mark.parametrize("correlation", [0.0, 1.0])
@@ -199,18 +160,5 @@ def test_certainty_needs_no_number_of_images(correlation):
     ],
 )
 def test_bad_columns_are_refused(images, targets, strata, error):
-    with pytest.raises(error, match=r"targets|strata|images"):
+    with pytest.raises(error):
         StratifiedImages(images, targets, strata)
-
-
-@pytest.mark.parametrize(
-    ("images", "error"),
-    [
-        (torch.rand(2, 3, 8, 8), ValueError),
-        (torch.randn(2, 1, 8, 8) * 9, ValueError),
-        (torch.zeros(2, 1, 8, 8, dtype=torch.int64), TypeError),
-    ],
-)
-def test_bad_images_are_named(images, error):
-    with pytest.raises(error, match="image 1 must"):
-        StratifiedImages(images, [0, 1], [0, 1])[1]

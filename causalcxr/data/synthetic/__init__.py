@@ -5,8 +5,7 @@ an image size (`canvas`). `SyntheticCXR` (`dataset`) samples what is on a film a
 """
 
 from causalcxr.data.synthetic.canvas import cover
-from causalcxr.data.synthetic.dataset import SyntheticCXR, SyntheticSample
+from causalcxr.data.synthetic.dataset import SyntheticCXR, SyntheticSample, stream
 from causalcxr.data.synthetic.markers import MARKERS, text_cover
-from causalcxr.data.synthetic.sampling import stream
 
 __all__ = ["MARKERS", "SyntheticCXR", "SyntheticSample", "cover", "stream", "text_cover"]

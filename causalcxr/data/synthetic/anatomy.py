@@ -1,13 +1,12 @@
 """Schematic anatomy of a frontal chest radiograph, drawn as a sum of attenuations in centimetres.
 
-A film is a map of attenuation; ``develop`` turns it into grey values by an exposure curve. Everything that is drawn,
+A film is a map of attenuation; `develop` turns it into grey values by an exposure curve. Everything that is drawn,
 findings included, adds to the attenuation, so that a finding alters the image only where its own attenuation is not
 zero.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -45,8 +44,8 @@ def draw_anatomy(
     patient: np.random.Generator, pose: np.random.Generator, *, ap: bool, female: bool, age: float
 ) -> Anatomy:
     """Draw a patient as he or she stands before the detector; equal generators give the same patient in either view."""
-    u = [float(value) for value in patient.uniform(-1.0, 1.0, 14)]
-    v = [float(value) for value in pose.uniform(-1.0, 1.0, 5)]
+    u: list[float] = patient.uniform(-1.0, 1.0, 14).tolist()
+    v: list[float] = pose.uniform(-1.0, 1.0, 5).tolist()
     width = (12.4 if female else 13.2) + 0.8 * u[0]
     dome = 4.6 + 1.0 * u[1] + 0.5 * v[0] - (1.9 if ap else 0.0)  # supine or sitting, one breathes in less deeply
     heart = (1.0 + 0.09 * u[2]) * (1.18 if ap else 1.0)  # the heart lies further from the detector
@@ -71,43 +70,118 @@ def draw_anatomy(
     )
 
 
-@dataclass(eq=False)
 class Film:
     """Geometry and attenuation of one patient's normal radiograph, in cm from the patient's origin."""
 
-    canvas: Canvas
-    anatomy: Anatomy
-    y: Array  # distance below the origin, (H, 1)
-    dx: Array  # signed distance from the midline, (H, W); negative on the image's left
-    ax: Array  # distance from the midline, corrected for rotation, (H, W)
-    outer: Array  # lateral border of the lungs per row, as `ax`, (H, 1)
-    inner: Array  # medial border of the lungs per row before the heart is drawn, as `ax`, (H, 1)
-    base: Array  # diaphragm per column, as `y`, (1, W)
-    soft: Array  # attenuation of the chest wall, (H, W)
-    lung: Array  # coverage by lung, the part behind the heart included, (H, W)
-    centre: Array  # coverage by heart and mediastinum, (H, W)
-    abdomen: Array  # coverage by what lies below the diaphragm, (H, W)
-    markings: Array  # attenuation of the pulmonary vessels as drawn, (H, W)
-    density: Array  # attenuation of everything, (H, W)
-
-    @property
-    def air(self) -> Array:
-        """Coverage by lung that is not hidden by the heart, (H, W)."""
-        return self.lung * (1.0 - self.centre)
+    def __init__(self, canvas: Canvas, anatomy: Anatomy) -> None:
+        self.canvas, self.anatomy, self.edge = canvas, anatomy, canvas.edge
+        self.y: Array = canvas.y - anatomy.y  # distance below the origin, (H, 1)
+        # Signed distance from the midline, negative on the image's left, and distance corrected for rotation, (H, W).
+        self.dx: Array = canvas.x - (anatomy.x + anatomy.lean * self.y)
+        self.ax: Array = np.maximum(self.dx * (1.0 / (1 - anatomy.twist)), self.dx * (-1.0 / (1 + anatomy.twist)))
+        # Lateral and medial border of the lungs per row before the heart is drawn, as `ax`, (H, 1).
+        self.outer, self.inner = _lung_borders(self.y, anatomy)
+        self.base = self.diaphragm()
+        self.lung = self.cover_by_lungs(self.base)  # the part behind the heart included, (H, W)
+        self.centre = self.cover_by_heart()  # and mediastinum
+        self.abdomen = self.cover_by_abdomen(self.base)
+        self.air = self.lung * (1.0 - self.centre)  # coverage by lung that the heart does not hide
+        self.soft = self._chest_wall()
+        self.markings = canvas.vessels(anatomy.tree, anatomy.x, anatomy.y - 1.8) * self.lung  # attenuation of vessels
+        self.markings *= 1.0 - 0.6 * self.centre
+        self.density = self.soft + self._organs(self.lung, self.centre, self.abdomen) + self.markings  # of everything
+        self._add_bones()
 
     def locate(self, side: int, height: float, depth: float) -> tuple[float, float]:
         """A place (dx, y) in the visible lung of a side (-1 image left, 1 right).
 
-        ``height`` runs from 0 at the apex to 1 at the dome of the diaphragm, ``depth`` from 0 at the mediastinum to 1
-        at the chest wall.
+        `height` runs from 0 at the apex to 1 at the dome of the diaphragm, `depth` from 0 at the mediastinum to 1 at
+        the chest wall.
         """
         anatomy = self.anatomy
         y = anatomy.apex + height * (anatomy.dome[(side + 1) // 2] - anatomy.apex)
         row = np.array([[y]], dtype=np.float32)
-        outer, inner = _lung_borders(row, anatomy)
-        heart = _heart_borders(row, anatomy)[(side + 1) // 2]
-        near = max(float(inner[0, 0]), float(heart[0, 0])) * (1 - side * anatomy.twist)
-        return side * (near + depth * (float(outer[0, 0]) * (1 - side * anatomy.twist) - near)), y
+        outer, inner = (float(border[0, 0]) for border in _lung_borders(row, anatomy))
+        heart = float(_heart_borders(row, anatomy)[(side + 1) // 2][0, 0])
+        near = max(inner, heart) * (1 - side * anatomy.twist)
+        return side * (near + depth * (outer * (1 - side * anatomy.twist) - near)), y
+
+    def half(self, side: int) -> np.ndarray:
+        """The image half (H, W) on one side of the midline."""
+        return self.dx * side > 0
+
+    def texture(self, scale: str, rng: np.random.Generator) -> Array:
+        """A random crop (H, W) of one of the canvas's textures."""
+        return self.canvas.texture(scale, *rng.random(2))
+
+    def diaphragm(self, down: float = 0.0, flatten: float = 0.0) -> Array:
+        """Height of the diaphragm (1, W) as `y`, moved down; `flatten` lifts the angles."""
+        anatomy = self.anatomy
+        dx = self.canvas.x - anatomy.x
+        a = np.minimum(np.abs(dx) * (1.0 / anatomy.width), 1.0) - 0.45
+        bend = (np.maximum(a, 0.0) / 0.55) ** 2 * (anatomy.drop - flatten) + (np.minimum(a, 0.0) / 0.45) ** 2 * 0.8
+        left, right = (top + down for top in anatomy.dome)
+        return (left + cover(dx, 2.0) * (right - left) + bend + anatomy.lean * dx).astype(np.float32)
+
+    def cover_by_lungs(self, base: Array) -> Array:
+        """Coverage by both lungs (H, W) above a diaphragm."""
+        within = np.minimum(self.outer - self.ax, self.ax - self.inner)
+        return cover(np.minimum(within, base - self.y), self.edge(0.45))
+
+    def cover_by_heart(self, grow: float = 1.0) -> Array:
+        """Coverage by heart and mediastinum (H, W), the heart `grow` times as wide."""
+        right, left = _heart_borders(self.y, self.anatomy, grow)
+        return cover(np.minimum(left - self.dx, right + self.dx), self.edge(0.5))
+
+    def cover_by_abdomen(self, base: Array) -> Array:
+        """Coverage by what lies below a diaphragm (H, W); it fades in where only chest wall lies above it."""
+        beyond = np.abs(self.canvas.x - self.anatomy.x) - (self.anatomy.width - 0.3)
+        return cover(self.y - base, self.edge(0.45) + 7.0 * np.clip(beyond, 0.0, 1.0))
+
+    def change(self, lung: Array | None = None, centre: Array | None = None, abdomen: Array | None = None) -> Array:
+        """Attenuation (H, W) that other organs add to the normal film."""
+        new = zip((lung, centre, abdomen), (self.lung, self.centre, self.abdomen), strict=True)
+        changed = (normal if other is None else other for other, normal in new)
+        return self._organs(*changed) - self._organs(self.lung, self.centre, self.abdomen)
+
+    def _organs(self, lung: Array, centre: Array, abdomen: Array) -> Array:
+        """Attenuation (H, W) that lungs, heart and abdomen add to that of the chest wall."""
+        solid = (_HEART * centre) * (1.0 - abdomen) + (self.soft * (_ABDOMEN / 0.75)) * abdomen
+        return solid - (_AIR * lung) * (1.0 - centre)
+
+    def _chest_wall(self) -> Array:
+        """Attenuation of skin, fat and muscle (H, W): neck, shoulders, chest, and breasts."""
+        y, anatomy = self.y, self.anatomy
+        shoulder = 1.0 / (1.0 + np.exp(np.clip(-(y + 15.0) / 0.7, -30, 30)))
+        waist = 1.0 / (1.0 + np.exp(np.clip(-(y + 1.0) / 1.6, -30, 30)))
+        half = 6.0 + 15.0 * shoulder + (anatomy.width + 2.3 - 21.0) * waist
+        u = (self.ax * (1.0 / half)) ** 2
+        soft = (0.80 - 0.22 * u + 0.025 * self.canvas.texture("coarse", *anatomy.grain)) * cover(1.0 - u * u, 0.6)
+        if anatomy.breast > 0:
+            disc = ((self.ax - 7.6) * (1 / 5.0)) ** 2 + ((y - 3.2) * (1 / 5.2)) ** 2
+            soft += anatomy.breast * cover(1.0 - disc, 0.7)
+        return soft
+
+    def _add_bones(self) -> None:
+        """Add ribs, spine, clavicles, windpipe and the gastric bubble to the density."""
+        anatomy, y, ax = self.anatomy, self.y, self.ax
+        spacing, phase, slope = anatomy.ribs
+        turn = 2 * np.pi / spacing
+        curve = (ax * (turn * 0.034) + turn * slope) * ax
+        back = np.cos((turn * y + np.pi * phase) - curve)  # posterior ribs fall gently to the side
+        front = np.cos((turn * y - phase) + curve * 0.8)
+        cage = cover(self.outer + 0.7 - ax, self.edge(0.5)) * (1.0 - 0.6 * self.abdomen)
+        self.density += cage * (0.10 * cover(back - 0.15, 0.9) + 0.06 * cover(front - 0.45, 0.8))
+        spine = cover(1.8 - ax, self.edge(0.6)) * (0.24 + 0.05 * np.cos(y * (2 * np.pi / 2.5) + phase))
+        windpipe = cover(0.85 - ax, self.edge(0.5)) * (0.2 * cover(-4.5 - y, 1.5))
+        self.density += spine - windpipe
+        rows = slice(*np.searchsorted(y[:, 0], [anatomy.clavicle - 4.0, anatomy.clavicle + 2.0]))
+        middle = anatomy.clavicle - 0.17 * (ax[rows] - 2.0) - 0.45 * np.sin(0.42 * ax[rows])
+        shaft = cover(0.6 - np.abs(y[rows] - middle), self.edge(0.5)) * cover(ax[rows] - 1.6, 0.8)
+        self.density[rows] += 0.13 * shaft
+        if anatomy.stomach > 0:
+            distance = np.sqrt((self.dx - 5.2) ** 2 + (y - anatomy.dome[1] - 4.6) ** 2)
+            self.density -= 0.35 * cover(anatomy.stomach - distance, self.edge(0.6))
 
 
 def _lung_borders(y: Array, anatomy: Anatomy) -> tuple[Array, Array]:
@@ -129,123 +203,17 @@ def _heart_borders(y: Array, anatomy: Anatomy, grow: float = 1.0) -> tuple[Array
     return right, left
 
 
-def heart_cover(film: Film, grow: float = 1.0) -> Array:
-    """Coverage by heart and mediastinum (H, W), the heart ``grow`` times as wide."""
-    right, left = _heart_borders(film.y, film.anatomy, grow)
-    return cover(np.minimum(left - film.dx, right + film.dx), film.canvas.edge(0.5))
-
-
-def diaphragm(film: Film, shift: tuple[float, float] = (0.0, 0.0), flatten: float = 0.0) -> Array:
-    """Height of the diaphragm (1, W) as ``y``; ``shift`` (image left, right) is down, ``flatten`` lifts the angles."""
-    anatomy = film.anatomy
-    dx = film.canvas.x - anatomy.x
-    a = np.minimum(np.abs(dx) * (1.0 / anatomy.width), 1.0) - 0.45
-    bend = (np.maximum(a, 0.0) / 0.55) ** 2 * (anatomy.drop - flatten) + (np.minimum(a, 0.0) / 0.45) ** 2 * 0.8
-    left, right = (top + move for top, move in zip(anatomy.dome, shift, strict=True))
-    weight = cover(dx, 2.0)
-    return (left + weight * (right - left) + bend + anatomy.lean * dx).astype(np.float32)
-
-
-def abdomen_cover(film: Film, base: Array) -> Array:
-    """Coverage by what lies below a diaphragm (H, W); it fades in where only chest wall lies above it."""
-    beyond = np.abs(film.canvas.x - film.anatomy.x) - (film.anatomy.width - 0.3)
-    softness = film.canvas.edge(0.45) + 7.0 * np.clip(beyond, 0.0, 1.0)
-    return cover(film.y - base, softness)
-
-
-def lung_cover(film: Film, base: Array) -> Array:
-    """Coverage by both lungs (H, W) above a diaphragm."""
-    distance = np.minimum(film.outer - film.ax, film.ax - film.inner)
-    return cover(np.minimum(distance, base - film.y, out=distance), film.canvas.edge(0.45))
-
-
-def organs(film: Film, lung: Array, centre: Array, abdomen: Array) -> Array:
-    """Attenuation (H, W) that lungs, heart and abdomen add to that of the chest wall."""
-    density = (_HEART * centre) * (1.0 - abdomen)
-    density += (film.soft * (_ABDOMEN / 0.75)) * abdomen
-    density -= (_AIR * lung) * (1.0 - centre)
-    return density
-
-
-def draw_film(canvas: Canvas, anatomy: Anatomy) -> Film:
-    """Draw the normal radiograph of a patient."""
-    y = canvas.y - anatomy.y
-    dx = canvas.x - (anatomy.x + anatomy.lean * y)
-    ax = np.maximum(dx * (1.0 / (1 - anatomy.twist)), dx * (-1.0 / (1 + anatomy.twist)))
-    outer, inner = _lung_borders(y, anatomy)
-    nothing = np.zeros((0, 0), dtype=np.float32)
-    film = Film(canvas, anatomy, y, dx, ax, outer, inner, *[nothing] * 7)
-    film.base = diaphragm(film)
-    film.lung = lung_cover(film, film.base)
-    film.centre = heart_cover(film)
-    film.abdomen = abdomen_cover(film, film.base)
-    film.soft = _chest_wall(film)
-    film.markings = canvas.vessels(anatomy.tree, anatomy.x, anatomy.y - 1.8) * film.lung
-    film.markings *= 1.0 - 0.6 * film.centre
-    film.density = film.soft + organs(film, film.lung, film.centre, film.abdomen)
-    film.density += film.markings
-    _add_bones(film)
-    return film
-
-
-def _chest_wall(film: Film) -> Array:
-    """Attenuation of skin, fat and muscle (H, W): neck, shoulders, chest, and breasts."""
-    y, anatomy = film.y, film.anatomy
-    shoulder = 1.0 / (1.0 + np.exp(np.clip(-(y + 15.0) / 0.7, -30, 30)))
-    waist = 1.0 / (1.0 + np.exp(np.clip(-(y + 1.0) / 1.6, -30, 30)))
-    half = 6.0 + 15.0 * shoulder + (anatomy.width + 2.3 - 21.0) * waist
-    u = film.ax * (1.0 / half)
-    u *= u
-    soft = 0.80 - 0.22 * u
-    soft += 0.025 * film.canvas.texture("coarse", *film.anatomy.grain)
-    soft *= cover(1.0 - u * u, 0.6)
-    if anatomy.breast > 0:
-        disc = ((film.ax - 7.6) * (1 / 5.0)) ** 2
-        disc = disc + ((y - 3.2) * (1 / 5.2)) ** 2
-        soft += anatomy.breast * cover(1.0 - disc, 0.7)
-    return soft
-
-
-def _add_bones(film: Film) -> None:
-    """Add ribs, spine, clavicles, windpipe and the gastric bubble to a film's density."""
-    canvas, anatomy, y, ax, density = film.canvas, film.anatomy, film.y, film.ax, film.density
-    spacing, phase, slope = anatomy.ribs
-    turn = 2 * np.pi / spacing
-    cage = cover(film.outer + 0.7 - ax, canvas.edge(0.5))
-    cage *= 1.0 - 0.6 * film.abdomen
-    curve = ax * (turn * 0.034)
-    curve += turn * slope
-    curve *= ax
-    back = np.cos((turn * y + np.pi * phase) - curve)  # posterior ribs fall gently to the side
-    cage *= 0.10 * cover(back - 0.15, 0.9) + 0.06 * cover(np.cos((turn * y - phase) + curve * 0.8) - 0.45, 0.8)
-    density += cage
-    bone = cover(1.8 - ax, canvas.edge(0.6)) * (0.24 + 0.05 * np.cos(y * (2 * np.pi / 2.5) + phase))
-    bone -= cover(0.85 - ax, canvas.edge(0.5)) * (0.2 * cover(-4.5 - y, 1.5))
-    density += bone
-    rows = slice(*np.searchsorted(y[:, 0], [anatomy.clavicle - 4.0, anatomy.clavicle + 2.0]))
-    middle = anatomy.clavicle - 0.17 * (ax[rows] - 2.0) - 0.45 * np.sin(0.42 * ax[rows])
-    shaft = cover(0.6 - np.abs(y[rows] - middle), canvas.edge(0.5)) * cover(ax[rows] - 1.6, 0.8)
-    density[rows] += 0.13 * shaft
-    if anatomy.stomach > 0:
-        disc = (film.dx - 5.2) ** 2 + (y - anatomy.dome[1] - 4.6) ** 2
-        density -= 0.35 * cover(anatomy.stomach - np.sqrt(disc), canvas.edge(0.6))
-
-
 def develop(density: Array, rng: np.random.Generator, *, ap: bool) -> Array:
     """Turn attenuation into grey values in [0, 1]: Beer's law, a contrast curve, and detector noise.
 
     Bedside films (AP) get less exposure and look whiter, flatter and noisier.
     """
-    u = [float(value) for value in rng.uniform(-1.0, 1.0, 3)]
+    u: list[float] = rng.uniform(-1.0, 1.0, 3).tolist()
     if ap:
         gain, contrast, noise = 1.8 + 0.3 * u[0], 0.05 + 0.2 * u[1], 0.016 + 0.005 * u[2]
     else:
         gain, contrast, noise = 1.5 + 0.25 * u[0], 0.25 + 0.2 * u[1], 0.012 + 0.004 * u[2]
-    image = density * -gain
-    np.exp(image, out=image)
-    # image is now the transmitted part; white means little of it. The quadratic term darkens the middle tones.
-    grey = 1.0 - image
-    image *= grey
-    grey -= contrast * image
-    grey += rng.standard_normal(density.shape, dtype=np.float32) * noise
-    return np.clip(grey, 0.0, 1.0, out=grey)
+    transmitted = np.exp(density * -gain)
+    grey = 1.0 - transmitted  # white means that little comes through
+    grey = grey - contrast * (transmitted * grey)  # darkens the middle tones
+    return np.clip(grey + rng.standard_normal(density.shape, dtype=np.float32) * noise, 0.0, 1.0)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,65 +16,52 @@ _HILUM_X = 3.4  # distance of the lung root from the midline, in cm
 _WAVELENGTHS = {"coarse": 4.0, "medium": 1.6, "fine": 0.8}  # of the textures, in cm
 _TREES = 4
 _TREE_MARGIN = 5.0  # how far the lung root may lie from the film's centre, in cm
+_STEP = 0.1  # distance between two points of a vessel in cm
 
 
 def cover(distance: Array, softness: float | Array) -> Array:
-    """Turn a signed distance (positive inside) into coverage in [0, 1] with an edge of width ``softness``."""
-    edge = distance / softness
-    edge += 0.5
-    return np.clip(edge, 0.0, 1.0, out=edge)
+    """Turn a signed distance (positive inside) into coverage in [0, 1] with an edge of width `softness`."""
+    return np.clip(distance / softness + 0.5, 0.0, 1.0)
 
 
-@dataclass(frozen=True, eq=False)
 class Canvas:
-    """What depends on the image size alone."""
+    """What depends on the image size alone, never on a data set's seed."""
 
-    x: Array  # distance to the right of the film's centre in cm, (1, W)
-    y: Array  # distance below the film's centre in cm, (H, 1)
-    px: float  # side of one pixel in cm
-    textures: dict[str, Array]  # periodic band-limited noise of unit variance, larger than the film
-    trees: Array  # attenuation of pulmonary vessels around the two lung roots, larger than the film
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.y.shape[0], self.x.shape[1]
+    def __init__(self, height: int, width: int) -> None:
+        self.shape = height, width
+        self.px = px = FILM_CM / min(height, width)  # side of one pixel in cm
+        self.x: Array = ((np.arange(width, dtype=np.float32) + 0.5 - width / 2) * px)[None]  # cm right of the centre
+        self.y: Array = ((np.arange(height, dtype=np.float32) + 0.5 - height / 2) * px)[:, None]  # cm below it
+        margin = 2 * (round(_TREE_MARGIN / px) + 1)
+        rng = np.random.default_rng(20230521)
+        self._trees = [_vessel_tree(rng, height + margin, width + margin, px) for _ in range(_TREES)]
+        self._textures = {
+            name: _texture(rng, height + height // 2, width + width // 2, max(wavelength / px, 2.2))
+            for name, wavelength in _WAVELENGTHS.items()
+        }
+        for array in (self.x, self.y, *self._trees, *self._textures.values()):
+            array.setflags(write=False)  # shared by every data set of this size
 
     def edge(self, softness: float) -> float:
         """Width of an edge in cm: never sharper than a pixel."""
         return max(softness, self.px)
 
-    def texture(self, scale: Literal["coarse", "medium", "fine"], u: float, v: float) -> Array:
-        """The crop (H, W) of the texture of one scale at the place (u, v) in [0, 1) x [0, 1)."""
-        tile = self.textures[scale]
+    def texture(self, scale: str, u: float, v: float) -> Array:
+        """Noise (H, W) of unit variance, "coarse", "medium" or "fine", at the place (u, v) in [0, 1) x [0, 1)."""
+        tile = self._textures[scale]
         H, W = self.shape
         top, left = int(u * (tile.shape[0] - H + 1)), int(v * (tile.shape[1] - W + 1))
         return tile[top : top + H, left : left + W]
 
     def vessels(self, tree: int, x: float, y: float) -> Array:
-        """Vessel tree number ``tree`` (H, W) with the midpoint between the lung roots at (x, y)."""
-        (H, W), canvas = self.shape, self.trees[tree % _TREES]
-        top = (canvas.shape[0] - H) // 2 - round(float(np.clip(y, -_TREE_MARGIN, _TREE_MARGIN)) / self.px)
-        left = (canvas.shape[1] - W) // 2 - round(float(np.clip(x, -_TREE_MARGIN, _TREE_MARGIN)) / self.px)
-        return canvas[top : top + H, left : left + W]
+        """Attenuation (H, W) of a vessel tree with the midpoint between the lung roots at (x, y)."""
+        (H, W), drawn = self.shape, self._trees[tree % _TREES]
+        top = (drawn.shape[0] - H) // 2 - round(float(np.clip(y, -_TREE_MARGIN, _TREE_MARGIN)) / self.px)
+        left = (drawn.shape[1] - W) // 2 - round(float(np.clip(x, -_TREE_MARGIN, _TREE_MARGIN)) / self.px)
+        return drawn[top : top + H, left : left + W]
 
 
-@lru_cache(maxsize=4)
-def get_canvas(height: int, width: int) -> Canvas:
-    """Grids and textures for one image size; they never depend on a data set's seed."""
-    px = FILM_CM / min(height, width)
-    x = ((np.arange(width, dtype=np.float32) + 0.5 - width / 2) * px)[None]
-    y = ((np.arange(height, dtype=np.float32) + 0.5 - height / 2) * px)[:, None]
-    margin = 2 * (round(_TREE_MARGIN / px) + 1)
-    rng = np.random.default_rng(20230521)
-    trees = np.stack([_vessel_tree(rng, height + margin, width + margin, px) for _ in range(_TREES)])
-    textures = {
-        name: _texture(rng, height + height // 2, width + width // 2, max(wavelength / px, 2.2))
-        for name, wavelength in _WAVELENGTHS.items()
-    }
-    for array in (x, y, trees, *textures.values()):
-        array.setflags(write=False)  # shared by every data set of this size
-    return Canvas(x, y, px, textures, trees)
+get_canvas = lru_cache(maxsize=4)(Canvas)
 
 
 def _texture(rng: np.random.Generator, height: int, width: int, wavelength: float) -> Array:
@@ -90,15 +76,13 @@ def _texture(rng: np.random.Generator, height: int, width: int, wavelength: floa
 
 def _vessel_tree(rng: np.random.Generator, height: int, width: int, px: float) -> Array:
     """Attenuation (height, width) of branching vessels that thin out away from two lung roots at the centre."""
-    parts = [_branches(rng, side) for side in (-1, 1)]
-    x, y, radius = (np.concatenate([part[axis] for part in parts]) for axis in range(3))
+    x, y, radius = np.concatenate([_branches(rng, side) for side in (-1, 1)], axis=1)
     columns, rows = np.round(x / px + width / 2).astype(int), np.round(y / px + height / 2).astype(int)
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     cells = rows * width + columns
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     total = np.zeros((height, width // 2 + 1), dtype=np.complex128)
-    edges = [0.0, 0.07, 0.11, 0.16, 0.24, np.inf]
-    for low, high in pairwise(edges):
+    for low, high in pairwise([0.0, 0.07, 0.11, 0.16, 0.24, np.inf]):
         chosen = inside & (radius >= low) & (radius < high)
         if not chosen.any():
             continue
@@ -113,10 +97,7 @@ def _vessel_tree(rng: np.random.Generator, height: int, width: int, px: float) -
     return (0.3 * np.tanh(np.fft.irfft2(total, s=(height, width)) / 0.3)).astype(np.float32)
 
 
-_STEP = 0.1  # distance between two points of a vessel in cm
-
-
-def _branches(rng: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _branches(rng: np.random.Generator, side: int) -> np.ndarray:
     """Points (x, y, radius) of all vessels of one lung, from stems at the root to two generations of branches."""
     stems = [(_HILUM_X - 0.8, 0.0, angle, 0.3, 9.5) for angle in np.linspace(-1.35, 1.45, 9) + rng.normal(0, 0.1, 9)]
     points = []
@@ -127,10 +108,9 @@ def _branches(rng: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarr
             angles = heading + np.cumsum(rng.normal(0, 0.05, steps))
             x, y = x0 + np.cumsum(np.cos(angles)) * _STEP, y0 + np.cumsum(np.sin(angles)) * _STEP
             radii = np.linspace(radius, 0.35 * radius, steps)
-            points.append((x, y, radii))
+            points.append(np.stack([side * x, y, radii]))
             for at in rng.integers(steps // 5, steps, 4 - generation):
                 turn = rng.choice([-1, 1]) * rng.uniform(0.4, 0.9)
                 children.append((x[at], y[at], angles[at] + turn, 0.8 * radii[at], 0.55 * length))
         stems = children
-    x, y, radii = (np.concatenate(parts) for parts in zip(*points, strict=True))
-    return side * x, y, radii
+    return np.concatenate(points, axis=1)

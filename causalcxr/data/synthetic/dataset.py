@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
+from causalcxr._checks import check_choice, check_count
 from causalcxr.data.image import height_and_width
 from causalcxr.data.labels import NIH_LABELS, label_positions
-from causalcxr.data.nih_tables import Box
-from causalcxr.data.synthetic.anatomy import Film, develop, draw_anatomy, draw_film
+from causalcxr.data.synthetic.anatomy import Film, develop, draw_anatomy
 from causalcxr.data.synthetic.canvas import get_canvas
-from causalcxr.data.synthetic.findings import DENSEST, FINDINGS, Finding
+from causalcxr.data.synthetic.findings import DENSEST, FINDINGS
 from causalcxr.data.synthetic.markers import DEVICES, MARKERS, device_density, mark_image
-from causalcxr.data.synthetic.sampling import Stream, check_prevalence, stream
 
-__all__ = ["SyntheticCXR", "SyntheticSample"]
+__all__ = ["SyntheticCXR", "SyntheticSample", "stream"]
 
 _AP_SHARE = 0.4  # as in ChestX-ray14
 _FEMALE_SHARE = 0.45
 _PORTABLE_SHARE = 0.6  # of the AP films
 _MARKER_SHARES = {"letter": 0.85, "portable": 0.0, "tube": 0.25, "electrodes": 0.2, "border": 0.2}
+_PORTABLE = MARKERS.index("portable")
+
+# What a random stream is for. A stream belongs to a seed, a purpose, and an item or patient, so that a new kind of
+# random number never changes those that exist.
+_FINDINGS, _VIEW, _MARKERS, _PEOPLE, _ANATOMY, _FILM, _PLANT, _MARK = range(8)
+
+
+def stream(seed: int, *key: int) -> np.random.Generator:
+    """The random stream of a seed, a purpose, and further numbers. The purposes 0 to 7 are taken by `SyntheticCXR`."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 class SyntheticSample(NamedTuple):
@@ -36,9 +43,6 @@ class SyntheticSample(NamedTuple):
     masks: torch.Tensor  # (K, H, W) bool, where each finding is; all False where it is absent
     view: str  # "AP" or "PA"
     markers: tuple[str, ...]  # names of the markers on the film
-    patient: int  # patient number
-    sex: str  # "M" or "F"
-    age: float  # years
 
 
 class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -49,7 +53,7 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     a "PORTABLE" stamp, a tube, electrodes, the black border of the collimator) and findings. These are sampled before
     the drawing: `sample` draws the same patient with any of them replaced.
 
-    Item i depends on its number, ``seed`` and the sampling arguments alone, not on the length, the order of access, the
+    Item i depends on its number, `seed` and the sampling arguments alone, not on the length, the order of access, the
     worker or the process. A finding changes the image inside its mask and nowhere else. The pictures imitate the signs
     of the findings so that programs can learn and locate them; they stand in for no real radiograph.
 
@@ -58,9 +62,9 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         image_size: Side, or (height, width), from 64 to 1024 pixels each. The shorter side always shows 36 cm.
         labels: Findings to plant, and columns of the targets: names from `NIH_LABELS`, fewer or in another order where
             wanted.
-        prevalence: Probability of each finding: one number, one for each of ``labels``, or a mapping from names to
-            numbers (0 for those left out). Findings are independent of each other, of view and patient.
-        marker_label: Label that the "PORTABLE" stamp accompanies; ``None`` puts the stamp on 60 % of the AP films.
+        prevalence: Probability of each finding: one number, or one for each of `labels`. Findings are independent of
+            each other, of view and patient.
+        marker_label: Label that the "PORTABLE" stamp accompanies; `None` puts the stamp on 60 % of the AP films.
         marker_correlation: Strength r in [-1, 1] of that association: the stamp is on (1 + r) / 2 of the positive films
             and on (1 - r) / 2 of the negative ones. A test set with -r has the spurious cue reversed.
         images_per_patient: Consecutive items that show one patient, at different times: position and exposure differ.
@@ -68,13 +72,13 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         transform: Applied to each image, a (1, H, W) float32 tensor in [0, 1].
 
     Attributes:
-        label_names: Names of the columns of ``targets``.
+        label_names: Names of the columns of `targets`.
         targets: (N, K) float32 tensor.
         patient: (N,) patient numbers.
         view: (N,) "AP" or "PA".
         sex: (N,) "M" or "F".
         age: (N,) years.
-        marker_names: Names of the columns of ``markers``.
+        marker_names: Names of the columns of `markers`.
         markers: (N, M) bool, which of the M markers are on the film.
 
     Shape:
@@ -98,67 +102,54 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         *,
         image_size: int | tuple[int, int] = 128,
         labels: Sequence[str] = NIH_LABELS,
-        prevalence: float | Sequence[float] | Mapping[str, float] = 0.2,
+        prevalence: float | Sequence[float] = 0.2,
         marker_label: str | None = None,
         marker_correlation: float = 0.0,
         images_per_patient: int = 2,
         seed: int = 0,
         transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
-        for name, value, least in (
-            ("length", length, 1),
-            ("images_per_patient", images_per_patient, 1),
-            ("seed", seed, 0),
-        ):
-            if operator.index(value) < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_count("length", length)
+        check_count("images_per_patient", images_per_patient)
         self.image_size = height_and_width(image_size)
         if min(self.image_size) < 64 or max(self.image_size) > 1024:
             raise ValueError(f"image_size must be from 64 to 1024 pixels a side, got {image_size!r}")
+        chance = np.asarray(prevalence, dtype=np.float64)
+        if chance.shape not in ((), (len(labels),)) or not ((chance >= 0) & (chance <= 1)).all():
+            raise ValueError(f"prevalence must be in [0, 1], one number or one for each label, got {prevalence!r}")
+        if not -1 <= marker_correlation <= 1 or (marker_label is None and marker_correlation != 0):
+            raise ValueError(
+                f"marker_correlation must be in [-1, 1], and 0 without a marker_label, got {marker_correlation!r}"
+            )
         self.transform = transform
         self.seed = seed
         # Streams go by the position in NIH_LABELS, so a finding looks the same in any selection of labels.
         self._codes = label_positions(labels)
         self.label_names = tuple(NIH_LABELS[code] for code in self._codes)
-        chance = np.zeros(len(NIH_LABELS))
-        chance[self._codes] = check_prevalence(prevalence, self.label_names)
         # Each stream is filled row by row, so that row i never depends on the length.
-        targets = (stream(seed, Stream.FINDINGS).random((length, len(NIH_LABELS))) < chance)[:, self._codes]
-        ap = stream(seed, Stream.VIEW).random(length) < _AP_SHARE
+        targets = stream(seed, _FINDINGS).random((length, len(NIH_LABELS)))[:, self._codes] < chance
+        ap = stream(seed, _VIEW).random(length) < _AP_SHARE
         share = np.tile([_MARKER_SHARES[name] for name in MARKERS], (length, 1))
-        share[:, MARKERS.index("portable")] = np.where(ap, _PORTABLE_SHARE, 0.0)
-        if not -1 <= marker_correlation <= 1:
-            raise ValueError(f"marker_correlation must be in [-1, 1], got {marker_correlation!r}")
+        share[:, _PORTABLE] = np.where(ap, _PORTABLE_SHARE, 0.0)
         if marker_label is not None:
             positive = targets[:, label_positions([marker_label], self.label_names)[0]]
-            share[:, MARKERS.index("portable")] = 0.5 + 0.5 * marker_correlation * np.where(positive, 1.0, -1.0)
-        elif marker_correlation != 0:
-            raise ValueError("marker_correlation needs marker_label, the label that the stamp accompanies")
+            share[:, _PORTABLE] = 0.5 + 0.5 * marker_correlation * np.where(positive, 1.0, -1.0)
         self.targets = torch.from_numpy(targets.astype(np.float32))
-        self.markers = stream(seed, Stream.MARKERS).random(share.shape) < share
+        self.markers = stream(seed, _MARKERS).random(share.shape) < share
         self.view = np.where(ap, "AP", "PA")
         self.patient = np.arange(length) // images_per_patient
-        people = stream(seed, Stream.PEOPLE).random((int(self.patient[-1]) + 1, 2))[self.patient]
+        people = stream(seed, _PEOPLE).random((int(self.patient[-1]) + 1, 2))[self.patient]
         self.sex, self.age = np.where(people[:, 0] < _FEMALE_SHARE, "F", "M"), np.floor(18.0 + 70.0 * people[:, 1])
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        index = self._index(index)
-        film, findings = self._draw(index, self.targets[index], self.view[index])
-        image = self._develop(index, film, findings, self.view[index], self.markers[index])
-        if self.transform is not None:
-            image = self.transform(image)
-        return image, self.targets[index].clone()  # a view would let callers change the labels
+        sample = self.sample(index)
+        return sample.image if self.transform is None else self.transform(sample.image), sample.target
 
     def sample(
-        self,
-        index: int,
-        *,
-        target: npt.ArrayLike | torch.Tensor | None = None,
-        view: str | None = None,
-        markers: Iterable[str] | None = None,
+        self, index: int, *, target: Any = None, view: str | None = None, markers: Iterable[str] | None = None
     ) -> SyntheticSample:
         """Draw one item with its masks, or the same patient with other findings, view or markers.
 
@@ -169,10 +160,10 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             index: Number of the item.
             target: (K,) zeros and ones.
             view: "AP" or "PA".
-            markers: Names from ``marker_names``; an empty list gives a film without markers.
+            markers: Names from `marker_names`; an empty list gives a film without markers.
 
         Returns:
-            Image, target, masks, view, markers and patient.
+            Image, target, masks, view and markers.
 
         Raises:
             IndexError: There is no such item.
@@ -184,119 +175,39 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             >>> bool(healthy.masks.any()), bool(dataset.sample(0).masks.any())
             (False, True)
         """
-        index = self._index(index)
-        present = self.targets[index].clone() if target is None else self._check_target(target)
+        index = range(len(self))[index]
+        present = torch.as_tensor(self.targets[index] if target is None else target, dtype=torch.float32).clone()
+        if present.shape != self.targets.shape[1:] or not ((present == 0) | (present == 1)).all():
+            raise ValueError(f"target must be zeros and ones, one for each of {self.label_names}, got {target!r}")
         view = str(self.view[index]) if view is None else view
-        if view not in ("AP", "PA"):
-            raise ValueError(f"view must be 'AP' or 'PA', got {view!r}")
-        marked = self.markers[index]
-        if markers is not None:
-            named = [markers] if isinstance(markers, str) else list(markers)
-            if unknown := [name for name in named if name not in MARKERS]:
-                raise ValueError(f"unknown marker {unknown[0]!r}; choose from: {', '.join(MARKERS)}")
-            marked = np.array([name in named for name in MARKERS])
-        film, findings = self._draw(index, present, view)
-        return SyntheticSample(
-            image=self._develop(index, film, findings, view, marked),
-            target=present,
-            masks=self._masks(findings),
-            view=view,
-            markers=tuple(name for name, on in zip(MARKERS, marked, strict=True) if on),
-            patient=int(self.patient[index]),
-            sex=str(self.sex[index]),
-            age=float(self.age[index]),
-        )
-
-    def masks(self, index: int) -> torch.Tensor:
-        """Where each finding of an item is.
-
-        Args:
-            index: Number of the item.
-
-        Returns:
-            (K, H, W) bool; all False where the finding is absent.
-
-        Raises:
-            IndexError: There is no such item.
-        """
-        index = self._index(index)
-        return self._masks(self._draw(index, self.targets[index], self.view[index])[1])
-
-    def boxes(self, index: int) -> list[Box]:
-        """The smallest box around each mask of an item.
-
-        Args:
-            index: Number of the item.
-
-        Returns:
-            One box for each finding that is present, in the order of ``label_names``: the upper left corner and the
-            size, in pixels of the image.
-
-        Raises:
-            IndexError: There is no such item.
-        """
-        boxes = []
-        for name, mask in zip(self.label_names, self.masks(index).numpy(), strict=True):
-            if mask.any():
-                rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-                size = (float(columns[-1] - columns[0] + 1), float(rows[-1] - rows[0] + 1))
-                boxes.append(Box(name, float(columns[0]), float(rows[0]), *size))
-        return boxes
-
-    def _index(self, index: int) -> int:
-        index = operator.index(index)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range for {len(self)} items")
-        return index % len(self)
-
-    def _check_target(self, target: npt.ArrayLike | torch.Tensor) -> torch.Tensor:
-        given = torch.as_tensor(cast(Any, target), dtype=torch.float32)
-        if given.shape != (len(self.label_names),) or not ((given == 0) | (given == 1)).all():
-            raise ValueError(
-                f"target must be {len(self.label_names)} zeros and ones, one for each of label_names, got {target!r}"
-            )
-        return given.clone()
-
-    def _draw(self, index: int, target: torch.Tensor, view: str) -> tuple[Film, list[Finding | None]]:
-        """The normal film of an item, and each of the K findings that is present."""
-        patient = int(self.patient[index])
+        check_choice("view", view, ("AP", "PA"))
+        if markers is None:
+            markers = [name for name, on in zip(MARKERS, self.markers[index], strict=True) if on]
+        named = {markers} if isinstance(markers, str) else set(markers)
+        for name in named:
+            check_choice("a marker", name, MARKERS)
         anatomy = draw_anatomy(
-            stream(self.seed, Stream.ANATOMY, patient),
-            stream(self.seed, Stream.FILM, index, 0),
+            stream(self.seed, _ANATOMY, int(self.patient[index])),
+            stream(self.seed, _FILM, index, 0),
             ap=view == "AP",
             female=self.sex[index] == "F",
             age=float(self.age[index]),
         )
-        film = draw_film(get_canvas(*self.image_size), anatomy)
-        planted = [
-            FINDINGS[name](film, stream(self.seed, Stream.PLANT, index, code)) if present else None
-            for name, code, present in zip(self.label_names, self._codes, target.tolist(), strict=True)
-        ]
-        return film, planted
-
-    def _develop(
-        self, index: int, film: Film, findings: list[Finding | None], view: str, markers: npt.NDArray[np.bool_]
-    ) -> torch.Tensor:
-        """The image (1, H, W) of a film with findings and markers."""
-        density = np.zeros_like(film.density)
-        for finding in findings:
-            if finding is not None:
-                density += finding.density
-        density = film.density + np.minimum(density, DENSEST)
-        names = [(code, name) for code, name in enumerate(MARKERS) if markers[code]]
-        for code, name in names:
+        film = Film(get_canvas(*self.image_size), anatomy)
+        masks = np.zeros((len(present), *self.image_size), dtype=bool)
+        planted = np.zeros_like(film.density)
+        for k in np.flatnonzero(present):
+            finding = FINDINGS[self.label_names[k]](film, stream(self.seed, _PLANT, index, self._codes[k]))
+            planted += finding.density
+            masks[k] = finding.mask
+        density = film.density + np.minimum(planted, DENSEST)
+        on_film = [(name, stream(self.seed, _MARK, index, k)) for k, name in enumerate(MARKERS) if name in named]
+        for name, rng in on_film:
             if name in DEVICES:
-                density += device_density(film, name, stream(self.seed, Stream.MARK, index, code))
-        rng = stream(self.seed, Stream.FILM, index, 1)
-        image = develop(density, rng, ap=view == "AP")
-        for code, name in reversed(names):  # the border first: letters lie on it
+                density += device_density(film, name, rng)
+        image = develop(density, stream(self.seed, _FILM, index, 1), ap=view == "AP")
+        for name, rng in reversed(on_film):  # the border first: letters lie on it
             if name not in DEVICES:
-                mark_image(image, film.canvas, name, stream(self.seed, Stream.MARK, index, code))
-        return torch.from_numpy(image)[None]
-
-    def _masks(self, findings: list[Finding | None]) -> torch.Tensor:
-        masks = np.zeros((len(findings), *self.image_size), dtype=bool)
-        for mask, finding in zip(masks, findings, strict=True):
-            if finding is not None:
-                mask[:] = finding.mask
-        return torch.from_numpy(masks)
+                mark_image(image, film.canvas, name, rng)
+        names = tuple(name for name, _ in on_film)
+        return SyntheticSample(torch.from_numpy(image)[None], present, torch.from_numpy(masks), view, names)

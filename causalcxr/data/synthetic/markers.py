@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 
 from causalcxr.data.synthetic.anatomy import Film
@@ -28,7 +26,7 @@ _FONT = {
 
 def device_density(film: Film, marker: str, rng: np.random.Generator) -> Array:
     """Attenuation (H, W) of a device on or in the chest: a "tube" or "electrodes" with their leads."""
-    u = [float(value) for value in rng.random(12)]
+    u: list[float] = rng.random(12).tolist()
     if marker == "tube":
         return _tube(film, u)
     density = np.zeros(film.canvas.shape, dtype=np.float32)
@@ -37,8 +35,7 @@ def device_density(film: Film, marker: str, rng: np.random.Generator) -> Array:
         dx, y = (2 * a - 1) * 10.0, (-11.0, -4.0, 3.0)[n] + 5.0 * b
         bend = dx + (0.15 + 0.1 * c) * (1 if dx > 0 else -1) * (y - film.y) + 0.8 * np.sin(0.5 * (y - film.y))
         lead = _line(film, bend) * (film.y < y)
-        disc = np.sqrt((film.dx - dx) ** 2 + (film.y - y) ** 2)
-        edge = film.canvas.edge(0.2)
+        disc, edge = np.sqrt((film.dx - dx) ** 2 + (film.y - y) ** 2), film.edge(0.2)
         density += np.maximum(0.12 * lead, 0.2 * cover(0.9 - disc, edge) + 0.3 * cover(0.4 - disc, edge))
     return density
 
@@ -61,65 +58,55 @@ def _tube(film: Film, u: list[float]) -> Array:
 
 
 def _line(film: Film, course: Array) -> Array:
-    """Coverage (H, W) by a thin line whose distance from the midline per row is ``course`` (H, 1)."""
+    """Coverage (H, W) by a thin line whose distance from the midline per row is `course` (H, 1)."""
     steep = np.sqrt(1.0 + (np.gradient(course[:, 0])[:, None] * (1.0 / film.canvas.px)) ** 2)
-    return cover(0.18 - np.abs(film.dx - course) / steep, film.canvas.edge(0.2))
+    return cover(0.18 - np.abs(film.dx - course) / steep, film.edge(0.2))
 
 
 def mark_image(image: Array, canvas: Canvas, marker: str, rng: np.random.Generator) -> None:
     """Mark a developed film (H, W) in place with a "letter", the "portable" stamp or a "border", outside the lungs."""
-    u = [float(value) for value in rng.random(8)]
+    u: list[float] = rng.random(8).tolist()
     H, W = canvas.shape
     right, bottom = W * canvas.px / 2, H * canvas.px / 2
-    if marker == "letter":
-        side = 1 if u[0] < 0.6 else -1  # the patient's left is on the image's right
-        place = (side * (right - 2.2 - 1.5 * u[1]), -bottom + 3.0 + 0.5 * u[2])
-        _paste(image, canvas, "L" if side > 0 else "R", place, 1.9 + 0.5 * u[3], 0.92 + 0.08 * u[4])
-    elif marker == "portable":
-        side = -1 if u[0] < 0.6 else 1
-        y = -bottom + 0.9 + 0.3 * u[2] if u[5] < 0.6 else bottom - 1.2 - 0.8 * u[2]
-        place = (side * (right - 4.8 - 0.8 * u[1]), y)
-        _paste(image, canvas, "PORTABLE", place, 1.2 + 0.2 * u[3], 0.92 + 0.08 * u[4])
-    else:
+    if marker == "border":
         sides = [max(1, round((0.4 + 1.4 * width) / canvas.px)) if width < 0.75 else 0 for width in u[:3]]
         left, right_columns, lower = sides if any(sides) else [max(1, round(1.0 / canvas.px)), 0, 0]
         for edge in (image[:, :left], image[:, W - right_columns :], image[H - lower :]):
             edge *= 0.05
+        return
+    if marker == "letter":
+        side = 1 if u[0] < 0.6 else -1  # the patient's left is on the image's right
+        text, height = "L" if side > 0 else "R", 1.9 + 0.5 * u[3]
+        x, y = side * (right - 2.2 - 1.5 * u[1]), -bottom + 3.0 + 0.5 * u[2]
+    else:
+        side = -1 if u[0] < 0.6 else 1
+        text, height = "PORTABLE", 1.2 + 0.2 * u[3]
+        x = side * (right - 4.8 - 0.8 * u[1])
+        y = -bottom + 0.9 + 0.3 * u[2] if u[5] < 0.6 else bottom - 1.2 - 0.8 * u[2]
+    alpha = text_cover((H, W), text, x / canvas.px + W / 2, y / canvas.px + H / 2, height / 7 / canvas.px)
+    image += alpha * (0.92 + 0.08 * u[4] - image)
 
 
-@lru_cache(maxsize=16)
-def _dots(text: str) -> Array:
-    """Bitmap (7, 6 n) of n letters, each followed by an empty column."""
-    rows = [
-        [_FONT[letter][row] >> bit & 1 if bit >= 0 else 0 for letter in text for bit in range(4, -2, -1)]
-        for row in range(7)
-    ]
-    return np.array(rows, dtype=np.float32)
+def text_cover(shape: tuple[int, int], text: str, x: float, y: float, dot: float) -> Array:
+    """Which part of each pixel (H, W) a text covers.
 
-
-def _overlap(dots: int, start: float, size: float, pixels: int) -> tuple[slice, Array]:
-    """The pixels that a row of dots touches, and which part of each pixel (P, dots) lies in each dot."""
-    first, last = max(0, int(np.floor(start))), min(pixels, int(np.ceil(start + dots * size)))
-    low = start + size * np.arange(dots, dtype=np.float32)
-    pixel = np.arange(first, last, dtype=np.float32)[:, None]
-    return slice(first, last), np.clip(np.minimum(pixel + 1, low + size) - np.maximum(pixel, low), 0.0, 1.0)
-
-
-def text_cover(shape: tuple[int, int], text: str, x: float, y: float, dot: float) -> tuple[slice, slice, Array]:
-    """The rows and columns of an image that a text touches, and which part of each of these pixels its dots cover.
-
-    The text is centred ``x`` pixels from the left and ``y`` from the top, with dots of ``dot`` pixels a side; dots
-    smaller than a pixel are averaged, as scaling a film down would.
+    The text is centred `x` pixels from the left and `y` from the top, with dots of `dot` pixels a side; dots smaller
+    than a pixel are averaged, as scaling a film down would.
     """
-    bitmap = _dots(text)
-    rows, down = _overlap(bitmap.shape[0], y - bitmap.shape[0] * dot / 2, dot, shape[0])
-    columns, across = _overlap(bitmap.shape[1], x - bitmap.shape[1] * dot / 2, dot, shape[1])
-    return rows, columns, down @ bitmap @ across.T
+    # Each letter is followed by an empty column.
+    dots = [[_FONT[letter][row] << 1 >> bit & 1 for letter in text for bit in range(5, -1, -1)] for row in range(7)]
+    bitmap = np.array(dots, dtype=np.float32)
+    down, across = (
+        _overlap(number, middle - number * dot / 2, dot, pixels)
+        for number, middle, pixels in zip(bitmap.shape, (y, x), shape, strict=True)
+    )
+    rows, columns, result = down.any(axis=1), across.any(axis=1), np.zeros(shape, dtype=np.float32)
+    result[np.ix_(rows, columns)] = down[rows] @ bitmap @ across[columns].T
+    return result
 
 
-def _paste(image: Array, canvas: Canvas, text: str, place: tuple[float, float], height: float, value: float) -> None:
-    """Paint text centred at a place in cm."""
-    H, W = canvas.shape
-    x, y = place[0] / canvas.px + W / 2, place[1] / canvas.px + H / 2
-    rows, columns, alpha = text_cover((H, W), text, x, y, height / 7 / canvas.px)
-    image[rows, columns] += alpha * (value - image[rows, columns])
+def _overlap(dots: int, start: float, size: float, pixels: int) -> Array:
+    """Which part of each pixel of a row lies in each dot, (pixels, dots)."""
+    low = start + size * np.arange(dots, dtype=np.float32)
+    pixel = np.arange(pixels, dtype=np.float32)[:, None]
+    return np.clip(np.minimum(pixel + 1, low + size) - np.maximum(pixel, low), 0.0, 1.0)
