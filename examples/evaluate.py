@@ -94,20 +94,11 @@ def figures(args, model, logits, targets, dataset):
     result |= {"images": len(targets), "patients": len(np.unique(dataset.patient)), "resamples": args.resamples}
     for name, chosen in views.items():
         boot = bootstrap_auroc(logits[chosen], targets[chosen], dataset.patient[chosen], n_resamples=args.resamples)
-        each = zip(*boot.per_label, boot.positives, boot.positive_groups, strict=True)
-        result[name] = {"mean": interval(boot.mean) | {"labels": boot.num_labels, "incomplete": boot.incomplete}}
-        for label, (value, low, high, positives, patients) in zip(NIH_LABELS, each, strict=True):
-            if np.isfinite(value):
-                counts = {"positives": int(positives), "patients": int(patients)}
-                result[name][label] = interval((value, low, high)) | counts
+        result[name] = boot.by_label(NIH_LABELS)
     calibration = getattr(model, "calibration", None)
     probabilities = calibration.probabilities(logits) if calibration else logits.sigmoid()
     errors = expected_calibration_error(probabilities, targets)
     return result | {"expected_calibration_error": round(float(np.nanmean(errors)), 4)}
-
-
-def interval(values):
-    return dict(zip(("value", "low", "high"), (round(float(value), 4) for value in values), strict=True))
 
 
 def commit():
@@ -152,8 +143,8 @@ def main(argv=None):
         if len(scores) > 1:
             pair, groups = (scores[name], scores[args.models[0]]), dataset.patient
             difference = paired_difference(*pair, targets, groups, n_resamples=args.resamples).mean
-            results[name]["difference"] = interval(difference) | {"from": args.models[0]}
-            print(f"{name} less {args.models[0]}: mean AUROC {results[name]['difference']}")
+            results[name]["difference"] = difference._asdict() | {"from": args.models[0]}
+            print(f"{name} less {args.models[0]}: mean AUROC {'{:+.4f} ({:+.4f}, {:+.4f})'.format(*difference)}")
     print(table(results))
     for name, result in results.items():
         folder = args.output or Path(name)

@@ -10,7 +10,9 @@ and `resume/`, from which `--resume` goes on.
 import argparse
 import json
 import math
+import shlex
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -137,12 +139,10 @@ def predict(accelerator, model, loader):
     return (torch.cat(values).cpu() for values in zip(*parts, strict=True))
 
 
-def save_model(args, model, dataset, logits, targets, record):
-    values = zip(dataset.label_names, causalcxr.metrics.auroc(logits, targets).tolist(), strict=True)
-    metrics = {"model": args.model, "data": args.data, "split": "validation", "images": len(logits), "seed": args.seed}
-    metrics |= {"patients": len(np.unique(dataset.patient)), "epoch": record["epoch"]}
-    metrics["auroc"] = {name: {"value": value} for name, value in values if math.isfinite(value)}
-    metrics["auroc"]["mean"] = {"value": record["val_auroc"]}
+def save_model(args, model, dataset, logits, targets):
+    auroc = causalcxr.metrics.bootstrap_auroc(logits, targets, dataset.patient).by_label(dataset.label_names)
+    metrics = {"data": args.data, "split": "validation", "images": len(logits), "auroc": auroc, "seed": args.seed}
+    metrics |= {"patients": len(np.unique(dataset.patient)), "command": shlex.join(["python", *sys.argv])}
     size = {"input_size": (model.pretrained_cfg["input_size"][0], args.image_size, args.image_size)}
     extras = {"calibration": causalcxr.Calibration.fit(logits, targets), "data_config": size, "metrics": metrics}
     causalcxr.save_pretrained(model, args.output, label_names=dataset.label_names, **extras)
@@ -184,8 +184,8 @@ def main(argv=None):
     val_loader = DataLoader(val_set, args.batch_size, num_workers=args.workers)
     objective, optimizer, loader, val_loader = accelerator.prepare(objective, optimizer, loader, val_loader)
     updates = math.ceil(len(loader) / args.accumulate)  # an epoch
-    if updates == 0:
-        raise SystemExit(f"{len(train_set)} training images do not fill one batch of {share}")
+    if updates == 0 or len(np.unique(val_set.patient)) < 2:
+        raise SystemExit(f"{len(train_set)} training images have to fill a batch of {share}, validation two patients")
     rates = {"warmup_t": args.epochs * updates // 10, "warmup_lr_init": args.lr / 25, "t_in_epochs": False}
     scheduler = CosineLRScheduler(optimizer, args.epochs * updates, **rates)
     accelerator.register_for_checkpointing(ema)
@@ -236,7 +236,7 @@ def main(argv=None):
         log.append(record | {"val_auroc": mean})
         accelerator.print(json.dumps(log[-1]))
         if accelerator.is_main_process and not any(mean <= old["val_auroc"] for old in log[:-1]):  # NaN is kept too
-            save_model(args, ema.module, val_set, logits, targets, log[-1])
+            save_model(args, ema.module, val_set, logits, targets)
         save_state(accelerator, args.output, options, log)
     best = max(log, key=lambda record: record["val_auroc"])
     accelerator.print(f"done: {args.output} is the model of epoch {best['epoch']}, AUROC {best['val_auroc']:.4f}")

@@ -8,6 +8,8 @@ Each image passes the backbone once: its features are kept in the output folder,
 import argparse
 import hashlib
 import json
+import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -106,13 +108,13 @@ def main(argv=None):
         with torch.inference_mode():
             outputs = [head(part.to(DEVICE).float()) for part in val.split(args.batch_size)]
         logits = torch.cat([getattr(output, "logits", output) for output in outputs]).cpu()
-        values = causalcxr.metrics.auroc(logits, val_targets).tolist()
-        mean = float(np.nanmean(values))
+        result = causalcxr.metrics.bootstrap_auroc(logits, val_targets, sets[1].patient)
+        mean = result.mean.value
         print(json.dumps({"epoch": epoch, "loss": round(loss.item(), 4), "val_auroc": round(mean, 4)}))
         if not mean <= best:  # NaN too, where no label has both classes
             best, calibration = mean, causalcxr.Calibration.fit(logits, val_targets)
-            auroc = {name: {"value": value} for name, value in zip(("mean", *labels), (mean, *values), strict=True)}
-            metrics = {"data": args.data, "split": "validation", "images": len(val), "auroc": auroc}
+            metrics = {"data": args.data, "split": "validation", "images": len(val), "auroc": result.by_label(labels)}
+            metrics["command"] = shlex.join(["python", *sys.argv])
             causalcxr.save_pretrained(model, args.output, metrics=metrics, calibration=calibration, **saved)
 
 

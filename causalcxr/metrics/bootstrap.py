@@ -6,6 +6,7 @@ bootstrap; Field & Welsh, J. R. Stat. Soc. B 69, 2007). Two models that are comp
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,6 +78,28 @@ class BootstrapResult(NamedTuple):
     undefined: IntArray
     incomplete: int
     resamples: FloatArray
+
+    def by_label(self, label_names: Sequence[str]) -> dict[str, dict[str, float]]:
+        """The figures by name, as JSON takes them, and the `metrics` of [`save_pretrained`][causalcxr.save_pretrained].
+
+        Args:
+            label_names: Names of the K labels.
+
+        Returns:
+            `{"mean": {"value", "low", "high", "labels", "incomplete"}, "Mass": {"value", "low", "high", "positives",
+            "positive_groups"}, ...}`, of the labels that have both classes.
+
+        Example:
+            >>> result = bootstrap_auroc([[0.1, 0.3], [0.7, 0.2]], [[0, 1], [1, 0]], n_resamples=10)
+            >>> list(result.by_label(["Mass", "Hernia"]))
+            ['mean', 'Mass', 'Hernia']
+        """
+        mean = self.mean._asdict() | {"labels": self.num_labels, "incomplete": self.incomplete}
+        counts = {"positives": self.positives, "positive_groups": self.positive_groups}
+        columns = self.per_label._asdict() | counts
+        each = zip(*(column.tolist() for column in columns.values()), strict=True)
+        labels = {name: dict(zip(columns, row, strict=True)) for name, row in zip(label_names, each, strict=True)}
+        return {"mean": mean} | {name: row for name, row in labels.items() if np.isfinite(row["value"])}
 
 
 def bootstrap_auroc(

@@ -64,11 +64,11 @@ def main() -> None:
         source = xrv.datasets.NIH_Dataset(folder, csvpath=table, views=["PA", "AP"], unique_patients=False)
         print(source)
         pixels = source[0]["img"]
-        films = FromXRayVision(source, model.pretrained_cfg, model.label_names)
+        films = FromXRayVision(source, model.pretrained_cfg)
         images, targets = next(iter(DataLoader(films, batch_size=16)))
     print(f"pixels there {pixels.min():.0f} to {pixels.max():.0f}, here {images.min():.2f} to {images.max():.2f}")
     print("column  torchxrayvision     causalcxr")
-    for k, (theirs, ours) in enumerate(zip(source.pathologies, model.label_names, strict=True)):
+    for k, (theirs, ours) in enumerate(zip(source.pathologies, films.labels, strict=True)):
         print(f"{k:6}  {theirs:18}  {ours}, on {targets[:, k].sum():.0f} of {len(targets)} films")
     losses = causalcxr.CausalObjective(model)(images, targets)
     print(f"loss of the first step {losses['loss']:.3f}")

@@ -1,5 +1,7 @@
 """The bootstrap against drawing and copying rows and asking scikit-learn, and what it says of rare labels."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -158,3 +160,16 @@ def test_bad_options_are_refused(option):
     for function, given in ((bootstrap_auroc, [scores]), (paired_difference, [scores, scores])):
         with pytest.raises(ValueError, match=r"groups|n_resamples|confidence"):
             function(*given, targets, **option)
+
+
+def test_figures_by_name() -> None:
+    """As JSON takes them, without labels that have one class."""
+    targets = np.random.default_rng(0).integers(0, 2, (40, 3))
+    targets[:, 1] = 0
+    with pytest.warns(UserWarning, match="undefined"):
+        result = bootstrap_auroc(targets + np.arange(40)[:, None] / 7, targets, np.arange(40) // 2, n_resamples=20)
+    figures = json.loads(json.dumps(result.by_label(["Mass", "Nodule", "Hernia"]), allow_nan=False))
+    assert list(figures) == ["mean", "Mass", "Hernia"]
+    assert figures["mean"]["labels"] == 2
+    assert figures["Hernia"]["positives"] == targets[:, 2].sum()
+    assert figures["Hernia"]["low"] == pytest.approx(result.per_label.low[2])
