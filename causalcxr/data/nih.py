@@ -50,9 +50,6 @@ class NIHChestXray14(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         view: (N,) "AP" or "PA".
         sex: (N,) "M" or "F".
         age: (N,) years.
-        follow_up: (N,) follow-up numbers.
-        original_size: (N, 2) width and height before the release's reduction to 1024 x 1024.
-        spacing: (N, 2) pixel spacing in millimetres before that reduction.
         boxes: Image name to its list of `Box`, in pixels of the 1024 x 1024 release.
         label_file: Name of the label file, which tells its version.
         skipped: Names of the images that were left out.
@@ -105,7 +102,6 @@ class NIHChestXray14(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.label_names = tables.label_names
         self.targets = torch.from_numpy(tables.targets)
         self.patient, self.view, self.sex, self.age = tables.patient, tables.view, tables.sex, tables.age
-        self.follow_up, self.original_size, self.spacing = tables.follow_up, tables.original_size, tables.spacing
         self.boxes, self.label_file = tables.boxes, tables.label_file
 
     def __len__(self) -> int:

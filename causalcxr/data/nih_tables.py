@@ -29,20 +29,14 @@ _LIST_FILES = {
 _BOX_FILE = "BBox_List_2017.csv"
 _BOX_NAMES = {"Infiltrate": "Infiltration"}
 
-# Header names of each column; copies of the release differ in one of them. The commas inside the brackets split the
-# last two into two columns each.
+# Header names of each column; copies of the release differ in one of them.
 _COLUMNS = {
     "name": ("Image Index",),
     "findings": ("Finding Labels",),
-    "follow_up": ("Follow-up #",),
     "patient": ("Patient ID",),
     "age": ("Patient Age",),
     "sex": ("Patient Gender", "Patient Sex"),
     "view": ("View Position",),
-    "width": ("OriginalImage[Width",),
-    "height": ("Height]",),
-    "spacing_x": ("OriginalImagePixelSpacing[x",),
-    "spacing_y": ("y]",),
 }
 _YEARS_PER_UNIT = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
@@ -69,9 +63,6 @@ class NIHTables:
         view: (N,) "AP" or "PA".
         sex: (N,) "M" or "F".
         age: (N,) years, as the file states them (a few in the 2017 file are impossible).
-        follow_up: (N,) follow-up numbers.
-        original_size: (N, 2) width and height in pixels before the release's reduction to 1024 x 1024.
-        spacing: (N, 2) pixel spacing x and y in millimetres before that reduction.
         official_split: (N,) "train_val", "test" or "" (in neither list).
         boxes: Boxes of the images that have some, for the labels in `label_names`; empty without a box file.
         label_file: Name of the label file, which tells its version.
@@ -84,9 +75,6 @@ class NIHTables:
     view: npt.NDArray[np.str_]
     sex: npt.NDArray[np.str_]
     age: npt.NDArray[np.float64]
-    follow_up: npt.NDArray[np.int64]
-    original_size: npt.NDArray[np.int64]
-    spacing: npt.NDArray[np.float64]
     official_split: npt.NDArray[np.str_]
     boxes: dict[str, list[Box]]
     label_file: str
@@ -188,9 +176,6 @@ def read_nih_tables(root: str | os.PathLike[str], *, labels: Sequence[str] = NIH
         view=np.array(columns["view"]),
         sex=np.array(columns["sex"]),
         age=numbers("age", _age),
-        follow_up=numbers("follow_up", int),
-        original_size=np.stack([numbers("width", int), numbers("height", int)], axis=1),
-        spacing=np.stack([numbers("spacing_x", float), numbers("spacing_y", float)], axis=1),
         official_split=_read_official_split(root, row_of, path),
         boxes=_read_boxes(root / _BOX_FILE, row_of, chosen),
         label_file=path.name,
@@ -219,7 +204,7 @@ def _val_patients(patients: npt.NDArray[np.int64], val_fraction: float, seed: in
 def _read_columns(path: Path) -> dict[str, list[str]]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, skipinitialspace=True)
-        header = [cell.strip() for cell in ",".join(next(reader, [])).split(",")]
+        header = [cell.strip() for cell in next(reader, [])]
         try:
             position = {
                 column: next(header.index(name) for name in spellings if name in header)

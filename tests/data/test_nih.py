@@ -39,7 +39,7 @@ def test_items_are_images_and_targets_aligned_with_the_columns_of_the_tables(rel
     assert dataset.label_names == NIH_LABELS
     assert (dataset.targets.shape, dataset.targets.dtype) == ((4, 14), torch.float32)
     assert dataset.patient.tolist() == [1, 2, 3, 3]
-    assert (len(dataset), len(dataset.age), len(dataset.spacing), dataset.skipped) == (4, 4, 4, [])
+    assert (len(dataset), len(dataset.age), dataset.skipped) == (4, 4, [])
     assert torch.equal(dataset[-1][0], dataset[3][0])
     with pytest.raises(IndexError):
         dataset[4]

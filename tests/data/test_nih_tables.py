@@ -9,7 +9,7 @@ def test_v2020_file_is_read_column_by_column(tmp_path, write_release):
     tables = read_nih_tables(write_release(tmp_path))
     assert len(tables) == 4
     for rows in ([True, False, False, True], [0, -1]):
-        assert tables.select(rows).follow_up.tolist() == [0, 7]
+        assert tables.select(rows).patient.tolist() == [1, 3]
     assert tables.names[3] == "00000003_001.png"
     assert tables.label_names == NIH_LABELS
     listed = [[NIH_LABELS[k] for k in np.flatnonzero(row)] for row in tables.targets]
@@ -20,9 +20,6 @@ def test_v2020_file_is_read_column_by_column(tmp_path, write_release):
     assert tables.view.tolist() == ["PA", "AP", "PA", "PA"]
     assert tables.sex.tolist() == ["M", "F", "F", "F"]
     assert tables.age.tolist() == [57, 80, 1, 0]
-    assert tables.follow_up.tolist() == [0, 0, 0, 7]
-    assert tables.original_size[1].tolist() == [2500, 2048]
-    assert tables.spacing[1].tolist() == [0.171, 0.168]
     assert tables.official_split.tolist() == ["train_val", "test", "train_val", "train_val"]
     assert tables.boxes == {}
 
@@ -31,7 +28,7 @@ def test_2017_file_gives_the_same_but_for_units_of_age(tmp_path, write_release):
     old = read_nih_tables(write_release(tmp_path / "old", version="2017", suffix="_NIH"))
     new = read_nih_tables(write_release(tmp_path / "new"))
     assert old.names == new.names
-    for column in ("targets", "patient", "view", "sex", "follow_up", "original_size", "spacing", "official_split"):
+    for column in ("targets", "patient", "view", "sex", "official_split"):
         np.testing.assert_array_equal(getattr(old, column), getattr(new, column))
     np.testing.assert_allclose(old.age, [57, 80, 1.5, 73 / 365.25])
 
@@ -50,7 +47,6 @@ def test_headers_of_other_copies_are_understood(tmp_path, write_release, old, ne
     file.write_text(file.read_text().replace(old, new), encoding="utf-8")
     read = read_nih_tables(tmp_path)
     assert read.names == expected.names
-    np.testing.assert_array_equal(read.spacing, expected.spacing)
     np.testing.assert_array_equal(read.sex, expected.sex)
 
 
@@ -89,7 +85,7 @@ def test_boxes_use_the_label_names_of_the_table(tmp_path, write_release):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("00000004_000.png,Mass,0,4,57,M,PA,2682", r"line 6 has 8 columns, expected 11"),
+        ("00000004_000.png,Mass,0,4", r"line 6 has 4 columns, expected 7"),
         ("00000004_000.png,Mass,0,x4,57,M,PA,1,1,1,1", r"'Patient ID': .*'x4'"),
         ("00000004_000.png,Mass,0,4,57Q,M,PA,1,1,1,1", r"'Patient Age': '57Q' is no age"),
         ("00000004_000.png,Mass|Masses,0,4,57,M,PA,1,1,1,1", r"'Mass\|Masses': unknown label 'Masses'"),
@@ -108,7 +104,7 @@ def test_label_files_without_columns_or_rows_are_refused(tmp_path, write_release
     write_release(tmp_path)
     header = (tmp_path / "Data_Entry_2017_v2020.csv").read_text().split("\n")[0]
     (tmp_path / "Data_Entry_2017_v2020.csv").write_text("Image Index,Finding Labels\n")
-    with pytest.raises(ValueError, match=r"the header is 'Image Index,Finding Labels', expected .*Follow-up #"):
+    with pytest.raises(ValueError, match=r"the header is 'Image Index,Finding Labels', expected .*Patient ID"):
         read_nih_tables(tmp_path)
     (tmp_path / "Data_Entry_2017_v2020.csv").write_text(header + "\n")
     with pytest.raises(ValueError, match="no rows below the header"):
