@@ -62,17 +62,10 @@ exactly these: Mass, Nodule
 
 
 def label_positions(names: Sequence[str], valid: Sequence[str] = NIH_LABELS) -> list[int]:
-    """Position of each name among the valid names; an unknown name is answered with the closest valid ones.
-
-    Args:
-        names: Label names to look up, in any order, each at most once.
-        valid: Names that exist.
-
-    Returns:
-        One position in `valid` for each of `names`.
+    """Position of each name among the valid names.
 
     Raises:
-        ValueError: `names` is empty, repeats a name or holds one that is not valid.
+        ValueError: No name is given, one is given twice, or one is not valid. Then the message has the closest.
 
     Example:
         >>> label_positions(["Hernia", "Mass"])

@@ -53,49 +53,27 @@ class Box(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NIHTables:
-    """One row per image, in the order of the label file.
+    """One row per image, in the order of the label file."""
 
-    Attributes:
-        names: File names.
-        label_names: Names of the columns of `targets`.
-        targets: (N, K) float32, 1 where the finding is listed. `No Finding` is a row of zeros.
-        patient: (N,) patient numbers.
-        view: (N,) "AP" or "PA".
-        sex: (N,) "M" or "F".
-        age: (N,) years, as the file states them (a few in the 2017 file are impossible).
-        official_split: (N,) "train_val", "test" or "" (in neither list).
-        boxes: Boxes of the images that have some, for the labels in `label_names`; empty without a box file.
-        label_file: Name of the label file, which tells its version.
-    """
-
-    names: list[str]
-    label_names: tuple[str, ...]
-    targets: npt.NDArray[np.float32]
-    patient: npt.NDArray[np.int64]
-    view: npt.NDArray[np.str_]
-    sex: npt.NDArray[np.str_]
-    age: npt.NDArray[np.float64]
-    official_split: npt.NDArray[np.str_]
-    boxes: dict[str, list[Box]]
-    label_file: str
+    names: list[str]  # file names
+    label_names: tuple[str, ...]  # of the columns of `targets`
+    targets: npt.NDArray[np.float32]  # (N, K), 1 where the finding is listed; "No Finding" is a row of zeros
+    patient: npt.NDArray[np.int64]  # (N,) patient numbers
+    view: npt.NDArray[np.str_]  # (N,) "AP" or "PA"
+    sex: npt.NDArray[np.str_]  # (N,) "M" or "F"
+    age: npt.NDArray[np.float64]  # (N,) years, as the file states them (a few in the 2017 file are impossible)
+    official_split: npt.NDArray[np.str_]  # (N,) "train_val", "test" or "" (in neither list)
+    boxes: dict[str, list[Box]]  # of the images that have some, for the labels above; empty without a box file
+    label_file: str  # name of the label file, which tells its version
 
     def __len__(self) -> int:
         return len(self.names)
 
     def select(self, rows: Sequence[int] | npt.NDArray[Any]) -> NIHTables:
-        """Keep some rows.
-
-        Args:
-            rows: Row numbers, or a mask of N booleans.
-
-        Returns:
-            The tables of these rows, in their order.
-        """
+        """The tables of some rows, given as their numbers or as a mask of N booleans."""
         index = np.arange(len(self))[rows]
         names = [self.names[i] for i in index]
-        columns: dict[str, Any] = {
-            key: value[index] for key, value in vars(self).items() if isinstance(value, np.ndarray)
-        }
+        columns: dict[str, Any] = {key: each[index] for key, each in vars(self).items() if isinstance(each, np.ndarray)}
         boxes = {name: self.boxes[name] for name in names if name in self.boxes}
         return dataclasses.replace(self, names=names, boxes=boxes, **columns)
 
