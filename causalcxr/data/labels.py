@@ -24,7 +24,7 @@ NIH_LABELS: tuple[str, ...] = (
     "Pleural_Thickening",
     "Hernia",
 )
-"""Label order of the NIH release. ``No Finding`` is the absence of all fourteen, never a label of its own."""
+"""Label order of the NIH release. `No Finding` is the absence of all fourteen, never a label of its own."""
 
 
 def check_label_names(given: Sequence[str], expected: Sequence[str]) -> None:
@@ -47,7 +47,7 @@ def check_label_names(given: Sequence[str], expected: Sequence[str]) -> None:
         ValueError: label names are the same but in another order: position 0 is 'Nodule', expected 'Mass'; give \
 exactly these: Mass, Nodule
     """
-    given, expected = _as_names(given), _as_names(expected)
+    given, expected = list(given), list(expected)
     pairs = enumerate(itertools.zip_longest(map(repr, given), map(repr, expected), fillvalue="missing"))
     for position, (here, there) in pairs:
         if here != there:
@@ -62,24 +62,16 @@ exactly these: Mass, Nodule
 
 
 def label_positions(names: Sequence[str], valid: Sequence[str] = NIH_LABELS) -> list[int]:
-    """Position of each name among the valid names; an unknown name is answered with the closest valid ones.
-
-    Args:
-        names: Label names to look up, in any order, each at most once.
-        valid: Names that exist.
-
-    Returns:
-        One position in ``valid`` for each of ``names``.
+    """Position of each name among the valid names.
 
     Raises:
-        TypeError: ``names`` is a single string.
-        ValueError: ``names`` is empty, repeats a name or holds one that is not valid.
+        ValueError: No name is given, one is given twice, or one is not valid. Then the message has the closest.
 
     Example:
         >>> label_positions(["Hernia", "Mass"])
         [13, 4]
     """
-    names, valid = _as_names(names), _as_names(valid)
+    names, valid = list(names), list(valid)
     for name in names:
         if name not in valid:
             by_lower = {v.lower(): v for v in valid}
@@ -89,9 +81,3 @@ def label_positions(names: Sequence[str], valid: Sequence[str] = NIH_LABELS) -> 
     if not names or len(set(names)) < len(names):
         raise ValueError(f"label names must be given, each once, got {names}; choose from: {', '.join(valid)}")
     return [valid.index(name) for name in names]
-
-
-def _as_names(names: Sequence[str]) -> list[str]:
-    if isinstance(names, str):
-        raise TypeError(f"label names must be a list of strings, got the single string {names!r}; give [{names!r}]")
-    return list(names)

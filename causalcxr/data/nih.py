@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from causalcxr._checks import check_choice
 from causalcxr.data.image import read_image
 from causalcxr.data.labels import NIH_LABELS
 from causalcxr.data.nih_tables import Box, few, read_nih_tables
@@ -23,36 +23,33 @@ class NIHChestXray14(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     Wang et al., "ChestX-ray8: Hospital-scale Chest X-ray Database and Benchmarks on Weakly-Supervised Classification
     and Localization of Common Thorax Diseases", CVPR 2017. The folder holds the label file
-    (``Data_Entry_2017_v2020.csv``, or else ``Data_Entry_2017.csv``), ``train_val_list.txt`` and ``test_list.txt`` (or
-    ``..._NIH.txt``), optionally ``BBox_List_2017.csv``, and the images in ``images/`` or in ``images_001/images`` to
-    ``images_012/images``.
+    (`Data_Entry_2017_v2020.csv`, or else `Data_Entry_2017.csv`), `train_val_list.txt` and `test_list.txt` (or
+    `..._NIH.txt`), optionally `BBox_List_2017.csv`, and the images in `images/` or in `images_001/images` to
+    `images_012/images`.
 
     Construction lists the image folders and opens no image. It reports images that are missing. A damaged image is a
-    ``ValueError`` that names the file, when the item is read.
+    `ValueError` that names the file, when the item is read.
 
     Args:
         root: Folder of the release.
-        split: "train", "val", "train_val", "test" or "all". ``val`` is carved out of the official train_val list by
-            patient; ``train`` and ``val`` share no patient and are together ``train_val``.
-        image_size: Side, or (height, width), of the images; ``None`` keeps the stored size.
+        split: "train", "val", "train_val", "test" or "all". `val` is carved out of the official train_val list by
+            patient; `train` and `val` share no patient and are together `train_val`.
+        image_size: Side, or (height, width), of the images; `None` keeps the stored size.
         transform: Applied to each image, a (1, H, W) float32 tensor in [0, 1].
         labels: Columns of the targets: names from `NIH_LABELS`, fewer or in another order where wanted.
-        val_fraction: Fraction of the train_val patients in ``val``.
-        seed: Number of the division into ``train`` and ``val``.
+        val_fraction: Fraction of the train_val patients in `val`.
+        seed: Number of the division into `train` and `val`.
         bad_images: "raise" when images are missing, or "skip" to leave them out, with one warning. Damaged images are
             never left out.
 
     Attributes:
         names: File names, in the order of the label file, as all that follows.
-        label_names: Names of the columns of ``targets``.
+        label_names: Names of the columns of `targets`.
         targets: (N, K) float32 tensor.
         patient: (N,) patient numbers.
         view: (N,) "AP" or "PA".
         sex: (N,) "M" or "F".
         age: (N,) years.
-        follow_up: (N,) follow-up numbers.
-        original_size: (N, 2) width and height before the release's reduction to 1024 x 1024.
-        spacing: (N, 2) pixel spacing in millimetres before that reduction.
         boxes: Image name to its list of `Box`, in pixels of the 1024 x 1024 release.
         label_file: Name of the label file, which tells its version.
         skipped: Names of the images that were left out.
@@ -81,18 +78,14 @@ class NIHChestXray14(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         seed: int = 0,
         bad_images: str = "raise",
     ) -> None:
-        if bad_images not in ("raise", "skip"):
-            raise ValueError(f"bad_images must be 'raise' or 'skip', got {bad_images!r}")
+        check_choice("bad_images", bad_images, ("raise", "skip"))
         self.image_size = image_size
         self.transform = transform
         tables = read_nih_tables(root, labels=labels).split(split, val_fraction=val_fraction, seed=seed)
-        self._folders = [
-            str(f) for f in (Path(root, "images"), *sorted(Path(root).glob("images_*/images"))) if f.is_dir()
-        ]
+        folders = [f for f in (Path(root, "images"), *sorted(Path(root).glob("images_*/images"))) if f.is_dir()]
         # Each folder is listed once; a look-up per file would cost minutes on a network disk.
-        folder_of = {name: number for number, folder in enumerate(self._folders) for name in os.listdir(folder)}
-        folder = np.array([folder_of.get(name, -1) for name in tables.names])
-        self.skipped = [name for name, number in zip(tables.names, folder, strict=True) if number < 0]
+        path_of = {name: os.path.join(folder, name) for folder in folders for name in os.listdir(folder)}
+        self.skipped = [name for name in tables.names if name not in path_of]
         if self.skipped:
             problem = (
                 f"{len(self.skipped)} of {len(tables)} images of split {split!r} are not in {os.fspath(root)!r}, "
@@ -103,13 +96,12 @@ class NIHChestXray14(Dataset[tuple[torch.Tensor, torch.Tensor]]):
                     f"{problem}; restore them, leave them out with bad_images='skip', or use read_nih_tables alone"
                 )
             warnings.warn(f"{problem}; they are left out", stacklevel=2)
-        tables = tables.select(folder >= 0)
-        self._folder = folder[folder >= 0]
+        tables = tables.select([name in path_of for name in tables.names])
+        self._paths = [path_of[name] for name in tables.names]
         self.names = tables.names
         self.label_names = tables.label_names
         self.targets = torch.from_numpy(tables.targets)
         self.patient, self.view, self.sex, self.age = tables.patient, tables.view, tables.sex, tables.age
-        self.follow_up, self.original_size, self.spacing = tables.follow_up, tables.original_size, tables.spacing
         self.boxes, self.label_file = tables.boxes, tables.label_file
 
     def __len__(self) -> int:
@@ -122,12 +114,5 @@ class NIHChestXray14(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return image, self.targets[index].clone()  # a view would let callers change the labels
 
     def image_path(self, index: int) -> str:
-        """Path of the image of one item.
-
-        Args:
-            index: Number of the item.
-
-        Returns:
-            The path, below ``root``.
-        """
-        return os.path.join(self._folders[self._folder[index]], self.names[index])
+        """Path, below `root`, of the image of one item."""
+        return self._paths[index]

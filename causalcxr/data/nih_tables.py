@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from causalcxr._checks import check_choice
 from causalcxr.data.labels import NIH_LABELS, label_positions
 
 __all__ = ["Box", "NIHTables", "few", "read_nih_tables"]
@@ -28,20 +29,14 @@ _LIST_FILES = {
 _BOX_FILE = "BBox_List_2017.csv"
 _BOX_NAMES = {"Infiltrate": "Infiltration"}
 
-# Header names of each column; copies of the release differ in one of them. The commas inside the brackets split the
-# last two into two columns each.
+# Header names of each column; copies of the release differ in one of them.
 _COLUMNS = {
     "name": ("Image Index",),
     "findings": ("Finding Labels",),
-    "follow_up": ("Follow-up #",),
     "patient": ("Patient ID",),
     "age": ("Patient Age",),
     "sex": ("Patient Gender", "Patient Sex"),
     "view": ("View Position",),
-    "width": ("OriginalImage[Width",),
-    "height": ("Height]",),
-    "spacing_x": ("OriginalImagePixelSpacing[x",),
-    "spacing_y": ("y]",),
 }
 _YEARS_PER_UNIT = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
@@ -58,79 +53,50 @@ class Box(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NIHTables:
-    """One row per image, in the order of the label file.
+    """One row per image, in the order of the label file."""
 
-    Attributes:
-        names: File names.
-        label_names: Names of the columns of ``targets``.
-        targets: (N, K) float32, 1 where the finding is listed. ``No Finding`` is a row of zeros.
-        patient: (N,) patient numbers.
-        view: (N,) "AP" or "PA".
-        sex: (N,) "M" or "F".
-        age: (N,) years, as the file states them (a few in the 2017 file are impossible).
-        follow_up: (N,) follow-up numbers.
-        original_size: (N, 2) width and height in pixels before the release's reduction to 1024 x 1024.
-        spacing: (N, 2) pixel spacing x and y in millimetres before that reduction.
-        official_split: (N,) "train_val", "test" or "" (in neither list).
-        boxes: Boxes of the images that have some, for the labels in ``label_names``; empty without a box file.
-        label_file: Name of the label file, which tells its version.
-    """
-
-    names: list[str]
-    label_names: tuple[str, ...]
-    targets: npt.NDArray[np.float32]
-    patient: npt.NDArray[np.int64]
-    view: npt.NDArray[np.str_]
-    sex: npt.NDArray[np.str_]
-    age: npt.NDArray[np.float64]
-    follow_up: npt.NDArray[np.int64]
-    original_size: npt.NDArray[np.int64]
-    spacing: npt.NDArray[np.float64]
-    official_split: npt.NDArray[np.str_]
-    boxes: dict[str, list[Box]]
-    label_file: str
+    names: list[str]  # file names
+    label_names: tuple[str, ...]  # of the columns of `targets`
+    targets: npt.NDArray[np.float32]  # (N, K), 1 where the finding is listed; "No Finding" is a row of zeros
+    patient: npt.NDArray[np.int64]  # (N,) patient numbers
+    view: npt.NDArray[np.str_]  # (N,) "AP" or "PA"
+    sex: npt.NDArray[np.str_]  # (N,) "M" or "F"
+    age: npt.NDArray[np.float64]  # (N,) years, as the file states them (a few in the 2017 file are impossible)
+    official_split: npt.NDArray[np.str_]  # (N,) "train_val", "test" or "" (in neither list)
+    boxes: dict[str, list[Box]]  # of the images that have some, for the labels above; empty without a box file
+    label_file: str  # name of the label file, which tells its version
 
     def __len__(self) -> int:
         return len(self.names)
 
     def select(self, rows: Sequence[int] | npt.NDArray[Any]) -> NIHTables:
-        """Keep some rows.
-
-        Args:
-            rows: Row numbers, or a mask of N booleans.
-
-        Returns:
-            The tables of these rows, in their order.
-        """
+        """The tables of some rows, given as their numbers or as a mask of N booleans."""
         index = np.arange(len(self))[rows]
         names = [self.names[i] for i in index]
-        columns: dict[str, Any] = {
-            key: value[index] for key, value in vars(self).items() if isinstance(value, np.ndarray)
-        }
+        columns: dict[str, Any] = {key: each[index] for key, each in vars(self).items() if isinstance(each, np.ndarray)}
         boxes = {name: self.boxes[name] for name in names if name in self.boxes}
         return dataclasses.replace(self, names=names, boxes=boxes, **columns)
 
     def split(self, split: str, *, val_fraction: float = 0.1, seed: int = 0) -> NIHTables:
         """Take the rows of one split.
 
-        ``val`` is carved out of the official train_val list by patient: patients are put in the order of a hash of seed
-        and patient number, and the first ``val_fraction`` of them are validation. The choice depends on nothing else,
+        `val` is carved out of the official train_val list by patient: patients are put in the order of a hash of seed
+        and patient number, and the first `val_fraction` of them are validation. The choice depends on nothing else,
         so it is the same on every platform, and a larger fraction contains a smaller one.
 
         Args:
-            split: "train", "val", "train_val", "test" or "all". ``train`` and ``val`` are together ``train_val``;
-                ``all`` is every row, listed or not.
-            val_fraction: Fraction of the train_val patients in ``val``; at least one patient unless 0.
+            split: "train", "val", "train_val", "test" or "all". `train` and `val` are together `train_val`;
+                `all` is every row, listed or not.
+            val_fraction: Fraction of the train_val patients in `val`; at least one patient unless 0.
             seed: Number of the division.
 
         Returns:
             The rows, in the order of the label file.
 
         Raises:
-            ValueError: The split is unknown or has no rows, or ``val_fraction`` is not in [0, 1).
+            ValueError: The split is unknown or has no rows, or `val_fraction` is not in [0, 1).
         """
-        if split not in _SPLITS:
-            raise ValueError(f"unknown split {split!r}; choose one of: {', '.join(_SPLITS)}")
+        check_choice("split", split, _SPLITS)
         if not 0 <= val_fraction < 1:
             raise ValueError(f"val_fraction must be at least 0 and less than 1, got {val_fraction!r}")
         if split == "all":
@@ -150,7 +116,7 @@ def read_nih_tables(root: str | os.PathLike[str], *, labels: Sequence[str] = NIH
     Wang et al., "ChestX-ray8: Hospital-scale Chest X-ray Database and Benchmarks", CVPR 2017.
 
     Args:
-        root: Folder of the release. Of ``Data_Entry_2017_v2020.csv`` and ``Data_Entry_2017.csv``, the first is read if
+        root: Folder of the release. Of `Data_Entry_2017_v2020.csv` and `Data_Entry_2017.csv`, the first is read if
             both are there.
         labels: Columns of the targets: names from `NIH_LABELS`, fewer or in another order where wanted.
 
@@ -171,8 +137,7 @@ def read_nih_tables(root: str | os.PathLike[str], *, labels: Sequence[str] = NIH
     columns = _read_columns(path)
     names = columns["name"]
     row_of = {name: row for row, name in enumerate(names)}
-    if len(row_of) < len(names):
-        twice = [name for row, name in enumerate(names) if row_of[name] != row]
+    if twice := [name for row, name in enumerate(names) if row_of[name] != row]:
         raise ValueError(f"{path}: {len(twice)} image names occur more than once: {few(twice)}")
 
     def numbers(column: str, kind: Callable[[str], Any]) -> npt.NDArray[Any]:
@@ -189,9 +154,6 @@ def read_nih_tables(root: str | os.PathLike[str], *, labels: Sequence[str] = NIH
         view=np.array(columns["view"]),
         sex=np.array(columns["sex"]),
         age=numbers("age", _age),
-        follow_up=numbers("follow_up", int),
-        original_size=np.stack([numbers("width", int), numbers("height", int)], axis=1),
-        spacing=np.stack([numbers("spacing_x", float), numbers("spacing_y", float)], axis=1),
         official_split=_read_official_split(root, row_of, path),
         boxes=_read_boxes(root / _BOX_FILE, row_of, chosen),
         label_file=path.name,
@@ -220,7 +182,7 @@ def _val_patients(patients: npt.NDArray[np.int64], val_fraction: float, seed: in
 def _read_columns(path: Path) -> dict[str, list[str]]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, skipinitialspace=True)
-        header = [cell.strip() for cell in ",".join(next(reader, [])).split(",")]
+        header = [cell.strip() for cell in next(reader, [])]
         try:
             position = {
                 column: next(header.index(name) for name in spellings if name in header)
@@ -250,18 +212,16 @@ def _age(text: str) -> float:
 
 
 def _targets(path: Path, findings: list[str], chosen: tuple[str, ...]) -> npt.NDArray[np.float32]:
-    column = {name: k for k, name in enumerate(chosen)}
-    code = {text: i for i, text in enumerate(dict.fromkeys(findings))}  # 836 combinations in 112,120 rows
-    vectors = np.zeros((len(code), len(chosen)), dtype=np.float32)
-    for text, i in code.items():
+    code = {text: row for row, text in enumerate(dict.fromkeys(findings))}  # 836 combinations in 112,120 rows
+    vectors = []
+    for text in code:
         listed = [name for name in text.split("|") if name != "No Finding"]
         try:
-            if listed:
-                label_positions(listed)
+            label_positions(listed or chosen)
         except ValueError as error:
-            raise ValueError(f"{path}: findings of data row {findings.index(text) + 1}: {error}") from None
-        vectors[i, [column[name] for name in listed if name in column]] = 1
-    return vectors[[code[text] for text in findings]]
+            raise ValueError(f"{path}: findings {text!r}: {error}") from None
+        vectors.append([name in listed for name in chosen])
+    return np.array(vectors, dtype=np.float32)[[code[text] for text in findings]]
 
 
 def _read_official_split(root: Path, row_of: dict[str, int], label_file: Path) -> npt.NDArray[np.str_]:
@@ -288,12 +248,12 @@ def _read_boxes(path: Path, row_of: dict[str, int], chosen: tuple[str, ...]) -> 
         return boxes
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = [row for row in csv.reader(file) if row][1:]
-    for number, row in enumerate(rows, start=1):
+    for row in rows:
         try:
-            name, label = row[0].strip(), row[1].strip()
-            x, y, w, h = (float(value) for value in row[2:6])
-        except (ValueError, IndexError):
-            raise ValueError(f"{path}: data row {number} is {','.join(row)!r}, expected name,label,x,y,w,h") from None
+            name, label, *box = row[:6]
+            x, y, w, h = map(float, box)
+        except ValueError:
+            raise ValueError(f"{path}: a row is {','.join(row)!r}, expected name,label,x,y,w,h") from None
         label = _BOX_NAMES.get(label, label)
         if name in row_of and label in chosen:
             boxes.setdefault(name, []).append(Box(label, x, y, w, h))

@@ -17,10 +17,12 @@ def make(length=100, positives=0.5, *, marker="letter", correlation=0.9, seed=0,
     return ConfoundedDataset(images, targets, marker=marker, correlation=correlation, seed=seed, **kwargs)
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.02, 0.3, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize(
+    ("length", "correlation"), [(1000, 0.02), (1000, 0.3), (1000, 0.5), (1000, 0.95), (4, 0.0), (4, 1.0)]
+)
 @pytest.mark.parametrize("positives", [0.5, 0.3])
-def test_shares_are_exact(correlation, positives):
-    dataset = make(1000, positives, correlation=correlation)
+def test_shares_are_exact(length, correlation, positives):
+    dataset = make(length, positives, correlation=correlation)
     positive = dataset.targets[:, 0] == 1
     for chosen, share in ((positive, correlation), (~positive, 1 - correlation)):
         number = int(dataset.strata[chosen].sum())
@@ -141,12 +143,6 @@ def test_changing_an_item_changes_nothing_else(correlation):
 def test_bad_arguments_are_refused(kwargs, match):
     with pytest.raises(ValueError, match=match):
         make(**kwargs)
-
-
-@pytest.mark.parametrize("correlation", [0.0, 1.0])
-def test_certainty_needs_no_number_of_images(correlation):
-    dataset = make(4, correlation=correlation)
-    assert torch.equal(dataset.strata == 1, (dataset.targets[:, 0] == 1) == bool(correlation))
 
 
 @pytest.mark.parametrize(

@@ -31,32 +31,23 @@ def png(grey: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def _with_palette(grey: np.ndarray) -> Image.Image:
-    """The same picture as indices into a shuffled grey palette."""
-    order = np.random.default_rng(1).permutation(256)
-    indexed = Image.fromarray(np.argsort(order)[grey].astype(np.uint8))
-    indexed.putpalette([int(value) for value in order for _ in range(3)])
-    return indexed
-
-
-def _variants(grey: np.ndarray) -> dict[str, Image.Image]:
+def _stored(grey: np.ndarray, mode: str) -> Image.Image:
+    """The same picture in a mode of Pillow's."""
     image = Image.fromarray(grey)
+    if mode == "P":  # indices into a shuffled palette
+        order = np.random.default_rng(1).permutation(256)
+        indexed = Image.fromarray(np.argsort(order)[grey].astype(np.uint8))
+        indexed.putpalette([int(value) for value in order for _ in range(3)])
+        return indexed
+    if mode == "I;16":
+        return Image.fromarray(grey.astype(np.uint16) * 257)  # 255 * 257 = 65535: the same fractions in 16 bits
     alpha = Image.fromarray(np.random.default_rng(2).integers(0, 256, grey.shape).astype(np.uint8))
-    wide = grey.astype(np.uint16) * 257  # 255 * 257 = 65535: the same fractions in 16 bits
-    return {
-        "L": image,
-        "LA": Image.merge("LA", [image, alpha]),
-        "RGB": Image.merge("RGB", [image] * 3),
-        "RGBA": Image.merge("RGBA", [image, image, image, alpha]),
-        "P": _with_palette(grey),
-        "I;16": Image.fromarray(wide),
-    }
+    return Image.merge(mode, [alpha if band == "A" else image for band in mode])
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "I;16"])
 def test_every_storage_of_one_radiograph_reads_the_same(tmp_path, grey, mode):
-    image = _variants(grey)[mode]
-    assert image.mode == mode
+    image = _stored(grey, mode)
     image.save(tmp_path / "image.png", **({"transparency": bytes(range(256))} if mode == "P" else {}))
     read = read_image(tmp_path / "image.png")
     assert read.dtype == torch.float32
@@ -74,16 +65,8 @@ def test_arrays_and_tensors_read_as_files_do(grey):
     expected, wide = as_read(grey), grey.astype(np.uint16) * 257
     colour = np.repeat(grey[..., None], 3, axis=2)
     fraction = expected[0].numpy()
-    for array in (
-        grey,
-        grey[None],
-        grey[..., None],
-        colour,
-        wide,
-        wide.astype(">u2"),
-        fraction,
-        fraction.astype(float),
-    ):
+    arrays = [grey, grey[None], grey[..., None], colour, wide, wide.astype(">u2"), fraction, fraction.astype(float)]
+    for array in arrays:
         assert torch.equal(read_image(array), expected)
     for tensor in (torch.from_numpy(grey), torch.from_numpy(grey)[None], expected.double(), expected.requires_grad_()):
         assert torch.equal(read_image(tensor), expected)
@@ -100,11 +83,7 @@ def test_arrays_and_tensors_read_as_files_do(grey):
         (np.zeros((1, 0)), ValueError, r"shape \(H, W\) or \(1, H, W\).*got \(1, 0\)"),
         (torch.zeros(3, 8, 8), ValueError, r"one grey channel, got \(3, 8, 8\)"),
         (torch.zeros(2, 1, 8, 8), ValueError, r"got \(2, 1, 8, 8\)"),
-        (
-            torch.rand(1, 8, 8) * 255 + 2,
-            ValueError,
-            r"must lie in \[0, 1\] before normalisation, got .*; or give uint8",
-        ),
+        (torch.rand(1, 8, 8) * 255 + 2, ValueError, r"must lie in \[0, 1\] before normalisation"),
         (torch.full((1, 8, 8), torch.nan), ValueError, r"must lie in \[0, 1\].*nan"),
         (np.zeros((8, 8), dtype=np.int16), TypeError, "uint8, uint16 or floating point, got int16; convert"),
         ([[0.0, 1.0]], TypeError, "not list"),
@@ -155,9 +134,7 @@ def test_bits_and_polarity_of_a_tiff(bits, white_is_zero):
             read_image(file)
         return
     expected = values / (2**bits - 1)
-    torch.testing.assert_close(
-        read_image(file)[0].numpy(), (1 - expected if white_is_zero else expected).astype(np.float32), rtol=0, atol=1e-7
-    )
+    np.testing.assert_allclose(read_image(file)[0], 1 - expected if white_is_zero else expected, atol=1e-7)
 
 
 def test_pixels_without_a_known_white_level_are_refused(tmp_path):
@@ -199,14 +176,11 @@ def test_one_bit_images_are_black_and_white(tmp_path):
     assert torch.equal(read_image(tmp_path / "image.png"), torch.from_numpy(bits).float()[None])
 
 
-def test_resize_equals_torch_antialiased_interpolation(grey):
+def test_resize_equals_torch_antialiased_interpolation_and_stays_in_range(grey):
     full = as_read(grey)
     for size in [(7, 11), (48, 30), (100, 100)]:
         expected = torch.nn.functional.interpolate(full[None], size=size, mode="bilinear", antialias=True)[0]
         torch.testing.assert_close(read_image(grey, size=size), expected, rtol=0, atol=1e-5)
-
-
-def test_resize_stays_in_range():
     white = read_image(np.full((97, 89), 255, dtype=np.uint8), size=(31, 200))
     assert 1 - 1e-6 < white.min() <= white.max() <= 1
 
@@ -217,32 +191,19 @@ def test_sizes_of_another_kind_are_refused(grey, size):
         read_image(grey, size=size)
 
 
-def test_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"00000001_000\.png"):
-        read_image(tmp_path / "00000001_000.png")
-
-
 def test_open_files_read_as_their_path(tmp_path, grey):
     path = tmp_path / "image.png"
     path.write_bytes(png(grey))
     with path.open("rb") as file:
         file.seek(5)  # read from the start, wherever it is
         assert torch.equal(read_image(file), as_read(grey))
-        assert torch.equal(read_image(file), as_read(grey))
         assert not file.closed
-    assert torch.equal(read_image(io.BytesIO(png(grey))), as_read(grey))
     assert torch.equal(read_image(SimpleNamespace(read=path.read_bytes)), as_read(grey))
-
-
-@pytest.mark.parametrize("mode", ["r:gz", "r|gz"])
-def test_members_of_archives_are_read(tmp_path, grey, mode):
-    (tmp_path / "image.png").write_bytes(png(grey))
     with tarfile.open(tmp_path / "images.tar.gz", "w:gz") as archive:
-        for name in ("first.png", "second.png"):
-            archive.add(tmp_path / "image.png", name)
-    with tarfile.open(tmp_path / "images.tar.gz", mode) as archive:
-        for member in archive:
-            assert torch.equal(read_image(archive.extractfile(member)), as_read(grey))
+        archive.add(path, "member.png")
+    for mode in ("r:gz", "r|gz"):
+        with tarfile.open(tmp_path / "images.tar.gz", mode) as archive:
+            assert torch.equal(read_image(archive.extractfile(archive.next())), as_read(grey))
 
 
 def test_damage_of_an_open_file_is_an_error_that_names_it(grey):
@@ -261,8 +222,7 @@ def test_no_truncated_or_damaged_png_gives_another_picture(monkeypatch, grey, le
     whole = png(grey)
     damaged = [whole[:length] for length in range(0, len(whole), 7)]
     for position in range(0, len(whole), 3):
-        damaged.append(bytearray(whole))
-        damaged[-1][position] ^= 0x10
+        damaged.append(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
     read = 0
     for data in damaged:
         try:
@@ -312,10 +272,6 @@ def test_content_that_is_no_image_is_refused(tmp_path, content, reason):
     (tmp_path / "image.png").write_bytes(content)
     with pytest.raises(ValueError, match=rf"cannot read image .*image\.png': {reason}"):
         read_image(tmp_path / "image.png")
-
-
-def test_padding_behind_the_end_is_tolerated(grey):
-    assert torch.equal(read_image(io.BytesIO(png(grey) + bytes(512))), as_read(grey))
 
 
 def test_real_rgba_files_give_their_grey_channel(shared_data):

@@ -8,6 +8,8 @@ from causalcxr.data.nih_tables import Box, read_nih_tables
 def test_v2020_file_is_read_column_by_column(tmp_path, write_release):
     tables = read_nih_tables(write_release(tmp_path))
     assert len(tables) == 4
+    for rows in ([True, False, False, True], [0, -1]):
+        assert tables.select(rows).patient.tolist() == [1, 3]
     assert tables.names[3] == "00000003_001.png"
     assert tables.label_names == NIH_LABELS
     listed = [[NIH_LABELS[k] for k in np.flatnonzero(row)] for row in tables.targets]
@@ -18,9 +20,6 @@ def test_v2020_file_is_read_column_by_column(tmp_path, write_release):
     assert tables.view.tolist() == ["PA", "AP", "PA", "PA"]
     assert tables.sex.tolist() == ["M", "F", "F", "F"]
     assert tables.age.tolist() == [57, 80, 1, 0]
-    assert tables.follow_up.tolist() == [0, 0, 0, 7]
-    assert tables.original_size[1].tolist() == [2500, 2048]
-    assert tables.spacing[1].tolist() == [0.171, 0.168]
     assert tables.official_split.tolist() == ["train_val", "test", "train_val", "train_val"]
     assert tables.boxes == {}
 
@@ -29,7 +28,7 @@ def test_2017_file_gives_the_same_but_for_units_of_age(tmp_path, write_release):
     old = read_nih_tables(write_release(tmp_path / "old", version="2017", suffix="_NIH"))
     new = read_nih_tables(write_release(tmp_path / "new"))
     assert old.names == new.names
-    for column in ("targets", "patient", "view", "sex", "follow_up", "original_size", "spacing", "official_split"):
+    for column in ("targets", "patient", "view", "sex", "official_split"):
         np.testing.assert_array_equal(getattr(old, column), getattr(new, column))
     np.testing.assert_allclose(old.age, [57, 80, 1.5, 73 / 365.25])
 
@@ -48,7 +47,6 @@ def test_headers_of_other_copies_are_understood(tmp_path, write_release, old, ne
     file.write_text(file.read_text().replace(old, new), encoding="utf-8")
     read = read_nih_tables(tmp_path)
     assert read.names == expected.names
-    np.testing.assert_array_equal(read.spacing, expected.spacing)
     np.testing.assert_array_equal(read.sex, expected.sex)
 
 
@@ -63,7 +61,7 @@ def test_targets_follow_the_labels_asked_for(tmp_path, write_release):
     tables = read_nih_tables(write_release(tmp_path), labels=["Hernia", "Cardiomegaly"])
     assert tables.label_names == ("Hernia", "Cardiomegaly")
     assert tables.targets.tolist() == [[0, 1], [0, 0], [1, 0], [1, 0]]
-    with pytest.raises(ValueError, match="unknown label 'hernia' \\(closest: 'Hernia'"):
+    with pytest.raises(ValueError, match="'Hernia'"):
         read_nih_tables(tmp_path, labels=["hernia"])
 
 
@@ -80,17 +78,17 @@ def test_boxes_use_the_label_names_of_the_table(tmp_path, write_release):
     assert read_nih_tables(tmp_path, labels=["Mass"]).boxes == {"00000003_001.png": boxes[1:]}
     assert read_nih_tables(tmp_path).split("test").boxes == {}
     (tmp_path / "BBox_List_2017.csv").write_text("header\n00000003_001.png,Mass,5,6,7\n")
-    with pytest.raises(ValueError, match=r"data row 1 is '00000003_001\.png,Mass,5,6,7', expected name,label,x,y,w,h"):
+    with pytest.raises(ValueError, match=r"'00000003_001\.png,Mass,5,6,7', expected name,label,x,y,w,h"):
         read_nih_tables(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("00000004_000.png,Mass,0,4,57,M,PA,2682", r"line 6 has 8 columns, expected 11"),
+        ("00000004_000.png,Mass,0,4", r"line 6 has 4 columns, expected 7"),
         ("00000004_000.png,Mass,0,x4,57,M,PA,1,1,1,1", r"'Patient ID': .*'x4'"),
         ("00000004_000.png,Mass,0,4,57Q,M,PA,1,1,1,1", r"'Patient Age': '57Q' is no age"),
-        ("00000004_000.png,Mass|Masses,0,4,57,M,PA,1,1,1,1", r"data row 5: unknown label 'Masses' \(closest: 'Mass'"),
+        ("00000004_000.png,Mass|Masses,0,4,57,M,PA,1,1,1,1", r"'Mass\|Masses': unknown label 'Masses'"),
         ("00000001_000.png,Mass,0,4,57,M,PA,1,1,1,1", r"1 image names occur more than once: 00000001_000\.png"),
     ],
 )
@@ -106,7 +104,7 @@ def test_label_files_without_columns_or_rows_are_refused(tmp_path, write_release
     write_release(tmp_path)
     header = (tmp_path / "Data_Entry_2017_v2020.csv").read_text().split("\n")[0]
     (tmp_path / "Data_Entry_2017_v2020.csv").write_text("Image Index,Finding Labels\n")
-    with pytest.raises(ValueError, match=r"the header is 'Image Index,Finding Labels', expected .*Follow-up #"):
+    with pytest.raises(ValueError, match=r"the header is 'Image Index,Finding Labels', expected .*Patient ID"):
         read_nih_tables(tmp_path)
     (tmp_path / "Data_Entry_2017_v2020.csv").write_text(header + "\n")
     with pytest.raises(ValueError, match="no rows below the header"):
@@ -114,25 +112,28 @@ def test_label_files_without_columns_or_rows_are_refused(tmp_path, write_release
 
 
 def test_missing_tables_are_named(tmp_path, write_release):
-    with pytest.raises(
-        FileNotFoundError, match=r"no label file Data_Entry_2017_v2020\.csv or Data_Entry_2017\.csv in .*absent"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"Data_Entry_2017_v2020\.csv or Data_Entry_2017\.csv in .*absent"):
         read_nih_tables(tmp_path / "absent")
     write_release(tmp_path)
     (tmp_path / "test_list.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no list test_list\.txt or test_list_NIH\.txt in"):
+    with pytest.raises(FileNotFoundError, match=r"test_list\.txt or test_list_NIH\.txt in"):
         read_nih_tables(tmp_path)
 
 
-def test_lists_that_do_not_fit_the_label_file_are_refused(tmp_path, write_release):
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            [f"x{i}.png" for i in range(7)],
+            r"7 of 7 names are not in Data_Entry_2017_v2020\.csv: x0\.png, .*x4\.png, \.\.",
+        ),
+        (["00000003_000.png"], r"1 names are in the train_val list as well: 00000003_000\.png"),
+    ],
+)
+def test_lists_that_do_not_fit_the_label_file_are_refused(tmp_path, write_release, names, message):
     write_release(tmp_path)
-    (tmp_path / "test_list.txt").write_text("\n".join(f"x{i}.png" for i in range(7)))
-    with pytest.raises(
-        ValueError, match=r"7 of 7 names are not in Data_Entry_2017_v2020\.csv: x0\.png, .*x4\.png, \.\."
-    ):
-        read_nih_tables(tmp_path)
-    (tmp_path / "test_list.txt").write_text("00000003_000.png")
-    with pytest.raises(ValueError, match=r"1 names are in the train_val list as well: 00000003_000\.png"):
+    (tmp_path / "test_list.txt").write_text("\n".join(names))
+    with pytest.raises(ValueError, match=message):
         read_nih_tables(tmp_path)
 
 
@@ -174,46 +175,20 @@ def test_fractions_at_the_edges(tmp_path, write_release):
     assert tables.split("train", val_fraction=0).names == tables.split("train_val").names
     assert len(set(tables.split("val", val_fraction=0.01).patient)) == 1
     assert len(set(tables.split("train", val_fraction=0.99).patient)) == 1
-    with pytest.raises(ValueError, match=r"split 'val' has no images \(val_fraction=0, 4 images in all"):
-        tables.split("val", val_fraction=0)
-    for fraction in (1, -0.1, float("nan")):
-        with pytest.raises(ValueError, match="val_fraction must be at least 0 and less than 1, got"):
+    for fraction in (0, 1, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="val_fraction"):
             tables.split("val", val_fraction=fraction)
-    with pytest.raises(ValueError, match="unknown split 'valid'; choose one of: train, val, train_val, test, all"):
+    with pytest.raises(ValueError, match="'valid'"):
         tables.split("valid")
-
-
-def test_select_takes_masks_and_numbers(tmp_path, write_release):
-    tables = read_nih_tables(write_release(tmp_path))
-    for rows in ([True, False, False, True], [0, 3], np.array([0, -1])):
-        chosen = tables.select(rows)
-        assert chosen.names == [tables.names[0], tables.names[3]]
-        assert chosen.follow_up.tolist() == [0, 7]
-        assert chosen.official_split.tolist() == ["train_val", "train_val"]
-    assert len(tables.select([])) == 0
 
 
 def test_full_release_has_the_published_counts(shared_data):
     tables = read_nih_tables(shared_data / "nih-tables")
     assert len(tables) == 112_120
     assert len(set(tables.patient.tolist())) == 30_805
-    positives = dict(zip(NIH_LABELS, tables.targets.sum(0).astype(int).tolist(), strict=True))
-    assert positives == {
-        "Atelectasis": 11_559,
-        "Cardiomegaly": 2_776,
-        "Effusion": 13_317,
-        "Infiltration": 19_894,
-        "Mass": 5_782,
-        "Nodule": 6_331,
-        "Pneumonia": 1_431,
-        "Pneumothorax": 5_302,
-        "Consolidation": 4_667,
-        "Edema": 2_303,
-        "Emphysema": 2_516,
-        "Fibrosis": 1_686,
-        "Pleural_Thickening": 3_385,
-        "Hernia": 227,
-    }
+    assert tables.targets.sum(0).astype(int).tolist() == (
+        [11_559, 2_776, 13_317, 19_894, 5_782, 6_331, 1_431, 5_302, 4_667, 2_303, 2_516, 1_686, 3_385, 227]
+    )
     assert int((tables.targets.sum(1) == 0).sum()) == 60_361
     train_val, test = tables.split("train_val"), tables.split("test")
     assert (len(train_val), len(test)) == (86_524, 25_596)

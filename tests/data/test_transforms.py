@@ -1,6 +1,7 @@
 """The pixels that a model sees: the same from a file, an array, a data set and the training scripts."""
 
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -84,26 +85,24 @@ def test_normalising_keeps_type_and_refuses_what_is_no_grey_batch():
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((47, 60), "the image: 47x60 pixels for 96x96; the model was not trained on such images"),
+        ((47, 60), "the image: 47x60 pixels for 96x96"),
         ((300, 149), "300x149 pixels, an unusual shape"),
         ((149, 300), "149x300 pixels, an unusual shape"),
+        ((48, 60), None),
+        ((300, 150), None),
+        ((48, 96), None),
     ],
 )
-def test_odd_sizes_and_shapes_warn(shape, message):
-    with pytest.warns(UserWarning, match=message) as caught:
+def test_odd_sizes_and_shapes_warn_and_those_at_the_limits_do_not(shape, message):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         preprocess(torch.rand(shape), CFG)
-    assert caught[0].filename == __file__
-
-
-def test_sizes_and_shapes_at_the_limits_do_not_warn():
-    for shape in [(48, 60), (300, 150), (48, 96)]:
-        preprocess(torch.rand(shape), CFG)
+    assert [warning.filename for warning in caught] == [__file__] * (message is not None)
+    assert all(message in str(warning.message) for warning in caught)
 
 
 def test_a_flat_image_warns_and_names_its_file(tmp_path):
     twelve_bits = (torch.rand(128, 128).numpy() * 4095).astype(np.uint16)  # in a file of sixteen
     Image.fromarray(twelve_bits).save(tmp_path / "dark.png")
-    with pytest.warns(
-        UserWarning, match=rf"^{tmp_path}/dark\.png: values span 0\.062 of the range from black to white"
-    ):
+    with pytest.warns(UserWarning, match=rf"^{tmp_path}/dark\.png: values span 0\.062 of the range"):
         preprocess(tmp_path / "dark.png", CFG)

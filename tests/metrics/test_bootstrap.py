@@ -135,14 +135,6 @@ def test_perfect_against_useless_against_reversed_and_against_itself():
         np.testing.assert_array_equal(result.per_label, [[expected]] * 3)
 
 
-def test_pairing_narrows_the_interval_of_models_that_agree(problem):
-    (scores, *_), targets, patients = problem(n=400)
-    near = scores + np.random.default_rng(1).normal(scale=0.1, size=scores.shape)
-    one = bootstrap_auroc(scores, targets, patients, n_resamples=200).per_label
-    both = paired_difference(near, scores, targets, patients, n_resamples=200).per_label
-    assert (both.high - both.low < (one.high - one.low) / 3).all()
-
-
 def test_interval_of_a_number_and_of_several():
     resamples = np.arange(12.0).reshape(6, 2)
     resamples[0, 0] = np.nan

@@ -1,0 +1,82 @@
+"""A DICOM radiograph as a screen shows it: modality transform, then VOI transform (PS3.3, C.11)."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["is_dicom", "read_dicom"]
+
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # pydicom returns all of these as RGB
+_NO_RADIOGRAPHS = ("CT", "MR", "NM", "PT", "US")
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether a file that begins with these bytes (132 or more) is DICOM."""
+    return data[128:132] == b"DICM"
+
+
+def read_dicom(data: bytes) -> npt.NDArray[Any]:
+    """Grey values (H, W) in [0, 1] of a DICOM file, or colours (H, W, 3) as uint8."""
+    try:
+        from pydicom import dcmread
+    except ImportError as error:
+        raise ImportError("DICOM files need pydicom: pip install pydicom") from error
+    dataset = dcmread(io.BytesIO(data))
+    if dataset.get("Modality") in _NO_RADIOGRAPHS:
+        raise ValueError(f"modality {dataset.Modality}, expected a radiograph (CR, DX)")
+    if (frames := int(dataset.get("NumberOfFrames") or 1)) != 1:
+        raise ValueError(f"{frames} frames, expected one; save the frame that you want as a file")
+    stored, kind = dataset.pixel_array, dataset.PhotometricInterpretation
+    if kind in _COLOUR:
+        return stored
+    if kind not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ValueError(f"photometric interpretation {kind}; save it as MONOCHROME2 or RGB")
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        shown = _shown_values(stored.astype(np.float64), dataset).astype(np.float32)
+    if not (shown.min() >= 0 and shown.max() <= 1):  # written so that NaN fails
+        raise ValueError(
+            f"its rescale, window or table gives grey values from {shown.min():g} to {shown.max():g}, not from 0 to 1"
+        )
+    return 1 - shown if kind == "MONOCHROME1" else shown
+
+
+def _shown_values(stored: npt.NDArray[np.float64], dataset: Any) -> npt.NDArray[np.float64]:
+    """What a screen shows of the stored values, in [0, 1]."""
+    from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
+
+    modality_table = bool(dataset.get("ModalityLUTSequence"))
+    for name in ("WindowCenter", "WindowWidth", "VOILUTFunction", "RescaleSlope", "RescaleIntercept"):
+        if name in dataset and (dataset[name].is_empty or (modality_table and name.startswith("Rescale"))):
+            del dataset[name]  # an element without a value is as good as none
+    if "RescaleSlope" in dataset or "RescaleIntercept" in dataset:
+        dataset.RescaleSlope = dataset.get("RescaleSlope", 1)
+        dataset.RescaleIntercept = dataset.get("RescaleIntercept", 0)
+
+    def look_up(values: Any, sequence: str, apply: Any) -> tuple[Any, int]:
+        item = dataset[sequence][0]
+        entries, first, bits = item.LUTDescriptor
+        # pydicom's indices have the type of the entries, and would wrap around.
+        item.LUTDescriptor = [entries, first, 16]
+        indices = np.rint(values).clip(first, first + (entries or 2**16) - 1).astype(np.int32)
+        return apply(indices, dataset), 2**bits - 1
+
+    lowest = -(2 ** (dataset.BitsStored - 1)) if dataset.PixelRepresentation else 0
+    ends = np.array([lowest, lowest + 2**dataset.BitsStored - 1])
+    if modality_table:
+        values, ends[:] = look_up(stored, "ModalityLUTSequence", apply_modality_lut)
+        ends[0] = 0
+    else:
+        values, ends = (apply_modality_lut(each, dataset) for each in (stored, ends))
+    if dataset.get("VOILUTSequence"):
+        values, white = look_up(values, "VOILUTSequence", apply_voi)
+        return values / white
+    if "WindowCenter" in dataset and "WindowWidth" in dataset:
+        black, white = apply_windowing(np.array([-np.inf, np.inf]), dataset)
+        return ((apply_windowing(values, dataset) - black) / (white - black)).clip(0, 1)
+    if 0 < np.ptp(values) < np.ptp(ends) / 2:
+        ends = values
+    return (values - ends.min()) / np.ptp(ends)
