@@ -120,5 +120,5 @@ def test_bad_values_are_refused(case: str) -> None:
     ],
 )
 def test_bad_types_are_refused(call: Callable[[], object]) -> None:
-    with pytest.raises(TypeError, match="must be a (floating-point tensor|tensor of integers)"):
+    with pytest.raises(TypeError, match=r"must be a (floating-point tensor|tensor of integers)"):
         call()
