@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 import causalcxr
@@ -15,8 +15,9 @@ from confounding import benchmark, training
 from confounding.branches import similarity
 from confounding.data import confound, read
 from confounding.methods import METHODS, GroupDRO, Method
-from confounding.report import markdown, overview
+from confounding.report import markdown
 from confounding.training import Training, augment, build, selection_auroc, train
+from nih_release import film_names, write_release
 
 STUDIES = Path(benchmark.__file__).parent / "studies"
 TINY = {"model": "test_resnet", "causal_model": "causal_test_resnet", "image_size": 64, "epochs": 1, "batch_size": 16}
@@ -80,18 +81,6 @@ def test_gap_closed_is_the_part_of_the_way_to_the_reference() -> None:
     assert "%" not in small  # parts of next to nothing
 
 
-def test_overview_has_the_reversed_tests_of_all_experiments() -> None:
-    tube = [run("plain", 0.5, 0.98), run("plain", 0.95, 0.78), run("other", 0.95, 0.93), run("other", 0.5, 0.97)]
-    letter = [run("plain", 0.5, 0.99, "letter", 0.9), run("plain", 0.9, 0.88, "letter", 0.9)]
-    assert overview(tube + letter).splitlines() == [
-        "| method | tube 0.95 | letter 0.9 |",
-        "| --- | --- | --- |",
-        "| plain, not confounded | 0.980 | 0.990 |",
-        "| plain | 0.780 | 0.880 |",
-        "| other | 0.930 |  |",
-    ]
-
-
 def test_parts_share_no_patient_and_tests_differ_in_the_marker_alone(radiographs: Any) -> None:
     parts = confound(radiographs, "tube", 0.9, 0.5, seed=3)
     patients = [set(part.patient) for part in (parts.train, parts.val, parts.tests["same"])]
@@ -101,21 +90,10 @@ def test_parts_share_no_patient_and_tests_differ_in_the_marker_alone(radiographs
 
 
 def test_images_of_the_nih_release_show_one_finding_or_any(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    names = [f"{i // 2:08}_{i % 2:03}.png" for i in range(24)]  # of 12 patients, half of them with a Mass: white
-    header = (
-        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
-        "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
-    )
-    rows = []
-    for i, name in enumerate(names):
-        mass = i % 4 < 2
-        Image.new("L", (64, 64), 255 if mass else 90).save(tmp_path / "images" / name)
-        finding = "Mass" if mass else "No Finding"
-        rows.append(f"{name},{finding},{i % 2},{i // 2},{20 + i},M,{'AP' if i % 2 else 'PA'},2500,2048,0.143,0.143")
-    (tmp_path / "Data_Entry_2017_v2020.csv").write_text("\n".join([header, *rows]) + "\n")
-    (tmp_path / "train_val_list.txt").write_text("\n".join(names[:14]) + "\n")
-    (tmp_path / "test_list.txt").write_text("\n".join(names[14:]) + "\n")
+    """24 films of 12 patients, half of them with a Mass: white."""
+    findings = [["Mass"] if i % 4 < 2 else [] for i in range(24)]
+    pictures = [np.full((64, 64), 255 if found else 90, dtype=np.uint8) for found in findings]
+    write_release(tmp_path, film_names(0, 12), 14, findings=findings, views=["PA", "AP"] * 12, pictures=pictures)
     for source in ("nih", "nih:Mass"):
         films = read(source, str(tmp_path), 32)
         assert torch.equal(films.images.flatten(1).amin(dim=1) == 255, films.targets.bool())
