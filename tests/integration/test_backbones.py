@@ -34,9 +34,9 @@ def _images(channels: int, size: int) -> Tensor:
     return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("below", ["", "dinov2."])
-@pytest.mark.parametrize("registers", [0, 4])
-@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize(
+    ("registers", "gated", "below"), [(0, False, "dinov2."), (0, True, ""), (4, False, ""), (4, True, "dinov2.")]
+)
 def test_dinov2_of_transformers(tmp_path: Path, registers: int, gated: bool, below: str) -> None:
     """As `save_pretrained` writes it, alone or in a classifier; at 37 x 37 patches of 14 pixels, as RAD-DINO has."""
     transformers = pytest.importorskip("transformers")

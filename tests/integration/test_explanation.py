@@ -58,18 +58,6 @@ def test_grad_cam_example_finds_the_mass(printed: Callable[[str], str], numbers:
     assert min(grad_cam, hires_cam) > 1.5 * flat
 
 
-def test_captum_grad_cam_by_hand() -> None:
-    attr = pytest.importorskip("captum.attr")
-    torch.manual_seed(0)
-    model = causalcxr.create_model("causal_test_resnet").eval()
-    images = torch.randn(2, 3, 64, 96)
-    features, gradient = features_and_gradient(model, images)
-    expected = (gradient.mean(dim=(2, 3), keepdim=True) * features).sum(dim=1, keepdim=True)
-    found = attr.LayerGradCam(model, model.head.feature_learning).attribute(images, target=LABEL)
-    assert found.shape == (2, 1, 4, 6)
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
-
-
 def test_captum_example_accounts_for_the_stamp(
     printed: Callable[[str], str], numbers: Callable[[str], list[float]]
 ) -> None:
