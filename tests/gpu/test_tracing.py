@@ -1,12 +1,10 @@
 """Captured graphs on a GPU; tests/models has those on the CPU. Last, since compiling takes longest."""
 
 import copy
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch._dynamo.utils import counters
 
 import causalcxr
 from causalcxr import CausalObjective
@@ -55,27 +53,3 @@ def test_compiled_training_steps_are_one_graph(device: str) -> None:
     for mine, theirs in zip(captured.parameters(), plain.parameters(), strict=True):
         assert float((mine.grad - theirs.grad).norm()) < 0.05 * norm
     assert relative_error(captured.bank.stored, plain.bank.stored.double()) < 0.05
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_cuda_graphs(training: bool, device: str, record_property: Any) -> None:
-    """A record, not a promise: whether `mode="reduce-overhead"` works, and if not, why."""
-    torch.compiler.reset()
-    counters.clear()
-    plain = _objective(device).train(training)
-    captured = copy.deepcopy(plain)
-    try:
-        run = torch.compile(captured, mode="reduce-overhead", fullgraph=True)
-        for _ in range(4):
-            torch.compiler.cudagraph_mark_step_begin()
-            with torch.set_grad_enabled(training):
-                given, expected = (each(_images(device), _targets(device))["loss"] for each in (run, plain))
-            value = given.item()
-            if training:
-                given.backward()
-        finding = "works" if value == pytest.approx(expected.item(), rel=1e-2) else "runs, but with another result"
-        if skipped := counters["inductor"]["cudagraph_skips"]:
-            finding = f"runs without CUDA graphs ({skipped} skipped)"
-    except Exception as error:
-        finding = f"does not work: {type(error).__name__}: {str(error)[:300]}"
-    record_property("CUDA graphs", finding)

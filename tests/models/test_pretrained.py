@@ -199,19 +199,6 @@ def test_row_of_the_table(row: PublishedBackbone) -> None:
     assert re.match(r"hf-hub:[\w.-]+/[\w.-]+(@[0-9a-f]{40})?:[\w.]+\.safetensors$|https://", row.address)
 
 
-def test_page_has_the_table() -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "backbones.md").read_text()
-    lines = [line for line in page.splitlines() if line.startswith("| `")]
-    for row in causalcxr.list_backbones():
-        stem, _, last = row.name.rpartition("121_") if row.name.startswith("xrv_densenet") else ("", "", "")
-        (line,) = (line for line in lines if f"`{row.name}`" in line or (stem in line and f"`_{last}`" in line))
-        assert f"`{row.architecture}`" in line
-        assert f"{row.channels} x {row.pixels} px" in line
-        std = "1/2048" if row.channels == 1 else f"{row.std:.4g}"
-        assert f"| {row.mean:.4g}, {std} | {row.license} |" in line
-        assert ("downloaded" in line) == row.address.startswith("hf-hub:")
-
-
 def test_short_names(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"are a pickle, https://host/file.pt, .* pretrained_backbone=False"):
         causalcxr.create_model("causal_timm", backbone="tiny_grey")

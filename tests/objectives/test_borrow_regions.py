@@ -44,10 +44,6 @@ def test_seeds_decide(region: str) -> None:
     outputs = [module(images, attention, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=0)
     assert not torch.equal(outputs[0], outputs[2])
-    torch.manual_seed(3)
-    first = module(images, attention)
-    torch.manual_seed(3)
-    torch.testing.assert_close(module(images, attention), first, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("region", REGIONS)
@@ -74,14 +70,6 @@ def test_one_box_has_the_size_that_was_asked_for(size: float) -> None:
         assert int(mask.sum()) == len(rows) * len(cols)  # a full rectangle
         assert int(rows.max() - rows.min()) + 1 == len(rows) == pytest.approx(64 * size, abs=1)
         assert int(cols.max() - cols.min()) + 1 == len(cols) == pytest.approx(64 * size, abs=1)
-
-
-def test_boxes_reach_every_place_alike_enough() -> None:
-    images = shades(6000, size=8)
-    taken = (borrow("boxes", images, probability=1.0, num_boxes=2, size=(0.3, 0.3)) != images)[:, 0].float().mean(dim=0)
-    assert taken.min() > 0.01  # the corners too
-    torch.testing.assert_close(taken, taken.flip(0), atol=0.03, rtol=0)
-    torch.testing.assert_close(taken, taken.T, atol=0.03, rtol=0)
 
 
 def test_thorax_is_an_ellipse_in_the_middle() -> None:

@@ -115,15 +115,6 @@ def test_a_view_without_change_is_the_film_as_in_evaluation_or_mirrored() -> Non
         assert_close(reduced, films.resize(shown[:, 0], 48), atol=1e-5, rtol=0)
 
 
-def test_views_are_images_and_differ_within_a_batch() -> None:
-    pixels = films.enlarge(torch.randint(256, (1, 24, 24), dtype=torch.uint8), 96).expand(8, -1, -1, -1)
-    drawn = views.Views(erase=0.5)(pixels, 64, np.random.default_rng(0))
-    assert drawn.shape == (8, 1, 64, 64)
-    assert drawn.min() >= 0
-    assert drawn.max() <= 1
-    assert len({float(image.mean()) for image in drawn}) == 8
-
-
 @pytest.mark.parametrize("name", ["causal_test_resnet", "test_resnet"])
 def test_evidence_adds_up_to_the_change_of_the_logit_along_the_map(name: str) -> None:
     """Its sum is the derivative of z_k with respect to a factor of the map, at 1."""
