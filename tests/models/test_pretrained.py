@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import causalcxr
 from causalcxr.models.backbone import create_backbone, feature_map
 from causalcxr.models.published import BACKBONES, PublishedBackbone
+from reference.comparison import randomised
 
 TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 # What stands for a row of the table, since a test can hold no such network.
@@ -49,11 +50,7 @@ def _images(size: int = 70, channels: int = 3) -> Tensor:
 
 def _network(name: str, **kwargs: Any) -> nn.Module:
     """Return a network of timm with weights that are all drawn."""
-    network = timm.create_model(name, num_classes=3, **kwargs)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.normal_(std=0.1)
-    return network.eval()
+    return randomised(timm.create_model(name, num_classes=3, **kwargs), scale=0.1).float().eval()
 
 
 def _assert_same(network: Any, source: str | Path, name: str, size: int = 70, **kwargs: Any) -> None:

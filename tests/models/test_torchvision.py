@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from causalcxr.models.backbone import create_backbone, feature_map
+from reference.comparison import randomised
 
 
 def _torchvision(family: str) -> tuple[nn.Module, str, dict[str, Any], Callable[[Any, Tensor], Tensor]]:
@@ -54,15 +55,9 @@ def _vit_map(net: Any, x: Tensor) -> Tensor:
     return net.encoder(tokens)[:, 1:].transpose(1, 2).unflatten(2, (14, 14))
 
 
-def _drawn(network: nn.Module) -> nn.Module:
+def _drawn(family: str) -> nn.Module:
     """Change all weights and statistics, also those that start at 0 and 1."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.normal_(std=0.1)
-        for name, buffer in network.named_buffers():
-            if "running" in name:
-                buffer.uniform_(0.5, 1.5)
-    return network.eval()
+    return randomised(_torchvision(family)[0], scale=0.1).float().eval()
 
 
 def _load(path: Path, family: str, state_dict: dict[str, Tensor]) -> nn.Module:
@@ -83,8 +78,7 @@ def _assert_same(backbone: nn.Module, network: nn.Module, family: str) -> None:
 @pytest.mark.parametrize("family", ["resnet", "densenet", "convnext", "swin", "vit"])
 def test_weights_under_the_names_of_torchvision(tmp_path: Path, family: str, caplog: pytest.LogCaptureFixture) -> None:
     """The same network comes out, and what matched is reported."""
-    network, name, *_ = _torchvision(family)
-    _drawn(network)
+    network, name = _drawn(family), _torchvision(family)[1]
     with caplog.at_level(logging.INFO, "causalcxr"):
         backbone = _load(tmp_path / "weights.pth", family, network.state_dict())
     _assert_same(backbone, network, family)
@@ -101,7 +95,7 @@ def test_weights_under_the_names_of_torchvision(tmp_path: Path, family: str, cap
 )
 def test_names_in_the_files_that_torchvision_publishes(tmp_path: Path, family: str, old: str, new: str) -> None:
     """They are older than its present names, and DenseNet's than the counters of batches."""
-    network = _drawn(_torchvision(family)[0])
+    network = _drawn(family)
     state_dict = {
         re.sub(old, new, key).replace("mlp.3", "mlp.linear_2"): tensor
         for key, tensor in network.state_dict().items()
