@@ -98,7 +98,7 @@ def test_exported_program_takes_any_size(small: Callable[..., CausalCXR], name: 
 
 
 @pytest.mark.integration
-@_families("causal_resnet18", ANY_SIZE_FAMILIES)
+@_families("causal_resnet18", ("causal_convnext_tiny", "causal_vit_small_patch16"))
 def test_onnx_takes_any_size(small: Callable[..., CausalCXR], name: str, tmp_path: Path) -> None:
     model = small(name).eval()
     _assert_agree(_run_with_onnxruntime(model, tmp_path / "model.onnx", ANY_SIZE), model, SIZES)
@@ -106,9 +106,8 @@ def test_onnx_takes_any_size(small: Callable[..., CausalCXR], name: str, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.integration
-@pytest.mark.parametrize("name", sorted(set(FAMILIES) - set(ANY_SIZE_FAMILIES)))
-def test_onnx_takes_any_batch(small: Callable[..., CausalCXR], name: str, tmp_path: Path) -> None:
-    model = small(name).eval()
+def test_onnx_of_a_swin_transformer_takes_any_batch(small: Callable[..., CausalCXR], tmp_path: Path) -> None:
+    model = small("causal_swin_tiny").eval()
     run = _run_with_onnxruntime(model, tmp_path / "model.onnx", ANY_BATCH)
     _assert_agree(run, model, [(1, 96, 128), (5, 96, 128)])
 
