@@ -55,7 +55,7 @@ def test_grad_cam_by_hand(
 def test_grad_cam_example_finds_the_mass(printed: Callable[[str], str], numbers: Callable[[str], list[float]]) -> None:
     pytest.importorskip("pytorch_grad_cam")
     flat, grad_cam, hires_cam, _ = numbers(printed("grad_cam_maps"))
-    assert min(grad_cam, hires_cam) > 1.5 * flat
+    assert min(grad_cam, hires_cam) > 1.2 * flat  # which a heat map without information has
 
 
 def test_captum_example_accounts_for_the_stamp(
