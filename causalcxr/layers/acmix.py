@@ -115,7 +115,7 @@ class ACmix(nn.Module):
 
     def _convolution(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         # Channels last throughout: what `fc` mixes lies together, and its taps lie as `dep_conv` reads them.
-        heads = [rearrange(x, "b (h d) y x -> b (y x) d h", h=self.num_heads) for x in (q, k, v)]
+        heads = [x.flatten(2).unflatten(1, (self.num_heads, -1)).permute(0, 3, 2, 1) for x in (q, k, v)]
         taps = self.fc(torch.cat(heads, dim=-1).permute(0, 3, 1, 2))  # (B, kernel_size ** 2, H W, d)
         return self.dep_conv(rearrange(taps, "b t (y x) d -> b (d t) y x", y=q.shape[-2]))
 

@@ -58,7 +58,7 @@ def write_release(folder: Path, films: SyntheticCXR) -> Path:
 
 def main() -> None:
     torch.manual_seed(0)
-    model = causalcxr.create_model("causal_test_resnet")
+    model = causalcxr.create_model("causal_test_resnet", label_names=NIH_LABELS)
     with tempfile.TemporaryDirectory() as folder:
         table = write_release(Path(folder), SyntheticCXR(16))
         source = xrv.datasets.NIH_Dataset(folder, csvpath=table, views=["PA", "AP"], unique_patients=False)

@@ -10,12 +10,9 @@ from PIL import Image
 
 import prepare_nih
 from causalcxr.data import NIHChestXray14
+from nih_release import film_names, write_release
 
-HEADER = (
-    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
-    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]\n"
-)
-NAMES = [f"{patient:08d}_{visit:03d}.png" for patient in (1, 2, 3) for visit in (0, 1)]
+NAMES = film_names(1, 3)
 
 
 def picture(seed: int) -> bytes:
@@ -37,14 +34,7 @@ def some(*positions: int, folder: str = "") -> dict[str, bytes]:
 
 
 def write_tables(root: Path, more: tuple[str, ...] = ()) -> Path:
-    root.mkdir()
-    names = [*NAMES, *more]
-    rows = [f"{name},No Finding,0,{1 + i // 2},50,M,PA,2000,2000,0.1,0.1\n" for i, name in enumerate(names)]
-    (root / "Data_Entry_2017_v2020.csv").write_text(HEADER + "".join(rows))
-    (root / "train_val_list.txt").write_text("\n".join(names[:4]))
-    (root / "test_list.txt").write_text("\n".join(names[4:]))
-    (root / "BBox_List_2017.csv").write_text(f"h,,,,,\n{names[4]},Mass,512,256,100,50\n")
-    return root
+    return write_release(root, [*NAMES, *more], 4, boxes=[(NAMES[4], "Mass", 512, 256, 100, 50)])
 
 
 def write_folder(folder: Path, pictures: dict[str, bytes]) -> None:

@@ -201,11 +201,11 @@ def test_the_preset_is_what_the_paper_says_and_other_options_go_first() -> None:
     assert objective.criterion.partners == "random"
 
 
-def test_every_option_is_described() -> None:
-    env = os.environ | {"COLUMNS": "400"}  # an option a line
-    command = [sys.executable, train.__file__, "--help"]
-    help_ = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-    lines = help_.stdout.splitlines()
+def test_every_option_is_described(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # an option a line
+    with pytest.raises(SystemExit):
+        train.parse_args(["--help"])
+    lines = capsys.readouterr().out.splitlines()
     options = [i for i, line in enumerate(lines) if line.startswith("  -")]
     assert 14 <= len(options) <= 26  # with --help
     for i in options:  # a description beside a short option, or below a long one
@@ -229,9 +229,9 @@ def test_weights_by_a_recorded_confounder(made_release: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("objective", "tolerance"), [("plain", 1e-4), ("causal", 0.1), ("agreement", 0.1)])
+@pytest.mark.parametrize(("objective", "tolerance"), [("plain", 1e-4), ("causal", 0.1)])
 def test_two_processes_train_as_one(tmp_path: Path, objective: str, tolerance: float) -> None:
-    """Two processes see the halves that one sees in turn; the bank and the boxes of the agreement differ a little."""
+    """Two processes see the halves that one sees in turn; the bank differs a little."""
     options = [*SMALL, "--epochs=2", "--no-augment", "--model-kwargs", "drop_rate=0", f"--objective={objective}"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

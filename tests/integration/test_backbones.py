@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import causalcxr
 from causalcxr.models.backbone import create_backbone, feature_map
+from reference.comparison import randomised
 
 pytestmark = [
     pytest.mark.integration,
@@ -18,32 +19,20 @@ pytestmark = [
 GREY = {"in_chans": 1, "output_stride": 32}
 
 
-def _drawn(network: nn.Module) -> nn.Module:
-    """Change all weights and statistics, also those that start at 0 and 1."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.normal_(std=0.1, generator=generator)
-        for name, buffer in network.named_buffers():
-            if "running" in name:
-                buffer.uniform_(0.5, 1.5, generator=generator)
-    return network.eval()
-
-
 def _images(channels: int, size: int) -> Tensor:
     return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("below", ["", "dinov2."])
-@pytest.mark.parametrize("registers", [0, 4])
-@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize(
+    ("registers", "gated", "below"), [(0, False, "dinov2."), (0, True, ""), (4, False, ""), (4, True, "dinov2.")]
+)
 def test_dinov2_of_transformers(tmp_path: Path, registers: int, gated: bool, below: str) -> None:
     """As `save_pretrained` writes it, alone or in a classifier; at 37 x 37 patches of 14 pixels, as RAD-DINO has."""
     transformers = pytest.importorskip("transformers")
     kind = "Dinov2WithRegisters" if registers else "Dinov2"
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 518, "patch_size": 14}
     config = getattr(transformers, f"{kind}Config")(**sizes, use_swiglu_ffn=gated, mlp_ratio=4)
-    network = _drawn(getattr(transformers, f"{kind}Model")(config))
+    network = randomised(getattr(transformers, f"{kind}Model")(config), scale=0.1).float().eval()
     network.save_pretrained(tmp_path)
     if below:
         weights = {f"{below}{name}": weight for name, weight in load_file(tmp_path / "model.safetensors").items()}
@@ -69,7 +58,7 @@ def xrv() -> Any:
 @pytest.mark.parametrize("in_chans", [1, 3])
 def test_densenet_of_torchxrayvision(xrv: Any, tmp_path: Path, in_chans: int) -> None:
     """Of one channel; three equal ones, of a third of it, are worth the same."""
-    network = _drawn(xrv.models.DenseNet(num_classes=18, op_threshs=torch.ones(18)))
+    network = randomised(xrv.models.DenseNet(num_classes=18, op_threshs=torch.ones(18)), scale=0.1).float().eval()
     torch.save(network.state_dict(), tmp_path / "densenet.pth")
     options = {"pretrained": tmp_path / "densenet.pth", **GREY, "in_chans": in_chans}
     images = _images(1, 224)
@@ -85,7 +74,7 @@ def test_resnet_of_torchxrayvision(xrv: Any, tmp_path: Path, monkeypatch: pytest
 
     bare = torchvision.models.resnet50(num_classes=18)
     bare.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
-    torch.save(_drawn(bare).state_dict(), tmp_path / "bare.pt")
+    torch.save(randomised(bare, scale=0.1).float().state_dict(), tmp_path / "bare.pt")
     monkeypatch.setattr(xrv.models, "get_weights", lambda *_, **__: str(tmp_path / "bare.pt"))
     network = xrv.models.ResNet(weights="resnet50-res512-all")
     torch.save(network.state_dict(), tmp_path / "wrapped.pt")

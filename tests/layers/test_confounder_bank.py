@@ -86,13 +86,6 @@ def test_saved_bank_goes_on_where_it_was() -> None:
     assert torch.equal(resumed.prior, bank.prior)
 
 
-def test_nothing_of_the_bank_is_a_parameter_and_everything_moves_with_it() -> None:
-    bank = _bank(num_strata=2, strata_prior=(0.5, 0.5))
-    assert not list(bank.parameters())
-    assert set(bank.state_dict()) == {"stored", "stored_strata", "num_seen", "strata_prior"}
-    assert {buffer.device.type for buffer in bank.to("meta").buffers()} == {"meta"}
-
-
 @pytest.mark.parametrize("strata", [[2], [0, 0, 0, 1], [2, 1, 0, 1, 2], [1, 1, 1]])
 @pytest.mark.parametrize("prior", [None, [0.5, 0.3, 0.2], [0.0, 0.9, 0.1]])
 def test_weights_equal_the_reference(strata: list[int], prior: list[float] | None) -> None:
@@ -100,26 +93,6 @@ def test_weights_equal_the_reference(strata: list[int], prior: list[float] | Non
     bank.update(_rows(*range(len(strata))), torch.tensor(strata))
     torch.testing.assert_close(bank.prior, torch.tensor(bank_weights(strata, prior)))
     torch.testing.assert_close(bank.prior.sum(), torch.tensor(1.0))
-
-
-def test_each_stratum_weighs_its_prior_however_often_it_was_seen() -> None:
-    bank = _bank(100, num_strata=2, strata_prior=(0.5, 0.5))
-    bank.update(_rows(*range(100)), (torch.arange(100) < 5).long())
-    torch.testing.assert_close(bank.prior[bank.strata == 1].sum(), torch.tensor(0.5))
-
-
-def test_without_strata_all_weigh_the_same() -> None:
-    bank = _bank()
-    bank.update(_rows(1, 2, 3, 4))
-    assert bank.prior.tolist() == [0.25] * 4
-    assert bank.strata.tolist() == [0] * 4
-
-
-def test_prior_is_a_copy() -> None:
-    prior = torch.tensor([0.5, 0.5])
-    bank = _bank(num_strata=2, strata_prior=prior)
-    prior[0] = 9
-    assert bank.strata_prior.tolist() == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("prior", [None, (0.5, 0.5)])
@@ -134,75 +107,6 @@ def test_bank_of_impossible_strata_borrows_nothing() -> None:
     bank = _bank(num_strata=2, strata_prior=(0.0, 1.0))
     bank.update(_rows(1, 2), torch.tensor([0, 0]))
     assert bank.prior.tolist() == [0, 0]
-
-
-def test_grad_mode_stays_as_it_is() -> None:
-    bank = _bank()
-    bank.update(_rows(1))
-    assert torch.is_grad_enabled()
-    with torch.no_grad():
-        bank.update(_rows(2))
-        assert not torch.is_grad_enabled()
-
-
-def test_repr_names_the_sizes() -> None:
-    assert "size=5, num_strata=2" in repr(_bank(num_strata=2))
-
-
-@pytest.mark.parametrize(
-    ("size", "num_classes", "dim", "num_strata"), [(0, 2, 3, 0), (5, 0, 3, 0), (5, 2, 0, 0), (5, 2, 3, -1)]
-)
-def test_sizes_must_be_positive(size: int, num_classes: int, dim: int, num_strata: int) -> None:
-    with pytest.raises(ValueError, match=f"but got {size}, {num_classes}, {dim} and {num_strata}"):
-        ConfounderBank(size, num_classes, dim, num_strata=num_strata)
-
-
-@pytest.mark.parametrize(
-    "prior", [(0.5, 0.6), (1.5, -0.5), (1.0,), (0.2, 0.3, 0.5), (float("nan"), 1.0), (float("nan"), float("nan"))]
-)
-def test_prior_must_be_a_distribution_over_the_strata(prior: tuple[float, ...]) -> None:
-    with pytest.raises(
-        ValueError, match=r"strata_prior must hold num_strata=2 probabilities that add up to 1, but got \["
-    ):
-        _bank(num_strata=2, strata_prior=prior)
-
-
-@pytest.mark.parametrize("prior", [(0.5, 0.5), ()])
-def test_prior_needs_strata(prior: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match=r"without strata \(num_strata=0\) leave strata_prior out"):
-        _bank(strata_prior=prior)
-
-
-def test_strata_must_be_given_to_a_bank_that_has_some() -> None:
-    with pytest.raises(ValueError, match="num_strata=2, but strata were not given; build it with"):
-        _bank(num_strata=2).update(_rows(1))
-
-
-def test_strata_must_not_be_given_to_a_bank_without() -> None:
-    with pytest.raises(ValueError, match="num_strata=0, but strata were given; build it with"):
-        _bank().update(_rows(1), torch.tensor([0]))
-
-
-@pytest.mark.parametrize(("strata", "given"), [(torch.tensor([0.0]), "torch.float32"), ([0], "list")])
-def test_strata_must_be_integers(strata: object, given: str) -> None:
-    with pytest.raises(TypeError, match=f"strata must be a tensor of integers, but got {given}"):
-        _bank(num_strata=2).update(_rows(1), strata)
-
-
-@pytest.mark.parametrize("strata", [[0, 2], [-1, 0], [0], [0, 1, 1]])
-def test_strata_must_be_one_number_in_range_for_each_feature(strata: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"strata must have (shape \(2,\)|values from 0 to 1), but got"):
-        _bank(num_strata=2).update(_rows(1, 2), torch.tensor(strata))
-
-
-def test_features_of_another_shape_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"features must have shape \(B, K, D\), K=2, D=3, but got \(4, 3, 3\)"):
-        _bank().update(torch.zeros(4, 3, 3))
-
-
-def test_integer_features_are_refused() -> None:
-    with pytest.raises(TypeError, match="features must be a floating-point tensor"):
-        _bank().update(torch.zeros(4, 2, 3, dtype=torch.long))
 
 
 # The numbers that each of two processes stores, update by update: of equal and unequal length, none, more than fit.

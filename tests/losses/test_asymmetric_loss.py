@@ -7,40 +7,32 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from causalcxr.losses import AsymmetricLoss, asymmetric_loss, classification_loss
+from causalcxr.losses import asymmetric_loss, classification_loss
 from reference.comparison import EXACT, normal
 from reference.losses import asymmetric, known_mean
 
 NAN = float("nan")
 TARGETS = torch.tensor([[0.0, 1.0, NAN], [1.0, NAN, 0.3], [0.0, 0.0, 1.0]], dtype=torch.float64)
-SETTINGS = [
-    {"gamma_pos": 0.0, "gamma_neg": 4.0, "margin": 0.05},
-    {"gamma_pos": 1.0, "gamma_neg": 4.0, "margin": 0.0},
-    {"gamma_pos": 0.5, "gamma_neg": 0.5, "margin": 0.3},
-    {"gamma_pos": 2.0, "gamma_neg": 0.0, "margin": 0.2},
-    {"gamma_pos": 0.0, "gamma_neg": 0.0, "margin": 0.0},
-]
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("weighted", [False, True])
-def test_loss_equals_the_reference(settings: dict[str, float], weighted: bool) -> None:
-    logits, weight = 3 * normal(3, 3), normal(3, 3, seed=2).abs() if weighted else None
-    expected = known_mean(
-        logits.tolist(),
-        TARGETS.tolist(),
-        functools.partial(asymmetric, **settings),
-        None if weight is None else weight.tolist(),
-    )
+@pytest.mark.parametrize(
+    ("gamma_pos", "gamma_neg", "margin"),
+    [(0.0, 4.0, 0.05), (1.0, 4.0, 0.0), (0.5, 0.5, 0.3), (2.0, 0.0, 0.2), (0.0, 0.0, 0.0)],
+)
+def test_loss_equals_the_reference(gamma_pos: float, gamma_neg: float, margin: float) -> None:
+    settings = {"gamma_pos": gamma_pos, "gamma_neg": gamma_neg, "margin": margin}
+    logits, weight = 3 * normal(3, 3), normal(3, 3, seed=2).abs()
+    element = functools.partial(asymmetric, **settings)
+    expected = known_mean(logits.tolist(), TARGETS.tolist(), element, weight.tolist())
     assert asymmetric_loss(logits, TARGETS, weight=weight, **settings).item() == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-def test_without_focus_and_margin_it_is_cross_entropy(reduction: str) -> None:
+def test_without_focus_and_margin_it_is_cross_entropy() -> None:
     logits = 10 * normal(3, 3)
+    plain = {"gamma_pos": 0, "gamma_neg": 0, "margin": 0}
     torch.testing.assert_close(
-        asymmetric_loss(logits, TARGETS, gamma_pos=0, gamma_neg=0, margin=0, reduction=reduction),
-        classification_loss(logits, TARGETS, reduction=reduction),
+        asymmetric_loss(logits, TARGETS, **plain, reduction="none"),
+        classification_loss(logits, TARGETS, reduction="none"),
         **EXACT,
     )
 
@@ -83,45 +75,3 @@ def test_focus_leaves_a_confident_mistake_its_full_gradient() -> None:
     loss = asymmetric_loss(logits, torch.ones(1), gamma_pos=3.0)
     assert loss.item() == pytest.approx(60)
     assert torch.autograd.grad(loss, logits)[0].item() == pytest.approx(-1)
-
-
-def test_negatives_weigh_less_the_easier_they_are() -> None:
-    logits, zeros = torch.tensor([-3.0, -1.0, 0.0, 1.0]), torch.zeros(4)
-    share = asymmetric_loss(logits, zeros, margin=0, reduction="none") / classification_loss(
-        logits, zeros, reduction="none"
-    )
-    torch.testing.assert_close(share, logits.sigmoid() ** 4)
-
-
-@pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("reduction", ["none", "mean"])
-def test_module_is_the_function(settings: dict[str, float], reduction: str) -> None:
-    logits, weight = normal(3, 3), normal(3, 3, seed=2).abs()
-    torch.testing.assert_close(
-        AsymmetricLoss(**settings, reduction=reduction)(logits, TARGETS, weight=weight),
-        asymmetric_loss(logits, TARGETS, weight=weight, reduction=reduction, **settings),
-        **EXACT,
-    )
-
-
-def test_module_and_function_have_the_same_defaults() -> None:
-    logits = normal(3, 3)
-    torch.testing.assert_close(AsymmetricLoss()(logits, TARGETS), asymmetric_loss(logits, TARGETS), rtol=0, atol=0)
-
-
-def test_repr_names_the_settings() -> None:
-    assert repr(AsymmetricLoss(gamma_neg=2.0)) == "AsymmetricLoss(gamma_pos=0.0, gamma_neg=2.0, margin=0.05)"
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"gamma_pos": -1.0}, {"gamma_neg": -0.5}, {"gamma_neg": NAN}, {"margin": 1.0}, {"margin": -0.1}, {"margin": NAN}],
-)
-def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"must be 0 or more and margin in \[0, 1\), but got -?[\d.n]"):
-        asymmetric_loss(torch.zeros(1, 3), torch.zeros(1, 3), **settings)
-
-
-def test_targets_outside_zero_and_one_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"targets must lie in \[0, 1\]"):
-        asymmetric_loss(torch.zeros(1, 1), -torch.ones(1, 1))

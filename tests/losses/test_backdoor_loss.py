@@ -25,49 +25,14 @@ def test_loss_equals_the_reference(prior: torch.Tensor | None, weighted: bool, c
         "asymmetric": (AsymmetricLoss(**settings, reduction="none"), functools.partial(asymmetric, **settings)),
     }[criterion]
     intervened, weight = normal(2, 4, 3), normal(2, 3, seed=2).abs() if weighted else None
-    expected = backdoor(
-        intervened.tolist(),
-        TARGETS.tolist(),
-        theirs,
-        None if prior is None else prior.tolist(),
-        None if weight is None else weight.tolist(),
-    )
+    rows = [None if given is None else given.tolist() for given in (prior, weight)]
+    expected = backdoor(intervened.tolist(), TARGETS.tolist(), theirs, *rows)
     loss = backdoor_loss(intervened, TARGETS, prior=prior, criterion=ours, weight=weight)
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_reductions_agree() -> None:
-    intervened = normal(2, 4, 3)
-    each = backdoor_loss(intervened, TARGETS, prior=PRIOR, reduction="none")
-    assert each.shape == (2, 3)
-    assert not each[TARGETS.isnan()].any()
-    torch.testing.assert_close(backdoor_loss(intervened, TARGETS, prior=PRIOR, reduction="sum"), each.sum(), **EXACT)
-    torch.testing.assert_close(backdoor_loss(intervened, TARGETS, prior=PRIOR), each.sum() / 4, **EXACT)
-
-
-def test_one_confounder_or_equal_ones_give_the_loss_of_that_prediction() -> None:
-    logits = normal(2, 3)
-    expected = classification_loss(logits, TARGETS)
-    for copies in (1, 5):
-        torch.testing.assert_close(backdoor_loss(logits[:, None].expand(2, copies, 3), TARGETS), expected, **EXACT)
-
-
-def test_even_prior_is_the_default() -> None:
-    intervened = normal(2, 4, 3)
-    torch.testing.assert_close(
-        backdoor_loss(intervened, TARGETS, prior=torch.full((4,), 0.25)), backdoor_loss(intervened, TARGETS), **EXACT
-    )
-
-
-def test_prior_of_one_confounder_picks_it() -> None:
-    intervened = normal(2, 4, 3)
-    chosen = backdoor_loss(intervened, TARGETS, prior=torch.tensor([0.0, 0.0, 1.0, 0.0]))
-    torch.testing.assert_close(chosen, classification_loss(intervened[:, 2], TARGETS), **EXACT)
-
-
 def test_each_image_may_have_a_prior_of_its_own() -> None:
-    intervened = normal(2, 4, 3)
-    priors = torch.stack([PRIOR, PRIOR.flip(0)])
+    intervened, priors = normal(2, 4, 3), torch.stack([PRIOR, PRIOR.flip(0)])
     one_by_one = [
         backdoor_loss(intervened[i : i + 1], TARGETS[i : i + 1], prior=priors[i], reduction="none") for i in range(2)
     ]
@@ -97,40 +62,3 @@ def test_average_stays_in_float32_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = backdoor_loss(intervened, targets, prior=prior)
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("prior", "given"),
-    [
-        (torch.ones(1), r"\(1,\)"),
-        (torch.ones(4, 1), r"\(4, 1\)"),
-        (torch.ones(3, 4), r"\(3, 4\)"),
-        ([0.25] * 4, r"\[0.25"),
-    ],
-)
-def test_prior_must_have_one_probability_for_each_confounder(prior: object, given: str) -> None:
-    with pytest.raises(
-        ValueError,
-        match=rf"one probability for each of the 4 confounders .*of the 2 images, \(B, S\), but got {given}",
-    ):
-        backdoor_loss(torch.zeros(2, 4, 3), TARGETS, prior=prior)
-
-
-def test_intervened_logits_need_three_axes() -> None:
-    with pytest.raises(ValueError, match=r"intervened must have shape \(B, S, K\), but got \(2, 3\)"):
-        backdoor_loss(torch.zeros(2, 3), TARGETS)
-
-
-def test_targets_must_be_those_of_the_images() -> None:
-    with pytest.raises(ValueError, match=r"targets must have shape \(B, K\), B=5, K=3, but got \(2, 3\)"):
-        backdoor_loss(torch.zeros(5, 2, 3), TARGETS)
-
-
-def test_integer_targets_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"targets must be a floating-point tensor .* use targets.float\(\)"):
-        backdoor_loss(torch.zeros(2, 4, 3), torch.zeros(2, 3, dtype=torch.long))
-
-
-def test_targets_outside_zero_and_one_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"targets must lie in \[0, 1\]"):
-        backdoor_loss(torch.zeros(1, 2, 1), -torch.ones(1, 1))

@@ -98,59 +98,9 @@ def test_random_partner_of_nobody_costs_nothing() -> None:
     assert loss(_output(), TARGETS, prior=torch.zeros(4))["bd"].item() == 0
 
 
-def test_defaults_are_one_and_one_half() -> None:
-    losses = CausalLoss()(_output(), TARGETS)
-    torch.testing.assert_close(losses["loss"], losses["sl"] + losses["conf"] + 0.5 * losses["bd"])
-
-
-def test_no_confounder_leaves_the_other_losses() -> None:
-    with_some, without = (CausalLoss()(_output(count), TARGETS) for count in (4, 0))
-    assert without["bd"].item() == 0
-    torch.testing.assert_close(without["loss"], with_some["sl"] + with_some["conf"])
-
-
 def test_weight_of_zero_takes_the_gradient_away() -> None:
     output = _output()
     for tensor in output[:3]:
         tensor.requires_grad_()
     gradients = torch.autograd.grad(CausalLoss(0, 0)(output, TARGETS)["loss"], output[:3])
     assert [bool(gradient.any()) for gradient in gradients] == [True, False, False]
-
-
-def test_repr_names_the_weights() -> None:
-    assert "alpha_conf=1.0, alpha_bd=0.5, uniform='categorical', partners='all'" in repr(CausalLoss())
-
-
-@pytest.mark.parametrize("weights", [(-1.0, 0.5), (1.0, -0.5), (NAN, 0.5)])
-def test_negative_weights_are_refused(weights: tuple[float, float]) -> None:
-    with pytest.raises(
-        ValueError, match=f"alpha_conf and alpha_bd must be 0 or more, but got {weights[0]} and {weights[1]}"
-    ):
-        CausalLoss(*weights)
-
-
-def test_unknown_form_of_uniform_is_refused() -> None:
-    with pytest.raises(ValueError, match="uniform must be one of 'categorical', 'bernoulli', but got 'flat'"):
-        CausalLoss(uniform="flat")
-
-
-def test_unknown_choice_of_partners_is_refused() -> None:
-    with pytest.raises(ValueError, match="partners must be one of 'all', 'random', but got 'full'"):
-        CausalLoss(partners="full")
-
-
-def test_name_of_a_loss_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"classification must be a loss such as nn.BCEWithLogitsLoss.* but got 'bce'"):
-        CausalLoss(classification="bce")
-
-
-def test_single_label_needs_the_bernoulli_form() -> None:
-    output = CausalOutput(*(tensor[..., :1] for tensor in _output()[:3]), *_output()[3:])
-    with pytest.raises(ValueError, match='with one label use uniform="bernoulli"'):
-        CausalLoss()(output, TARGETS[:, :1])
-    assert CausalLoss(uniform="bernoulli")(output, TARGETS[:, :1])["conf"].item() > 0
-
-
-def test_logits_alone_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"what model.forward_causal\(images\) returns, but got Tensor"):
-        CausalLoss()(torch.zeros(2, 3), TARGETS)

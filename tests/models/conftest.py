@@ -9,13 +9,14 @@ import torch
 import causalcxr
 from causalcxr import CausalCXR
 
-# One block in each stage; EfficientNets have no argument for it.
-SHALLOW = {
-    "causal_resnet": {"layers": (1, 1, 1, 1)},
-    "causal_densenet": {"block_config": (1, 1, 1, 1)},
-    "causal_convnext": {"depths": (1, 1, 1, 1)},
-    "causal_swin": {"depths": (1, 1, 2, 2)},  # with shifted windows
-    "causal_vit": {"depth": 2},
+# One narrow block in each stage; lite0 has no argument for it.
+SMALL = {
+    "causal_resnet": {"layers": (1, 1, 1, 1), "channels": (16, 24, 32, 48)},
+    "causal_densenet": {"block_config": (1, 1, 1, 1), "growth_rate": 8},
+    "causal_efficientnetv2": {"depth_multiplier": 0.1},
+    "causal_convnext": {"depths": (1, 1, 1, 1), "dims": (24, 48, 96, 192)},
+    "causal_swin": {"depths": (1, 1, 2, 2), "embed_dim": 24, "num_heads": (1, 2, 4, 8)},  # with shifted windows
+    "causal_vit": {"depth": 2, "embed_dim": 96, "num_heads": 3},
 }
 
 
@@ -32,7 +33,7 @@ def _small(name: str, *, seed: int = 0, **kwargs: Any) -> CausalCXR:
     options: dict[str, Any] = {"dim": 32, "num_heads": 4, "depth": 1}
     if name == "causal_timm":
         options["backbone"] = "test_efficientnet"
-    for family, backbone_args in SHALLOW.items():
+    for family, backbone_args in SMALL.items():
         if name.startswith(family):
             options["backbone_args"] = backbone_args
     with torch.random.fork_rng():
@@ -42,5 +43,5 @@ def _small(name: str, *, seed: int = 0, **kwargs: Any) -> CausalCXR:
 
 @pytest.fixture(scope="session")
 def small() -> Callable[..., CausalCXR]:
-    """Build a registered model by its own entry point with a shallow backbone and a narrow head."""
+    """Build a registered model by its own entry point with a shallow and narrow backbone and head."""
     return _small

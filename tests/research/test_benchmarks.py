@@ -115,11 +115,6 @@ def test_growth_is_measured_tabulated_and_drawn(
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
-def test_power_of_growth() -> None:
-    before, after = ({"axis": "resolution", "value": side, "seconds": 3.0 * side**2} for side in (128, 512))
-    assert growth.exponent(before, after, "seconds") == pytest.approx(1)
-
-
 def test_modes_agree_and_checkpointing_saves_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "modes.json"
     small = ["--model=causal_test_resnet", "--size=128", "--batch=2", "--rounds=1", f"--json={target}"]

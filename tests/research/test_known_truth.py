@@ -12,7 +12,7 @@ from causalcxr.data import SyntheticCXR
 from causalcxr.losses import CausalLoss
 from confounding import truth
 from confounding.structural import OUTCOME, StructuralCXR
-from confounding.truth import MODES, Training, counted, markdown, measure, train
+from confounding.truth import MODES, Training, counted, measure, train
 
 TINY = ["--seeds", "0", "--films", "64", "--epochs", "1"]
 
@@ -113,16 +113,6 @@ def test_the_right_answer_has_no_error_and_a_reader_of_the_stamp_has_a_shift() -
     assert figures["adjusted"]["auroc_of_finding"] == 1.0
     apart = float(torch.tensor(1.0).sigmoid() - torch.tensor(-1.0).sigmoid())
     assert figures["seen"]["shift"] == pytest.approx([apart, apart], abs=1e-6)
-
-
-def test_table_shows_the_worst_seed() -> None:
-    def run(seed: int, bias: float) -> dict[str, Any]:
-        figures = {"bias": (bias, 0.0), "shift": (0.0, 0.0), "absolute": 0.1, "auroc_of_finding": 0.9}
-        return {"mode": "adjusted", "seed": seed, "result": {"adjusted": figures, "seen": figures}}
-
-    table = markdown([run(0, 0.01), run(1, -0.03)], [[0.02, 0.01], [-0.01, 0.01]])
-    assert "| -0.010 (-0.030) |" in table
-    assert "| none | counting | +0.005 (+0.020) | +0.010 (+0.010) |" in table
 
 
 def test_counting_is_right_with_many_films() -> None:

@@ -1,0 +1,46 @@
+"""A small folder in the layout of the NIH release."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+HEADER = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+)
+
+
+def film_names(first: int, patients: int) -> list[str]:
+    """Names of two films of each patient."""
+    return [f"{patient:08}_{visit:03}.png" for patient in range(first, first + patients) for visit in (0, 1)]
+
+
+def write_release(
+    folder: Path,
+    names: Sequence[str],
+    train: int,
+    *,
+    findings: Sequence[Sequence[str]] = (),
+    views: Sequence[str] = (),
+    boxes: Sequence[tuple[str, str, int, int, int, int]] = (),
+    pictures: Sequence[np.ndarray] = (),
+) -> Path:
+    """Write the tables, the first `train` films on the training list, and the pictures that are given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for i, name in enumerate(names):
+        found = "|".join(findings[i]) if findings and findings[i] else "No Finding"
+        view = views[i] if len(views) else "PA"
+        rows.append(f"{name},{found},{i % 2},{i // 2},{20 + i % 60},{'MF'[i // 2 % 2]},{view},2500,2048,0.143,0.143")
+    (folder / "Data_Entry_2017_v2020.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+    table = ["Image Index,Finding Label,Bbox [x,y,w,h],,,", *(",".join(map(str, box)) for box in boxes)]
+    (folder / "BBox_List_2017.csv").write_text("\n".join(table) + "\n")
+    (folder / "train_val_list.txt").write_text("".join(f"{name}\n" for name in names[:train]))
+    (folder / "test_list.txt").write_text("".join(f"{name}\n" for name in names[train:]))
+    if len(pictures):
+        (folder / "images").mkdir()
+        for name, pixels in zip(names, pictures, strict=True):
+            Image.fromarray(pixels).save(folder / "images" / name)
+    return folder
