@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from causalcxr._checks import check_count
 from causalcxr._modes import eval_mode
 from causalcxr.data.image import ImageLike
-from causalcxr.data.transforms import preprocess
+from causalcxr.data.transforms import normalise, read_resized
 
 __all__ = ["Prediction", "predict"]
 
@@ -77,7 +77,7 @@ def _predict(model: nn.Module, films: Iterable[ImageLike], batch_size: int, work
     read = _read_ahead(films, model.pretrained_cfg, batch_size, workers)
     while batch := list(islice(read, batch_size)):
         images = [image for _, image in batch if isinstance(image, Tensor)]
-        logits: Iterator[Tensor] = iter(_logits(model, torch.cat(images)) if images else ())
+        logits: Iterator[Tensor] = iter(_logits(model, torch.stack(images)) if images else ())
         for film, image in batch:
             if isinstance(image, Exception):
                 yield Prediction(film, None, image)
@@ -90,11 +90,11 @@ def _predict(model: nn.Module, films: Iterable[ImageLike], batch_size: int, work
 def _read_ahead(
     films: Iterable[ImageLike], cfg: Any, ahead: int, workers: int
 ) -> Iterator[tuple[ImageLike, Tensor | Exception]]:
-    """Yield each film with its image (1, C, H, W), or with what is wrong with it."""
+    """Yield each film with its grey image (1, H, W), or with what is wrong with it."""
 
     def read(film: ImageLike) -> Tensor | Exception:
         try:
-            return preprocess(film, cfg)
+            return read_resized(film, cfg)
         except (OSError, ValueError, ImportError) as error:
             return error
 
@@ -115,7 +115,9 @@ def _read_ahead(
 
 @torch.inference_mode()
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    weight = next(model.parameters())
+    images = normalise(images.to(weight.device), model.pretrained_cfg)
     # Convolutions follow the memory format of the images; this one is the faster, on the CPU and on a GPU.
-    images = images.to(next(model.parameters()), memory_format=torch.channels_last)
+    images = images.to(weight, memory_format=torch.channels_last)
     with eval_mode(model):
         return model(images).float().cpu()
