@@ -114,7 +114,7 @@ def _read_ahead(
 
 
 @torch.inference_mode()
-def _logits(model: nn.Module, images: Tensor) -> Tensor:
+def _logits(model: Any, images: Tensor) -> Tensor:
     weight = next(model.parameters())
     images = normalise(images.to(weight.device), model.pretrained_cfg)
     # Convolutions follow the memory format of the images; this one is the faster, on the CPU and on a GPU.

@@ -6,7 +6,6 @@ its stride of 32, since its stages cannot be dilated.
 """
 
 import difflib
-import inspect
 import json
 import logging
 import os
@@ -78,11 +77,6 @@ CLASSIFIER = (
     "head.intervention.classifier",
     "head.decoder.label_embed",
 )
-ARGUMENTS = (
-    *inspect.signature(CausalCXR).parameters,
-    *("img_size", "features_only", "out_indices", "feature_cls"),
-    *("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args", "cache_dir"),
-)
 
 
 def _of_backbone(name: str) -> dict[str, Any]:
@@ -152,10 +146,6 @@ def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
 
 def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a model: those of the table, and over them those that are given."""
-    if unknown := sorted(given.keys() - ARGUMENTS):
-        close = difflib.get_close_matches(unknown[0], ARGUMENTS, n=1, cutoff=0.7)
-        hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(ARGUMENTS)}"
-        raise TypeError(f"{name} takes no argument {unknown[0]!r}; {hint}")
     usual, defaults = MODELS[name]
     saved = isinstance(given.get("pretrained_cfg"), dict)  # weights of ours, which say how images are scaled
     published = BACKBONES.get(given.get("backbone") or usual)
