@@ -8,33 +8,6 @@ from torch import Tensor, nn
 
 import causalcxr
 from causalcxr.explain import HEAT, attention_maps, evidence_maps, overlay
-from causalcxr.outputs import CausalOutput
-
-
-class FixedAttention(nn.Module):
-    """A model whose attention is given; notes the state in which it was called."""
-
-    def __init__(self, attention: Tensor) -> None:
-        super().__init__()
-        self.attention = attention
-        self.scale = nn.Parameter(torch.ones(()))
-        self.frozen = nn.BatchNorm2d(1).eval()
-        self.trained = nn.Dropout()
-        self.seen: list[tuple[bool, bool, bool]] = []
-
-    def forward_causal(
-        self, x: Tensor, confounders: Tensor | None = None, need_attention: bool = False
-    ) -> CausalOutput:
-        self.seen.append((self.training or self.trained.training, torch.is_grad_enabled(), need_attention))
-        features = x.new_zeros(len(x), 1, 1)
-        return CausalOutput(
-            features[..., 0], features[..., 0], features, features, features, self.attention * self.scale
-        )
-
-
-def _softmax_maps(b: int = 2, k: int = 3, h: int = 4, w: int = 5) -> Tensor:
-    logits = torch.randn(b, k, h * w, generator=torch.Generator().manual_seed(0)) * 2
-    return logits.softmax(-1).unflatten(-1, (h, w))
 
 
 def _model(**options) -> causalcxr.CausalCXR:
@@ -70,12 +43,13 @@ def test_evidence_of_some_labels_is_theirs_in_the_given_order():
     torch.testing.assert_close(evidence_maps(model, images, [2, 0]), evidence_maps(model, images)[:, [2, 0]])
 
 
-def test_evidence_leaves_the_model_as_it_was():
+@pytest.mark.parametrize("maps", [evidence_maps, attention_maps])
+def test_maps_leave_the_model_as_it_was(maps):
     model, images = _model(drop_rate=0.5).train(), torch.randn(2, 3, 64, 64)
     model.backbone.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.inference_mode():
-        first, second = evidence_maps(model, images), evidence_maps(model, images)
+        first, second = maps(model, images), maps(model, images)
     assert torch.equal(first, second)
     assert not first.requires_grad
     assert model.head.training
@@ -103,36 +77,19 @@ def test_labels_that_do_not_exist_have_no_evidence(labels):
         evidence_maps(_model(), torch.zeros(1, 3, 64, 64), labels)
 
 
-def test_attention_maps_at_the_resolution_of_the_tokens_are_the_attention():
-    attention, images = _softmax_maps(), torch.zeros(2, 1, 4, 5)
-    torch.testing.assert_close(attention_maps(FixedAttention(attention), images), attention)
-    half = attention_maps(FixedAttention(attention.bfloat16()), images)
-    torch.testing.assert_close(half, attention, rtol=1e-2, atol=0)  # in float32 all the same
-
-
-def test_maps_are_interpolated_bilinearly_to_the_images():
-    attention = _softmax_maps(h=2, w=2)
-    maps = attention_maps(FixedAttention(attention), torch.zeros(2, 1, 4, 8))
-    assert maps.shape == (2, 3, 4, 8)
-    # Half-pixel centres: the second of four rows lies a quarter of the way from the first token to the second one.
-    rows = torch.tensor([0.0, 0.25, 0.75, 1.0])
-    columns = torch.tensor([0.0, 0.0, 0.125, 0.375, 0.625, 0.875, 1.0, 1.0])
-    left, right = (torch.lerp(attention[..., :1, i, None], attention[..., 1:, i, None], rows[:, None]) for i in (0, 1))
-    torch.testing.assert_close(maps, torch.lerp(left, right, columns))
-
-
-def test_model_evaluates_without_gradient_and_gets_its_flags_back():
-    model = FixedAttention(_softmax_maps()).train()
-    model.frozen.eval()
-    maps = attention_maps(model, torch.zeros(2, 1, 8, 8))
-    assert model.seen == [(False, False, True)]
-    assert not maps.requires_grad
-    assert (model.training, model.trained.training, model.frozen.training) == (True, True, False)
+def test_attention_maps_are_the_attention_at_the_size_of_the_images():
+    model, images = _model(), torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        attention = model.eval().forward_causal(images, need_attention=True).attention
+    expected = F.interpolate(attention, size=(64, 96), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(attention_maps(model, images), expected)
+    half = attention_maps(model.bfloat16(), images.bfloat16())
+    torch.testing.assert_close(half, expected, rtol=0.1, atol=1e-3)  # in float32 all the same
 
 
 def test_a_radiograph_without_a_batch_is_refused():
-    with pytest.raises(ValueError, match=r"\(B, C, H, W\), but got \(1, 8, 8\)"):
-        attention_maps(FixedAttention(_softmax_maps()), torch.zeros(1, 8, 8))
+    with pytest.raises(ValueError, match=r"\(B, C, H, W\), but got \(3, 64, 64\)"):
+        attention_maps(_model(), torch.zeros(3, 64, 64))
 
 
 def _lightness(colours: np.ndarray) -> np.ndarray:

@@ -1,6 +1,5 @@
 """What `save_pretrained` writes, and refuses to write."""
 
-import hashlib
 import inspect
 import json
 import logging
@@ -13,7 +12,6 @@ import pytest
 import timm
 import torch
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import causalcxr
@@ -30,13 +28,6 @@ def _config(folder: Path) -> dict[str, Any]:
 def test_config_can_hold_every_argument_of_a_causal_model() -> None:
     arguments = set(inspect.signature(CausalCXR).parameters) - {"pretrained_backbone", "device", "dtype", "strategy"}
     assert arguments | {"img_size"} == set(hub.CAUSAL_ARGS)
-
-
-def test_weights_are_those_of_the_model(model: CausalCXR, folder: Path) -> None:
-    saved, expected = load_file(folder / "model.safetensors"), model.state_dict()
-    assert saved.keys() == expected.keys()
-    assert all(torch.equal(saved[name], expected[name]) for name in saved)
-    assert _config(folder)["sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
 def test_nothing_else_is_written_and_all_may_read_it(folder: Path) -> None:

@@ -14,24 +14,9 @@ from torch import Tensor
 import causalcxr
 from causalcxr import CausalCXR
 
-# With arguments that differ from the entry point's.
-OPTIONS = {"dim": 32, "depth": 1, "complement": "paper", "backbone_args": {"channels": (16, 24, 32, 48)}}
-
 
 def _images(in_chans: int = 3) -> Tensor:
     return torch.randn(2, in_chans, 64, 64, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def model() -> CausalCXR:
-    return causalcxr.create_model("causal_test_resnet", **OPTIONS).eval()
-
-
-@pytest.fixture(scope="module")
-def folder(model: CausalCXR, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("saved")
-    causalcxr.save_pretrained(model, path)
-    return path
 
 
 @pytest.mark.parametrize(
