@@ -49,7 +49,8 @@ def predict(
             logits (B, K).
         films: What `causalcxr.data.read_image` takes, such as paths. A generator is read as far as it is needed.
         batch_size: Number of films that the model takes at once.
-        workers: Number of threads, each of which reads a batch and scores it. They share `torch.get_num_threads()`.
+        workers: Number of threads, each of which reads a batch and scores it. They share the cores that
+            `torch.get_num_threads()` says. On a CPU, one a core is the fastest, if memory allows.
 
     Yields:
         A `Prediction(film, logits, error)` for each film.
