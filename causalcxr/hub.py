@@ -241,16 +241,16 @@ def weights_file(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -> Pat
         FileNotFoundError: If there is none.
         ValueError: If it is of another format, damaged, or not the one of the config beside it.
     """
-    if cfg.source == "local-dir":
-        path = Path(cfg.file, WEIGHTS)
-    elif cfg.source == "hf-hub" or (cfg.hf_hub_id and not cfg.file):
+    remote = cfg.source == "hf-hub" or (cfg.hf_hub_id and not cfg.file)
+    name = (cfg.hf_hub_filename or WEIGHTS) if remote else (cfg.file or "")
+    path = Path(name, WEIGHTS) if cfg.source == "local-dir" else Path(name)
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"{name or 'the weights'} is no safetensors file; others may run code when opened, so they are not"
+        )
+    if remote:
         repo_id, _, revision = cfg.hf_hub_id.partition("@")
-        filename = cfg.hf_hub_filename or WEIGHTS
-        _refuse_pickle(filename)
-        path = Path(hf_hub_download(repo_id, filename, revision=revision or None, cache_dir=cache_dir))
-    else:
-        path = Path(cfg.file or "")
-    _refuse_pickle(path.name)
+        path = Path(hf_hub_download(repo_id, name, revision=revision or None, cache_dir=cache_dir))
     if not path.is_file():
         others = ", ".join(sorted(file.name for file in path.parent.glob("*"))) or "nothing"
         raise FileNotFoundError(f"no {path.name} in {path.parent}, which has {others}; pickles are never opened")
@@ -269,13 +269,6 @@ def weights_file(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -> Pat
             "copy or download both again"
         )
     return path
-
-
-def _refuse_pickle(filename: str) -> None:
-    if not filename.endswith(".safetensors"):
-        raise ValueError(
-            f"{filename or 'the weights'} is no safetensors file; others may run code when opened, so they are not"
-        )
 
 
 def _sha256(path: Path) -> str:
