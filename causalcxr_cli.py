@@ -67,9 +67,9 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--attention", action="store_true", help="draw the attention of the paper, not the evidence")
     options.add_argument("--device", help="such as cpu or cuda:1; default: a GPU where there is one")
-    options.add_argument("--batch-size", type=_count, default=16, metavar="N", help="default: %(default)s")
+    options.add_argument("--batch-size", type=_count, default=8, metavar="N", help="default: %(default)s")
     options.add_argument(
-        "--workers", type=_count, default=2, metavar="N", help="threads that read ahead (default: %(default)s)"
+        "--workers", type=_count, default=2, metavar="N", help="threads that read and score (default: %(default)s)"
     )
 
     options = add("models", "List the models", "Those with weights are listed with their tags.")

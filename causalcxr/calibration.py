@@ -13,7 +13,6 @@ from causalcxr.metrics._inputs import FloatArray, check_inputs
 
 __all__ = ["Calibration"]
 
-CRITERIA = ("youden", "f1")
 # What is taken where the validation images cannot tell.
 UNCHANGED, MORE_LIKELY_THAN_NOT = 1.0, 0.5
 
@@ -37,7 +36,7 @@ class Calibration:
         thresholds: For each label the calibrated probability from which it counts as present, in [0, 1].
 
     Raises:
-        ValueError: If the temperature is not a positive number, or a threshold is none from 0 to 1.
+        ValueError: If the temperature is not positive and finite, or thresholds are not numbers from 0 to 1.
 
     Example:
         >>> logits = [[3.0]] * 4 + [[-3.0]] * 4  # sigmoid(3) is 0.95, but three of four are right
@@ -56,14 +55,12 @@ class Calibration:
     thresholds: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        temperature, thresholds = np.asarray(self.temperature), np.asarray(self.thresholds)
-        if temperature.shape != () or not _are_numbers(temperature) or not 0 < temperature < np.inf:
-            raise ValueError(f"temperature must be a positive number, such as 1.5, but got {self.temperature!r:.200}")
-        given = thresholds.ndim == 1 and thresholds.size > 0 and _are_numbers(thresholds)
-        if not given or not ((thresholds >= 0) & (thresholds <= 1)).all():
-            raise ValueError(f"thresholds must be numbers from 0 to 1, one a label, but got {self.thresholds!r:.200}")
-        object.__setattr__(self, "temperature", float(temperature))  # the dataclass is frozen
-        object.__setattr__(self, "thresholds", tuple(map(float, thresholds)))
+        object.__setattr__(self, "temperature", float(self.temperature))  # the dataclass is frozen
+        object.__setattr__(self, "thresholds", tuple(map(float, self.thresholds)))
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature must be a positive number, such as 1.5, but got {self.temperature}")
+        if not self.thresholds or not all(0 <= threshold <= 1 for threshold in self.thresholds):
+            raise ValueError(f"thresholds must be numbers from 0 to 1, one a label, but got {self.thresholds}")
 
     @classmethod
     def fit(cls, logits: Any, targets: Any, *, criterion: str = "youden") -> "Calibration":
@@ -92,7 +89,7 @@ class Calibration:
             ValueError: Shapes that differ or are not (N, K), no images, NaN or infinite logits, logits that look like
                 probabilities, a target that is not 0, 1 or NaN, no known target, an unknown criterion.
         """
-        check_choice("criterion", criterion, CRITERIA)
+        check_choice("criterion", criterion, ("youden", "f1"))
         scores, labels = check_inputs(logits, targets, "logits")
         if scores.min() >= 0 and scores.max() <= 1:
             raise ValueError(
@@ -141,10 +138,6 @@ class Calibration:
         """
         probabilities = self.probabilities(logits)
         return probabilities >= probabilities.new_tensor(self.thresholds)
-
-
-def _are_numbers(values: np.ndarray) -> bool:
-    return values.dtype.kind in "iuf"
 
 
 def _fit_temperature(margins: FloatArray) -> float:

@@ -7,11 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from causalcxr._checks import check_tensor
 from causalcxr._modes import eval_mode
-from causalcxr.models import CausalHead
 
 __all__ = ["HEAT", "attention_maps", "evidence_maps", "overlay"]
 
@@ -32,7 +31,7 @@ HEAT: FloatArray = np.array(_HEAT_RGB) / 255
 """Default colours of [`overlay`][causalcxr.explain.overlay], from dark blue to pale yellow."""
 
 
-def evidence_maps(model: nn.Module, images: Tensor, labels: Sequence[int] | None = None) -> Tensor:
+def evidence_maps(model: Any, images: Tensor, labels: Sequence[int] | None = None) -> Tensor:
     r"""What each place of the image contributes to the logit of each label, for and against.
 
     The contribution of cell n of the encoded map f (the output of the head's `feature_learning`) to the logit z_k, to
@@ -48,7 +47,7 @@ def evidence_maps(model: nn.Module, images: Tensor, labels: Sequence[int] | None
     The model is in `eval` mode for the call; afterwards every module has the training flag it had before.
 
     Args:
-        model: A model with a `head` of class `CausalHead`, such as any from `causalcxr.create_model`.
+        model: A causal model, such as any from `causalcxr.create_model`.
         images: Normalised as in training, on the model's device.
         labels: Indices of the labels to explain. Default: all.
 
@@ -59,7 +58,7 @@ def evidence_maps(model: nn.Module, images: Tensor, labels: Sequence[int] | None
         The maps, without gradient.
 
     Raises:
-        TypeError: The model has no `CausalHead`, or images are not a floating-point tensor.
+        TypeError: The model is no causal one, or images are not a floating-point tensor.
         ValueError: Images are not (B, C, H, W), or there is no label of such an index.
 
     Example:
@@ -68,19 +67,14 @@ def evidence_maps(model: nn.Module, images: Tensor, labels: Sequence[int] | None
         >>> evidence_maps(model, torch.randn(2, 3, 64, 64), labels=[0, 3]).shape
         torch.Size([2, 2, 64, 64])
     """
-    head, forward_features = getattr(model, "head", None), getattr(model, "forward_features", None)
-    if not isinstance(head, CausalHead) or not callable(forward_features):
-        raise TypeError(
-            f"{type(model).__name__} has no forward_features and no head of class CausalHead; pass a model from "
-            "causalcxr.create_model (of a wrapped one, such as DistributedDataParallel, its .module)"
-        )
-    check_tensor("images", images, "B C H W")
+    _check(model, images)
+    head = model.head
     chosen = list(range(head.num_classes)) if labels is None else list(labels)
     if not all(0 <= k < head.num_classes for k in chosen):
         raise ValueError(f"labels must be indices from 0 to {head.num_classes - 1}, but got {chosen}")
     with torch.inference_mode(False), eval_mode(model):
         with torch.no_grad():
-            encoded = head.feature_learning(forward_features(images)).clone()
+            encoded = head.feature_learning(model.forward_features(images)).clone()
         with torch.enable_grad():
             logits = head.decode(encoded.requires_grad_()).logits.sum(dim=0)  # images do not depend on each other
             gradients = [torch.autograd.grad(logits[k], encoded, retain_graph=True)[0] for k in chosen]
@@ -88,7 +82,7 @@ def evidence_maps(model: nn.Module, images: Tensor, labels: Sequence[int] | None
     return _to_images(torch.stack(evidence, dim=1), images)
 
 
-def attention_maps(model: nn.Module, images: Tensor) -> Tensor:
+def attention_maps(model: Any, images: Tensor) -> Tensor:
     """Where the model looks for each label: the causal map of the paper (Nie et al., arXiv 2305.12072, Eq. 2).
 
     It is the softmax attention A of the last decoder layer, averaged over heads, interpolated bilinearly to the size of
@@ -98,7 +92,7 @@ def attention_maps(model: nn.Module, images: Tensor) -> Tensor:
     The model is in `eval` mode for the call; afterwards every module has the training flag it had before.
 
     Args:
-        model: A model with `forward_causal`, such as any from `causalcxr.create_model`.
+        model: A causal model, such as any from `causalcxr.create_model`.
         images: Normalised as in training, on the model's device.
 
     Shape:
@@ -108,8 +102,8 @@ def attention_maps(model: nn.Module, images: Tensor) -> Tensor:
         The maps, without gradient.
 
     Raises:
-        TypeError: The model has no `forward_causal`, or images are not a floating-point tensor.
-        ValueError: Images are not (B, C, H, W), or the model gives no attention.
+        TypeError: The model is no causal one, or images are not a floating-point tensor.
+        ValueError: Images are not (B, C, H, W).
 
     Example:
         >>> import causalcxr
@@ -117,18 +111,19 @@ def attention_maps(model: nn.Module, images: Tensor) -> Tensor:
         >>> attention_maps(model, torch.randn(2, 3, 64, 64)).shape
         torch.Size([2, 14, 64, 64])
     """
-    forward_causal = getattr(model, "forward_causal", None)
-    if not callable(forward_causal):
+    _check(model, images)
+    with torch.no_grad(), eval_mode(model):
+        attention = model.forward_causal(images, need_attention=True).attention
+    return _to_images(attention, images)
+
+
+def _check(model: Any, images: Any) -> None:
+    if not callable(getattr(model, "forward_causal", None)):
         raise TypeError(
-            f"{type(model).__name__} has no forward_causal(images, need_attention=True), which gives the attention; "
-            "pass a model from causalcxr.create_model (of a wrapped one, such as DistributedDataParallel, its .module)"
+            f"{type(model).__name__} has no forward_causal; pass a model from causalcxr.create_model (of a wrapped "
+            "one, such as DistributedDataParallel, its .module)"
         )
     check_tensor("images", images, "B C H W")
-    with torch.no_grad(), eval_mode(model):
-        attention = forward_causal(images, need_attention=True).attention
-    if attention is None:
-        raise ValueError(f"{type(model).__name__}.forward_causal(images, need_attention=True) gave no attention")
-    return _to_images(attention, images)
 
 
 def _to_images(maps: Tensor, images: Tensor) -> Tensor:
@@ -171,9 +166,9 @@ def overlay(
     grey, heat, colours = _to_numpy(image), _to_numpy(heatmap), _to_numpy(colormap)
     if grey.ndim == 3 and grey.shape[0] == 1:
         grey = grey[0]
-    if grey.ndim != 2 or grey.size == 0:
+    if grey.ndim != 2:
         raise ValueError(f"image must be one grey radiograph, (1, H, W) or (H, W), got {grey.shape}")
-    if heat.ndim != 2 or heat.size == 0:
+    if heat.ndim != 2:
         raise ValueError(f"heatmap must be (h, w), the map of one image and one label, got {heat.shape}")
     if colours.ndim != 2 or colours.shape[1] != 3 or len(colours) < 2:
         raise ValueError(f"colormap must be (M, 3) with at least two colours, got {colours.shape}")

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,24 +44,15 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 REPOSITORY = "owner/repo"  # in a card, until it is pushed
 TASK = "image-classification"
 
-# What a config may say of the arguments of a causal model: numbers within limits, texts, and the backbone's arguments.
+# Arguments of a causal model that a config may give. A number may be written as a whole one where it need not be.
 CAUSAL_ARGS: dict[str, Any] = {
-    "num_classes": (0, 2**15),
-    "in_chans": (1, 64),
-    "dim": (1, 2**13),
-    "num_heads": (1, 2**8),
-    "depth": (1, 2**6),
-    "output_stride": (1, 2**6),
-    "drop_rate": (0, 1),
-    "drop_path_rate": (0, 1),
-    "img_size": None,
-    "backbone": str,
-    "complement": str,
-    "combine": str,
+    **dict.fromkeys(("num_classes", "in_chans", "dim", "num_heads", "depth", "output_stride"), int),
+    **dict.fromkeys(("drop_rate", "drop_path_rate"), (int, float)),
+    **dict.fromkeys(("backbone", "complement", "combine"), str),
     "backbone_args": dict,
+    "img_size": (int, list),
 }
-SMALLEST, LARGEST = -1, 2**15  # numbers in arguments that only a backbone or a plain model knows
-# What chooses weights, or how a model is built and wrapped, which is not for a config to say.
+# Arguments that choose weights, or how a model is built and wrapped, which is not for a config to say.
 NOT_ARGS = {
     *inspect.signature(timm.create_model).parameters,
     *inspect.signature(build_model_with_cfg).parameters,
@@ -182,24 +173,24 @@ def push_to_hub(
             is public.
         huggingface_hub.errors.HfHubHTTPError: If the token may not write there, or there is none.
     """
-    options = {"label_names": label_names, "calibration": calibration, "metrics": metrics, "data_config": data_config}
+    options: dict[str, Any] = {"label_names": label_names, "calibration": calibration}
+    options |= {"metrics": metrics, "data_config": data_config}
     with TemporaryDirectory() as temporary:
+        folder = Path(temporary if isinstance(model, nn.Module) else model)
         if isinstance(model, nn.Module):
-            folder = Path(temporary)
-            save_pretrained(model, folder, **options)  # type: ignore[arg-type]
+            save_pretrained(model, folder, **options)
+        elif given := [name for name, value in options.items() if value is not None]:
+            raise ValueError(f"{given[0]} is not for a folder; give it to save_pretrained")
         else:
-            folder = Path(model)
-            if given := [name for name, value in options.items() if value is not None]:
-                raise ValueError(f"{given[0]} is not for a folder; give it to save_pretrained")
             read(f"local-dir:{folder}")
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if private and not api.model_info(repo_id).private:
             raise ValueError(f"{repo_id!r} exists and is public; make it private on its page, or take another")
         files: dict[str, Any] = {name: folder / name for name in (CONFIG, WEIGHTS)}
-        from_folder = folder != Path(temporary) and (folder / CARD).is_file()
-        if from_folder or metrics is not None or not api.file_exists(repo_id, CARD, revision=revision):
-            card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
+        wanted = metrics is not None or not isinstance(model, nn.Module)
+        if (folder / CARD).is_file() and (wanted or not api.file_exists(repo_id, CARD, revision=revision)):
+            card = (folder / CARD).read_text(encoding="utf-8")
             files[CARD] = card.replace(f"hf-hub:{REPOSITORY}", f"hf-hub:{repo_id}").encode()
         return api.create_commit(
             repo_id,
@@ -250,16 +241,16 @@ def weights_file(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -> Pat
         FileNotFoundError: If there is none.
         ValueError: If it is of another format, damaged, or not the one of the config beside it.
     """
-    if cfg.source == "local-dir":
-        path = Path(cfg.file, WEIGHTS)
-    elif cfg.source == "hf-hub" or (cfg.hf_hub_id and not cfg.file):
+    remote = cfg.source == "hf-hub" or (cfg.hf_hub_id and not cfg.file)
+    name = (cfg.hf_hub_filename or WEIGHTS) if remote else (cfg.file or "")
+    path = Path(name, WEIGHTS) if cfg.source == "local-dir" else Path(name)
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"{name or 'the weights'} is no safetensors file; others may run code when opened, so they are not"
+        )
+    if remote:
         repo_id, _, revision = cfg.hf_hub_id.partition("@")
-        filename = cfg.hf_hub_filename or WEIGHTS
-        _refuse_pickle(filename)
-        path = Path(hf_hub_download(repo_id, filename, revision=revision or None, cache_dir=cache_dir))
-    else:
-        path = Path(cfg.file or "")
-    _refuse_pickle(path.name)
+        path = Path(hf_hub_download(repo_id, name, revision=revision or None, cache_dir=cache_dir))
     if not path.is_file():
         others = ", ".join(sorted(file.name for file in path.parent.glob("*"))) or "nothing"
         raise FileNotFoundError(f"no {path.name} in {path.parent}, which has {others}; pickles are never opened")
@@ -280,52 +271,42 @@ def weights_file(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -> Pat
     return path
 
 
-def _refuse_pickle(filename: str) -> None:
-    if not filename.endswith(".safetensors"):
-        raise ValueError(
-            f"{filename or 'the weights'} is no safetensors file; others may run code when opened, so they are not"
-        )
-
-
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _checked(config: dict[str, Any]) -> Saved:
     """Return what a config says, or raise; what it says beside that is dropped."""
-    name, given = config["architecture"], config["pretrained_cfg"]
+    name, given, num_classes = config["architecture"], config["pretrained_cfg"], config["num_classes"]
     if not isinstance(name, str) or not timm.is_model(name):
         raise ValueError(
-            f"unknown architecture {name!r:.100}; close names: {get_close_matches(str(name), timm.list_models(), n=3)}"
+            f"unknown architecture {name!r:.100}; close names: {get_close_matches(str(name), timm.list_models())}"
         )
-    num_classes = _number("num_classes", config["num_classes"], 0, LARGEST, whole=True)
-    names = config.get("label_names", given.get("label_names"))
-    calibration = config.get("calibration")
+    if type(num_classes) is not int or num_classes < 0:
+        raise ValueError(f"num_classes must be an integer of 0 or more, but is {num_classes!r:.100}")
+    names, calibration = config.get("label_names") or given.get("label_names") or None, config.get("calibration")
     if calibration is not None:
         calibration = checked_calibration(Calibration(**calibration), num_classes)
     return Saved(
         architecture=name,
         num_classes=num_classes,
-        label_names=checked_names(names, num_classes) if names else None,
+        label_names=checked_names(names, num_classes),
         calibration=calibration,
         model_args=_checked_args(name, config.get("model_args") or {}),
-        pretrained_cfg=_checked_cfg(name, given) | {"num_classes": num_classes, "label_names": names or None},
+        pretrained_cfg=_checked_cfg(name, given) | {"num_classes": num_classes, "label_names": names},
     )
 
 
 def _checked_args(architecture: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a model; a number out of range or an argument that leads elsewhere is refused."""
+    """Return the arguments of a model; one that leads to other weights is refused."""
     args = {name: value for name, value in given.items() if name not in ("num_classes", "pretrained_backbone")}
-    _check_values("model_args", args)
-    if _is_causal(architecture):
-        if unknown := sorted(args.keys() - CAUSAL_ARGS.keys()):
-            raise ValueError(f"model_args may have {', '.join(CAUSAL_ARGS)}, but has {', '.join(unknown)}")
-        for name, value in args.items():
-            limits = CAUSAL_ARGS[name]
-            if isinstance(limits, tuple):
-                _number(name, value, limits[0], limits[1], whole=not name.endswith("_rate"))
-            elif limits and not isinstance(value, limits):
-                raise ValueError(f"{name} must be of type {limits.__name__}, but is {value!r:.100}")
+    causal = _is_causal(architecture)
+    refused = args.keys() - CAUSAL_ARGS.keys() if causal else args.keys() & NOT_ARGS
+    if refused := refused | ((args.get("backbone_args") or {}).keys() & NOT_ARGS):
+        raise ValueError(f"model_args must not have {', '.join(sorted(refused))}")
+    for name, value in args.items():
+        if causal and not isinstance(value, CAUSAL_ARGS[name]):
+            raise ValueError(f"{name} is of type {type(value).__name__}: {value!r:.100}")
     return args
 
 
@@ -333,45 +314,15 @@ def _checked_cfg(architecture: str, given: dict[str, Any]) -> dict[str, Any]:
     """Return the pretrained cfg of a model: of the images what is given, of the network what is registered."""
     registered = get_pretrained_cfg(architecture) or PretrainedCfg()
     cfg = {key: given.get(key, getattr(registered, key)) for key in IMAGE_KEYS}
-    if len(cfg["input_size"]) != 3:
-        raise ValueError(f"input_size must be (C, H, W), but is {cfg['input_size']!r:.100}")
-    for size in cfg["input_size"]:
-        _number("input_size", size, 1, LARGEST, whole=True)
-    for key, least in (("mean", -LARGEST), ("std", 1e-6)):
-        for value in cfg[key]:
-            _number(key, value, least, LARGEST)
-    _check_values("pretrained_cfg", cfg)
-    return {
+    _, _, _ = cfg["input_size"] = tuple(map(int, cfg["input_size"]))
+    cfg["mean"], cfg["std"] = (tuple(map(float, cfg[key])) for key in ("mean", "std"))
+    if not all(value > 0 for value in cfg["input_size"] + cfg["std"]):
+        raise ValueError(f"input_size and std must be positive, but are {cfg['input_size']} and {cfg['std']}")
+    return cfg | {
         "architecture": architecture,
         "first_conv": registered.first_conv,
         "classifier": registered.classifier,
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in cfg.items()},
     }
-
-
-def _check_values(name: str, value: Any) -> None:
-    """Raise unless it is made of texts, numbers within limits, lists, and objects whose keys lead nowhere."""
-    if isinstance(value, dict):
-        if refused := sorted(value.keys() & NOT_ARGS):
-            raise ValueError(f"{name} must not have {', '.join(refused)}, which chooses weights or where they go")
-        for key, part in value.items():
-            _check_values(f"{name}.{key}", part)
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            _check_values(name, part)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        _number(name, value, SMALLEST, LARGEST)
-    elif not (value is None or isinstance(value, (str, bool))):
-        raise TypeError(f"{name} must be of JSON, but is of type {type(value).__name__}")
-
-
-def _number(name: str, value: Any, least: float, most: float, *, whole: bool = False) -> Any:
-    kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
-        raise ValueError(
-            f"{name} must be {'an integer' if whole else 'a number'} from {least} to {most}, but is {value!r:.100}"
-        )
-    return value
 
 
 def _is_causal(architecture: str) -> bool:
@@ -388,7 +339,6 @@ def _config(
             "only models from causalcxr.create_model or timm.create_model can be saved, but got "
             f"{type(model).__name__}; give the model inside a wrapper, such as model.module"
         )
-    cfg = model.pretrained_cfg
     own = getattr(model, "label_names", None)
     if label_names is not None and own is not None:
         check_label_names(label_names, own)
@@ -400,11 +350,11 @@ def _config(
     data = resolve_input_data_config(model, args=data_config)
     if unknown := sorted(data_config.keys() - data.keys()):
         raise ValueError(f"data_config may have {', '.join(data)}, but has {', '.join(unknown)}")
-    architecture, args = cfg["architecture"], get_model_args(model)
-    if _is_causal(architecture):
+    cfg, args = model.pretrained_cfg, get_model_args(model)
+    if _is_causal(cfg["architecture"]):
         args = {name: value for name, value in args.items() if name in CAUSAL_ARGS}
     config = {
-        "architecture": architecture,
+        "architecture": cfg["architecture"],
         "num_classes": model.num_classes,
         "num_features": model.num_features,
         "label_names": names,
@@ -427,30 +377,24 @@ def _config(
 
 def _card(config: dict[str, Any], metrics: Mapping[str, Any] | None) -> str:
     """Return the text of a model card: what the model is, how to load it, and the figures that are given."""
-    architecture, names, cfg = config["architecture"], config["label_names"], config["pretrained_cfg"]
-    auroc = _auroc(metrics, names)
+    architecture, cfg, calibration = config["architecture"], config["pretrained_cfg"], config["calibration"]
+    labels = config["label_names"] or [f"label {k}" for k in range(config["num_classes"])]
+    results, evaluation = _evaluation(metrics, config["label_names"]) if metrics else (None, "No figures were given.")
     head = ModelCardData(
         model_name=architecture,
         license=cfg.get("license"),
         library_name="causalcxr",
         pipeline_tag=TASK,
         tags=["timm", "chest-x-ray", "multi-label-classification"],
-        eval_results=[
-            EvalResult(
-                task_type=TASK,
-                dataset_type=re.sub(r"[^a-z0-9]+", "-", metrics["data"].lower()).strip("-"),
-                dataset_name=metrics["data"],
-                dataset_split=metrics["split"],
-                metric_type="roc_auc",
-                metric_name=f"AUROC, {label}",
-                metric_value=row["value"],
-            )
-            for label, row in auroc.items()
-        ]
-        if metrics and auroc
-        else None,
+        eval_results=results,
     )
-    labels = names or [f"label {k}" for k in range(config["num_classes"])]
+    probabilities = "The sigmoid of a score is not a calibrated probability, and there are no thresholds."
+    if calibration:
+        thresholds = zip(labels, (f"{value:.3g}" for value in calibration["thresholds"]), strict=True)
+        probabilities = (
+            f"`model.calibration` makes probabilities of the scores, with temperature {calibration['temperature']:.3g},"
+            f" and findings of these, with the thresholds below.\n\n{_table('threshold', thresholds)}"
+        )
     causal = "`CausalHead` on a backbone of timm ([method](https://arxiv.org/abs/2305.12072))"
     height, width = cfg["input_size"][1:]
     return f"""---
@@ -472,11 +416,11 @@ model = causalcxr.create_model("hf-hub:{REPOSITORY}").eval()  # or the Path of a
 
 ## Probabilities
 
-{_probabilities(config["calibration"], labels)}
+{probabilities}
 
 ## Evaluation
 
-{_evaluation(metrics, auroc) if metrics else "No figures were given."}
+{evaluation}
 
 ## Limits
 
@@ -489,45 +433,35 @@ are wrong. A classifier may rely on what goes with a finding, such as tubes or t
 """
 
 
-def _probabilities(calibration: dict[str, Any] | None, labels: Sequence[str]) -> str:
-    if calibration is None:
-        return "The sigmoid of a score is not a calibrated probability, and there are no thresholds."
-    rows = [[name, f"{value:.3g}"] for name, value in zip(labels, calibration["thresholds"], strict=True)]
-    return (
-        f"`model.calibration` makes probabilities of the scores, with temperature {calibration['temperature']:.3g}, "
-        f"and findings of these, with the thresholds below.\n\n{_table(['label', 'threshold'], rows)}"
-    )
-
-
-def _auroc(metrics: Mapping[str, Any] | None, names: Sequence[str] | None) -> dict[str, Mapping[str, Any]]:
-    """Return the figures by label, those that there are; the mean first."""
-    if metrics is None:
-        return {}
+def _evaluation(metrics: Mapping[str, Any], labels: Sequence[str] | None) -> tuple[list[EvalResult] | None, str]:
+    """Return the figures that there are, the mean first, for programs and for people."""
     if missing := [key for key in ("data", "split", "auroc") if key not in metrics]:
         raise ValueError(f"metrics must have data, split and auroc, but lack {', '.join(missing)}")
-    rows = metrics["auroc"]
-    if names and (unknown := [label for label in rows if label not in ("mean", *names)]):
+    if labels and (unknown := [label for label in metrics["auroc"] if label not in ("mean", *labels)]):
         raise ValueError(f"metrics must be of the labels of the model, but have {', '.join(unknown)}")
-    return {
-        label: rows[label]
-        for label in sorted(rows, key=lambda label: label != "mean")
-        if rows[label].get("value") is not None and math.isfinite(rows[label]["value"])
-    }
-
-
-def _evaluation(metrics: Mapping[str, Any], auroc: Mapping[str, Mapping[str, Any]]) -> str:
+    results, rows = [], []
+    for label, row in sorted(metrics["auroc"].items(), key=lambda item: item[0] != "mean"):
+        if row.get("value") is None or not math.isfinite(row["value"]):
+            continue
+        results.append(
+            EvalResult(
+                task_type=TASK,
+                dataset_type=re.sub(r"[^a-z0-9]+", "-", metrics["data"].lower()).strip("-"),
+                dataset_name=metrics["data"],
+                dataset_split=metrics["split"],
+                metric_type="roc_auc",
+                metric_name=f"AUROC, {label}",
+                metric_value=row["value"],
+            )
+        )
+        interval = "" if row.get("low") is None else f" ({row['low']:.3f}, {row['high']:.3f})"
+        rows.append((label, f"{row['value']:.3f}{interval}"))
     counts = [f"{metrics[key]} {key}" for key in ("images", "patients") if metrics.get(key) is not None]
     made = [f"{key} {metrics[key]}" for key in ("seed", "commit") if metrics.get(key) is not None]
-    on = ", ".join([f"{metrics['data']}, {metrics['split']}", *counts])
-    rows = [[label, _interval(row)] for label, row in auroc.items()]
-    text = f"AUROC on {on}, with 95 % intervals where there are some.\n\n{_table(['label', 'AUROC'], rows)}"
-    return f"{text}\n\nTrained with {', '.join(made)}." if made else text
+    on = ", ".join([metrics["data"], metrics["split"], *counts])
+    text = f"AUROC on {on}, with 95 % intervals where there are some.\n\n{_table('AUROC', rows)}"
+    return results or None, f"{text}\n\nTrained with {', '.join(made)}." if made else text
 
 
-def _interval(row: Mapping[str, Any]) -> str:
-    value = f"{row['value']:.3f}"
-    return value if row.get("low") is None else f"{value} ({row['low']:.3f}, {row['high']:.3f})"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
+def _table(figure: str, rows: Iterable[tuple[str, str]]) -> str:
+    return "\n".join(f"| {label} | {value} |" for label, value in [("label", figure), ("---", "---"), *rows])

@@ -22,7 +22,6 @@ ATTENTION = ("Where the model looks for the findings.", "attention")
 NOTE = "* at or above its threshold. Research software, not a medical device, not for clinical use."
 
 SIDE, DPI, COLUMNS = 720, 160, 4  # pixels of the longer side of a picture, and of an inch; pictures in a row
-LEFT, TOP, BELOW, RIGHT, GAP, TITLE = 0.18, 0.78, 0.42, 1.2, 0.12, 0.34  # inches around and between the pictures
 INK, FAINT = "#1c1c28", "#6b6b78"
 OPACITY = 0.6
 
@@ -96,7 +95,7 @@ def save_panel(path: Path, image: Tensor, findings: list[Finding], title: str, n
     """Draw the radiograph beside the overlays of the findings, and save the picture as PNG.
 
     Args:
-        path: File to write; it appears when it is complete.
+        path: File to write.
         image: (1, H, W) radiograph with values in [0, 1], before normalisation.
         findings: What to show, in this order.
         title: Written above.
@@ -108,10 +107,35 @@ def save_panel(path: Path, image: Tensor, findings: list[Finding], title: str, n
     """
     scale = SIDE / max(image.shape[1:])
     height, width = (max(1, round(side * scale)) for side in image.shape[1:])
-    figure = _draw(resize_image(image, (height, width)), findings, title, note, unit)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=DPI)
-    partial.replace(path)
+    grey = resize_image(image, (height, width))
+    pictures, highest = overlays(grey, findings)
+    columns = min(COLUMNS, 1 + len(findings))
+    rows = -(-(1 + len(findings)) // columns)
+    size = (1.0 + columns * (width / DPI + 0.1), 0.7 + rows * (height / DPI + 0.3))  # with room for texts
+    figure = _figure()(figsize=size, layout="constrained", facecolor="white")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    figure.supxlabel(note, x=0.01, ha="left", fontsize=8.5, color=FAINT)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    axes[0, 0].imshow(grey[0].numpy(), cmap="gray", vmin=0, vmax=1)
+    axes[0, 0].set_title("Radiograph", loc="left", fontsize=11, color=FAINT)
+    for axis, picture, finding in zip(axes.flat[1:], pictures, findings, strict=False):  # the last row may have room
+        axis.imshow(picture)
+        axis.set_title(finding.label.replace("_", " "), loc="left", fontsize=11, color=INK)
+        mark = " *" if finding.positive else ""
+        axis.set_title(f"{finding.score:.2f}{mark}", loc="right", fontsize=11, fontweight="bold", color=INK)
+    bar = axes[0, -1].inset_axes((1.05, 0, 0.1, 1))
+    bar.imshow(colour_bar(), origin="lower", aspect="auto")
+    bar.yaxis.tick_right()
+    bar.set_yticks([0, 255], ["0", f"{highest:.2g}"], fontsize=9, color=FAINT)
+    bar.yaxis.set_label_position("right")
+    bar.set_ylabel(unit, fontsize=9, color=FAINT, labelpad=-12)
+    bar.set_xticks([])
+    bar.set_title("film: dark to bright", fontsize=6.5, color=FAINT, loc="left")
+    bar.tick_params(length=0)
+    bar.set_frame_on(False)
+    figure.savefig(path, format="png", dpi=DPI)
 
 
 def overlays(grey: Tensor, findings: list[Finding]) -> tuple[list[npt.NDArray[np.uint8]], float]:
@@ -128,47 +152,6 @@ def colour_bar() -> npt.NDArray[np.uint8]:
     """
     ramp = np.linspace(0, 1, 256)
     return overlay(np.tile(ramp, (256, 1)), np.tile(ramp[:, None], (1, 256)), alpha=OPACITY, vmax=1.0)
-
-
-def _draw(grey: Tensor, findings: list[Finding], title: str, note: str, unit: str) -> Any:
-    height, width = (pixels / DPI for pixels in grey.shape[1:])
-    pictures, highest = overlays(grey, findings)
-    columns = min(COLUMNS, 1 + len(findings))
-    rows = -(-(1 + len(findings)) // columns)
-    full_width = LEFT + columns * (width + GAP) + RIGHT
-    full_height = TOP + rows * height + (rows - 1) * TITLE + BELOW
-    figure = _figure()(figsize=(full_width, full_height), facecolor="white")
-
-    def add_axes(left: float, bottom: float, width: float, height: float) -> Any:
-        return figure.add_axes((left / full_width, bottom / full_height, width / full_width, height / full_height))
-
-    for number, picture in enumerate([np.repeat(grey.numpy().transpose(1, 2, 0), 3, axis=2), *pictures]):
-        row, column = divmod(number, columns)
-        bottom = BELOW + (rows - 1 - row) * (height + TITLE)
-        axes = add_axes(LEFT + column * (width + GAP), bottom, width, height)
-        axes.imshow(picture)
-        axes.set_axis_off()
-        if not number:
-            axes.set_title("Radiograph", loc="left", fontsize=11, color=FAINT)
-            continue
-        label, score, positive, _ = findings[number - 1]
-        mark = " *" if positive else ""
-        axes.set_title(label.replace("_", " "), loc="left", fontsize=11, color=INK)
-        axes.set_title(f"{score:.2f}{mark}", loc="right", fontsize=11, fontweight="bold", color=INK)
-    bar = add_axes(LEFT + columns * (width + GAP) + GAP, full_height - TOP - height, 0.3, height)
-    bar.imshow(colour_bar(), origin="lower", aspect="auto")
-    bar.yaxis.tick_right()
-    bar.set_yticks([0, 255], ["0", f"{highest:.2g}"], fontsize=9, color=FAINT)
-    bar.yaxis.set_label_position("right")
-    bar.set_ylabel(unit, fontsize=9, color=FAINT, labelpad=-12)
-    bar.set_xticks([])
-    bar.set_title("film: dark to bright", fontsize=6.5, color=FAINT, loc="left")
-    bar.tick_params(length=0)
-    bar.set_frame_on(False)
-    edge = LEFT / full_width
-    figure.text(edge, 1 - 0.14 / full_height, title, fontsize=13, fontweight="bold", color=INK, va="top")
-    figure.text(edge, 0.13 / full_height, note, fontsize=8.5, color=FAINT)
-    return figure
 
 
 def _figure() -> Any:

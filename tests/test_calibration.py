@@ -42,12 +42,6 @@ def test_temperature_in_closed_form() -> None:
         assert Calibration.fit(logits, targets).temperature == pytest.approx(5 / np.log(3), rel=1e-12)
 
 
-@pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
-def test_temperature_of_many_images_is_the_true_one(sharpness: float) -> None:
-    logits, targets = _scores(100_000, 2, sharpness=sharpness)
-    assert Calibration.fit(logits, targets).temperature == pytest.approx(sharpness, rel=0.02)
-
-
 @pytest.mark.parametrize("factor", [1e-200, 0.25, 3.0, 1e200])
 def test_temperature_has_the_scale_of_the_logits(factor: float) -> None:
     logits, targets = _scores()
@@ -80,17 +74,6 @@ def test_scores_without_a_best_temperature_keep_theirs(logits: list[float], reas
     assert fitted.temperature == 1
     assert fitted.positives(np.reshape(logits, (3, 1)))[:, 0].tolist() == [False, False, True]
     assert caught[0].filename == __file__
-
-
-def test_one_image_on_the_wrong_side_is_enough_for_a_temperature() -> None:
-    logits, targets = [[-3.0], [-2.0], [1.0], [-1e-9]], [[0], [0], [1], [1]]
-    temperature = Calibration.fit(logits, targets).temperature
-    assert 0 < temperature < 0.1  # it would be 0 without this image
-    losses = [
-        sum(np.logaddexp(0, -margin / (scale * temperature)) for margin in (3, 2, 1, -1e-9))
-        for scale in (0.9, 1.0, 1.1)
-    ]
-    assert losses[1] == min(losses)
 
 
 # --- thresholds
@@ -167,13 +150,7 @@ def test_inputs_are_tensors_arrays_or_lists() -> None:
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [
-        (torch.float16, torch.float32),
-        (torch.bfloat16, torch.float32),
-        (torch.float32, torch.float32),
-        (torch.float64, torch.float64),
-        (torch.int64, torch.float32),
-    ],
+    [(torch.bfloat16, torch.float32), (torch.float64, torch.float64), (torch.int64, torch.float32)],
 )
 def test_probabilities_are_in_float32_at_least(given: torch.dtype, expected: torch.dtype) -> None:
     logits = torch.tensor([[-2, 0], [3, 70]], dtype=given)
@@ -187,21 +164,17 @@ def test_probabilities_are_in_float32_at_least(given: torch.dtype, expected: tor
 def test_a_calibration_cannot_be_changed_and_compares_by_value() -> None:
     calibration = Calibration(np.float32(2), [0, 1])
     assert calibration == Calibration(2.0, (0.0, 1.0))
-    assert hash(calibration) == hash(Calibration(2.0, (0.0, 1.0)))
-    assert (type(calibration.temperature), set(map(type, calibration.thresholds))) == (float, {float})
     with pytest.raises(dataclasses.FrozenInstanceError):
         calibration.temperature = 1.0
 
 
-@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf"), "1", None, True, [1.0]])
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf")])
 def test_temperatures_that_are_none(temperature: Any) -> None:
     with pytest.raises(ValueError, match=r"temperature must be a positive number, such as 1\.5, but got "):
         Calibration(temperature, (0.5,))
 
 
-@pytest.mark.parametrize(
-    "thresholds", [(), 0.5, "01", (0.5, 1.1), (-0.1,), (float("nan"),), ((0.5,),), (None,), (True,)]
-)
+@pytest.mark.parametrize("thresholds", [(), (0.5, 1.1), (-0.1,), (float("nan"),)])
 def test_thresholds_that_are_none(thresholds: Any) -> None:
     with pytest.raises(ValueError, match="thresholds must be numbers from 0 to 1, one a label, but got "):
         Calibration(1.0, thresholds)
@@ -211,9 +184,6 @@ def test_thresholds_that_are_none(thresholds: Any) -> None:
     ("logits", "targets", "message"),
     [
         ([[1.0], [-1.0]], [[1.0]], r"logits and targets must have the same shape, got \(2, 1\) and \(1, 1\)"),
-        ([[[1.0]]], [[[1.0]]], r"logits and targets must be \(N, K\), or \(N,\) for one label, and not empty; got"),
-        ([[1.0], [np.nan]], [[1], [0]], "logits must be finite, got NaN or infinity in 1 of 2 values"),
-        ([[1.0], [-1.0]], [[1], [0.5]], r"targets must be 0, 1 or NaN \(unknown\), got 0.5"),
         ([[1.0], [-1.0]], [[np.nan]] * 2, r"targets must have known values, 0 or 1, but all 2 are NaN \(unknown\)"),
         ([[0.9], [0.2]], [[1], [0]], "before the sigmoid, of either sign, but lie from 0.2 to 0.9 like probabilities"),
     ],
@@ -223,21 +193,13 @@ def test_scores_that_cannot_be_fitted(logits: Any, targets: Any, message: str) -
         Calibration.fit(logits, targets)
 
 
-def test_unknown_criteria() -> None:
-    with pytest.raises(ValueError, match="criterion must be one of 'youden', 'f1', but got 'accuracy'"):
-        Calibration.fit([[1.0], [-1.0]], [[1], [0]], criterion="accuracy")
-
-
-@pytest.mark.parametrize("method", ["probabilities", "positives"])
 @pytest.mark.parametrize(
     ("logits", "message"),
     [
-        (torch.zeros(3), r"logits must have shape \(N, K\), K=2, but got \(3,\)"),
         (torch.zeros(2, 3), r"logits must have shape \(N, K\), K=2, but got \(2, 3\)"),
         (torch.tensor([[0.0, torch.nan]]), "logits must be finite, but have NaN or infinity in 1 of 2 values"),
-        (torch.tensor([[0.0, torch.inf]]), "logits must be finite, but have NaN or infinity in 1 of 2 values"),
     ],
 )
-def test_logits_that_do_not_fit(method: str, logits: torch.Tensor, message: str) -> None:
+def test_logits_that_do_not_fit(logits: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        getattr(Calibration(1.0, (0.5, 0.5)), method)(logits)
+        Calibration(1.0, (0.5, 0.5)).positives(logits)

@@ -4,37 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 import causalcxr
 from causalcxr.explain import HEAT, attention_maps, evidence_maps, overlay
-from causalcxr.outputs import CausalOutput
-
-
-class FixedAttention(nn.Module):
-    """A model whose attention is given; notes the state in which it was called."""
-
-    def __init__(self, attention: Tensor | None) -> None:
-        super().__init__()
-        self.attention = attention
-        self.scale = nn.Parameter(torch.ones(()))
-        self.frozen = nn.BatchNorm2d(1).eval()
-        self.trained = nn.Dropout()
-        self.seen: list[tuple[bool, bool, bool]] = []
-
-    def forward_causal(
-        self, x: Tensor, confounders: Tensor | None = None, need_attention: bool = False
-    ) -> CausalOutput:
-        self.seen.append((self.training or self.trained.training, torch.is_grad_enabled(), need_attention))
-        features = x.new_zeros(len(x), 1, 1)
-        attention = None if self.attention is None else self.attention * self.scale
-        return CausalOutput(features[..., 0], features[..., 0], features, features, features, attention)
-
-
-def _softmax_maps(b: int = 2, k: int = 3, h: int = 4, w: int = 5) -> Tensor:
-    logits = torch.randn(b, k, h * w, generator=torch.Generator().manual_seed(0)) * 2
-    return logits.softmax(-1).unflatten(-1, (h, w))
 
 
 def _model(**options) -> causalcxr.CausalCXR:
@@ -70,12 +43,13 @@ def test_evidence_of_some_labels_is_theirs_in_the_given_order():
     torch.testing.assert_close(evidence_maps(model, images, [2, 0]), evidence_maps(model, images)[:, [2, 0]])
 
 
-def test_evidence_leaves_the_model_as_it_was():
+@pytest.mark.parametrize("maps", [evidence_maps, attention_maps])
+def test_maps_leave_the_model_as_it_was(maps):
     model, images = _model(drop_rate=0.5).train(), torch.randn(2, 3, 64, 64)
     model.backbone.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.inference_mode():
-        first, second = evidence_maps(model, images), evidence_maps(model, images)
+        first, second = maps(model, images), maps(model, images)
     assert torch.equal(first, second)
     assert not first.requires_grad
     assert model.head.training
@@ -91,85 +65,31 @@ def test_frozen_and_half_precision_models_have_evidence():
     assert float((rounded - exact).norm() / exact.norm()) < 0.1
 
 
-def test_evidence_needs_a_causal_head():
-    with pytest.raises(TypeError, match=r"Conv2d has no forward_features and no head of class CausalHead.*create"):
-        evidence_maps(nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 8, 8))
+@pytest.mark.parametrize("maps", [evidence_maps, attention_maps])
+def test_maps_need_a_causal_model(maps):
+    with pytest.raises(TypeError, match=r"Conv2d has no forward_causal; pass a model from causalcxr.create_model"):
+        maps(nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 8, 8))
 
 
-@pytest.mark.parametrize("labels", [[3], [-1], [0, 7]])
+@pytest.mark.parametrize("labels", [[3], [-1]])
 def test_labels_that_do_not_exist_have_no_evidence(labels):
     with pytest.raises(ValueError, match=r"labels must be indices from 0 to 2, but got \["):
         evidence_maps(_model(), torch.zeros(1, 3, 64, 64), labels)
 
 
-def test_attention_maps_at_the_resolution_of_the_tokens_are_the_attention():
-    attention = _softmax_maps()
-    torch.testing.assert_close(attention_maps(FixedAttention(attention), torch.zeros(2, 1, 4, 5)), attention)
-
-
-def test_maps_are_interpolated_bilinearly_to_the_images():
-    attention = _softmax_maps(h=2, w=2)
-    maps = attention_maps(FixedAttention(attention), torch.zeros(2, 1, 4, 8))
-    assert maps.shape == (2, 3, 4, 8)
-    # Half-pixel centres: the second of four rows lies a quarter of the way from the first token to the second one.
-    rows = torch.tensor([0.0, 0.25, 0.75, 1.0])
-    columns = torch.tensor([0.0, 0.0, 0.125, 0.375, 0.625, 0.875, 1.0, 1.0])
-    left, right = (torch.lerp(attention[..., :1, i, None], attention[..., 1:, i, None], rows[:, None]) for i in (0, 1))
-    torch.testing.assert_close(maps, torch.lerp(left, right, columns))
-
-
-def test_model_evaluates_without_gradient_and_gets_its_flags_back():
-    model = FixedAttention(_softmax_maps()).train()
-    model.frozen.eval()
-    maps = attention_maps(model, torch.zeros(2, 1, 8, 8))
-    assert model.seen == [(False, False, True)]
-    assert not maps.requires_grad
-    assert (model.training, model.trained.training, model.frozen.training) == (True, True, False)
-
-
-def test_flags_come_back_after_an_error():
-    model = FixedAttention(None).train()
-    model.frozen.eval()
-    with pytest.raises(ValueError, match=r"FixedAttention\.forward_causal.* gave no attention"):
-        attention_maps(model, torch.zeros(2, 1, 8, 8))
-    assert (model.training, model.frozen.training) == (True, False)
-
-
-def test_half_precision_attention_gives_float32_maps():
-    attention = _softmax_maps()
-    maps = attention_maps(FixedAttention(attention.bfloat16()), torch.zeros(2, 1, 4, 5))
-    assert maps.dtype == torch.float32
-    torch.testing.assert_close(maps, attention, rtol=1e-2, atol=0)
-
-
-def test_maps_of_a_registered_model():
-    model = causalcxr.create_model("causal_test_resnet").train()
-    images = torch.randn(2, 3, 64, 96)
-    maps = attention_maps(model, images)
-    assert maps.shape == (2, model.num_classes, 64, 96)
-    assert model.training
-    torch.testing.assert_close(attention_maps(model, images), maps)  # nothing random, no statistics moved
+def test_attention_maps_are_the_attention_at_the_size_of_the_images():
+    model, images = _model(), torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         attention = model.eval().forward_causal(images, need_attention=True).attention
-    assert maps.amax() <= attention.amax() + 1e-6
+    expected = F.interpolate(attention, size=(64, 96), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(attention_maps(model, images), expected)
+    half = attention_maps(model.bfloat16(), images.bfloat16())
+    torch.testing.assert_close(half, expected, rtol=0.1, atol=1e-3)  # in float32 all the same
 
 
-def test_model_without_forward_causal():
-    with pytest.raises(TypeError, match=r"Conv2d has no forward_causal\(images, need_attention=True\).*create_model"):
-        attention_maps(nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 8, 8))
-
-
-@pytest.mark.parametrize(
-    ("images", "error", "message"),
-    [
-        (torch.zeros(1, 8, 8), ValueError, r"\(B, C, H, W\), but got \(1, 8, 8\)"),
-        (np.zeros((1, 1, 8, 8)), TypeError, "floating-point tensor.*got ndarray"),
-        (torch.zeros(1, 1, 8, 8, dtype=torch.uint8), TypeError, "torch.uint8"),
-    ],
-)
-def test_bad_images(images, error, message):
-    with pytest.raises(error, match=message):
-        attention_maps(FixedAttention(_softmax_maps()), images)
+def test_a_radiograph_without_a_batch_is_refused():
+    with pytest.raises(ValueError, match=r"\(B, C, H, W\), but got \(3, 64, 64\)"):
+        attention_maps(_model(), torch.zeros(3, 64, 64))
 
 
 def _lightness(colours: np.ndarray) -> np.ndarray:
@@ -220,11 +140,6 @@ def test_overlays_with_one_scale_can_be_compared():
     assert abs(half.astype(int) - 128).max() < abs(full.astype(int) - 128).max()
 
 
-def test_alpha_zero_leaves_the_radiograph_unchanged():
-    image = np.random.default_rng(0).random((8, 8))
-    np.testing.assert_array_equal(overlay(image, np.eye(4), alpha=0)[..., 1], np.rint(255 * image))
-
-
 @pytest.mark.parametrize("shape", [(5, 7), (40, 56)], ids=["coarser", "finer"])
 def test_heat_map_of_any_resolution_peaks_in_the_right_place(shape):
     heat = np.zeros(shape)
@@ -244,35 +159,20 @@ def test_overlay_takes_tensors_and_arrays_alike():
     np.testing.assert_array_equal(overlay(image, half), overlay(image, half.float().numpy()))
 
 
-def test_overlay_of_a_real_radiograph_is_a_picture(shared_data, tmp_path):
-    file = sorted((shared_data / "nih-1024" / "images").glob("*.png"))[0]
-    with Image.open(file) as picture:
-        grey = np.asarray(picture.convert("L"))
-    result = overlay(grey / 255, np.outer(np.hanning(16), np.hanning(16)))
-    Image.fromarray(result).save(tmp_path / "overlay.png")
-    with Image.open(tmp_path / "overlay.png") as saved:
-        assert (saved.mode, saved.size) == ("RGB", grey.shape[::-1])
-    np.testing.assert_array_equal(result[0], grey[0, :, None].repeat(3, 1))  # the map is zero along its border
-    assert (result[512, 512] != grey[512, 512]).any()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"image": np.zeros((3, 8, 8))}, r"one grey radiograph, \(1, H, W\) or \(H, W\), got \(3, 8, 8\)"),
-        ({"image": np.zeros((0, 8))}, r"got \(0, 8\)"),
         (
             {"image": np.full((8, 8), 200)},
             r"image must lie in \[0, 1\], got values from 200 to 200.*before normalisation",
         ),
-        ({"image": np.linspace(-2, 2, 64).reshape(8, 8)}, r"got values from -2 to 2.*divide 8-bit values by 255"),
         ({"image": np.full((8, 8), np.nan)}, "got values from nan to nan"),
         ({"heatmap": np.zeros((14, 4, 4))}, r"heatmap must be \(h, w\).* got \(14, 4, 4\)"),
         ({"heatmap": [[0.0, np.nan], [np.inf, 1.0]]}, "heatmap must be finite, got NaN or infinity in 2 of 4"),
         ({"alpha": 1.5}, r"alpha must lie in \[0, 1\], got 1.5"),
         ({"vmax": 0.0}, "vmax must be more than 0, got 0"),
         ({"colormap": [[0, 0, 0]]}, r"colormap must be \(M, 3\) with at least two colours, got \(1, 3\)"),
-        ({"colormap": np.zeros((9, 4))}, r"got \(9, 4\)"),
         ({"colormap": [[0, 0, 0], [255, 255, 255]]}, r"colormap must lie in \[0, 1\].*divide 8-bit colours by 255"),
     ],
 )

@@ -1,6 +1,8 @@
 """Batched scoring: the same logits as one at a time, in order, with bounded memory, whatever a film is like."""
 
-from collections.abc import Iterator
+import contextlib
+import itertools
+import threading
 from pathlib import Path
 
 import pytest
@@ -60,27 +62,35 @@ def test_scores_that_are_not_finite_are_an_error() -> None:
     assert "not finite" in str(error)
 
 
-def test_memory_is_that_of_two_batches_however_many_films_there_are(model: nn.Module) -> None:
-    taken = 0
-
-    def endless() -> Iterator[Tensor]:
-        nonlocal taken
-        while True:
-            taken += 1
-            yield films(1)[0]
-
-    predictions = causalcxr.predict(model, endless(), batch_size=4)
-    for number in range(1, 10):
-        next(predictions)
-        assert taken <= -(-number // 4) * 4 + 4 + 1
+def test_only_a_batch_for_each_worker_is_taken_in_advance(model: nn.Module) -> None:
+    film, taken = films(1)[0], itertools.count()
+    predictions = causalcxr.predict(model, (film for _ in taken), batch_size=4, workers=3)
+    next(predictions)
     predictions.close()
+    assert next(taken) == 4 + 3 * 4
 
 
 def test_modules_keep_their_training_flags() -> None:
     model = causalcxr.create_model("causal_test_resnet").train()
     model.backbone.eval()
-    for _ in causalcxr.predict(model, films(3), batch_size=1):
+    for given in ([films(1)[0], films(1)[0]], [3]):  # scored and left early, and an error
+        with contextlib.suppress(TypeError):
+            next(causalcxr.predict(model, given, batch_size=1))
         assert (model.training, model.backbone.training) == (True, False)
+
+
+def test_threads_share_the_cores(model: nn.Module) -> None:
+    """Workers that each took all of them would wait for each other, for many times as long as the work takes."""
+    before, seen = torch.get_num_threads(), []
+    handle = model.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    torch.set_num_threads(6)
+    list(causalcxr.predict(model, films(4), batch_size=1, workers=3))
+    later: list[int] = []
+    (thread := threading.Thread(target=lambda: later.append(torch.get_num_threads()))).start()
+    thread.join()
+    assert (seen, torch.get_num_threads(), later) == ([2] * 4, 6, [6])
+    torch.set_num_threads(before)
+    handle.remove()
 
 
 def test_errors_say_what_would_work(model: nn.Module) -> None:

@@ -114,7 +114,7 @@ def resize_image(image: torch.Tensor, size: int | tuple[int, int]) -> torch.Tens
         return image
     # In float, so that 8-bit and 16-bit files of one radiograph stay equal; it takes no longer than in 8 bits.
     resized = Image.fromarray(image[0].numpy()).resize((width, height), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(resized)).clamp(0, 1).unsqueeze(0)  # weights sum to 1 up to rounding
+    return torch.from_numpy(np.asarray(resized).clip(0, 1)).unsqueeze(0)  # weights sum to 1 up to rounding
 
 
 def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,14 +52,19 @@ def preprocess(
         >>> preprocess(torch.rand(1, 128, 112), cfg).shape
         torch.Size([1, 3, 96, 96])
     """
-    height, width = height_and_width(cfg["input_size"][1:] if size is None else size)
     images: Sequence[Any] = image if isinstance(image, (list, tuple)) else [image]
     resized = []
     for each in images:
-        grey = read_image(each)
-        _warn_if_odd(each, grey, height, width)
-        resized.append(resize_image(grey, (height, width)))
+        resized.append(read_resized(each, cfg, size))
     return normalise(torch.stack(resized), cfg)
+
+
+def read_resized(image: ImageLike, cfg: Mapping[str, Any], size: int | tuple[int, int] | None = None) -> Tensor:
+    """Return one radiograph as `preprocess` has it before `normalise`, (1, H, W)."""
+    height, width = height_and_width(cfg["input_size"][1:] if size is None else size)
+    grey = read_image(image)
+    _warn_if_odd(image, grey, height, width)
+    return resize_image(grey, (height, width))
 
 
 def normalise(images: Tensor, cfg: Mapping[str, Any]) -> Tensor:
@@ -97,10 +103,10 @@ def _of_channels(values: Sequence[float], channels: int) -> Sequence[float]:
 
 
 def _warn_if_odd(image: Any, grey: Tensor, height: int, width: int) -> None:
-    """Warn of an image that a model is unlikely to know; on behalf of the caller's caller."""
+    """Warn of an image that a model is unlikely to know; on behalf of who calls `preprocess`."""
     name = image if isinstance(image, (str, os.PathLike)) else getattr(image, "name", None) or "the image"
     rows, columns = grey.shape[1:]
-    span = float(grey.amax() - grey.amin())
+    span = np.ptp(grey.numpy())  # in NumPy, since threads of PyTorch would get in the way of those that read
     checks = [
         (max(height / rows, width / columns) > LARGEST_ENLARGEMENT, f"{rows}x{columns} pixels for {height}x{width}"),
         (max(rows / columns, columns / rows) > LARGEST_ASPECT, f"{rows}x{columns} pixels, an unusual shape"),
@@ -108,4 +114,4 @@ def _warn_if_odd(image: Any, grey: Tensor, height: int, width: int) -> None:
     ]
     for odd, problem in checks:
         if odd:
-            warnings.warn(f"{name}: {problem}; the model was not trained on such images", stacklevel=3)
+            warnings.warn(f"{name}: {problem}; the model was not trained on such images", stacklevel=4)

@@ -6,7 +6,6 @@ its stride of 32, since its stages cannot be dilated.
 """
 
 import difflib
-import inspect
 import json
 import logging
 import os
@@ -78,11 +77,6 @@ CLASSIFIER = (
     "head.intervention.classifier",
     "head.decoder.label_embed",
 )
-ARGUMENTS = (
-    *inspect.signature(CausalCXR).parameters,
-    *("img_size", "features_only", "out_indices", "feature_cls"),
-    *("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args", "cache_dir"),
-)
 
 
 def _of_backbone(name: str) -> dict[str, Any]:
@@ -142,7 +136,8 @@ def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
     if isinstance(model, CausalCXR):  # not with features_only
         if pretrained:
             model.label_names = model.pretrained_cfg.get("label_names")
-            _change_labels(model, num_classes)
+            if num_classes not in (None, model.num_classes):
+                _new_labels(model, num_classes)
         _say_channels(model)
         if not MODELS[name][0]:
             check_feature_map(model, kwargs["backbone_args"].get("img_size"))
@@ -151,10 +146,6 @@ def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
 
 def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a model: those of the table, and over them those that are given."""
-    if unknown := sorted(given.keys() - ARGUMENTS):
-        close = difflib.get_close_matches(unknown[0], ARGUMENTS, n=1, cutoff=0.7)
-        hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(ARGUMENTS)}"
-        raise TypeError(f"{name} takes no argument {unknown[0]!r}; {hint}")
     usual, defaults = MODELS[name]
     saved = isinstance(given.get("pretrained_cfg"), dict)  # weights of ours, which say how images are scaled
     published = BACKBONES.get(given.get("backbone") or usual)
@@ -211,16 +202,15 @@ def _say_channels(model: Any) -> None:
     model.pretrained_cfg["input_size"] = (channels, *model.pretrained_cfg["input_size"][1:])
 
 
-def _change_labels(model: Any, num_classes: int | None) -> None:
-    """Give a model that has its weights another number of labels, and say which weights are new."""
-    trained, before = model.num_classes, dict(model.named_parameters())
-    if num_classes is None or num_classes == trained:
-        return
+def _new_labels(model: Any, num_classes: int) -> None:
+    """Give a model that has its weights other labels, and say which weights are new."""
+    before = dict(model.named_parameters())
     model.reset_classifier(num_classes)
+    model.label_names = model.calibration = None
     if new := [name for name, parameter in model.named_parameters() if before.get(name) is not parameter]:
         _logger.warning(
-            "%d weights of %s are new, since it has %d labels and the weights are for %d; train them: %s",
-            *(len(new), model.pretrained_cfg["architecture"], num_classes, trained, ", ".join(new)),
+            "%d weights of %s are new, since the others were trained with other labels; train them: %s",
+            *(len(new), model.pretrained_cfg["architecture"], ", ".join(new)),
         )
 
 
@@ -257,16 +247,16 @@ def create_model(
     A folder or a repository may also hold a plain model of timm. Then that model is returned, with `label_names` and
     `calibration` as attributes. `causalcxr.data.preprocess(image, model.pretrained_cfg)` makes its input.
 
-    With another number of labels than the weights have, the parts that depend on it are new. A warning of the logger
-    `causalcxr` names them. With other `in_chans`, timm adapts the first layer.
+    With other labels than the weights have, the parts that depend on them are new. A warning of the logger `causalcxr`
+    names them. With other `in_chans`, timm adapts the first layer.
 
     Args:
         name: Name in the registry with or without a tag, such as `"causal_resnet101"`;
             `"hf-hub:owner/repo[@revision]"`; `"local-dir:path"`; or a `Path` to a folder written by `save_pretrained`.
         pretrained: Whether to load weights. Default: yes for the Hub, a folder or a `Path`, no for a name in the
             registry.
-        label_names: Names of the labels in the order of your targets. They must be those of the weights, if these have
-            names and the labels are not new.
+        label_names: Names of the labels in the order of your targets. `num_classes` follows from them. Those of the
+            weights keep their classifier, and must be in the same order.
         **kwargs: Arguments of `causalcxr.CausalCXR`, such as `num_classes`, `in_chans`, `pretrained_backbone`;
             `backbone` may also be a name of `list_backbones`, which loads these weights unless
             `pretrained_backbone=False`, and writes the images that they know into `pretrained_cfg`;
@@ -291,6 +281,10 @@ def create_model(
         name = f"local-dir:{name}"
     if not isinstance(name, str):
         raise TypeError(f"name must be a string or a Path, but got {type(name).__name__}")
+    if kwargs.get("features_only"):  # maps have no labels
+        label_names = None
+    if label_names is not None:
+        label_names = checked_names(label_names, kwargs.setdefault("num_classes", len(label_names)))
     if name.startswith(hub.SOURCES):
         saved = hub.read(name, weights=pretrained is not False, cache_dir=kwargs.get("cache_dir"))
         model = _open(saved, pretrained is not False, kwargs)
@@ -299,10 +293,12 @@ def create_model(
         model = timm.create_model(name, pretrained=bool(pretrained), **kwargs)
         if pretrained and getattr(model, "label_names", None):
             model.calibration = _shipped_calibration(model.pretrained_cfg)
-    if label_names is not None and not kwargs.get("features_only"):
+    if label_names is not None:
+        if model.label_names is not None and set(label_names) != set(model.label_names):
+            _new_labels(model, len(label_names))
         if model.label_names is not None:
             check_label_names(label_names, model.label_names)
-        model.label_names = checked_names(label_names, model.num_classes)
+        model.label_names = label_names
     return model
 
 
@@ -321,8 +317,8 @@ def _open(saved: hub.Saved, pretrained: bool, kwargs: dict[str, Any]) -> Any:
     if plain:
         _say_channels(model)
         model.label_names = model.calibration = None
-        if pretrained:
-            _change_labels(model, num_classes)
+        if pretrained and num_classes not in (None, saved.num_classes):
+            _new_labels(model, num_classes)
     if pretrained and not kwargs.get("features_only") and model.num_classes == saved.num_classes:
         model.label_names = saved.label_names
         if saved.calibration and causal:

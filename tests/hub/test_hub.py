@@ -29,6 +29,8 @@ def test_logits_are_those_of_the_model_that_was_saved(
     other = timm.create_model(NAME, pretrained=True).eval()
     assert torch.equal(other(images), model(images))
     assert other.label_names == model.label_names
+    tuned = causalcxr.create_model(NAME, label_names=["Fracture", "Mass"])
+    assert (tuned.num_classes, tuned.label_names) == (2, ("Fracture", "Mass"))
 
 
 def test_only_config_and_weights_of_one_commit_are_asked_for(hub: HubServer, repo: Repo) -> None:

@@ -53,12 +53,14 @@ def test_new_weights_are_named(
         model = create_model(folder, num_classes=5, in_chans=1)
     (record,) = (record for record in caplog.records if record.name.startswith("causalcxr."))
     said, _, names = record.getMessage().partition("; train them: ")
-    assert said == "7 weights of causal_test_resnet are new, since it has 5 labels and the weights are for 14"
+    assert said == "7 weights of causal_test_resnet are new, since the others were trained with other labels"
     assert set(names.split(", ")) == set(CLASSIFIERS)
     assert (model.label_names, model.calibration) == (None, None)
 
 
-@pytest.mark.parametrize("options", [{}, {"in_chans": 1}, {"num_classes": 0}, {"pretrained": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"in_chans": 1}, {"num_classes": 0}, {"pretrained": False}, {"label_names": NIH_LABELS}]
+)
 def test_nothing_is_said_where_no_weight_is_new(
     folder: Path, options: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -74,14 +76,24 @@ def test_names_and_calibration_come_with_the_weights(folder: Path) -> None:
     assert timm.create_model(f"local-dir:{folder}", pretrained=True).label_names == NIH_LABELS
 
 
-@pytest.mark.parametrize("names", [REORDERED, NIH_LABELS[:13], ["Fracture", *NIH_LABELS[1:]]])
-def test_labels_of_the_data_that_are_not_those_of_the_weights(folder: Path, names: Any) -> None:
-    with pytest.raises(ValueError, match="label names"):
-        causalcxr.create_model(folder, label_names=names)
+@pytest.mark.parametrize("names", [["a", "b"], NIH_LABELS[:13], ["Fracture", *NIH_LABELS[1:]]])
+def test_names_of_other_labels_are_enough(
+    folder: Path, model: CausalCXR, names: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line for fine-tuning: their number follows, the encoder is kept, and the classifiers are new."""
+    loaded = causalcxr.create_model(folder, label_names=names)
+    assert (loaded.num_classes, loaded.label_names, loaded.calibration) == (len(names), tuple(names), None)
+    assert "7 weights of causal_test_resnet are new" in caplog.text
+    before = model.state_dict()
+    kept = {name for name, weight in loaded.state_dict().items() if torch.equal(weight, before[name])}
+    assert before.keys() - kept >= set(CLASSIFIERS) - {name for name in CLASSIFIERS if name.endswith("bias")}
+    assert all(name.startswith("head.") for name in before.keys() - kept)
 
 
-def test_names_of_new_labels(folder: Path) -> None:
-    assert causalcxr.create_model(folder, num_classes=2, label_names=["a", "b"]).label_names == ("a", "b")
+def test_names_that_do_not_fit(folder: Path) -> None:
+    """The same labels in another order are a mistake."""
+    with pytest.raises(ValueError, match="another order"):
+        causalcxr.create_model(folder, label_names=REORDERED)
     with pytest.raises(ValueError, match=r"label_names must be one name for each of 3 labels, but got \['a', 'b'\]"):
         causalcxr.create_model(folder, num_classes=3, label_names=["a", "b"])
 
@@ -89,7 +101,7 @@ def test_names_of_new_labels(folder: Path) -> None:
 # --- a config that somebody changed
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "{}", '{"architecture": 5}', '{"architecture": "os.system"}', "null"])
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"architecture": 5}', "null"])
 def test_config_that_is_none(copied: Path, text: str) -> None:
     (copied / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"config.json of local-dir:.* is not one of a model that can be opened"):
@@ -104,36 +116,22 @@ def test_config_that_is_none(copied: Path, text: str) -> None:
         ("", "num_classes", True),
         ("", "num_classes", -1),
         ("", "num_classes", 5),  # but 14 names
-        ("", "pretrained_cfg", None),
         ("", "model_args", [1]),
-        ("", "label_names", NIH_LABELS[:5]),
         ("", "label_names", dict.fromkeys(NIH_LABELS, 0) | {"a": 1}),
-        ("", "calibration", [0.5] * 14),
         ("", "calibration", {"thresholds": [0.5] * 14}),
-        ("calibration", "bias", 0),
         ("calibration", "temperature", 0),
-        ("calibration", "temperature", float("inf")),
-        ("calibration", "temperature", "1"),
         ("calibration", "thresholds", [0.5] * 13),
-        ("calibration", "thresholds", [2] * 14),
         ("model_args", "dim", "32"),
-        ("model_args", "dim", -32),
-        ("model_args", "dim", 2**40),
-        ("model_args", "num_heads", 0),
         ("model_args", "depth", 1e9),
-        ("model_args", "drop_rate", float("nan")),
         ("model_args", "backbone", ["resnet18"]),
-        ("model_args", "backbone_args", "x"),
         ("model_args", "trust_remote_code", True),
         ("model_args", "checkpoint_path", "x.pth"),
         ("model_args", "pretrained_cfg_overlay", {"url": "http://127.0.0.1/x.pth"}),
         ("model_args", "backbone_args", {"checkpoint_path": "x.pth"}),
         ("model_args", "backbone_args", {"pretrained": True}),
-        ("model_args", "backbone_args", {"channels": [2**40]}),
         ("pretrained_cfg", "input_size", [3, 96]),
         ("pretrained_cfg", "input_size", [0, 96, 96]),
-        ("pretrained_cfg", "input_size", 96),
-        ("pretrained_cfg", "mean", ["0.5"]),
+        ("pretrained_cfg", "mean", ["x"]),
         ("pretrained_cfg", "std", [0.0]),
     ],
 )
@@ -143,21 +141,21 @@ def test_config_that_was_tampered_with(copied: Path, part: str, key: str, value:
         causalcxr.create_model(copied)
 
 
-@pytest.mark.parametrize("name", ["checkpoint_path", "pretrained_cfg", "pretrained", "features_only"])
-def test_plain_config_that_was_tampered_with(name: str, tmp_path: Path) -> None:
-    causalcxr.save_pretrained(timm.create_model("test_resnet", num_classes=2), tmp_path)
-    _change_config(tmp_path, lambda config: config["model_args"].update({name: "x.pth"}))
-    with pytest.raises(ValueError, match=f"must not have {name}, which chooses weights"):
-        causalcxr.create_model(tmp_path)
-
-
 @pytest.mark.parametrize(
-    ("name", "value"), [("cardinality", 5), ("global_pool", [1]), ("stem_type", [[]]), ("layers", [2, 1, 1, 1])]
+    ("name", "value", "message"),
+    [
+        ("checkpoint_path", "x.pth", "model_args must not have checkpoint_path"),
+        ("pretrained_cfg", "x.pth", "model_args must not have pretrained_cfg"),
+        ("features_only", True, "model_args must not have features_only"),
+        ("cardinality", 5, "weights do not fit 'test_resnet': "),
+        ("stem_type", [[]], "weights do not fit 'test_resnet': "),
+        ("layers", [2, 1, 1, 1], "weights do not fit 'test_resnet': "),
+    ],
 )
-def test_plain_config_of_another_model(name: str, value: Any, tmp_path: Path) -> None:
+def test_plain_config_that_was_tampered_with(name: str, value: Any, message: str, tmp_path: Path) -> None:
     causalcxr.save_pretrained(timm.create_model("test_resnet", num_classes=2), tmp_path)
     _change_config(tmp_path, lambda config: config["model_args"].update({name: value}))
-    with pytest.raises(ValueError, match="weights do not fit 'test_resnet': "):
+    with pytest.raises(ValueError, match=message):
         causalcxr.create_model(tmp_path)
 
 
@@ -188,22 +186,14 @@ def test_config_of_another_model(copied: Path, part: str, key: str, value: Any, 
         causalcxr.create_model(copied)
 
 
-def test_code_beside_the_config_is_not_run(copied: Path) -> None:
-    (copied / "modeling.py").write_text("raise SystemExit('run')")
-    (copied / "__init__.py").write_text("raise SystemExit('run')")
-    _change_config(copied, lambda config: config.update(auto_map={"AutoModel": "modeling.Model"}))
-    assert causalcxr.create_model(copied).num_classes == 14
-
-
 def test_folder_that_timm_wrote(model: CausalCXR, images: torch.Tensor, tmp_path: Path) -> None:
     timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
     assert torch.equal(causalcxr.create_model(tmp_path).eval()(images), model(images))
 
 
 def test_folder_that_is_none(tmp_path: Path) -> None:
-    for place in (tmp_path, tmp_path / "none"):
-        with pytest.raises(FileNotFoundError, match=f"no config.json in {place}; causalcxr.save_pretrained writes"):
-            causalcxr.create_model(place)
+    with pytest.raises(FileNotFoundError, match=f"no config.json in {tmp_path}; causalcxr.save_pretrained writes"):
+        causalcxr.create_model(tmp_path)
 
 
 # --- weights
@@ -215,20 +205,19 @@ class _Bomb:
 
 
 @pytest.mark.parametrize("create_model", [causalcxr.create_model, lambda p: timm.create_model(f"local-dir:{p}", True)])
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pth", "best.ckpt"])
-def test_pickles_are_not_opened(copied: Path, name: str, create_model: Callable[[Path], Any]) -> None:
-    (copied / name).write_bytes(pickle.dumps(_Bomb()))
+def test_neither_pickles_nor_code_are_opened(copied: Path, create_model: Callable[[Path], Any]) -> None:
+    (copied / "modeling.py").write_text("raise SystemExit('run')")
+    _change_config(copied, lambda config: config.update(auto_map={"AutoModel": "modeling.Model"}))
+    (copied / "pytorch_model.bin").write_bytes(pickle.dumps(_Bomb()))
     create_model(copied)
     (copied / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=rf"no model.safetensors in .*{name}.*; pickles are never opened"):
+    with pytest.raises(FileNotFoundError, match=r"no model.safetensors in .*model.bin.*; pickles are never opened"):
         create_model(copied)
     assert causalcxr.create_model(copied, pretrained=False).num_classes == 14
 
 
 @pytest.mark.parametrize(
-    "change",
-    [lambda c: c[:-1], lambda c: c + b"\0", lambda c: b"", lambda c: pickle.dumps(_Bomb()), lambda c: b"\xff" * 8 + c],
-    ids=["cut", "longer", "empty", "pickle", "length"],
+    "change", [lambda c: c[:-1], lambda c: b"", lambda c: pickle.dumps(_Bomb())], ids=["cut", "empty", "pickle"]
 )
 def test_damaged_weights(copied: Path, change: Callable[[bytes], bytes]) -> None:
     path = copied / "model.safetensors"

@@ -24,35 +24,10 @@ def test_names_are_listed_by_pattern() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "known"),
-    [
-        ("causal_resnet18", True),
-        ("causal_resnet18.untrained", True),
-        ("resnet18", False),
-        ("causal_resnet19", False),
-        (18, False),
-    ],
-)
-def test_is_model(name: Any, known: bool) -> None:
-    assert causalcxr.is_model(name) is known
-
-
-def test_tag_in_the_name() -> None:
-    model = causalcxr.create_model("causal_test_resnet.untrained", device="meta")
-    assert model.pretrained_cfg["tag"] == "untrained"
-
-
-@pytest.mark.parametrize(
     ("name", "error", "message"),
     [
         ("causal_resnet19", ValueError, "unknown model 'causal_resnet19'; close names: causal_resnet18"),
-        ("zzzz", ValueError, r"unknown model 'zzzz'; causalcxr.list_models\(\) lists them"),
-        (
-            "resnet18",
-            ValueError,
-            r"one of timm; create_model\('causal_timm', backbone='resnet18'\)",
-        ),
-        ("resnet18.a1_in1k", ValueError, "backbone='resnet18.a1_in1k'"),
+        ("resnet18", ValueError, r"one of timm; create_model\('causal_timm', backbone='resnet18'\)"),
         ("owner/repo", ValueError, "write 'hf-hub:owner/repo' for the Hub or 'local-dir:owner/repo' for a folder"),
         ("causal_resnet18.nih14", ValueError, "'causal_resnet18' has no tag 'nih14'; its tags: untrained"),
         (18, TypeError, "name must be a string or a Path, but got int"),
@@ -66,9 +41,9 @@ def test_names_that_do_not_fit(name: Any, error: type[Exception], message: str) 
 
 
 @pytest.mark.parametrize("create_model", [causalcxr.create_model, timm.create_model])
-@pytest.mark.parametrize("name", ["causal_resnet18", "causal_resnet18.untrained", "causal_test_resnet"])
+@pytest.mark.parametrize("name", ["causal_resnet18", "causal_resnet18.untrained"])
 def test_weights_that_are_not_published(create_model: Callable[..., CausalCXR], name: str) -> None:
-    message = f"no weights are published for '{name.partition('.')[0]}'; models with weights: "
+    message = "no weights are published for 'causal_resnet18'; models with weights: causal_efficientnet_lite0"
     with pytest.raises(ValueError, match=message):
         create_model(name, pretrained=True)
 
@@ -77,31 +52,33 @@ def test_weights_that_are_not_published(create_model: Callable[..., CausalCXR], 
     ("options", "error", "message"),
     [
         ({"backbone": "resnet51"}, ValueError, "unknown backbone 'resnet51'; close names: .*resnet50"),
-        ({"backbone": "zzzz"}, ValueError, r"unknown backbone 'zzzz'; timm.list_models\(\) lists them"),
         ({"backbone": "causal_resnet18"}, ValueError, "'causal_resnet18' is a causal model itself"),
         ({"backbone": 18}, TypeError, "backbone must be the name of a timm model, but got int"),
         ({"num_classes": -1}, ValueError, "num_classes must be 0 or more, but got -1"),
         ({"in_chans": 0}, ValueError, "in_chans must be at least 1, but got 0"),
         ({"dim": 30}, ValueError, "the width must be a positive multiple of num_heads, but got 30 and 4"),
-        ({"complement": "other"}, ValueError, "complement must be one of 'normalized', 'paper', but got 'other'"),
         ({"combine": "other"}, ValueError, "combine must be one of 'add', 'cat', but got 'other'"),
         ({"output_stride": 5}, ValueError, "has a stride of 32 pixels and cannot be built with output_stride=5"),
     ],
 )
-@pytest.mark.parametrize("name", ["causal_timm", "causal_test_resnet"])
-def test_options_that_do_not_fit(name: str, options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_options_that_do_not_fit(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        causalcxr.create_model(name, **({"backbone": "test_resnet", "num_heads": 4} | options))
+        causalcxr.create_model("causal_test_resnet", **options)
 
 
 def test_options_reach_the_model() -> None:
-    model = causalcxr.create_model(
-        "causal_test_resnet", dim=32, num_heads=2, depth=3, complement="paper", combine="cat"
-    )
+    options = {"dim": 32, "num_heads": 2, "depth": 3, "complement": "paper", "combine": "cat", "drop_rate": 0.5}
+    model = causalcxr.create_model("causal_test_resnet", **options)
     attention = model.head.decoder.layers[0].attn
     assert (model.head_hidden_size, len(model.head.decoder.layers), attention.num_heads) == (32, 3, 2)
-    assert (attention.complement, model.head.intervention.combine) == ("paper", "cat")
-    assert causalcxr.create_model("causal_test_resnet", drop_rate=0.5).head.drop.p == 0.5
+    assert (attention.complement, model.head.intervention.combine, model.head.drop.p) == ("paper", "cat", 0.5)
+
+
+def test_names_of_labels_say_how_many_there_are() -> None:
+    names = ("Mass", "Nodule")
+    assert causalcxr.create_model("causal_test_resnet", label_names=names).num_classes == 2
+    model = causalcxr.create_model("causal_efficientnet_lite0", pretrained=True, label_names=names)
+    assert (model.num_classes, model.label_names, model.calibration) == (2, names, None)
 
 
 def test_folder_whose_name_is_given_as_a_string(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,8 +94,7 @@ def test_folder_whose_name_is_given_as_a_string(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"drop_path": 0.1}, "causal_resnet18 takes no argument 'drop_path'; did you mean 'drop_path_rate'"),
-        ({"zzz": 0.1}, "causal_resnet18 takes no argument 'zzz'; it takes backbone, "),
+        ({"drop_path": 0.1}, "unexpected keyword argument 'drop_path'"),
         ({"img_size": 64}, "backbone 'resnet18' takes no img_size; it takes images of any size: leave it out"),
         ({"backbone_args": {"zzz": 1}}, "backbone 'resnet18' takes no zzz: leave it out"),
         ({"backbone": "vgg11", "drop_path_rate": 0.1}, "backbone 'vgg11' takes no drop_path_rate: leave it out"),
@@ -164,18 +140,10 @@ def test_rate_of_stochastic_depth() -> None:
 @pytest.mark.parametrize(
     ("images", "error", "message"),
     [
-        (torch.zeros(3, 64, 64), ValueError, r"images must have shape \(B, C, H, W\), C=3, but got \(3, 64, 64\)"),
-        (
-            torch.zeros(2, 1, 64, 64),
-            ValueError,
-            r"images must have shape \(B, C, H, W\), C=3, but got \(2, 1, 64, 64\)",
-        ),
+        (torch.zeros(2, 1, 64, 64), ValueError, r"images must have shape .*, C=3, but got \(2, 1, 64, 64\)"),
         (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), TypeError, "images must be a floating-point .* torch.uint8"),
-        ([[0.0]], TypeError, "images must be a floating-point tensor .* but got list"),
         (torch.full((2, 3, 64, 64), 255.0), ValueError, r"images must be normalised, within \+-20, but reach 255"),
-        (torch.full((2, 3, 64, 64), -1024.0), ValueError, "images must be normalised"),
         (torch.full((2, 3, 64, 64), float("nan")), ValueError, "images must be normalised, .* but reach nan"),
-        (torch.full((2, 3, 64, 64), float("inf")), ValueError, "images must be normalised, .* but reach inf"),
     ],
 )
 @pytest.mark.parametrize(

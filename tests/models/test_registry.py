@@ -41,10 +41,11 @@ def test_the_table_is_what_is_registered() -> None:
         assert registry.is_model(f"{name}.untrained")
 
 
-def test_both_factories_build_the_same(model: CausalCXR) -> None:
-    name = model.pretrained_cfg["architecture"]
+def test_both_factories_build_the_same(model: CausalCXR, request: pytest.FixtureRequest) -> None:
+    name = request.node.callspec.params["model"]
     other = timm.create_model(name, **_arguments(name))
     assert type(model) is type(other) is CausalCXR
+    assert model.pretrained_cfg["architecture"] == name
     shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
     assert shapes == {key: tensor.shape for key, tensor in other.state_dict().items()}
     assert model.pretrained_cfg == other.pretrained_cfg
@@ -81,24 +82,12 @@ def test_images_are_scaled_as_the_weights_of_the_backbone_expect(model: CausalCX
     assert (model.pretrained_cfg["mean"], model.pretrained_cfg["std"]) == (cfg.mean, cfg.std)
 
 
-def test_variant_is_the_name(model: CausalCXR, request: pytest.FixtureRequest) -> None:
-    assert model.pretrained_cfg["architecture"] == request.node.callspec.params["model"]
-
-
-@pytest.mark.parametrize("size", [512, 1024])
-def test_sizes_of_radiographs(model: CausalCXR, size: int) -> None:
+def test_shapes_of_a_radiograph_of_1024_pixels(model: CausalCXR) -> None:
     with torch.no_grad():
-        output = model.forward_causal(_images(size), need_attention=True)
-    features, cells = (2, 14, model.head_hidden_size), size // model.reduction
+        output = model.forward_causal(_images(1024), need_attention=True)
+    features, cells = (2, 14, model.head_hidden_size), 1024 // model.reduction
     shapes = CausalOutput((2, 14), (2, 14), (2, 1, 14), features, features, (2, 14, cells, cells))
     assert [tuple(tensor.shape) for tensor in output] == list(shapes)
-
-
-def test_every_parameter_of_the_full_size_has_a_gradient(model: CausalCXR) -> None:
-    model.zero_grad()
-    output = model.forward_causal(_images(64))
-    (output.logits.sum() + output.confounder_logits.sum() + output.intervened.sum()).backward()
-    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
 @pytest.mark.parametrize(("num_classes", "in_chans"), [(5, 1), (0, 3)])
@@ -112,10 +101,6 @@ def test_labels_and_channels(model: CausalCXR, num_classes: int, in_chans: int) 
     )
     with torch.no_grad():
         assert other(_images(64, in_chans=in_chans)).shape == (2, num_classes or other.head_hidden_size)
-
-
-def test_device_reaches_every_tensor(model: CausalCXR) -> None:
-    assert {tensor.device.type for tensor in [*model.parameters(), *model.buffers()]} == {"meta"}
 
 
 def test_names_of_weights_that_exist() -> None:

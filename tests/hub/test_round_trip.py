@@ -14,27 +14,9 @@ from torch import Tensor
 import causalcxr
 from causalcxr import CausalCXR
 
-# With arguments that differ from the entry point's.
-OPTIONS = {"dim": 32, "depth": 1, "complement": "paper", "backbone_args": {"channels": (16, 24, 32, 48)}}
-
 
 def _images(in_chans: int = 3) -> Tensor:
     return torch.randn(2, in_chans, 64, 64, generator=torch.Generator().manual_seed(0))
-
-
-def _save(model: CausalCXR, folder: Path) -> Path:
-    causalcxr.save_pretrained(model, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model() -> CausalCXR:
-    return causalcxr.create_model("causal_test_resnet", **OPTIONS).eval()
-
-
-@pytest.fixture(scope="module")
-def folder(model: CausalCXR, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _save(model, tmp_path_factory.mktemp("saved"))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +36,7 @@ def test_same_model_comes_back(model: CausalCXR, folder: Path, load: Callable[[P
 
 def test_arguments_survive_a_second_round_trip(model: CausalCXR, folder: Path, tmp_path: Path) -> None:
     loaded = causalcxr.create_model(folder)
-    _save(loaded, tmp_path)
+    causalcxr.save_pretrained(loaded, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text()) == json.loads((folder / "config.json").read_text())
     assert torch.equal(causalcxr.create_model(tmp_path).eval()(_images()), model(_images()))
 
@@ -88,7 +70,8 @@ def test_other_labels_and_channels_keep_all_other_weights(
 def test_model_with_other_labels_and_channels_comes_back(tmp_path: Path) -> None:
     model = causalcxr.create_model("causal_test_resnet", num_classes=5, in_chans=1)
     model.reset_classifier(3)  # the number that counts is the present one
-    loaded = causalcxr.create_model(_save(model.eval(), tmp_path)).eval()
+    causalcxr.save_pretrained(model.eval(), tmp_path)
+    loaded = causalcxr.create_model(tmp_path).eval()
     assert (loaded.num_classes, loaded.in_chans) == (3, 1)
     assert torch.equal(loaded(_images(1)), model(_images(1)))
     colour = causalcxr.create_model(tmp_path, in_chans=3).eval()
@@ -99,29 +82,18 @@ def test_model_with_other_labels_and_channels_comes_back(tmp_path: Path) -> None
 def test_any_backbone_comes_back(backbone: str, tmp_path: Path) -> None:
     arguments = {"backbone_args": {"dynamic_img_size": True}} if backbone == "test_vit" else {}
     model = causalcxr.create_model("causal_timm", backbone=backbone, dim=32, num_heads=4, **arguments).eval()
-    _save(model, tmp_path)
+    causalcxr.save_pretrained(model, tmp_path)
     assert torch.equal(causalcxr.create_model(tmp_path).eval()(_images()), model(_images()))
     gray = causalcxr.create_model(tmp_path, in_chans=1).eval()
     torch.testing.assert_close(gray(_images(1)), model(_images(1).expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
-
-
-def _changed(folder: Path, target: Path, change: Callable[[dict[str, Tensor]], Any]) -> Path:
-    state_dict = load_file(folder / "model.safetensors")
-    change(state_dict)
-    save_file(state_dict, target / "model.safetensors")
-    config = json.loads((folder / "config.json").read_text())
-    (target / "config.json").write_text(json.dumps(config | {"sha256": None}))  # as timm writes it, without
-    return target
 
 
 @pytest.mark.parametrize("num_classes", [14, 5, 0])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w.pop("backbone.layer3.0.conv1.weight"), "backbone.layer3.0.conv1.weight"),
         (lambda w: w.pop("head.causal_mlp.fc1.bias"), "head.causal_mlp.fc1.bias"),
         (lambda w: w.update(other=torch.zeros(2)), "other"),
-        (lambda w: w.update({"head.causal_mlp.fc1.bias": torch.zeros(3)}), "head.causal_mlp.fc1.bias"),
         (lambda w: w.update({"backbone.conv1.0.weight": torch.zeros(8, 3, 3, 3)}), "backbone.conv1.0.weight"),
     ],
 )
@@ -129,13 +101,16 @@ def test_incomplete_weights_are_refused(
     folder: Path, tmp_path: Path, change: Callable[[dict[str, Tensor]], Any], message: str, num_classes: int
 ) -> None:
     """Whatever the number of labels: where it differs, timm leaves missing layers as they were drawn."""
-    _changed(folder, tmp_path, change)
+    state_dict = load_file(folder / "model.safetensors")
+    change(state_dict)
+    save_file(state_dict, tmp_path / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"sha256": None}))  # as timm writes it, without
     with pytest.raises(ValueError, match=f"weights do not fit 'causal_test_resnet': .*{message}"):
         causalcxr.create_model(tmp_path, num_classes=num_classes)
 
 
-@pytest.mark.parametrize("options", [{"dim": 64}, {"depth": 2}, {"combine": "cat"}, {"backbone": "test_resnet"}])
+@pytest.mark.parametrize("options", [{"dim": 64}, {"combine": "cat"}, {"backbone_args": {}}])
 def test_weights_of_another_architecture_are_refused(folder: Path, options: dict[str, Any]) -> None:
-    options = options | ({"backbone_args": {}} if "backbone" in options else {})
     with pytest.raises(ValueError, match=r"weights do not fit .* give the arguments that they were trained with"):
         causalcxr.create_model(folder, **options)

@@ -1,0 +1,155 @@
+"""AUROC of a table of scores against a table of labels: what `causalcxr evaluate` prints."""
+
+import csv
+import warnings
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from causalcxr.data.labels import NIH_LABELS
+from causalcxr.data.nih_tables import few
+from causalcxr.metrics import bootstrap_auroc
+
+__all__ = ["LabelAuroc", "as_text", "aurocs"]
+
+IMAGE_COLUMNS = ("path", "image", "Image Index")
+NIH_FINDINGS = "Finding Labels"
+
+Table = dict[str, dict[str, str]]
+"""The rows of a CSV file by the file name of their image."""
+
+
+class LabelAuroc(NamedTuple):
+    """The AUROC of a label, or the mean over labels, in a group of images; None where it is undefined."""
+
+    group: str
+    label: str
+    images: int
+    positives: int | None
+    patients: int | None
+    """Patients with a positive image."""
+    auroc: float | None
+    low: float | None
+    high: float | None
+    incomplete: int
+    """Resamples of the interval that lack a class."""
+
+
+def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) -> list[LabelAuroc]:
+    """Compare a table of scores with one of labels.
+
+    Args:
+        scores: A CSV file as `causalcxr predict` writes it. Images are matched by file name.
+        labels: A CSV file with 0, 1 or nothing (unknown) for each label, or the table of the NIH release.
+        groups: Columns of `labels`, within each value of which the figures are given as well.
+        patients: Column of `labels` that names the patients, who are drawn for the intervals. None draws images.
+
+    Returns:
+        For all images and each group: one row a label, then their mean.
+
+    Raises:
+        ValueError: A table is damaged, or the two do not fit.
+    """
+    scored, labelled = _read(scores), _read(labels)
+    if unlabelled := [image for image in scored if image not in labelled]:
+        raise ValueError(f"{len(unlabelled)} images of {scores} are not in {labels}: {few(unlabelled)}")
+    if unscored := [image for image in labelled if image not in scored]:
+        counts = f"{len(unscored)} of {len(labelled)}"
+        warnings.warn(f"{counts} images of {labels} have no scores and are left out: {few(unscored)}", stacklevel=2)
+    rows = {image: labelled[image] for image in scored}
+    columns = list(next(iter(rows.values())))
+    given = [name for name in next(iter(scored.values())) if name not in (*IMAGE_COLUMNS, "model", "positives")]
+    given = [name for name in given if not name.endswith(" threshold")]
+    if NIH_FINDINGS in columns:  # one column that lists what is there
+        for row in rows.values():
+            row |= {name: str(int(name in row[NIH_FINDINGS].split("|"))) for name in NIH_LABELS}
+        columns += NIH_LABELS
+    names = [name for name in given if name in columns]
+    if not names:
+        raise ValueError(f"{labels} has none of the labels {few(given)}; its columns: {few(columns)}")
+    if missing := [name for name in given if name not in names]:
+        warnings.warn(f"{labels} has no column for {few(missing)}: left out", stacklevel=2)
+    for column in [*groups, *([patients] if patients else [])]:
+        if column not in columns:
+            raise ValueError(f"the labels have no column {column!r}; their columns: {', '.join(columns)}")
+    drawn = np.array([row[patients] for row in rows.values()]) if patients else np.arange(len(rows))
+    if patients and "" in drawn:
+        raise ValueError(f"{np.sum(drawn == '')} images have no {patients!r}")
+    members = {"all images": np.ones(len(rows), dtype=bool)}
+    for column in groups:
+        values = np.array([row[column] for row in rows.values()])
+        members |= {f"{column} = {value or '(empty)'}": values == value for value in np.unique(values)}
+    values, targets = _numbers(scores, scored, names), _numbers(labels, rows, names)
+    return [
+        row
+        for group, chosen in members.items()
+        for row in _of_group(group, names, values[chosen], targets[chosen], drawn[chosen])
+    ]
+
+
+def _read(path: Path) -> Table:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = list(reader.fieldnames or ())
+        image_column = next((name for name in IMAGE_COLUMNS if name in columns), None)
+        if image_column is None:
+            raise ValueError(
+                f"{path} has no column of image names ({', '.join(IMAGE_COLUMNS)}); its columns: {few(columns)}"
+            )
+        rows: Table = {}
+        for row in reader:
+            if None in row or None in row.values():  # how csv marks surplus and missing cells
+                raise ValueError(f"{path}, line {reader.line_num}: not {len(columns)} cells as in the header")
+            image = PurePath(row[image_column].replace("\\", "/")).name
+            if image in rows:
+                raise ValueError(f"{path} has several rows for {image!r} (images are matched by file name)")
+            rows[image] = row
+    if not rows:
+        raise ValueError(f"{path} has no rows")
+    return rows
+
+
+def _numbers(path: Path, table: Table, names: list[str]) -> np.ndarray:
+    """Return the cells (N, K) of some columns, NaN where they are empty."""
+    try:
+        return np.array([[float(row[name].strip() or "nan") for name in names] for row in table.values()])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _of_group(
+    group: str, names: list[str], scores: np.ndarray, targets: np.ndarray, patients: np.ndarray
+) -> Iterator[LabelAuroc]:
+    if len(np.unique(patients)) < 2:
+        warnings.warn(f"{group} has one patient, so no interval: left out", stacklevel=2)
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "AUROC is undefined")  # seen in the result
+        result = bootstrap_auroc(scores, targets, patients)
+    images = (~np.isnan(targets)).sum(axis=0)
+    columns = zip(images, result.positives, result.positive_groups, *result.per_label, result.undefined, strict=True)
+    rows: list[Any] = list(zip(names, columns, strict=True))
+    rows.append((f"mean of {result.num_labels}", (len(targets), np.nan, np.nan, *result.mean, result.incomplete)))
+    for name, figures in rows:
+        cells: Any = [None if np.isnan(value) else np.asarray(value).item() for value in figures]
+        yield LabelAuroc(group, name, *cells)
+
+
+def as_text(results: list[LabelAuroc]) -> str:
+    """Return the results as text for people, a block for each group."""
+    width = max(len(row.label) for row in results)
+    lines = []
+    for group, rows in groupby(results, key=lambda row: row.group):
+        lines += ["", group, f"  {'label':<{width}}  images  positives  patients  AUROC  95 % interval"]
+        for row in rows:
+            counts = f"{row.images:>6}  {_cell(row.positives):>9}  {_cell(row.patients):>8}"
+            auroc = "    -" if row.auroc is None else f"{row.auroc:.3f}  {row.low:.3f} to {row.high:.3f}"
+            lines.append(f"  {row.label:<{width}}  {counts}  {auroc}")
+    return "\n".join(lines[1:])
+
+
+def _cell(value: int | None) -> str:
+    return "" if value is None else str(value)
