@@ -254,6 +254,7 @@ class _Writer:
                 self.file = output.open("a", newline="", encoding="utf-8", errors="surrogateescape")
                 done = self._cut_to_whole_rows(output)
             except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
+                self.close()
                 raise CommandError(f"cannot go on with {output}: {error}") from error
         if self.format == "csv" and (output is None or output.stat().st_size == 0):
             _write(_csv_line(self.columns), self.file)

@@ -100,7 +100,7 @@ def save_pretrained(
             weights have changed since it was set, which the logger `causalcxr` says.
         metrics: Figures for the card. `{"model": str, "data": str, "split": str, "images": int, "patients": int,
             "auroc": {"mean": {"value": float, "low": float, "high": float}, "Mass": {...}, ...}, "commit": str,
-            "seed": int}`; only `data`, `split` and `auroc` with a `value` each are needed.
+            "seed": int, "command": str}`; only `data`, `split` and `auroc` with a `value` each are needed.
         data_config: Which images the model was trained on, where this differs from `model.pretrained_cfg`: any of
             `input_size` (C, H, W), `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`.
 
@@ -144,6 +144,7 @@ def push_to_hub(
     calibration: Calibration | None = None,
     metrics: Mapping[str, Any] | None = None,
     data_config: Mapping[str, Any] | None = None,
+    picture: str | os.PathLike[str] | None = None,
     commit_message: str = "Upload model",
     private: bool | None = None,
     revision: str | None = None,
@@ -159,6 +160,8 @@ def push_to_hub(
         calibration: As in `save_pretrained`.
         metrics: As in `save_pretrained`. Without, a card that the repository has is left alone.
         data_config: As in `save_pretrained`.
+        picture: A PNG file to show on the card, such as one of `causalcxr predict --heatmap`. It becomes public with
+            the repository, so take a film that may.
         commit_message: Title of the commit.
         private: Whether a repository that is made is private. Default: the owner's setting.
         revision: Branch to commit to. Default: `main`.
@@ -188,9 +191,12 @@ def push_to_hub(
         if private and not api.model_info(repo_id).private:
             raise ValueError(f"{repo_id!r} exists and is public; make it private on its page, or take another")
         files: dict[str, Any] = {name: folder / name for name in (CONFIG, WEIGHTS)}
-        wanted = metrics is not None or not isinstance(model, nn.Module)
+        wanted = metrics is not None or picture is not None or not isinstance(model, nn.Module)
         if (folder / CARD).is_file() and (wanted or not api.file_exists(repo_id, CARD, revision=revision)):
             card = (folder / CARD).read_text(encoding="utf-8")
+            if picture is not None:
+                files["picture.png"] = Path(picture).read_bytes()
+                card = card.replace("\n## ", "\n![A film and what the model sees](picture.png)\n\n## ", 1)
             files[CARD] = card.replace(f"hf-hub:{REPOSITORY}", f"hf-hub:{repo_id}").encode()
         return api.create_commit(
             repo_id,
@@ -460,7 +466,8 @@ def _evaluation(metrics: Mapping[str, Any], labels: Sequence[str] | None) -> tup
     made = [f"{key} {metrics[key]}" for key in ("seed", "commit") if metrics.get(key) is not None]
     on = ", ".join([metrics["data"], metrics["split"], *counts])
     text = f"AUROC on {on}, with 95 % intervals where there are some.\n\n{_table('AUROC', rows)}"
-    return results or None, f"{text}\n\nTrained with {', '.join(made)}." if made else text
+    text += f"\n\nTrained with {', '.join(made)}." if made else ""
+    return results or None, f"{text}\n\n```bash\n{metrics['command']}\n```" if metrics.get("command") else text
 
 
 def _table(figure: str, rows: Iterable[tuple[str, str]]) -> str:

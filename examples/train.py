@@ -42,7 +42,7 @@ def parse_args(argv):
     add = parser.add_argument
     add("--data", required=True, help="folder in the layout of the NIH release, or synthetic:NUMBER")
     add("--output", type=Path, required=True, help="folder for the model and its log")
-    add("--model", default="causal_efficientnet_lite0", help="name in the registry or in timm, or folder of a model")
+    add("--model", default="causal_efficientnet_lite0", help="name in the registry, in timm or on the Hub; or folder")
     add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, help="of the model; drop_rate=0.2 unless given")
     add("--preset", choices=["paper"], help="what the paper says; options beside it go first")
     add("--backbone", help="in place of --model: a causal model on this one of timm or causalcxr.list_backbones()")
@@ -104,14 +104,15 @@ def label_weights(dataset, adjust):
     return backdoor_weights(dataset.targets, torch.from_numpy(np.unique(values, return_inverse=True)[1]), smoothing=1)
 
 
-def build_objective(args, num_classes):
+def build_objective(args, labels):
     weights = True if args.backbone_weights == "timm" else args.backbone_weights
-    options = {"num_classes": num_classes, "drop_rate": 0.2, **args.model_kwargs}
+    options = {"num_classes": len(labels), "drop_rate": 0.2, **args.model_kwargs}
     if args.backbone:
         options |= {"backbone": args.backbone, "pretrained_backbone": weights or True}
         model = causalcxr.create_model("causal_timm", **options)
-    elif Path(args.model).is_dir():
-        model = causalcxr.create_model(Path(args.model), **options)
+    elif Path(args.model).is_dir() or args.model.startswith("hf-hub:"):
+        source = Path(args.model) if Path(args.model).is_dir() else args.model
+        model = causalcxr.create_model(source, label_names=labels, **options)  # with a new classifier for other labels
     elif causalcxr.is_model(args.model):
         model = causalcxr.create_model(args.model, pretrained_backbone=weights, **options)
     else:
@@ -123,7 +124,7 @@ def build_objective(args, num_classes):
         return causalcxr.ClassificationObjective(model)
     if args.preset == "paper":
         return causalcxr.CausalObjective(model, CausalLoss(partners="random"))
-    bank = causalcxr.layers.ConfounderBank(1024, num_classes, model.head_hidden_size)
+    bank = causalcxr.layers.ConfounderBank(1024, len(labels), model.head_hidden_size)
     return causalcxr.CausalObjective(model, bank=bank)
 
 
@@ -169,7 +170,7 @@ def main(argv=None):
     accelerator = Accelerator(**plan, dataloader_config=sampling)
     torch.manual_seed(args.seed)
     train_set, val_set = build_data(args)
-    objective = build_objective(args, len(train_set.label_names)).to(memory_format=torch.channels_last)
+    objective = build_objective(args, train_set.label_names).to(memory_format=torch.channels_last)
     model = objective.model
     model.set_grad_checkpointing(args.checkpointing)
     ema = ModelEmaV3(model, decay=args.ema_decay, use_warmup=True, device=accelerator.device)
@@ -238,8 +239,7 @@ def main(argv=None):
         if accelerator.is_main_process and not any(mean <= old["val_auroc"] for old in log[:-1]):  # NaN is kept too
             save_model(args, ema.module, val_set, logits, targets)
         save_state(accelerator, args.output, options, log)
-    best = max(log, key=lambda record: record["val_auroc"])
-    accelerator.print(f"done: {args.output} is the model of epoch {best['epoch']}, AUROC {best['val_auroc']:.4f}")
+    accelerator.print(f"done: {args.output} is the best epoch, AUROC {max(record['val_auroc'] for record in log):.4f}")
     accelerator.end_training()
 
 

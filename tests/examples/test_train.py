@@ -193,10 +193,23 @@ def test_a_published_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert 0 < first < 0.01 * last
 
 
+def test_a_run_starts_from_a_model_of_other_labels(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its classifiers are new, also where there are as many labels."""
+    names = [f"finding {k}" for k in range(14)]
+    theirs = causalcxr.create_model(trained, label_names=names)
+    causalcxr.save_pretrained(theirs, tmp_path / "theirs")
+    caplog.clear()
+    run(tmp_path / "ours", f"--model={tmp_path / 'theirs'}", "--epochs=1")
+    assert "are new" in caplog.text
+    assert causalcxr.create_model(tmp_path / "ours").label_names == causalcxr.data.NIH_LABELS
+
+
 def test_the_preset_is_what_the_paper_says_and_other_options_go_first() -> None:
     args = train.parse_args(["--data=nih", "--output=a", "--preset=paper", "--image-size=256"])
     assert (args.model, args.image_size, args.lr, args.weight_decay) == ("causal_resnet101", 256, 1e-3, 1e-2)
-    objective = train.build_objective(argparse.Namespace(**vars(args) | {"model": "causal_test_resnet"}), 14)
+    objective = train.build_objective(argparse.Namespace(**vars(args) | {"model": "causal_test_resnet"}), "abc")
     assert objective.bank is None
     assert objective.criterion.partners == "random"
 

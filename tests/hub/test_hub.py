@@ -127,6 +127,7 @@ def test_one_commit_with_weights_config_and_card(
     hub: HubServer, model: CausalCXR, images: Tensor, metrics: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     calibration = Calibration(1.25, (0.5,) * 14)
+    metrics["command"] = "python train.py --epochs 2"
     commit = causalcxr.push_to_hub(model, "owner/new", calibration=calibration, metrics=metrics)
     repo = hub.repos["owner/new"]
     assert (commit.oid, len(repo)) == (repo.head, 2)
@@ -135,6 +136,7 @@ def test_one_commit_with_weights_config_and_card(
     card = ModelCard(repo.files["README.md"].decode())
     assert card.data.eval_results[0].metric_value == 0.7
     assert 'create_model("hf-hub:owner/new")' in card.text
+    assert "```bash\npython train.py --epochs 2\n```" in card.text
     assert torch.equal(causalcxr.create_model("hf-hub:owner/new").eval()(images), model(images))
     assert "hf_secret" not in "".join(capfd.readouterr())
     assert not any(b"hf_secret" in content for content in repo.files.values())
@@ -151,6 +153,11 @@ def test_folder_is_uploaded_as_it_is(hub: HubServer, folder: Path, tmp_path: Pat
     assert files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert files["README.md"].endswith(b"Written by hand.")
     assert b"hf-hub:owner/new" in files["README.md"]
+    (copied / "film.png").write_bytes(b"PNG")
+    causalcxr.push_to_hub(copied, "owner/new", picture=copied / "film.png")
+    files = hub.repos["owner/new"].files
+    assert files["picture.png"] == b"PNG"
+    assert files["README.md"].count(b"](picture.png)\n\n## ") == 1
     with pytest.raises(ValueError, match="label_names is not for a folder; give it to save_pretrained"):
         causalcxr.push_to_hub(copied, "owner/new", label_names=["a"])
 
