@@ -10,13 +10,16 @@ OLDEST_VERSIONS := tests/oldest.txt
 WHEEL_LIMIT := 15000000
 PYTEST ?=  # more arguments of pytest
 
-.PHONY: demo test test-research test-oldest lint docs release clean
+.PHONY: demo test test-slow test-research test-oldest lint docs release clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PYTEST)
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m "slow and not research and not integration" $(PYTEST)
 
 test-research: $(INSTALLED)
 	$(BIN)/python -m pytest -m research $(PYTEST)
