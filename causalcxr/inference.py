@@ -1,9 +1,12 @@
-"""Scores of many films: each of some threads reads a batch and scores it."""
+"""Scores of many films: threads read them, and score them in batches."""
 
+import copy
+import math
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from threading import Lock
 from typing import Any, NamedTuple
@@ -12,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from causalcxr._checks import check_count
-from causalcxr._modes import eval_mode
 from causalcxr.data.image import ImageLike
 from causalcxr.data.transforms import normalise, read_resized
 
@@ -39,24 +41,26 @@ def predict(
     """Score films in batches, on the model's device, and yield each as it is done, in the order given.
 
     Films are read, resized and normalised as `model.preprocess` does. A film that cannot be read is reported in its
-    place, and the others are scored all the same. Memory holds a batch for each worker, however many films there are.
+    place, and the others are scored all the same. Memory holds a few batches, however many films there are.
 
-    The model is in `eval` mode until the last prediction or until the iterator is closed, as leaving a loop does. Then
-    each module has the training flag it had before.
+    A model in training mode stays in it: a copy in evaluation mode, which shares its weights, scores the films.
+    `torch.autocast` round the call is heeded.
 
     Args:
         model: A model from `causalcxr.create_model` or `timm.create_model`: anything with `pretrained_cfg` that gives
             logits (B, K).
         films: What `causalcxr.data.read_image` takes, such as paths. A generator is read as far as it is needed.
         batch_size: Number of films that the model takes at once.
-        workers: Number of threads, each of which reads a batch and scores it. They share the cores that
-            `torch.get_num_threads()` says. On a CPU, one a core is the fastest, if memory allows.
+        workers: Number of threads that read films and, on a CPU, score batches. They share the cores that
+            `torch.get_num_threads()` says. On a CPU, one a core is the fastest, if memory allows. A GPU takes one batch
+            at a time.
 
     Yields:
         A `Prediction(film, logits, error)` for each film.
 
     Raises:
-        TypeError: The model has no `pretrained_cfg`, or a film is of none of the types that `read_image` takes.
+        TypeError: The model has no `pretrained_cfg`, `films` is a single film, or a film is of none of the types that
+            `read_image` takes.
         ValueError: `batch_size` or `workers` is not a positive integer.
 
     Example:
@@ -74,39 +78,74 @@ def predict(
             f"{type(model).__name__} has no pretrained_cfg, which says how films are scaled; build the model with "
             "causalcxr.create_model or timm.create_model (of a wrapped one, give its .module)"
         )
-    return _predict(model, films, batch_size, workers)
+    single = isinstance(films, (str, os.PathLike)) or hasattr(films, "read") or getattr(films, "ndim", 3) < 3
+    if single or not isinstance(films, Iterable):
+        raise TypeError(f"films must be a list of films, or another iterable, got {type(films).__name__}: give [film]")
+    kind = next(model.parameters()).device.type
+    precision = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
+    return _predict(model, films, batch_size, workers, {"device_type": kind, **precision})
 
 
-def _predict(model: nn.Module, films: Iterable[ImageLike], batch_size: int, workers: int) -> Iterator[Prediction]:
-    films, threads = iter(films), torch.get_num_threads()
-    batches = iter(lambda: list(islice(films, batch_size)), [])
-    # An accelerator, whose memory is short, takes one batch at a time. The cores are divided among the workers, since
-    # one that waits for threads of another wastes its time.
-    turn = nullcontext() if next(model.parameters()).device.type == "cpu" else Lock()
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, threads // workers),))
-    with eval_mode(model):
+def _predict(
+    model: nn.Module, films: Iterable[ImageLike], batch_size: int, workers: int, precision: dict[str, Any]
+) -> Iterator[Prediction]:
+    if any(module.training for module in model.modules()):
+        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        model = copy.deepcopy(model, shared).eval()
+    films, cfg = iter(films), model.pretrained_cfg
+    on_cpu = precision["device_type"] == "cpu"
+    ahead = workers if on_cpu else 1 + math.ceil(workers / batch_size)  # batches, beside the one that comes next
+    turn: AbstractContextManager[Any] = nullcontext() if on_cpu else Lock()
+    waiting: deque[Future[list[Prediction]]] = deque()
+    with _divided(workers) as threads:
+        # Each worker has cores of its own: one that waits for threads of another wastes its time.
+        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
         try:
-            waiting = deque(pool.submit(_score, model, batch, turn) for batch in islice(batches, workers))
+            while batch := list(islice(films, batch_size)):
+                images = [pool.submit(_read, film, cfg) for film in batch]  # done or begun before the next is
+                waiting.append(pool.submit(_score, model, batch, images, turn, precision))
+                if len(waiting) > ahead:
+                    yield from waiting.popleft().result()
             while waiting:
-                predictions = waiting.popleft().result()
-                waiting.extend(pool.submit(_score, model, batch, turn) for batch in islice(batches, 1))
-                yield from predictions
+                yield from waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)  # for threads that others start; this one's number is as it was
+
+
+_running: list[int] = []  # number of threads before each call that runs
+_change = Lock()
+
+
+@contextmanager
+def _divided(workers: int) -> Iterator[int]:
+    """Give the threads of PyTorch that a worker may have; new threads of others have as many as before afterwards."""
+    with _change:
+        _running.append(_running[0] if _running else torch.get_num_threads())
+    try:
+        yield max(1, _running[0] // workers)
+    finally:
+        with _change:
+            threads = _running.pop()
+            if not _running:
+                torch.set_num_threads(threads)
 
 
 @torch.inference_mode()
-def _score(model: Any, films: list[ImageLike], turn: AbstractContextManager[Any]) -> list[Prediction]:
-    read = [_read(film, model.pretrained_cfg) for film in films]
-    good = [image for image in read if isinstance(image, Tensor)]
+def _score(
+    model: Any,
+    films: list[ImageLike],
+    images: list[Future[Tensor | Exception]],
+    turn: AbstractContextManager[Any],
+    precision: dict[str, Any],
+) -> list[Prediction]:
+    read = [image.result() for image in images]
     logits: Iterator[Tensor] = iter(())
-    if good:
-        weight, images = next(model.parameters()), torch.stack(good)
-        with turn:
-            images = normalise(images.to(weight.device), model.pretrained_cfg)
+    if good := [image for image in read if isinstance(image, Tensor)]:
+        weight = next(model.parameters())
+        with turn, torch.autocast(**precision):
+            grey = normalise(torch.stack(good).to(weight.device), model.pretrained_cfg)
             # Convolutions follow the memory format of the images; this one is the faster, on the CPU and on a GPU.
-            logits = iter(model(images.to(weight, memory_format=torch.channels_last)).float().cpu())
+            logits = iter(model(grey.to(weight, memory_format=torch.channels_last)).float().cpu())
     predictions = []
     for film, image in zip(films, read, strict=True):
         if isinstance(image, Exception):

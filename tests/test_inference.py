@@ -1,6 +1,5 @@
 """Batched scoring: the same logits as one at a time, in order, with bounded memory, whatever a film is like."""
 
-import contextlib
 import itertools
 import threading
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import causalcxr
+from causalcxr import inference
 from causalcxr.data import preprocess
 
 
@@ -62,7 +62,7 @@ def test_scores_that_are_not_finite_are_an_error() -> None:
     assert "not finite" in str(error)
 
 
-def test_only_a_batch_for_each_worker_is_taken_in_advance(model: nn.Module) -> None:
+def test_few_batches_are_taken_in_advance(model: nn.Module) -> None:
     film, taken = films(1)[0], itertools.count()
     predictions = causalcxr.predict(model, (film for _ in taken), batch_size=4, workers=3)
     next(predictions)
@@ -70,13 +70,33 @@ def test_only_a_batch_for_each_worker_is_taken_in_advance(model: nn.Module) -> N
     assert next(taken) == 4 + 3 * 4
 
 
-def test_modules_keep_their_training_flags() -> None:
+def test_a_batch_is_read_by_all_workers(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    together, read = threading.Barrier(4, timeout=20), inference.read_resized
+    monkeypatch.setattr(inference, "read_resized", lambda *args: (together.wait(), read(*args))[1])
+    assert all(error is None for _, _, error in causalcxr.predict(model, films(4), batch_size=4, workers=4))
+
+
+def test_a_model_in_training_stays_so() -> None:
+    """Calls that overlap neither see nor leave a trace: flags, batch statistics, and the scores of each other."""
     model = causalcxr.create_model("causal_test_resnet").train()
     model.backbone.eval()
-    for given in ([films(1)[0], films(1)[0]], [3]):  # scored and left early, and an error
-        with contextlib.suppress(TypeError):
-            next(causalcxr.predict(model, given, batch_size=1))
-        assert (model.training, model.backbone.training) == (True, False)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    first, other = (causalcxr.predict(model, films(4), batch_size=1, workers=1) for _ in range(2))
+    one = [next(first).logits]
+    two = [next(other).logits]
+    assert (model.training, model.backbone.training) == (True, False)
+    one += [logits for _, logits, _ in first]
+    two += [logits for _, logits, _ in other]
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    expected = [logits for _, logits, _ in causalcxr.predict(model.eval(), films(4), batch_size=1, workers=1)]
+    torch.testing.assert_close(torch.stack([*one, *two]), torch.stack([*expected, *expected]))
+
+
+def test_autocast_is_heeded(model: nn.Module) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        predictions = causalcxr.predict(model, films(1))
+    exact = next(causalcxr.predict(model, films(1))).logits
+    assert 1e-5 < (next(predictions).logits - exact).abs().max() < 0.1
 
 
 def test_threads_share_the_cores(model: nn.Module) -> None:
@@ -86,9 +106,19 @@ def test_threads_share_the_cores(model: nn.Module) -> None:
     torch.set_num_threads(6)
     list(causalcxr.predict(model, films(4), batch_size=1, workers=3))
     later: list[int] = []
+
+    def score_elsewhere() -> None:
+        list(causalcxr.predict(model, films(2), batch_size=1, workers=3))
+        later.append(torch.get_num_threads())
+
+    running = causalcxr.predict(model, films(4), batch_size=1, workers=3)
+    next(running)
+    (thread := threading.Thread(target=score_elsewhere)).start()  # begins while another call runs
+    thread.join()
+    list(running)
     (thread := threading.Thread(target=lambda: later.append(torch.get_num_threads()))).start()
     thread.join()
-    assert (seen, torch.get_num_threads(), later) == ([2] * 4, 6, [6])
+    assert (set(seen), torch.get_num_threads(), later[1:]) == ({2}, 6, [6])
     torch.set_num_threads(before)
     handle.remove()
 
@@ -98,5 +128,8 @@ def test_errors_say_what_would_work(model: nn.Module) -> None:
         causalcxr.predict(nn.Linear(1, 1), [])
     with pytest.raises(ValueError, match="batch_size must be a positive integer, but got 0"):
         causalcxr.predict(model, [], batch_size=0)
+    for film in ("film.png", Path("film.png"), torch.rand(80, 80)):
+        with pytest.raises(TypeError, match=r"films must be a list .*: give \[film\]"):
+            causalcxr.predict(model, film)
     with pytest.raises(TypeError, match="an image is a path"):
         next(causalcxr.predict(model, [3]))
