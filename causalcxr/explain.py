@@ -67,7 +67,8 @@ def evidence_maps(model: Any, images: Tensor, labels: Sequence[int] | None = Non
         >>> evidence_maps(model, torch.randn(2, 3, 64, 64), labels=[0, 3]).shape
         torch.Size([2, 2, 64, 64])
     """
-    _check(model, images)
+    _check(model, images, "forward_features")
+    _check(getattr(model, "head", model), images, "decode")
     head = model.head
     chosen = list(range(head.num_classes)) if labels is None else list(labels)
     if not all(0 <= k < head.num_classes for k in chosen):
@@ -111,16 +112,16 @@ def attention_maps(model: Any, images: Tensor) -> Tensor:
         >>> attention_maps(model, torch.randn(2, 3, 64, 64)).shape
         torch.Size([2, 14, 64, 64])
     """
-    _check(model, images)
+    _check(model, images, "forward_causal")
     with torch.no_grad(), eval_mode(model):
         attention = model.forward_causal(images, need_attention=True).attention
     return _to_images(attention, images)
 
 
-def _check(model: Any, images: Any) -> None:
-    if not callable(getattr(model, "forward_causal", None)):
+def _check(model: Any, images: Any, needed: str) -> None:
+    if not callable(getattr(model, needed, None)):
         raise TypeError(
-            f"{type(model).__name__} has no forward_causal; pass a model from causalcxr.create_model (of a wrapped "
+            f"{type(model).__name__} has no {needed}; pass a model from causalcxr.create_model (of a wrapped "
             "one, such as DistributedDataParallel, its .module)"
         )
     check_tensor("images", images, "B C H W")

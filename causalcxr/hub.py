@@ -44,7 +44,7 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 REPOSITORY = "owner/repo"  # in a card, until it is pushed
 TASK = "image-classification"
 
-# Arguments of a causal model that a config may give. A number may be written as a whole one where it need not be.
+# Arguments of a causal model that a config may give. Rates may be written as integers.
 CAUSAL_ARGS: dict[str, Any] = {
     **dict.fromkeys(("num_classes", "in_chans", "dim", "num_heads", "depth", "output_stride"), int),
     **dict.fromkeys(("drop_rate", "drop_path_rate"), (int, float)),
@@ -52,6 +52,8 @@ CAUSAL_ARGS: dict[str, Any] = {
     "backbone_args": dict,
     "img_size": (int, list),
 }
+LARGEST = 2**15  # number in a config
+LIMITS = {"in_chans": 64, "dim": 2**13, "num_heads": 2**8, "depth": 64, "output_stride": 64, "drop_rate": 1}
 # Arguments that choose weights, or how a model is built and wrapped, which is not for a config to say.
 NOT_ARGS = {
     *inspect.signature(timm.create_model).parameters,
@@ -160,8 +162,8 @@ def push_to_hub(
         calibration: As in `save_pretrained`.
         metrics: As in `save_pretrained`. Without, a card that the repository has is left alone.
         data_config: As in `save_pretrained`.
-        picture: A PNG file to show on the card, such as one of `causalcxr predict --heatmap`. It becomes public with
-            the repository, so take a film that may.
+        picture: A PNG file to show on the card that is uploaded, such as one of `causalcxr predict --heatmap`. It
+            becomes public with the repository, so take a film that may.
         commit_message: Title of the commit.
         private: Whether a repository that is made is private. Default: the owner's setting.
         revision: Branch to commit to. Default: `main`.
@@ -172,10 +174,11 @@ def push_to_hub(
         The commit, with `commit_url`, `oid` and `pr_url`.
 
     Raises:
-        ValueError: As in `save_pretrained`; if the folder has no model; or if `private` is asked of a repository that
-            is public.
+        ValueError: As in `save_pretrained`; if the folder has no model; if `private` is asked of a repository that is
+            public; or if there is a picture, but no card to upload.
         huggingface_hub.errors.HfHubHTTPError: If the token may not write there, or there is none.
     """
+    shown = None if picture is None else Path(picture).read_bytes()
     options: dict[str, Any] = {"label_names": label_names, "calibration": calibration}
     options |= {"metrics": metrics, "data_config": data_config}
     with TemporaryDirectory() as temporary:
@@ -191,12 +194,16 @@ def push_to_hub(
         if private and not api.model_info(repo_id).private:
             raise ValueError(f"{repo_id!r} exists and is public; make it private on its page, or take another")
         files: dict[str, Any] = {name: folder / name for name in (CONFIG, WEIGHTS)}
-        wanted = metrics is not None or picture is not None or not isinstance(model, nn.Module)
-        if (folder / CARD).is_file() and (wanted or not api.file_exists(repo_id, CARD, revision=revision)):
+        wanted = metrics is not None or not isinstance(model, nn.Module)
+        new = (folder / CARD).is_file() and (wanted or not api.file_exists(repo_id, CARD, revision=revision))
+        if shown is not None and not new:
+            raise ValueError("a picture is for a card that is uploaded: give metrics, or a folder that has README.md")
+        if new:
             card = (folder / CARD).read_text(encoding="utf-8")
-            if picture is not None:
-                files["picture.png"] = Path(picture).read_bytes()
-                card = card.replace("\n## ", "\n![A film and what the model sees](picture.png)\n\n## ", 1)
+            if shown is not None:
+                files["picture.png"] = shown
+                head, section, rest = card.partition("\n## ")
+                card = f"{head}\n![A film and what the model sees](picture.png)\n{section}{rest}"
             files[CARD] = card.replace(f"hf-hub:{REPOSITORY}", f"hf-hub:{repo_id}").encode()
         return api.create_commit(
             repo_id,
@@ -231,7 +238,7 @@ def read(name: str, *, weights: bool = True, cache_dir: str | Path | None = None
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         saved = _checked(config)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{CONFIG} of {name} is not one of a model that can be opened: {error!r:.500}") from error
     if weights:
         where = {"file": place} if source == "local-dir" else {"hf_hub_id": place}
@@ -313,13 +320,24 @@ def _checked_args(architecture: str, given: dict[str, Any]) -> dict[str, Any]:
     for name, value in args.items():
         if causal and not isinstance(value, CAUSAL_ARGS[name]):
             raise ValueError(f"{name} is of type {type(value).__name__}: {value!r:.100}")
+        _check_numbers(name, value, LIMITS.get(name, LARGEST) if causal else LARGEST)
     return args
+
+
+def _check_numbers(name: str, value: Any, most: float = LARGEST) -> None:
+    """Raise at a number that would take all memory, or hours, or that is none."""
+    if isinstance(value, (dict, list, tuple)):
+        for part in value.values() if isinstance(value, dict) else value:
+            _check_numbers(name, part, most)
+    elif isinstance(value, (int, float)) and not -LARGEST <= value <= most:
+        raise ValueError(f"{name} must be of numbers up to {most}, but has {value!r:.100}")
 
 
 def _checked_cfg(architecture: str, given: dict[str, Any]) -> dict[str, Any]:
     """Return the pretrained cfg of a model: of the images what is given, of the network what is registered."""
     registered = get_pretrained_cfg(architecture) or PretrainedCfg()
     cfg = {key: given.get(key, getattr(registered, key)) for key in IMAGE_KEYS}
+    _check_numbers("pretrained_cfg", cfg)
     _, _, _ = cfg["input_size"] = tuple(map(int, cfg["input_size"]))
     cfg["mean"], cfg["std"] = (tuple(map(float, cfg[key])) for key in ("mean", "std"))
     if not all(value > 0 for value in cfg["input_size"] + cfg["std"]):

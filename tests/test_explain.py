@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ def test_frozen_and_half_precision_models_have_evidence():
 
 @pytest.mark.parametrize("maps", [evidence_maps, attention_maps])
 def test_maps_need_a_causal_model(maps):
-    with pytest.raises(TypeError, match=r"Conv2d has no forward_causal; pass a model from causalcxr.create_model"):
+    with pytest.raises(TypeError, match=r"Conv2d has no forward_\w+; pass a model from causalcxr.create_model"):
         maps(nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 8, 8))
 
 
@@ -180,3 +181,17 @@ def test_bad_overlays(arguments, message):
     given = {"image": np.zeros((8, 8)), "heatmap": np.eye(4), **arguments}
     with pytest.raises(ValueError, match=message):
         overlay(given.pop("image"), given.pop("heatmap"), **given)
+
+
+def test_evidence_of_an_own_model():
+    """A backbone with a `CausalHead`, as the documentation builds one."""
+
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = causalcxr.CausalHead(8, num_classes=3, dim=32)
+            self.forward_features = torch.nn.Conv2d(3, 8, 16, stride=16)
+
+    assert evidence_maps(Own(), torch.randn(2, 3, 64, 64), [1]).shape == (2, 1, 64, 64)
+    with pytest.raises(TypeError, match="has no decode"):
+        evidence_maps(timm.create_model("test_resnet"), torch.randn(1, 3, 64, 64))

@@ -158,6 +158,11 @@ def test_folder_is_uploaded_as_it_is(hub: HubServer, folder: Path, tmp_path: Pat
     files = hub.repos["owner/new"].files
     assert files["picture.png"] == b"PNG"
     assert files["README.md"].count(b"](picture.png)\n\n## ") == 1
+    with pytest.raises(FileNotFoundError):
+        causalcxr.push_to_hub(copied, "owner/new", picture=copied / "none.png")
+    (copied / "README.md").unlink()
+    with pytest.raises(ValueError, match="a picture is for a card that is uploaded"):
+        causalcxr.push_to_hub(copied, "owner/new", picture=copied / "film.png")
     with pytest.raises(ValueError, match="label_names is not for a folder; give it to save_pretrained"):
         causalcxr.push_to_hub(copied, "owner/new", label_names=["a"])
 

@@ -123,6 +123,10 @@ def test_config_that_is_none(copied: Path, text: str) -> None:
         ("calibration", "thresholds", [0.5] * 13),
         ("model_args", "dim", "32"),
         ("model_args", "depth", 1e9),
+        ("model_args", "depth", 10**7),
+        ("model_args", "dim", 65536),
+        ("model_args", "drop_path_rate", float("nan")),
+        ("model_args", "backbone_args", {"layers": [1, 1, 1, 10**9]}),
         ("model_args", "backbone", ["resnet18"]),
         ("model_args", "trust_remote_code", True),
         ("model_args", "checkpoint_path", "x.pth"),
@@ -133,6 +137,9 @@ def test_config_that_is_none(copied: Path, text: str) -> None:
         ("pretrained_cfg", "input_size", [0, 96, 96]),
         ("pretrained_cfg", "mean", ["x"]),
         ("pretrained_cfg", "std", [0.0]),
+        ("pretrained_cfg", "std", [float("inf")] * 3),
+        ("pretrained_cfg", "mean", [float("nan")] * 3),
+        ("pretrained_cfg", "input_size", [3, 10**9, 96]),
     ],
 )
 def test_config_that_was_tampered_with(copied: Path, part: str, key: str, value: Any) -> None:
