@@ -55,12 +55,14 @@ class Calibration:
     thresholds: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "temperature", float(self.temperature))  # the dataclass is frozen
-        object.__setattr__(self, "thresholds", tuple(map(float, self.thresholds)))
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature must be a positive number, such as 1.5, but got {self.temperature}")
-        if not self.thresholds or not all(0 <= threshold <= 1 for threshold in self.thresholds):
-            raise ValueError(f"thresholds must be numbers from 0 to 1, one a label, but got {self.thresholds}")
+        temperature, thresholds = np.asarray(self.temperature), np.asarray(self.thresholds)
+        if temperature.shape or temperature.dtype.kind not in "iuf" or not 0 < temperature < np.inf:
+            raise ValueError(f"temperature must be a positive number, such as 1.5, but got {self.temperature!r:.200}")
+        given = thresholds.ndim == 1 and thresholds.size and thresholds.dtype.kind in "iuf"
+        if not given or not ((thresholds >= 0) & (thresholds <= 1)).all():
+            raise ValueError(f"thresholds must be numbers from 0 to 1, one a label, but got {self.thresholds!r:.200}")
+        object.__setattr__(self, "temperature", float(temperature))  # the dataclass is frozen
+        object.__setattr__(self, "thresholds", tuple(thresholds.astype(float).tolist()))
 
     @classmethod
     def fit(cls, logits: Any, targets: Any, *, criterion: str = "youden") -> "Calibration":

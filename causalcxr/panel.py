@@ -95,7 +95,7 @@ def save_panel(path: Path, image: Tensor, findings: list[Finding], title: str, n
     """Draw the radiograph beside the overlays of the findings, and save the picture as PNG.
 
     Args:
-        path: File to write.
+        path: File to write; it appears when it is complete.
         image: (1, H, W) radiograph with values in [0, 1], before normalisation.
         findings: What to show, in this order.
         title: Written above.
@@ -135,7 +135,9 @@ def save_panel(path: Path, image: Tensor, findings: list[Finding], title: str, n
     bar.set_title("film: dark to bright", fontsize=6.5, color=FAINT, loc="left")
     bar.tick_params(length=0)
     bar.set_frame_on(False)
-    figure.savefig(path, format="png", dpi=DPI)
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png", dpi=DPI)
+    partial.replace(path)
 
 
 def overlays(grey: Tensor, findings: list[Finding]) -> tuple[list[npt.NDArray[np.uint8]], float]:

@@ -1,8 +1,9 @@
 """AUROC of a table of scores against a table of labels: what `causalcxr evaluate` prints."""
 
 import csv
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -64,9 +65,10 @@ def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) 
     given = [name for name in next(iter(scored.values())) if name not in (*IMAGE_COLUMNS, "model", "positives")]
     given = [name for name in given if not name.endswith(" threshold")]
     if NIH_FINDINGS in columns:  # one column that lists what is there
+        absent = [name for name in NIH_LABELS if name not in columns]
         for row in rows.values():
-            row |= {name: str(int(name in row[NIH_FINDINGS].split("|"))) for name in NIH_LABELS}
-        columns += NIH_LABELS
+            row |= {name: str(int(name in row[NIH_FINDINGS].split("|"))) for name in absent}
+        columns += absent
     names = [name for name in given if name in columns]
     if not names:
         raise ValueError(f"{labels} has none of the labels {few(given)}; its columns: {few(columns)}")
@@ -82,7 +84,7 @@ def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) 
     for column in groups:
         values = np.array([row[column] for row in rows.values()])
         members |= {f"{column} = {value or '(empty)'}": values == value for value in np.unique(values)}
-    values, targets = _numbers(scores, scored, names), _numbers(labels, rows, names)
+    values, targets = _numbers(scores, scored, names, _score), _numbers(labels, rows, names, _target)
     return [
         row
         for group, chosen in members.items()
@@ -112,12 +114,28 @@ def _read(path: Path) -> Table:
     return rows
 
 
-def _numbers(path: Path, table: Table, names: list[str]) -> np.ndarray:
-    """Return the cells (N, K) of some columns, NaN where they are empty."""
-    try:
-        return np.array([[float(row[name].strip() or "nan") for name in names] for row in table.values()])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+def _numbers(path: Path, table: Table, names: list[str], read: Callable[[str], float]) -> np.ndarray:
+    """Return the cells (N, K) of some columns."""
+
+    def number(image: str, name: str, cell: str) -> float:
+        try:
+            return read(cell.strip())
+        except ValueError as error:
+            raise ValueError(f"{path}: {name} of {image}: {error}") from error
+
+    return np.array([[number(image, name, row[name]) for name in names] for image, row in table.items()])
+
+
+def _score(cell: str) -> float:
+    if not math.isfinite(value := float(cell)):
+        raise ValueError(f"scores must be finite, got {cell}")
+    return value
+
+
+def _target(cell: str) -> float:
+    if cell and float(cell) not in (0, 1):
+        raise ValueError(f"labels must be 0, 1 or empty (unknown), got {cell}")
+    return float(cell or "nan")
 
 
 def _of_group(

@@ -168,13 +168,13 @@ def test_a_calibration_cannot_be_changed_and_compares_by_value() -> None:
         calibration.temperature = 1.0
 
 
-@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf"), "1.5", True, None, [1.0]])
 def test_temperatures_that_are_none(temperature: Any) -> None:
     with pytest.raises(ValueError, match=r"temperature must be a positive number, such as 1\.5, but got "):
         Calibration(temperature, (0.5,))
 
 
-@pytest.mark.parametrize("thresholds", [(), (0.5, 1.1), (-0.1,), (float("nan"),)])
+@pytest.mark.parametrize("thresholds", [(), 0.5, "01", (0.5, 1.1), (-0.1,), (float("nan"),), (True,), (None,)])
 def test_thresholds_that_are_none(thresholds: Any) -> None:
     with pytest.raises(ValueError, match="thresholds must be numbers from 0 to 1, one a label, but got "):
         Calibration(1.0, thresholds)

@@ -13,7 +13,10 @@ ORDER_STREAM, APPEARANCE_STREAM, CHOICE_STREAM = range(100, 103)
 
 def check_binary(name: str, values: Any, length: int | None = None) -> Tensor:
     """Zeros and ones (N,) as int64; given as (N,) or (N, 1), of any number type or bool."""
-    given = torch.as_tensor(values if isinstance(values, Tensor) else np.asarray(values)).detach().cpu()
+    given = values if isinstance(values, Tensor) else np.asarray(values)
+    if isinstance(given, np.ndarray) and given.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be zeros and ones, got {given.dtype} values; compare first, as in view == 'AP'")
+    given = torch.as_tensor(given).detach().cpu()
     column = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
     if column.ndim != 1 or length not in (None, len(column)):
         expected = "(N,)" if length is None else f"({length},)"

@@ -116,7 +116,7 @@ def evaluate(
         >>> list(result.tests), result.probe_causal
         (['same', 'none', 'reversed'], None)
     """
-    _check_tests(tests)
+    _check_tests(tests, hasattr(model, "forward_causal"), seed)
     predictions = {
         name: predict(model, test, label=label, prepare=prepare, batch_size=batch_size) for name, test in tests.items()
     }
@@ -214,13 +214,21 @@ def _probe(features: Tensor, test: StratifiedImages, seed: int) -> float:
         from sklearn.preprocessing import StandardScaler
     except ImportError as error:
         raise ImportError("a linear probe needs scikit-learn: pip install scikit-learn") from error
-    groups, members = np.unique(_groups_of(test), return_inverse=True)
-    half = stream(seed, CHOICE_STREAM, 1).permutation(len(groups))[members] < len(groups) / 2
-    values, strata, readings = features.double().numpy(), test.strata.numpy(), []
+    half, values, strata = _halves(test, seed), features.double().numpy(), test.strata.numpy()
+    readings = []
     for train in (half, ~half):
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)).fit(values[train], strata[train])
         readings.append(auroc(probe.decision_function(values[~train]), strata[~train])[0])
     return float(sum(readings) / 2)
+
+
+def _halves(test: StratifiedImages, seed: int) -> Any:
+    """Whether each image (N,) is in a random half of the patients, or of the images."""
+    groups, members = np.unique(_groups_of(test), return_inverse=True)
+    half = stream(seed, CHOICE_STREAM, 1).permutation(len(groups))[members] < len(groups) / 2
+    if any(len(test.strata[part].unique()) < 2 for part in (half, ~half)):
+        raise ValueError("the test 'none' is too small for a probe: half of it has the confounder on all or on none")
+    return half
 
 
 def _groups_of(test: StratifiedImages) -> Any:
@@ -228,7 +236,7 @@ def _groups_of(test: StratifiedImages) -> Any:
     return np.arange(len(test)) if test.patient is None else test.patient
 
 
-def _check_tests(tests: Mapping[str, Any]) -> None:
+def _check_tests(tests: Mapping[str, Any], probed: bool, seed: int) -> None:
     for name, test in tests.items():
         if not isinstance(test, StratifiedImages):
             raise TypeError(f"test {name!r} must be a causalcxr.bench.StratifiedImages, got {type(test).__name__}")
@@ -237,3 +245,5 @@ def _check_tests(tests: Mapping[str, Any]) -> None:
     without = [name for name, test in tests.items() if test.patient is None]
     if not tests or 0 < len(without) < len(tests):
         raise ValueError(f"there must be tests, and all or none must have patients, but these have none: {without}")
+    if probed and "none" in tests:
+        _halves(tests["none"], seed)  # before the work

@@ -38,7 +38,7 @@ def check_label_names(given: Sequence[str], expected: Sequence[str]) -> None:
         expected: Names in the order in which they are used.
 
     Raises:
-        ValueError: The lists differ. The message says where first.
+        ValueError: The lists differ, and the message says where first. Or one is a single string.
 
     Example:
         >>> check_label_names(["Mass", "Nodule"], ("Mass", "Nodule"))
@@ -47,6 +47,8 @@ def check_label_names(given: Sequence[str], expected: Sequence[str]) -> None:
         ValueError: label names are the same but in another order: position 0 is 'Nodule', expected 'Mass'; give \
 exactly these: Mass, Nodule
     """
+    if isinstance(given, str) or isinstance(expected, str):
+        raise ValueError(f"label names must be lists of strings, got {given!r} and {expected!r}")
     given, expected = list(given), list(expected)
     pairs = enumerate(itertools.zip_longest(map(repr, given), map(repr, expected), fillvalue="missing"))
     for position, (here, there) in pairs:

@@ -247,10 +247,10 @@ def _read_boxes(path: Path, row_of: dict[str, int], chosen: tuple[str, ...]) -> 
     if not path.is_file():
         return boxes
     with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if row][1:]
+        rows = [row for row in csv.reader(file, skipinitialspace=True) if row][1:]
     for row in rows:
         try:
-            name, label, *box = row[:6]
+            name, label, *box = map(str.strip, row[:6])
             x, y, w, h = map(float, box)
         except ValueError:
             raise ValueError(f"{path}: a row is {','.join(row)!r}, expected name,label,x,y,w,h") from None

@@ -103,7 +103,7 @@ def _of_channels(values: Sequence[float], channels: int) -> Sequence[float]:
 
 
 def _warn_if_odd(image: Any, grey: Tensor, height: int, width: int) -> None:
-    """Warn of an image that a model is unlikely to know; on behalf of who calls `preprocess`."""
+    """Warn of an image that a model is unlikely to know; the warning names the caller of `preprocess`."""
     name = image if isinstance(image, (str, os.PathLike)) else getattr(image, "name", None) or "the image"
     rows, columns = grey.shape[1:]
     span = np.ptp(grey.numpy())  # in NumPy, since threads of PyTorch would get in the way of those that read

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -91,6 +92,16 @@ def test_evaluate_reads_the_table_of_the_nih_release(run, tables, tmp_path):
     assert float(_rows(out)["all images", "Mass"]["auroc"]) == auroc(tables[2][:, 0], tables[3][:, 0])[0]
 
 
+def test_columns_of_labels_hold_beside_the_findings_of_the_release(run, tables):
+    rows = [
+        f"{line},{'Finding Labels' if i == 0 else 'Mass'}" for i, line in enumerate(tables[1].read_text().splitlines())
+    ]
+    tables[1].write_text("\n".join(rows))
+    code, out, _ = run("evaluate", *tables[:2], "--format=csv")
+    assert code == 0
+    assert float(_rows(out)["all images", "Mass"]["auroc"]) == auroc(tables[2][:, 0], tables[3][:, 0])[0]
+
+
 def test_evaluate_leaves_out_labels_that_are_not_in_the_table(run, tables):
     tables[1].write_text(tables[1].read_text().replace("Hernia", "Nodule", 1))
     code, out, err = run("evaluate", *tables[:2], "--patients=patient", "--format=csv")
@@ -104,10 +115,8 @@ def test_evaluate_leaves_out_labels_that_are_not_in_the_table(run, tables):
         (0, "path,", "file,", "no column of image names (path, image, Image Index); its columns: file"),
         (0, "here/7.png", "here/8.png", "several rows for '8.png' (images are matched by file name)"),
         (0, "here/7.png", "here/x.png", "1 images of "),
-        (0, "here/7.png,", "here/7.png,nan", "could not convert string to float: 'nan"),
         (0, "here/7.png,", "here/7.png,1,", "scores.csv, line 9: not 3 cells as in the header"),
         (1, "Hernia,image,Mass", "a,image,b", "labels.csv has none of the labels Mass, Hernia; its columns: a, image"),
-        (1, "there/7.png,", "there/7.png,2", "targets must be 0, 1 or NaN (unknown), got 2"),
         (1, "p2,AP", ",AP", "3 images have no 'patient'"),
         (1, "patient", "person", "the labels have no column 'patient'; their columns: Hernia, image, Mass, person"),
     ],
@@ -117,6 +126,23 @@ def test_tables_that_do_not_fit_are_refused(run, tables, table, old, new, messag
     assert old in text
     tables[table].write_text(text.replace(old, new))
     code, out, err = run("evaluate", *tables[:2], "--patients=patient", "--group=view")
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("table", "cell", "message"),
+    [
+        (0, "x", "scores.csv: Mass of 7.png: could not convert string to float: 'x'"),
+        (0, "nan", "scores.csv: Mass of 7.png: scores must be finite, got nan"),
+        (1, "x", "labels.csv: Mass of 7.png: could not convert string to float: 'x'"),
+        (1, "2", "labels.csv: Mass of 7.png: labels must be 0, 1 or empty (unknown), got 2"),
+        (1, "nan", "labels.csv: Mass of 7.png: labels must be 0, 1 or empty (unknown), got nan"),
+    ],
+)
+def test_bad_cells_are_named(run, tables, table, cell, message):
+    tables[table].write_text(re.sub(r"(here/7\.png),[^,]*", rf"\1,{cell}", tables[table].read_text()))
+    code, out, err = run("evaluate", *tables[:2])
     assert (code, out) == (2, "")
     assert message in err
 

@@ -81,6 +81,17 @@ def test_scores_survive_a_heat_map_that_cannot_be_written(run, images, tmp_path)
     assert "a.png.heatmap.png" in err
 
 
+def test_a_heat_map_appears_when_it_is_complete(tmp_path, monkeypatch):
+    def killed(figure, path, **options):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", killed)
+    with pytest.raises(KeyboardInterrupt):
+        panel.save_panel(tmp_path / "a.png", torch.rand(1, 8, 8), [], "", "", "")
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_what_cannot_be_drawn_ends_before_the_work(run, images, tmp_path, monkeypatch):
     for arguments, message in [
         (["--heatmap", images / "a.png"], str(images / "a.png")),

@@ -25,6 +25,12 @@ def test_differing_names_are_refused_with_the_first_difference(given, message):
         check_label_names(given, ("a", "b", "c"))
 
 
+@pytest.mark.parametrize("names", [("ab", ["a", "b"]), (["a", "b"], "ab")])
+def test_a_string_is_no_list_of_names(names):
+    with pytest.raises(ValueError, match="must be lists of strings"):
+        check_label_names(*names)
+
+
 def test_positions_follow_the_order_asked_for():
     assert label_positions(["Hernia", "Atelectasis"]) == [13, 0]
     assert label_positions(["b"], ["a", "b"]) == [1]

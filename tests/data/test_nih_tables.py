@@ -70,7 +70,7 @@ def test_boxes_use_the_label_names_of_the_table(tmp_path, write_release):
     (tmp_path / "BBox_List_2017.csv").write_text(
         "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
         "00000003_001.png,Infiltrate,1.5,2,3,4,,,\n"
-        "00000003_001.png,Mass,5,6,7,8,,,\n"
+        "00000003_001.png , Mass,5, 6,7,8,,,\n"
         "00000009_000.png,Mass,5,6,7,8\n"
     )
     boxes = [Box("Infiltration", 1.5, 2, 3, 4), Box("Mass", 5, 6, 7, 8)]
