@@ -138,6 +138,8 @@ def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
             model.label_names = model.pretrained_cfg.get("label_names")
             if num_classes not in (None, model.num_classes):
                 _new_labels(model, num_classes)
+            elif model.label_names:
+                model.calibration = _shipped_calibration(model.pretrained_cfg)
         _say_channels(model)
         if not MODELS[name][0]:
             check_feature_map(model, kwargs["backbone_args"].get("img_size"))
@@ -157,8 +159,12 @@ def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{name} needs the name of a timm model, as create_model({name!r}, backbone='resnet26d')")
     check_backbone_name(backbone)
     overlay: dict[str, Any] = {}
+    kwargs["backbone_args"] = defaults.get("backbone_args", {}) | (given.get("backbone_args") or {})
     if backbone != usual or published:
         overlay = _of_backbone(backbone)
+        of_one_size = (get_pretrained_cfg(backbone) or PretrainedCfg()).fixed_input_size
+        if of_one_size and not kwargs["backbone_args"].keys() & {"dynamic_img_size", "strict_img_size"}:
+            overlay["input_size"] = get_pretrained_cfg(backbone).input_size
         if published:
             overlay |= {
                 "input_size": (published.channels, published.pixels, published.pixels),
@@ -168,7 +174,6 @@ def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
             }
         if saved:
             overlay = {"first_conv": overlay["first_conv"]}
-    kwargs["backbone_args"] = defaults.get("backbone_args", {}) | (given.get("backbone_args") or {})
     if img_size is not None:
         kwargs["backbone_args"]["img_size"] = img_size
         sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
@@ -202,15 +207,20 @@ def _say_channels(model: Any) -> None:
     model.pretrained_cfg["input_size"] = (channels, *model.pretrained_cfg["input_size"][1:])
 
 
-def _new_labels(model: Any, num_classes: int) -> None:
-    """Give a model that has its weights other labels, and say which weights are new."""
+def _new_labels(model: Any, num_classes: int, unknown: Sequence[str] = ()) -> None:
+    """Give a model that has its weights other labels, and say which weights are new, and for which names."""
+    hint = "".join(
+        f"; {name!r} is not among them" + (f", {close[0]!r} is" if close else "")
+        for name in unknown
+        for close in [difflib.get_close_matches(name, model.label_names, n=1)]
+    )
     before = dict(model.named_parameters())
     model.reset_classifier(num_classes)
     model.label_names = model.calibration = None
     if new := [name for name, parameter in model.named_parameters() if before.get(name) is not parameter]:
         _logger.warning(
-            "%d weights of %s are new, since the others were trained with other labels; train them: %s",
-            *(len(new), model.pretrained_cfg["architecture"], ", ".join(new)),
+            "%d weights of %s are new, since the others were trained with other labels%s; train them: %s",
+            *(len(new), model.pretrained_cfg["architecture"], hint, ", ".join(new)),
         )
 
 
@@ -291,11 +301,9 @@ def create_model(
     else:
         _check_name(name)
         model = timm.create_model(name, pretrained=bool(pretrained), **kwargs)
-        if pretrained and getattr(model, "label_names", None):
-            model.calibration = _shipped_calibration(model.pretrained_cfg)
     if label_names is not None:
         if model.label_names is not None and set(label_names) != set(model.label_names):
-            _new_labels(model, len(label_names))
+            _new_labels(model, len(label_names), [name for name in label_names if name not in model.label_names])
         if model.label_names is not None:
             check_label_names(label_names, model.label_names)
         model.label_names = label_names
@@ -360,7 +368,9 @@ def _check_name(name: str) -> None:
         if tag and tag not in tags:
             raise ValueError(f"{arch!r} has no tag {tag!r}; its tags: {', '.join(tags)}")
         return
-    if os.path.isdir(name):
+    if name in BACKBONES:
+        hint = f"it is a backbone; create_model('causal_timm', backbone={name!r}) puts the causal head on it"
+    elif os.path.isdir(name):
         hint = f"there is a folder of this name, which create_model(Path({name!r})) or 'local-dir:{name}' opens"
     elif "/" in name:
         hint = f"write 'hf-hub:{name}' for the Hub or 'local-dir:{name}' for a folder"

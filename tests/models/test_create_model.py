@@ -26,6 +26,7 @@ def test_names_are_listed_by_pattern() -> None:
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
+        ("rad_dino", ValueError, r"it is a backbone; create_model\('causal_timm', backbone='rad_dino'\)"),
         ("causal_resnet19", ValueError, "unknown model 'causal_resnet19'; close names: causal_resnet18"),
         ("resnet18", ValueError, r"one of timm; create_model\('causal_timm', backbone='resnet18'\)"),
         ("owner/repo", ValueError, "write 'hf-hub:owner/repo' for the Hub or 'local-dir:owner/repo' for a folder"),
@@ -118,7 +119,9 @@ def test_image_size_reaches_backbones_that_know_it(create_model: Callable[..., A
 
 
 def test_image_size_of_any_backbone(tmp_path: Path) -> None:
-    """One that is built for a single size."""
+    """One that is built for a single size: its own, or the one that is given."""
+    model = causalcxr.create_model("causal_timm", backbone="test_vit", dim=32, num_heads=4)
+    assert model(model.preprocess(torch.rand(1, 160, 160))).shape == (1, 14)
     model = causalcxr.create_model("causal_timm", backbone="test_vit", img_size=64, dim=32, num_heads=4).eval()
     assert model.preprocess(torch.rand(1, 80, 80)).shape == (1, 3, 64, 64)
     causalcxr.save_pretrained(model, tmp_path)
