@@ -96,9 +96,10 @@ def _predict(
     if (finding or attention) and heatmap is None:
         raise CommandError("--finding and --attention say what --heatmap draws; give --heatmap DIR")
     if output is not None:
-        format = output.suffix.removeprefix(".")
-        if format not in ("csv", "jsonl"):
-            raise CommandError(f"--output must end in .csv or .jsonl, not {output.name}")
+        ending = output.suffix.removeprefix(".")
+        if ending not in ("csv", "jsonl") or format not in ("table", ending):
+            raise CommandError(f"--output must end in .csv or .jsonl, which says the format, not {output.name}")
+        format = ending
     processes = _launched(device)
     first = processes is None or processes.is_main_process
     paths, problems = find_images(images)
@@ -116,6 +117,9 @@ def _predict(
     writer = _Writer(format, model, labels, getattr(loaded.calibration, "thresholds", None))
     left = writer.open(output, paths) if first else []
     failed, succeeded = bool(problems), len(left) < len(paths)
+    if first and succeeded:
+        undrawn = "" if heatmap is None else "; no heat maps are drawn of them"
+        _say(f"{len(paths) - len(left)} of {len(paths)} images are in {output} already{undrawn}")
     if processes is None:
         rows = _rows(loaded, labels, left, panels, batch_size, workers)
     else:
@@ -136,6 +140,8 @@ def _predict(
     if not first:
         return DONE
     writer.close()
+    if output is not None:
+        _say(f"wrote {writer.rows} rows to {output}")
     if failed:
         return SOME_FAILED if succeeded else NOTHING_DONE
     return DONE
@@ -242,6 +248,7 @@ class _Writer:
     def __init__(self, format: str, model: str, labels: list[str], thresholds: tuple[float, ...] | None) -> None:
         self.format, self.model, self.labels = format, model, labels
         self.file: TextIO = sys.stdout
+        self.rows = 0
         self.thresholds = dict(zip(labels, map(_rounded, thresholds), strict=True)) if thresholds else None
         self.columns = ["path", "model", *labels, "positives", *(f"{label} threshold" for label in labels)]
 
@@ -273,10 +280,17 @@ class _Writer:
             ours = bool(rows) and all(list(row["scores"]) == self.labels for row in rows)
         if content and not ours:
             raise ValueError("it has other columns")
+        ours_at = [str(value) for value in (self.thresholds or {}).values()]
         done = set()
         for row in rows:
+            if self.format == "csv":
+                theirs_at = [cell for label in self.labels if (cell := row[f"{label} threshold"])]
+            else:
+                theirs_at = [str(value) for value in (row["thresholds"] or {}).values()]
             if row["model"] != self.model:
                 raise ValueError(f"its rows are of the model {row['model']}")
+            if theirs_at != ours_at:  # as after training anew
+                raise ValueError(f"its rows are of other weights of {self.model}, with other thresholds")
             done.add(row["path"])
         os.truncate(output, len(whole))
         return done
@@ -295,6 +309,7 @@ class _Writer:
                 lines.append(f"{mark} {label:<{width}}  {value:.3f}  {'#' * round(20 * value)}".rstrip())
             text = "\n".join([*lines, ""])
         _write(text, self.file)
+        self.rows += 1
 
     def close(self) -> None:
         if self.format == "table":

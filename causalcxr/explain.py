@@ -11,6 +11,8 @@ from torch import Tensor
 
 from causalcxr._checks import check_tensor
 from causalcxr._modes import eval_mode
+from causalcxr.data.image import read_image
+from causalcxr.data.labels import label_positions
 
 __all__ = ["HEAT", "attention_maps", "evidence_maps", "overlay"]
 
@@ -31,7 +33,7 @@ HEAT: FloatArray = np.array(_HEAT_RGB) / 255
 """Default colours of [`overlay`][causalcxr.explain.overlay], from dark blue to pale yellow."""
 
 
-def evidence_maps(model: Any, images: Tensor, labels: Sequence[int] | None = None) -> Tensor:
+def evidence_maps(model: Any, images: Tensor, labels: Sequence[int | str] | None = None) -> Tensor:
     r"""What each place of the image contributes to the logit of each label, for and against.
 
     The contribution of cell n of the encoded map f (the output of the head's `feature_learning`) to the logit z_k, to
@@ -49,7 +51,7 @@ def evidence_maps(model: Any, images: Tensor, labels: Sequence[int] | None = Non
     Args:
         model: A causal model, such as any from `causalcxr.create_model`.
         images: Normalised as in training, on the model's device.
-        labels: Indices of the labels to explain. Default: all.
+        labels: Indices of the labels to explain, or names of `model.label_names`. Default: all.
 
     Shape:
         images: (B, C, H, W). Result: (B, K, H, W), float32, K the number of `labels`.
@@ -59,7 +61,7 @@ def evidence_maps(model: Any, images: Tensor, labels: Sequence[int] | None = Non
 
     Raises:
         TypeError: The model is no causal one, or images are not a floating-point tensor.
-        ValueError: Images are not (B, C, H, W), or there is no label of such an index.
+        ValueError: Images are not (B, C, H, W), or there is no such label.
 
     Example:
         >>> import causalcxr
@@ -70,7 +72,9 @@ def evidence_maps(model: Any, images: Tensor, labels: Sequence[int] | None = Non
     _check(model, images, "forward_features")
     _check(getattr(model, "head", model), images, "decode")
     head = model.head
-    chosen = list(range(head.num_classes)) if labels is None else list(labels)
+    chosen: list[Any] = list(range(head.num_classes)) if labels is None else list(labels)
+    if any(isinstance(label, str) for label in chosen):
+        chosen = list(label_positions(chosen, model.label_names or ()))
     if not all(0 <= k < head.num_classes for k in chosen):
         raise ValueError(f"labels must be indices from 0 to {head.num_classes - 1}, but got {chosen}")
     with torch.inference_mode(False), eval_mode(model):
@@ -141,7 +145,8 @@ def overlay(
     (1 - alpha v) grey + alpha v colour(v). Overlays with the same `vmax` can be compared.
 
     Args:
-        image: One grey radiograph with values in [0, 1], before normalisation; tensor or array.
+        image: The radiograph, before normalisation, as `causalcxr.data.read_image` takes it: a path, a Pillow image, an
+            array or a tensor.
         heatmap: Any finite values, at any resolution; tensor or array.
         alpha: Opacity at the maximum of the heat map, from 0 to 1.
         colormap: RGB colours in [0, 1], evenly spaced from low to high, with linear interpolation between them. For a
@@ -150,31 +155,27 @@ def overlay(
             without a positive value has nothing to show.
 
     Shape:
-        image: (1, H, W) or (H, W). heatmap: (h, w). colormap: (M, 3) with M >= 2. Result: (H, W, 3).
+        heatmap: (h, w). colormap: (M, 3) with M >= 2. Result: (H, W, 3).
 
     Returns:
         An RGB picture in uint8, as `PIL.Image.fromarray` takes it.
 
     Raises:
-        ValueError: A shape differs from these, the image or the colours lie outside [0, 1], the heat map has values
-            that are not finite, alpha lies outside [0, 1], vmax is not positive.
+        ValueError: A shape differs from these, the image is bad (see `read_image`), the colours lie outside [0, 1], the
+            heat map has values that are not finite, alpha lies outside [0, 1], vmax is not positive.
 
     Example:
         >>> picture = overlay(torch.rand(1, 64, 64), torch.rand(8, 8), alpha=0.4)
         >>> picture.shape, picture.dtype
         ((64, 64, 3), dtype('uint8'))
     """
-    grey, heat, colours = _to_numpy(image), _to_numpy(heatmap), _to_numpy(colormap)
-    if grey.ndim == 3 and grey.shape[0] == 1:
-        grey = grey[0]
-    if grey.ndim != 2:
-        raise ValueError(f"image must be one grey radiograph, (1, H, W) or (H, W), got {grey.shape}")
+    grey, heat, colours = _to_numpy(read_image(image)[0]), _to_numpy(heatmap), _to_numpy(colormap)
     if heat.ndim != 2:
         raise ValueError(f"heatmap must be (h, w), the map of one image and one label, got {heat.shape}")
     if colours.ndim != 2 or colours.shape[1] != 3 or len(colours) < 2:
         raise ValueError(f"colormap must be (M, 3) with at least two colours, got {colours.shape}")
-    _check_unit_range("image", grey, "overlay takes it before normalisation; divide 8-bit values by 255")
-    _check_unit_range("colormap", colours, "divide 8-bit colours by 255")
+    if not (colours.min() >= 0 and colours.max() <= 1):  # written so that NaN fails
+        raise ValueError(f"colormap must lie in [0, 1], got values to {colours.max():g}; divide 8-bit colours by 255")
     if not np.isfinite(heat).all():
         raise ValueError(f"heatmap must be finite, got NaN or infinity in {np.sum(~np.isfinite(heat))} of {heat.size}")
     if not 0 <= alpha <= 1:
@@ -196,8 +197,3 @@ def _to_numpy(values: Any) -> FloatArray:
     if isinstance(values, Tensor):
         values = values.detach().cpu().double().numpy()  # NumPy has no bfloat16
     return np.asarray(values, dtype=np.float64)
-
-
-def _check_unit_range(name: str, values: FloatArray, cure: str) -> None:
-    if not (values.min() >= 0 and values.max() <= 1):  # written so that NaN fails
-        raise ValueError(f"{name} must lie in [0, 1], got values from {values.min():g} to {values.max():g}; {cure}")

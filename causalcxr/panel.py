@@ -122,6 +122,9 @@ def save_panel(path: Path, image: Tensor, findings: list[Finding], title: str, n
     axes[0, 0].set_title("Radiograph", loc="left", fontsize=11, color=FAINT)
     for axis, picture, finding in zip(axes.flat[1:], pictures, findings, strict=False):  # the last row may have room
         axis.imshow(picture)
+        if float(finding.heat_map.max()) < highest / 50:
+            place = {"transform": axis.transAxes, "fontsize": 9, "color": "white"}
+            axis.text(0.03, 0.03, "nothing to see on this scale", **place)
         axis.set_title(finding.label.replace("_", " "), loc="left", fontsize=11, color=INK)
         mark = " *" if finding.positive else ""
         axis.set_title(f"{finding.score:.2f}{mark}", loc="right", fontsize=11, fontweight="bold", color=INK)

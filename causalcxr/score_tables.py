@@ -31,7 +31,7 @@ class LabelAuroc(NamedTuple):
     images: int
     positives: int | None
     patients: int | None
-    """Patients with a positive image."""
+    """Patients with a positive image; None where patients are not known."""
     auroc: float | None
     low: float | None
     high: float | None
@@ -86,7 +86,7 @@ def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) 
         members |= {f"{column} = {value or '(empty)'}": values == value for value in np.unique(values)}
     values, targets = _numbers(scores, scored, names, _score), _numbers(labels, rows, names, _target)
     return [
-        row
+        row if patients else row._replace(patients=None)
         for group, chosen in members.items()
         for row in _of_group(group, names, values[chosen], targets[chosen], drawn[chosen])
     ]

@@ -21,7 +21,10 @@ from pathlib import Path
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # both before the import
 os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="causalcxr-")
 
-import gradio as gr
+try:
+    import gradio as gr
+except ImportError:
+    raise SystemExit('the app needs gradio: pip install ".[app]" in a clone of the repository') from None
 import numpy as np
 import torch
 from PIL import Image

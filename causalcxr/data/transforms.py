@@ -53,6 +53,8 @@ def preprocess(
         torch.Size([1, 3, 96, 96])
     """
     images: Sequence[Any] = image if isinstance(image, (list, tuple)) else [image]
+    if not images:
+        raise ValueError("there is no image in the list")
     resized = []
     for each in images:
         resized.append(read_resized(each, cfg, size))

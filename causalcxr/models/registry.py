@@ -373,7 +373,7 @@ def _check_name(name: str) -> None:
     elif os.path.isdir(name):
         hint = f"there is a folder of this name, which create_model(Path({name!r})) or 'local-dir:{name}' opens"
     elif "/" in name:
-        hint = f"write 'hf-hub:{name}' for the Hub or 'local-dir:{name}' for a folder"
+        hint = f"there is no folder of this name; write 'hf-hub:{name}' for the Hub"
     elif timm.is_model(get_arch_name(name)):
         hint = f"it is one of timm; create_model('causal_timm', backbone={name!r}) puts the causal head on it"
     elif close := difflib.get_close_matches(name, list_models(), n=4, cutoff=0.4):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -20,7 +21,7 @@ def paths_in(file) -> list[str]:
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_a_run_that_was_killed_goes_on(run, images, tmp_path, monkeypatch, suffix):
     whole, file = tmp_path / f"whole{suffix}", tmp_path / f"made{suffix}"
-    assert run("predict", images, "--output", whole) == (0, "", "")
+    assert run("predict", images, "--output", whole) == (0, "", f"wrote 3 rows to {whole}\n")
     lines = whole.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join(lines[:-1]) + lines[-1][:40])  # killed while it wrote the last row
     scored = []
@@ -32,7 +33,8 @@ def test_a_run_that_was_killed_goes_on(run, images, tmp_path, monkeypatch, suffi
     assert scored == [images / "more" / "b.png"]
     assert paths_in(file) == paths_in(whole) == [str(images / name) for name in ("a.jpg", "a.png", "more/b.png")]
     before = file.read_bytes()
-    assert run("predict", images, "--output", file) == (0, "", "")  # nothing is left
+    said = f"3 of 3 images are in {file} already\nwrote 0 rows to {file}\n"
+    assert run("predict", images, "--output", file) == (0, "", said)
     assert file.read_bytes() == before
 
 
@@ -58,6 +60,18 @@ def test_rows_of_another_model_are_not_mixed(run, images, calibrated, tmp_path):
     code, out, err = run("predict", images, "--output", file, "--model", calibrated)
     assert (code, out, file.read_bytes()) == (2, "", before)
     assert "its rows are of the model" in err
+    causalcxr.save_pretrained(
+        causalcxr.create_model(calibrated), tmp_path / "trained", calibration=causalcxr.Calibration(1.0, [0.5] * 14)
+    )
+    for ending in ("csv", "jsonl"):
+        rows = tmp_path / f"trained.{ending}"
+        assert run("predict", images, "--output", rows, "--model", tmp_path / "trained")[0] == 0
+        assert run("predict", images, "--output", rows, "--model", tmp_path / "trained")[0] == 0
+    shutil.copytree(calibrated, tmp_path / "trained", dirs_exist_ok=True)  # trained anew into the same folder
+    for ending in ("csv", "jsonl"):
+        rows = tmp_path / f"trained.{ending}"
+        code, _, err = run("predict", images, "--output", rows, "--model", tmp_path / "trained")
+        assert (code, "its rows are of other weights of" in err) == (2, True)
     for name, text in [
         ("my.csv", "path,Mass\na.png,0.5\nb.png"),
         ("my.jsonl", '{"path": "a.png"}\n'),
@@ -68,6 +82,7 @@ def test_rows_of_another_model_are_not_mixed(run, images, calibrated, tmp_path):
         assert (code, (tmp_path / name).read_text()) == (2, text)
         assert f"cannot go on with {tmp_path / name}" in err
     assert run("predict", images, "--output", tmp_path / "scores.txt")[0] == 2
+    assert run("predict", images, "--output", file, "--format", "csv")[0] == 2
 
 
 def test_damaged_files_are_tried_again(run, images, tmp_path):

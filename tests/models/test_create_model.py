@@ -29,7 +29,7 @@ def test_names_are_listed_by_pattern() -> None:
         ("rad_dino", ValueError, r"it is a backbone; create_model\('causal_timm', backbone='rad_dino'\)"),
         ("causal_resnet19", ValueError, "unknown model 'causal_resnet19'; close names: causal_resnet18"),
         ("resnet18", ValueError, r"one of timm; create_model\('causal_timm', backbone='resnet18'\)"),
-        ("owner/repo", ValueError, "write 'hf-hub:owner/repo' for the Hub or 'local-dir:owner/repo' for a folder"),
+        ("owner/repo", ValueError, "there is no folder of this name; write 'hf-hub:owner/repo' for the Hub"),
         ("causal_resnet18.nih14", ValueError, "'causal_resnet18' has no tag 'nih14'; its tags: untrained"),
         (18, TypeError, "name must be a string or a Path, but got int"),
         (Path("no_such_folder"), FileNotFoundError, "no config.json in no_such_folder"),
