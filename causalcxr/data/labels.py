@@ -47,7 +47,7 @@ def check_label_names(given: Sequence[str], expected: Sequence[str]) -> None:
         ValueError: label names are the same but in another order: position 0 is 'Nodule', expected 'Mass'; give \
 exactly these: Mass, Nodule
     """
-    given, expected = list(given), list(expected)
+    given, expected = list(map(str, given)), list(map(str, expected))
     pairs = enumerate(itertools.zip_longest(map(repr, given), map(repr, expected), fillvalue="missing"))
     for position, (here, there) in pairs:
         if here != there:
