@@ -3,8 +3,7 @@
     python examples/train.py --data path/to/nih --output runs/causal --backbone-weights timm
     accelerate launch examples/train.py --data path/to/nih --output runs/paper --preset paper
 
-The output folder is a model: `causalcxr.create_model(Path("runs/causal"))`. Beside it are `log.jsonl`, a line an epoch,
-and `resume/`, from which `--resume` goes on.
+The output folder is a model for `create_model`. Its `log.jsonl` has a line an epoch, and `--resume` takes `resume/`.
 """
 
 import argparse
@@ -20,7 +19,6 @@ import numpy as np
 import timm
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3, ParseKwargs, distribute_bn
@@ -42,10 +40,11 @@ def parse_args(argv):
     add = parser.add_argument
     add("--data", required=True, help="folder in the layout of the NIH release, or synthetic:NUMBER")
     add("--output", type=Path, required=True, help="folder for the model and its log")
-    add("--model", default="causal_efficientnet_lite0", help="name in the registry, in timm or on the Hub; or folder")
+    either = parser.add_mutually_exclusive_group().add_argument
+    either("--model", default="causal_efficientnet_lite0", help="name in the registry, in timm or on the Hub; folder")
+    either("--backbone", help="in place of --model: a causal model on this one of timm or causalcxr.list_backbones()")
     add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, help="of the model; drop_rate=0.2 unless given")
     add("--preset", choices=["paper"], help="what the paper says; options beside it go first")
-    add("--backbone", help="in place of --model: a causal model on this one of timm or causalcxr.list_backbones()")
     add("--backbone-weights", help="'timm' to download them, or a file; default: none, with --backbone the published")
     add("--freeze-backbone", action="store_true", help="train the head alone")
     add("--objective", default="causal", choices=["causal", "plain", "agreement"], help="plain: L_sl alone")
@@ -69,6 +68,9 @@ def parse_args(argv):
     args, sizes = parser.parse_args(argv), {row.name: row.pixels for row in causalcxr.list_backbones()}
     if args.freeze_backbone and not args.backbone:
         parser.error("--freeze-backbone trains the head on the --backbone that it needs")
+    args.model = f"local-dir:{args.model}" if Path(args.model).is_dir() else args.model
+    if args.backbone_weights and not args.backbone and args.model.startswith(("local-dir:", "hf-hub:")):
+        parser.error(f"--backbone-weights is not for {args.model}, which has its own weights")
     args.image_size = args.image_size or sizes.get(args.backbone, 224)
     return args
 
@@ -110,9 +112,8 @@ def build_objective(args, labels):
     if args.backbone:
         options |= {"backbone": args.backbone, "pretrained_backbone": weights or True}
         model = causalcxr.create_model("causal_timm", **options)
-    elif Path(args.model).is_dir() or args.model.startswith("hf-hub:"):
-        source = Path(args.model) if Path(args.model).is_dir() else args.model
-        model = causalcxr.create_model(source, label_names=labels, **options)  # with a new classifier for other labels
+    elif args.model.startswith(("local-dir:", "hf-hub:")):
+        model = causalcxr.create_model(args.model, label_names=labels, **options)  # other labels: a new classifier
     elif causalcxr.is_model(args.model):
         model = causalcxr.create_model(args.model, pretrained_backbone=weights, **options)
     else:
@@ -142,8 +143,9 @@ def predict(accelerator, model, loader):
 
 def save_model(args, model, dataset, logits, targets):
     auroc = causalcxr.metrics.bootstrap_auroc(logits, targets, dataset.patient).by_label(dataset.label_names)
-    metrics = {"data": args.data, "split": "validation", "images": len(logits), "auroc": auroc, "seed": args.seed}
-    metrics |= {"patients": len(np.unique(dataset.patient)), "command": shlex.join(["python", *sys.argv])}
+    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    metrics = {"data": args.data, "split": "validation", "auroc": auroc, "seed": args.seed, "command": command}
+    metrics |= {"images": len(logits), "patients": len(np.unique(dataset.patient))}
     size = {"input_size": (model.pretrained_cfg["input_size"][0], args.image_size, args.image_size)}
     extras = {"calibration": causalcxr.Calibration.fit(logits, targets), "data_config": size, "metrics": metrics}
     causalcxr.save_pretrained(model, args.output, label_names=dataset.label_names, **extras)
@@ -175,7 +177,7 @@ def main(argv=None):
     model.set_grad_checkpointing(args.checkpointing)
     ema = ModelEmaV3(model, decay=args.ema_decay, use_warmup=True, device=accelerator.device)
     if torch.distributed.is_initialized() and accelerator.device.type == "cuda":
-        objective = convert_sync_batchnorm(objective)
+        objective = timm.layers.convert_sync_batchnorm(objective)
     rates = {"lr": args.lr, "weight_decay": args.weight_decay}
     if args.freeze_backbone:
         model.backbone.requires_grad_(False)
@@ -186,7 +188,7 @@ def main(argv=None):
     objective, optimizer, loader, val_loader = accelerator.prepare(objective, optimizer, loader, val_loader)
     updates = math.ceil(len(loader) / args.accumulate)  # an epoch
     if updates == 0 or len(np.unique(val_set.patient)) < 2:
-        raise SystemExit(f"{len(train_set)} training images have to fill a batch of {share}, validation two patients")
+        raise SystemExit(f"{len(train_set)} training images must fill a batch of {share}. Validation needs 2 patients.")
     rates = {"warmup_t": args.epochs * updates // 10, "warmup_lr_init": args.lr / 25, "t_in_epochs": False}
     scheduler = CosineLRScheduler(optimizer, args.epochs * updates, **rates)
     accelerator.register_for_checkpointing(ema)
@@ -216,18 +218,16 @@ def main(argv=None):
                 accelerator.backward(losses["loss"])
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(objective.parameters(), 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
-            if accelerator.sync_gradients:
-                ema.update(model, step=update + 1)
-                skipped += accelerator.optimizer_step_was_skipped  # float16 gradients that overflowed
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    ema.update(model, step=update + 1)
+                    skipped += accelerator.optimizer_step_was_skipped  # float16 gradients that overflowed
             totals = {name: totals.get(name, 0) + value.detach() for name, value in losses.items()}
             if step % 50 == 0 or step == len(loader):  # to look at a loss is to wait for the device
                 means = {name: accelerator.reduce(value / step, "mean").item() for name, value in totals.items()}
                 bar.set_postfix(loss=f"{means['loss']:.4f}")
                 if not math.isfinite(means["loss"]):
-                    kept = f"{args.output} keeps the epochs before; take a lower --lr or no --mixed-precision"
-                    raise SystemExit(f"the loss is {means['loss']} in epoch {epoch}, step {step}: {kept}")
+                    raise SystemExit(f"epoch {epoch}: loss {means['loss']}; take a lower --lr or no --mixed-precision")
         speed = round(len(loader) * share / (time.perf_counter() - started), 1)
         if torch.distributed.is_initialized():
             distribute_bn(ema.module, accelerator.num_processes, reduce=True)

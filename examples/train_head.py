@@ -22,6 +22,7 @@ from tqdm import tqdm
 import causalcxr
 from causalcxr.data import NIHChestXray14, SyntheticCXR, normalise
 from causalcxr.losses import CausalLoss, classification_loss
+from causalcxr.models.metadata import weights_checksum
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -82,16 +83,18 @@ def main(argv=None):
     options = {"num_classes": len(labels), "drop_rate": 0.2, "pretrained_backbone": args.weights}
     model = causalcxr.create_model("causal_timm", backbone=args.backbone, **options).to(DEVICE).eval()
     cfg, head, criterion = model.pretrained_cfg, model.head, CausalLoss()
+    content = weights_checksum(model.backbone)  # other weights may come under the same name
     size = args.image_size or cfg["input_size"][-1]
     images = {"input_size": (cfg["input_size"][0], size, size), "mean": cfg["mean"], "std": cfg["std"]}
     saved = {"label_names": labels, "data_config": images}
     if args.head == "linear":
         model = with_linear_layer(model, args.backbone).to(DEVICE).eval()
         head, criterion = model.get_classifier(), lambda *pair: {"loss": classification_loss(*pair)}
-    key = hashlib.sha256(repr([args.data, args.backbone, args.weights, args.head, size]).encode()).hexdigest()[:8]
+    sets = build_data(args.data, size)
+    made_of = [args.data, *map(len, sets), args.backbone, content, args.head, size]
+    key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:8]
     files = (args.output / f"{part}-features-{key}.npy" for part in ("train", "val"))
     args.output.mkdir(parents=True, exist_ok=True)
-    sets = build_data(args.data, size)
     train, val = (keep_features(path, dataset, model, cfg, args) for path, dataset in zip(files, sets, strict=True))
     torch.manual_seed(0)  # as if the features had been there
     targets, val_targets = (dataset.targets for dataset in sets)
@@ -114,7 +117,7 @@ def main(argv=None):
         if not mean <= best:  # NaN too, where no label has both classes
             best, calibration = mean, causalcxr.Calibration.fit(logits, val_targets)
             metrics = {"data": args.data, "split": "validation", "images": len(val), "auroc": result.by_label(labels)}
-            metrics["command"] = shlex.join(["python", *sys.argv])
+            metrics["command"] = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
             causalcxr.save_pretrained(model, args.output, metrics=metrics, calibration=calibration, **saved)
 
 

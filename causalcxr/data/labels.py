@@ -49,7 +49,7 @@ exactly these: Mass, Nodule
     """
     if isinstance(given, str) or isinstance(expected, str):
         raise ValueError(f"label names must be lists of strings, got {given!r} and {expected!r}")
-    given, expected = list(given), list(expected)
+    given, expected = list(map(str, given)), list(map(str, expected))
     pairs = enumerate(itertools.zip_longest(map(repr, given), map(repr, expected), fillvalue="missing"))
     for position, (here, there) in pairs:
         if here != there:

@@ -88,7 +88,7 @@ class CausalLoss(nn.Module):
 
     Raises:
         ValueError: If a weight is negative or an option unknown.
-        TypeError: If `classification` cannot be called, or what is given is not a `CausalOutput`.
+        TypeError: If `classification` cannot be called or is a class, or what is given is not a `CausalOutput`.
 
     Example:
         >>> import torch, causalcxr
@@ -110,7 +110,7 @@ class CausalLoss(nn.Module):
         super().__init__()
         if not (alpha_conf >= 0 and alpha_bd >= 0):
             raise ValueError(f"alpha_conf and alpha_bd must be 0 or more, but got {alpha_conf} and {alpha_bd}")
-        if not callable(classification):
+        if not callable(classification) or isinstance(classification, type):
             raise TypeError(
                 "classification must be a loss such as nn.BCEWithLogitsLoss(pos_weight=...) or AsymmetricLoss(), "
                 f"but got {classification!r}"

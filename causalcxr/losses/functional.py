@@ -186,7 +186,8 @@ def backdoor_loss(
         intervened: (B, S, K) logits of every image with every confounder, as from `BackdoorIntervention`.
         targets: (B, K) labels of the *images*, in [0, 1]; NaN where unknown.
         prior: (S,) probability P(c) of each confounder, adding up to 1, or (B, S), those of each image. Where the
-            confounder of an image is known, 1 for it and 0 for the others fits P(Y | X, c). Default: all the same.
+            confounder of an image is known, 1 for it and 0 for the others fits P(Y | X, c). Where there is nothing to
+            borrow, all are 0. Values are checked on the CPU alone, as those of targets. Default: all the same.
         criterion: Loss of each element, as in `classification_loss`.
         weight: (B, K) weight of each label, as from `backdoor_weights`.
         reduction: `"mean"` over the known labels, `"sum"`, or `"none"` for (B, K).
@@ -195,7 +196,8 @@ def backdoor_loss(
         The loss. With no confounder at all, S = 0, it is 0: there is nothing to intervene with.
 
     Raises:
-        ValueError: If shapes do not fit; and as `classification_loss` does.
+        ValueError: If shapes do not fit, a probability is negative, or they add up to more than 1; and as
+            `classification_loss` does.
         TypeError: If an input is not a floating-point tensor.
 
     Example:
@@ -217,7 +219,7 @@ def backdoor_loss(
 
 
 def check_prior(prior: Tensor, intervened: Tensor) -> None:
-    """Raise `ValueError` unless `prior` is (S,) or (B, S) for intervened logits (B, S, K)."""
+    """Raise `ValueError` unless `prior` holds probabilities (S,) or (B, S) for intervened logits (B, S, K)."""
     batch, num_confounders = intervened.shape[:2]
     given = tuple(prior.shape) if isinstance(prior, Tensor) else prior
     if given not in ((num_confounders,), (batch, num_confounders)) or not isinstance(prior, Tensor):
@@ -225,6 +227,13 @@ def check_prior(prior: Tensor, intervened: Tensor) -> None:
             f"prior must hold one probability for each of the {num_confounders} confounders of `intervened`, (S,), or "
             f"a row of them for each of the {batch} images, (B, S), but got {given}"
         )
+    if readable(prior):
+        total = prior.double().sum(dim=-1)
+        if not (prior >= 0).all() or (total > 1 + 1e-2).any():  # as far as bfloat16 rounds
+            raise ValueError(
+                "prior must hold probabilities, 0 or more, that add up to 1, but its lowest is "
+                f"{prior.min().item():g} and its largest sum {total.max().item():g}; divide counts by their sum"
+            )
 
 
 def _check_logits(logits: Tensor) -> None:

@@ -83,17 +83,24 @@ class BootstrapResult(NamedTuple):
         """The figures by name, as JSON takes them, and the `metrics` of [`save_pretrained`][causalcxr.save_pretrained].
 
         Args:
-            label_names: Names of the K labels.
+            label_names: Names of the K labels, each once.
 
         Returns:
             `{"mean": {"value", "low", "high", "labels", "incomplete"}, "Mass": {"value", "low", "high", "positives",
             "positive_groups"}, ...}`, of the labels that have both classes.
+
+        Raises:
+            ValueError: If there is not one name for each label.
 
         Example:
             >>> result = bootstrap_auroc([[0.1, 0.3], [0.7, 0.2]], [[0, 1], [1, 0]], n_resamples=10)
             >>> list(result.by_label(["Mass", "Hernia"]))
             ['mean', 'Mass', 'Hernia']
         """
+        if isinstance(label_names, str) or not len(label_names) == len(set(label_names)) == len(self.positives):
+            raise ValueError(
+                f"label_names must be one name for each of {len(self.positives)} labels, but got {label_names!r:.300}"
+            )
         mean = self.mean._asdict() | {"labels": self.num_labels, "incomplete": self.incomplete}
         counts = {"positives": self.positives, "positive_groups": self.positive_groups}
         columns = self.per_label._asdict() | counts

@@ -183,7 +183,7 @@ def check_backbone_name(name: str) -> None:
             f"{name!r} is for create_model, which knows its weights: create_model('causal_timm', backbone={name!r})"
         )
     if not timm.is_model(arch):
-        close = difflib.get_close_matches(arch, [*BACKBONES, *timm.list_models()], n=4)
+        close = difflib.get_close_matches(arch, [*BACKBONES, *timm.list_models(exclude_filters="causal_*")], n=4)
         hint = f"; close names: {', '.join(close)}" if close else "; timm.list_models() lists them"
         raise ValueError(f"unknown backbone {name!r}{hint}")
     if model_entrypoint(arch).__module__.startswith("causalcxr."):

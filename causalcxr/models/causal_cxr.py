@@ -263,11 +263,14 @@ class CausalCXR(nn.Module):
         """Return the classifier of the causal branch, Phi_x."""
         return self.head.causal_classifier
 
-    def reset_classifier(self, num_classes: int) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: None = None) -> None:
         """Start anew with other labels: label embeddings and all three classifiers; 0 for pooled features.
 
-        Their names are not known then: `model.label_names = [...]` sets them. Nor is there a calibration.
+        Their names are not known then: `model.label_names = [...]` sets them. Nor is there a calibration. The argument
+        `global_pool` is that of timm's models. Anything but `None` is a `ValueError`, since the head does not pool.
         """
+        if global_pool is not None:
+            raise ValueError(f"global_pool must be None, since the causal head does not pool, but got {global_pool!r}")
         self.head.reset_classifier(num_classes)
         self.label_names = self.calibration = None
 

@@ -15,13 +15,19 @@ _logger = logging.getLogger(__name__)
 
 
 def checked_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
-    """Return label names as a tuple, or raise `ValueError` unless there is one for each of the labels."""
+    """Return label names as a tuple of `str`, or raise `ValueError` unless they are a sequence, one for each label."""
     if names is None:
         return None
-    strings = not isinstance(names, str) and all(isinstance(name, str) for name in names)
-    if not strings or not len(names) == len(set(names)) == num_classes:
-        raise ValueError(f"label_names must be one name for each of {num_classes} labels, but got {names!r:.300}")
-    return tuple(names)
+    listed = names.tolist() if hasattr(names, "tolist") else names  # an array
+    strings = isinstance(listed, Sequence) and not isinstance(listed, str) and all(isinstance(n, str) for n in listed)
+    if not strings or not num_classes == len(listed) > 0:
+        raise ValueError(
+            f"label_names must be one name for each of {num_classes or 'the'} labels, but got {names!r:.300}; "
+            "give a list or a tuple of strings"
+        )
+    if twice := [name for name in listed if listed.count(name) > 1]:
+        raise ValueError(f"label_names must differ, but {twice[0]!r} is there {len(twice)} times")
+    return tuple(map(str, listed))
 
 
 def checked_calibration(calibration: Any, num_classes: int) -> Calibration:

@@ -33,7 +33,7 @@ class CausalObjective(nn.Module):
     Raises:
         ValueError: If the bank's sizes are not those of the model, strata are given without a bank to keep them, and as
             the model, the loss and the bank do.
-        TypeError: If the model has no `forward_causal`.
+        TypeError: If the model has no `forward_causal`, or the criterion is no `CausalLoss`.
 
     Example:
         >>> import torch, causalcxr
@@ -56,6 +56,11 @@ class CausalObjective(nn.Module):
             raise TypeError(
                 f"model must have forward_causal(images, confounders), as causalcxr.create_model(...) does, but "
                 f"{type(model).__name__} has none; put a causalcxr.CausalHead on its feature map"
+            )
+        if criterion is not None and not isinstance(criterion, CausalLoss):
+            raise TypeError(
+                f"criterion must be a causalcxr.losses.CausalLoss, but got {type(criterion).__name__}; give a bank as "
+                "bank=..., and another classification loss as CausalLoss(classification=...)"
             )
         if bank is not None:
             _check_bank(bank, model)

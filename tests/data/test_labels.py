@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from causalcxr.data.labels import NIH_LABELS, check_label_names, label_positions
@@ -8,7 +9,8 @@ def test_nih_labels_are_the_fourteen_findings_in_the_order_of_the_release():
         "Atelectasis Cardiomegaly Effusion Infiltration Mass Nodule Pneumonia Pneumothorax Consolidation Edema "
         "Emphysema Fibrosis Pleural_Thickening Hernia"
     )
-    check_label_names(list(NIH_LABELS), NIH_LABELS)  # whatever the container
+    for given in (list(NIH_LABELS), np.array(NIH_LABELS)):  # whatever the container
+        check_label_names(given, NIH_LABELS)
 
 
 @pytest.mark.parametrize(

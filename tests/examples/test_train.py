@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,9 @@ SMALL = ["--data=synthetic:64", "--model=causal_test_resnet", "--image-size=64",
 def run(output: Path, *options: str) -> list[dict]:
     """Train in this process on the CPU, and return the log without its times."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    train.main([*SMALL, f"--output={output}", *options])
+    on_backbone = any(option.startswith("--backbone=") for option in options)
+    small = [option for option in SMALL if not (on_backbone and option.startswith("--model="))]
+    train.main([*small, f"--output={output}", *options])
     return log(output)
 
 
@@ -65,6 +68,7 @@ def test_a_run_is_a_model(trained: Path) -> None:
     torch.testing.assert_close(by_timm(images), model(images), rtol=0, atol=0)
     card = (trained / "README.md").read_text()
     assert f"{max(record['val_auroc'] for record in log(trained)):.3f}" in card
+    assert f"\npython {Path(sys.argv[0]).name}" in card  # without the folder of the script
 
 
 def test_the_command_line_and_evaluate_open_a_run(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -165,8 +169,24 @@ def test_a_head_on_a_frozen_backbone(tmp_path: Path) -> None:
     kept = {name: value for name, value in theirs.items() if not name.startswith("fc.")}
     assert len(kept) > 30
     assert all(torch.equal(ours[f"backbone.{name}"], value) for name, value in kept.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model=resnet18", "--freeze-backbone"], "--backbone that it needs"),
+        (["--model=resnet18", "--backbone=resnet50"], "--backbone: not allowed with argument --model"),
+        (["--model=FOLDER", "--backbone-weights=timm"], "is not for local-dir:.*, which has its own weights"),
+        (["--model=hf-hub:owner/repo", "--backbone-weights=timm"], "is not for hf-hub:owner/repo, which"),
+    ],
+)
+def test_options_that_exclude_each_other(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = [option.replace("FOLDER", str(tmp_path)) for option in options]
     with pytest.raises(SystemExit):
-        run(tmp_path / "other", "--model=resnet18", "--freeze-backbone")
+        train.parse_args(["--data=nih", "--output=a", *options])
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_a_published_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

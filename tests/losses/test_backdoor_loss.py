@@ -1,6 +1,7 @@
 """The loss averaged over confounders against plain arithmetic."""
 
 import functools
+import math
 
 import pytest
 import torch
@@ -54,6 +55,13 @@ def test_no_confounder_gives_zero_with_zero_gradient(prior: torch.Tensor | None)
     loss = backdoor_loss(intervened, TARGETS, prior=prior)
     assert loss.item() == 0
     assert not torch.autograd.grad(loss, h)[0].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_prior_may_be_rounded(dtype: torch.dtype) -> None:
+    prior = torch.full((6,), 1 / 6).to(dtype)
+    loss = backdoor_loss(torch.zeros(2, 6, 3), torch.ones(2, 3), prior=prior)
+    assert loss.item() == pytest.approx(math.log(2), rel=1e-2)
 
 
 def test_average_stays_in_float32_under_autocast() -> None:

@@ -80,7 +80,9 @@ def test_labels_can_be_changed(model: CausalCXR) -> None:
     output = other.forward_causal(_images())
     assert other.num_classes == 5
     assert (output.logits.shape, output.confounder_logits.shape, output.intervened.shape) == ((2, 5), (2, 5), (2, 1, 5))
-    other.reset_classifier(0)
+    with pytest.raises(ValueError, match="the causal head does not pool, but got 'avg'"):
+        other.reset_classifier(0, "avg")
+    other.reset_classifier(0, global_pool=None)
     pooled = other(_images())
     assert pooled.shape == (2, other.head_hidden_size)
     encoded = model.head.feature_learning(model.forward_features(_images()))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -53,6 +54,11 @@ def test_weights_that_are_not_published(create_model: Callable[..., CausalCXR], 
     ("options", "error", "message"),
     [
         ({"backbone": "resnet51"}, ValueError, "unknown backbone 'resnet51'; close names: .*resnet50"),
+        ({"backbone": "test_resnt"}, ValueError, "close names: (?!.*causal_).*test_resnet"),
+        ({"label_names": []}, ValueError, r"one name for each of the labels, but got \[\]; give a list"),
+        ({"label_names": {"a", "b"}}, ValueError, "but got {.*}; give a list"),
+        ({"label_names": "Mass"}, ValueError, "but got 'Mass'; give a list"),
+        ({"label_names": ["Mass", "Mass"]}, ValueError, "label_names must differ, but 'Mass' is there 2 times"),
         ({"backbone": "causal_resnet18"}, ValueError, "'causal_resnet18' is a causal model itself"),
         ({"backbone": 18}, TypeError, "backbone must be the name of a timm model, but got int"),
         ({"num_classes": -1}, ValueError, "num_classes must be 0 or more, but got -1"),
@@ -80,6 +86,15 @@ def test_names_of_labels_say_how_many_there_are() -> None:
     assert causalcxr.create_model("causal_test_resnet", label_names=names).num_classes == 2
     model = causalcxr.create_model("causal_efficientnet_lite0", pretrained=True, label_names=names)
     assert (model.num_classes, model.label_names, model.calibration) == (2, names, None)
+
+
+def test_names_of_labels_in_an_array(tmp_path: Path) -> None:
+    names = np.array(["Mass", "Nodule"])
+    for given in (names, list(names)):
+        model = causalcxr.create_model("causal_test_resnet", label_names=given)
+        assert model.label_names == ("Mass", "Nodule")
+        assert {type(name) for name in model.label_names} == {str}
+        causalcxr.save_pretrained(model, tmp_path, label_names=given)
 
 
 def test_folder_whose_name_is_given_as_a_string(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,9 @@ def test_features_that_are_not_finite_cost_one_step() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(TypeError, match=r"Linear has none; put a causalcxr.CausalHead"):
         CausalObjective(nn.Linear(2, 2))
+    for criterion in (_bank(), nn.BCEWithLogitsLoss(), AsymmetricLoss()):
+        with pytest.raises(TypeError, match=rf"got {type(criterion).__name__}; give a bank as bank=.*classification="):
+            CausalObjective(_Model(), criterion)
     for sizes in ((3, 4), (2, 8)):
         with pytest.raises(ValueError, match="the model has 2 x 4; build it with"):
             CausalObjective(_Model(), bank=ConfounderBank(6, *sizes))
