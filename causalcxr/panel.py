@@ -122,9 +122,10 @@ def save_panel(path: Path, image: Tensor, findings: list[Finding], title: str, n
     axes[0, 0].set_title("Radiograph", loc="left", fontsize=11, color=FAINT)
     for axis, picture, finding in zip(axes.flat[1:], pictures, findings, strict=False):  # the last row may have room
         axis.imshow(picture)
-        if float(finding.heat_map.max()) < highest / 50:
-            place = {"transform": axis.transAxes, "fontsize": 9, "color": "white"}
-            axis.text(0.03, 0.03, "nothing to see on this scale", **place)
+        if (most := float(finding.heat_map.max())) < highest / 5:
+            box = {"facecolor": INK, "edgecolor": "none", "pad": 2}
+            text = f"faint: at most {most:.2g}" if most > 0 else "nothing speaks for it"
+            axis.text(0.03, 0.04, text, transform=axis.transAxes, fontsize=9, color="white", bbox=box)
         axis.set_title(finding.label.replace("_", " "), loc="left", fontsize=11, color=INK)
         mark = " *" if finding.positive else ""
         axis.set_title(f"{finding.score:.2f}{mark}", loc="right", fontsize=11, fontweight="bold", color=INK)
