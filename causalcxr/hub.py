@@ -176,6 +176,7 @@ def push_to_hub(
     Raises:
         ValueError: As in `save_pretrained`; if the folder has no model; if `private` is asked of a repository that is
             public; or if there is a picture, but no card to upload.
+        OSError: If the picture cannot be read.
         huggingface_hub.errors.HfHubHTTPError: If the token may not write there, or there is none.
     """
     shown = None if picture is None else Path(picture).read_bytes()

@@ -46,7 +46,7 @@ def parse_args(argv):
     add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, help="of the model; drop_rate=0.2 unless given")
     add("--preset", choices=["paper"], help="what the paper says; options beside it go first")
     add("--backbone-weights", help="'timm' to download them, or a file; default: none, with --backbone the published")
-    add("--freeze-backbone", action="store_true", help="train the head alone")
+    add("--freeze-backbone", action="store_true", help="train the head alone; train_head.py keeps the features instead")
     add("--objective", default="causal", choices=["causal", "plain", "agreement"], help="plain: L_sl alone")
     add("--adjust", help="weight labels by a recorded confounder: view, sex, age or FILE.csv:COLUMN")
     add("--epochs", type=int, default=12, help="number of epochs")

@@ -226,6 +226,7 @@ def test_from_film_to_heat_map_and_back_from_a_folder(tiny: None, tmp_path: Path
     assert model.forward_features(x).shape[2:] == (cells, cells)
     assert causalcxr.explain.attention_maps(model, x).isfinite().all()
     assert _model(name, features_only=True)(x)[-1].shape[2:] == (cells, cells)
+    torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x), rtol=1e-4, atol=1e-5)
     causalcxr.save_pretrained(model, tmp_path)
     assert "license: " + row.license in (tmp_path / "README.md").read_text()
     for pretrained in (True, False):  # neither asks for the weights of the table
