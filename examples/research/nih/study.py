@@ -29,7 +29,7 @@ import torch
 
 import causalcxr
 
-from .films import fingerprint, keep_a_few, parts, read_pixels, read_tables
+from .films import VAL_FRACTION, fingerprint, keep_a_few, parts, read_pixels, read_tables
 from .training import Setting
 from .variants import VARIANTS
 from .worker import replace, serve
@@ -286,6 +286,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="folder of single runs; default: OUTPUT-runs")
     parser.add_argument("--config", type=Path, help="default: search.json or study.json beside this file")
     parser.add_argument("--setting", type=Path, help="chosen.json of a search, for --study")
+    parser.add_argument(
+        "--val-fraction", type=float, default=VAL_FRACTION, help="of the training patients; default: 0.2"
+    )
+    parser.add_argument("--memory-format", default="channels_last", choices=("channels_last", "contiguous_format"))
+    parser.add_argument("--benchmark", action="store_true", help="let cuDNN try its algorithms")
     parser.add_argument("--backbone-weights", default="", help="file of the backbone's weights; default: none")
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds for everything; default: no limit")
     parser.add_argument("--jobs", type=int, default=4, help="runs side by side; default: 4")
@@ -328,7 +333,8 @@ def main(argv: list[str] | None = None) -> None:
         pixels.append(str(work / f"films-{number}.npy"))
         np.save(pixels[-1], read_pixels(source))
     tables, few = read_tables(args.data), FEW if args.small else 0
-    rows = keep_a_few(parts(tables), few) if few else parts(tables)
+    rows = parts(tables, args.val_fraction)
+    rows = keep_a_few(rows, few) if few else rows
     say(f"films are read, {time.time() - started:.1f} s; " + ", ".join(f"{len(r)} {part}" for part, r in rows.items()))
     jobs = jobs_of(args)
     about = {
@@ -336,6 +342,7 @@ def main(argv: list[str] | None = None) -> None:
         "limit": None if args.limit == float("inf") else args.limit,
         "side_by_side": args.jobs,
         "sources": [source.name for source in sources],
+        "val_fraction": args.val_fraction,
         "commit": args.commit or commit(),
         "versions": versions(args.device),
     }
@@ -346,6 +353,9 @@ def main(argv: list[str] | None = None) -> None:
         "sources": [str(source) for source in sources],
         "pixels": pixels,
         "few": few,
+        "val_fraction": args.val_fraction,
+        "memory_format": args.memory_format,
+        "benchmark": args.benchmark,
         "canvas": SMALL_CANVAS if args.small else CANVAS,
         "device": args.device,
         "weights": "" if args.small else args.backbone_weights,
