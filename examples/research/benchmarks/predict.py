@@ -3,8 +3,8 @@
     python -m benchmarks.predict --json benchmarks/results/predict_cpu.json
 
 The films are generated, 1024 px, as PNG and as JPEG, and lie in a temporary folder. One at a time is
-`model(model.preprocess(path))`. Reading alone is `model.preprocess(path)` in as many threads as `predict` has. The sides
-run in turns in one process. About a minute on two cores. On a GPU:
+`model(model.preprocess(path))`. Reading alone is `model.preprocess(path)` in as many threads as `predict` has. The
+sides run in turns in one process. About a minute on two cores. On a GPU:
 
     python -m benchmarks.predict --device cuda --workers 16 --batch-size 32 --films 256 \
         --json benchmarks/results/predict_gpu.json

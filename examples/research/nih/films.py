@@ -1,7 +1,7 @@
 """Films, labels and the parts of the study, read into memory once.
 
 A source is a file that `pack.py` wrote or a folder in the layout of the NIH release. The first source is divided by the
-official lists, and validation is a fifth of its training patients, or another part. The second one, if there is any, is for training
+official lists, and validation is a fifth of its training patients. The second one, if there is any, is for training
 alone. It need not be a random draw: see `Training.weight`.
 """
 
@@ -51,11 +51,11 @@ def read_pixels(source: Path) -> npt.NDArray[np.uint8]:
         return np.concatenate(list(films))[: index["films"]]
 
 
-def parts(tables: NIHTables, val_fraction: float = VAL_FRACTION) -> dict[str, npt.NDArray[np.int64]]:
+def parts(tables: NIHTables) -> dict[str, npt.NDArray[np.int64]]:
     """Return the rows of each part of the first source: `train`, `val` and `test`."""
     row_of = {name: row for row, name in enumerate(tables.names)}
     return {
-        part: np.array([row_of[name] for name in tables.split(part, val_fraction=val_fraction, seed=SPLIT_SEED).names])
+        part: np.array([row_of[name] for name in tables.split(part, val_fraction=VAL_FRACTION, seed=SPLIT_SEED).names])
         for part in ("train", "val", "test")
     }
 

@@ -36,7 +36,7 @@ def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dic
     with np.load(study / "scores.npz") as scores:
         logits, films = scores[f"{best['name']}/val"].astype(float), str(scores["val_films"])
     tables = read_tables(data)
-    val = tables.select(parts(tables, content["val_fraction"])["val"][: len(logits)])
+    val = tables.select(parts(tables)["val"][: len(logits)])
     if fingerprint(val.names) != films:
         raise ValueError("the validation films of --data are not those of the run")
     # F1, since Youden's J takes no notice of how rare a finding is and would mark most of them on any film.
@@ -65,7 +65,6 @@ def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dic
         "epoch": best["best_epoch"],
         "val_auroc": best["val_auroc"],
         "val_images": len(val),
-        "val_fraction": content["val_fraction"],
         "setting": setting,
         "calibration": dataclasses.asdict(calibration),
         "val_calibration_error": errors,

@@ -29,7 +29,7 @@ import torch
 
 import causalcxr
 
-from .films import VAL_FRACTION, fingerprint, keep_a_few, parts, read_pixels, read_tables
+from .films import fingerprint, keep_a_few, parts, read_pixels, read_tables
 from .training import Setting
 from .variants import VARIANTS
 from .worker import replace, serve
@@ -283,14 +283,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="films that pack.py wrote, or a folder of the release")
     parser.add_argument("--extra", type=Path, help="more films, for training alone")
     parser.add_argument("--output", type=Path, required=True, help="folder of what comes of it")
+    parser.add_argument("--but", type=Path, nargs="+", default=[], help="outputs whose finished runs are left out")
     parser.add_argument("--work", type=Path, help="folder of single runs; default: OUTPUT-runs")
     parser.add_argument("--config", type=Path, help="default: search.json or study.json beside this file")
     parser.add_argument("--setting", type=Path, help="chosen.json of a search, for --study")
-    parser.add_argument(
-        "--val-fraction", type=float, default=VAL_FRACTION, help="of the training patients; default: 0.2"
-    )
-    parser.add_argument("--memory-format", default="channels_last", choices=("channels_last", "contiguous_format"))
-    parser.add_argument("--benchmark", action="store_true", help="let cuDNN try its algorithms")
     parser.add_argument("--backbone-weights", default="", help="file of the backbone's weights; default: none")
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds for everything; default: no limit")
     parser.add_argument("--jobs", type=int, default=4, help="runs side by side; default: 4")
@@ -318,7 +314,9 @@ def jobs_of(args: argparse.Namespace) -> list[dict[str, Any]]:
     for name, key in (("seeds", "seed"), ("variants", "variant"), ("settings", "setting_name")):
         wanted = getattr(args, name)
         jobs = [job for job in jobs if not wanted or job[key] in wanted]
-    return jobs
+    elsewhere = [run for folder in args.but for run in json.loads((folder / "results.json").read_text())["runs"]]
+    done = [(run["name"], run["setting"]) for run in elsewhere if run["finished"]]
+    return [job for job in jobs if (job["name"], job["setting"]) not in done]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -333,8 +331,7 @@ def main(argv: list[str] | None = None) -> None:
         pixels.append(str(work / f"films-{number}.npy"))
         np.save(pixels[-1], read_pixels(source))
     tables, few = read_tables(args.data), FEW if args.small else 0
-    rows = parts(tables, args.val_fraction)
-    rows = keep_a_few(rows, few) if few else rows
+    rows = keep_a_few(parts(tables), few) if few else parts(tables)
     say(f"films are read, {time.time() - started:.1f} s; " + ", ".join(f"{len(r)} {part}" for part, r in rows.items()))
     jobs = jobs_of(args)
     about = {
@@ -342,7 +339,6 @@ def main(argv: list[str] | None = None) -> None:
         "limit": None if args.limit == float("inf") else args.limit,
         "side_by_side": args.jobs,
         "sources": [source.name for source in sources],
-        "val_fraction": args.val_fraction,
         "commit": args.commit or commit(),
         "versions": versions(args.device),
     }
@@ -353,9 +349,6 @@ def main(argv: list[str] | None = None) -> None:
         "sources": [str(source) for source in sources],
         "pixels": pixels,
         "few": few,
-        "val_fraction": args.val_fraction,
-        "memory_format": args.memory_format,
-        "benchmark": args.benchmark,
         "canvas": SMALL_CANVAS if args.small else CANVAS,
         "device": args.device,
         "weights": "" if args.small else args.backbone_weights,

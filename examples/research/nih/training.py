@@ -100,7 +100,6 @@ def train(
     *,
     device: str,
     weights: str,
-    memory_format: torch.memory_format,
     deadline: float,
     report: Callable[[dict[str, Any]], None],
     weights_to: Path,
@@ -116,7 +115,6 @@ def train(
         data: Films and labels.
         device: Where to train.
         weights: File of the backbone's weights, or empty.
-        memory_format: Of weights and images.
         deadline: When the run has to be over.
         report: Called with progress after each epoch.
         weights_to: Where to write the weights in half precision.
@@ -137,7 +135,7 @@ def train(
         drop_path_rate=setting.drop_path_rate,
     )
     start_at_prior(model, films.targets.cpu(), weight.cpu())
-    model.to(device, memory_format=memory_format)
+    model.to(device, memory_format=torch.channels_last)
     objective = build_objective(variant, model).to(device)
     averaged = ModelEmaV3(model, decay=setting.ema_decay, use_warmup=True, warmup_power=EMA_WARMUP)
     optimizer = create_optimizer_v2(
@@ -175,7 +173,7 @@ def train(
             losses = torch.zeros((), device=device)
             for rows in order[: steps * batch].view(steps, batch):
                 images = prepare(views(films.canvas[rows], setting.image_size, draw))
-                images = images.contiguous(memory_format=memory_format)
+                images = images.contiguous(memory_format=torch.channels_last)
                 with autocast:
                     loss = objective(images, targets[rows], weight=weight[rows])["loss"]
                 optimizer.zero_grad(set_to_none=True)

@@ -20,7 +20,7 @@ def load(plan: dict[str, Any]) -> Data:
     """Put the films that `study.py` decoded on the device."""
     tables = [read_tables(Path(source)) for source in plan["sources"]]
     pixels = [np.load(file, mmap_mode="r") for file in plan["pixels"]]
-    rows = parts(tables[0], plan["val_fraction"])
+    rows = parts(tables[0])
     if few := plan["few"]:
         rows = keep_a_few(rows, few)
         for number in range(1, len(tables)):
@@ -54,7 +54,6 @@ def serve(connection: Connection, plan: dict[str, Any]) -> None:
     try:
         torch.set_num_threads(plan["threads"])
         torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = plan["benchmark"]
         data, work = load(plan), Path(plan["work"])
         connection.send(("ready", time.time()))
         while (job := connection.recv()) is not None:
@@ -64,7 +63,6 @@ def serve(connection: Connection, plan: dict[str, Any]) -> None:
                 data,
                 device=plan["device"],
                 weights=plan["weights"],
-                memory_format=getattr(torch, plan["memory_format"]),
                 deadline=plan["deadline"],
                 report=lambda progress: connection.send(("progress", progress)),
                 weights_to=work / f"{name}.safetensors",
