@@ -1,12 +1,13 @@
-"""Scores of many films: threads read them, and score them in batches."""
+"""Scores of many films: threads read them, and they are scored in batches."""
 
 import copy
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from threading import Lock
 from typing import Any, NamedTuple
@@ -52,8 +53,8 @@ def predict(
         films: What `causalcxr.data.read_image` takes, such as paths. A generator is read as far as it is needed.
         batch_size: Number of films that the model takes at once.
         workers: Number of threads that read films and, on a CPU, score batches. They share the cores that
-            `torch.get_num_threads()` says. On a CPU, one a core is the fastest, if memory allows. A GPU takes one batch
-            at a time.
+            `torch.get_num_threads()` says. On a CPU, one a core is the fastest, if memory allows. On a GPU, the thread
+            that iterates scores the batches.
 
     Yields:
         A `Prediction(film, logits, error)` for each film.
@@ -95,19 +96,20 @@ def _predict(
     films, cfg = iter(films), model.pretrained_cfg
     on_cpu = precision["device_type"] == "cpu"
     ahead = workers if on_cpu else 1 + math.ceil(workers / batch_size)  # batches, beside the one that comes next
-    turn: AbstractContextManager[Any] = nullcontext() if on_cpu else Lock()
-    waiting: deque[Future[list[Prediction]]] = deque()
+    waiting: deque[Callable[[], list[Prediction]]] = deque()
     with _divided(workers) as threads:
         # Each worker has cores of its own: one that waits for threads of another wastes its time.
         pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
         try:
             while batch := list(islice(films, batch_size)):
                 images = [pool.submit(_read, film, cfg) for film in batch]  # done or begun before the next is
-                waiting.append(pool.submit(_score, model, batch, images, turn, precision))
+                score = partial(_score, model, batch, images, precision)
+                # cuDNN plans its convolutions anew in every thread, for seconds: a GPU is left to this one.
+                waiting.append(pool.submit(score).result if on_cpu else score)
                 if len(waiting) > ahead:
-                    yield from waiting.popleft().result()
+                    yield from waiting.popleft()()
             while waiting:
-                yield from waiting.popleft().result()
+                yield from waiting.popleft()()
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -135,14 +137,13 @@ def _score(
     model: Any,
     films: list[ImageLike],
     images: list[Future[Tensor | Exception]],
-    turn: AbstractContextManager[Any],
     precision: dict[str, Any],
 ) -> list[Prediction]:
     read = [image.result() for image in images]
     logits: Iterator[Tensor] = iter(())
     if good := [image for image in read if isinstance(image, Tensor)]:
         weight = next(model.parameters())
-        with turn, torch.autocast(**precision):
+        with torch.autocast(**precision):
             grey = normalise(torch.stack(good).to(weight.device), model.pretrained_cfg)
             # Convolutions follow the memory format of the images; this one is the faster, on the CPU and on a GPU.
             logits = iter(model(grey.to(weight, memory_format=torch.channels_last)).float().cpu())

@@ -76,6 +76,18 @@ def test_a_batch_is_read_by_all_workers(model: nn.Module, monkeypatch: pytest.Mo
     assert all(error is None for _, _, error in causalcxr.predict(model, films(4), batch_size=4, workers=4))
 
 
+def test_a_gpu_is_used_by_the_calling_thread_alone(model: nn.Module) -> None:
+    """cuDNN plans its convolutions in each thread anew, which made `predict` 30 times slower than reading."""
+    seen: list[int] = []
+    handle = model.register_forward_hook(lambda *_: seen.append(threading.get_ident()))
+    as_on_a_gpu = {"device_type": "cuda", "dtype": torch.float16, "enabled": False}
+    scored = [logits for _, logits, _ in inference._predict(model, films(7), 2, 3, as_on_a_gpu)]
+    handle.remove()
+    assert seen == [threading.get_ident()] * 4
+    expected = [logits for _, logits, _ in causalcxr.predict(model, films(7))]
+    torch.testing.assert_close(torch.stack(scored), torch.stack(expected))
+
+
 def test_a_model_in_training_stays_so() -> None:
     """Calls that overlap neither see nor leave a trace: flags, batch statistics, and the scores of each other."""
     model = causalcxr.create_model("causal_test_resnet").train()

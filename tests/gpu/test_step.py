@@ -154,3 +154,11 @@ def test_prediction_never_waits_for_the_device(device: str) -> None:
             model(images)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("device", ON_CUDA)
+def test_films_are_scored_as_on_the_cpu(device: str) -> None:
+    films, model = list(normal(7, 1, 96, 80).float().sigmoid()), _model().eval()
+    expected = torch.stack([logits for _, logits, _ in causalcxr.predict(model, films)])
+    predictions = causalcxr.predict(model.to(device), films, batch_size=3, workers=4)
+    assert relative_error(torch.stack([logits for _, logits, _ in predictions]), expected.double()) < 1e-3
