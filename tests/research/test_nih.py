@@ -200,6 +200,10 @@ def test_from_films_to_a_model_folder(packed: Path, tmp_path: Path) -> None:
     assert again["runs"] == results["runs"]
     assert before != (output / "results.json").stat().st_mtime_ns
 
+    study_again = ["--study", *common, "--setting", str(found / "chosen.json"), "--output", "elsewhere"]
+    left = study.jobs_of(study.parse([*study_again, "--but", str(output)]))
+    assert {job["seed"] for job in left} == {1, 2}
+
     for folder in (found, output):
         report.main([str(folder), "--data", str(packed), "--output", str(tmp_path / "docs"), "--resamples", "20"])
     table = json.loads((tmp_path / "docs" / "study.json").read_text())

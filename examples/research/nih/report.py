@@ -329,23 +329,29 @@ def search(folders: list[Path]) -> dict[str, Any]:
         content = json.loads((folder / "results.json").read_text())
         about.append({key: value for key, value in content.items() if key != "runs"})
         runs += content["runs"]
-    keys = ("setting_name", "variant", "seed", "finished", "val_auroc", "best_epoch", "seconds", "setting", "problem")
-    return {"mode": "search", "about": about, "runs": [{k: run[k] for k in keys if k in run} for run in runs]}
+    keys = ("setting_name", "variant", "seed", "val_auroc", "best_epoch", "seconds", "setting")
+    short = [{k: run[k] for k in keys if k in run} | {"epochs": len(run["curve"])} for run in runs]
+    return {"mode": "search", "about": about, "runs": short}
 
 
 def search_tables(found: dict[str, Any]) -> str:
     """Return the table of a search as Markdown."""
-    runs = [run for run in found["runs"] if run["finished"]]
+    runs = [run for run in found["runs"] if "val_auroc" in run]
     variants = list(dict.fromkeys(run["variant"] for run in runs))
     body = []
     for name in dict.fromkeys(run["setting_name"] for run in runs):
-        cells, values = [name], []
+        cells = [name]
         for variant in variants:
             of = [run for run in runs if run["setting_name"] == name and run["variant"] == variant]
-            cells.append(", ".join(f"{run['val_auroc']:.4f} (epoch {run['best_epoch']})" for run in of))
-            values += [run["val_auroc"] for run in of]
-        body.append([*cells, f"{np.mean(values):.4f}"])
-    return rows(["setting", *variants, "mean"], body) + "\n"
+            cells.append(", ".join(_best_epoch(run) for run in of))
+        body.append(cells)
+    return rows(["setting", *variants], body) + "\n"
+
+
+def _best_epoch(run: dict[str, Any]) -> str:
+    done, planned = run["epochs"], run["setting"]["epochs"]
+    stopped = f", stopped after {done} of" if done < planned else " of"
+    return f"{run['val_auroc']:.3f} (epoch {run['best_epoch']}{stopped} {planned})"
 
 
 def main(argv: list[str] | None = None) -> None:
