@@ -12,7 +12,6 @@ from torch import nn
 import causalcxr
 from causalcxr.losses import backdoor_weights
 from confounding import benchmark
-from confounding.branches import similarity
 from confounding.data import confound, read
 from confounding.methods import METHODS, GroupDRO, Method
 from confounding.training import Training, build, selection_auroc, train
@@ -109,34 +108,6 @@ def test_group_dro_raises_the_share_of_the_worst_group() -> None:
     torch.testing.assert_close(first, (share * losses[[2, 1, 3, 0]]).sum())
 
 
-def test_similarity_of_features_is_one_for_rotated_and_none_for_independent_ones() -> None:
-    features, _ = torch.linalg.qr(torch.randn(40, 8, dtype=torch.float64) - 3)
-    features = features - features.mean(dim=0)
-    rotation, _ = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64))
-    assert similarity(features, 2 * features @ rotation + 1) == pytest.approx(1)
-    outside, _ = torch.linalg.qr(torch.cat([torch.ones(40, 1), features, torch.randn(40, 5)], dim=1).double())
-    assert similarity(features, outside[:, 9:]) == pytest.approx(0, abs=1e-12)
-
-
-@pytest.mark.parametrize(("method", "kept"), [("causal_keep_attended", 0.5), ("causal_borrow_attended", 0.9)])
-def test_region_kept_is_where_the_causal_branch_looks_or_where_it_does_not(method: str, kept: float) -> None:
-    torch.manual_seed(0)
-    model = build(METHODS[method], Training(**TINY)).train()
-    images, seen = torch.randn(4, 3, 64, 64), []
-    objective = METHODS[method].objective(model, torch.zeros(4, dtype=torch.long))
-    objective.borrow.probability = 1.0
-    objective.objective.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    with torch.no_grad():
-        attention = model.eval().forward_causal(images, need_attention=True).attention.mean(dim=1)
-        model.train()
-    objective(images, torch.tensor([[0.0], [1.0], [0.0], [1.0]]))["loss"].backward()
-    same = (seen[0] == images).all(dim=1).float()
-    assert same.mean() == pytest.approx(kept, abs=0.02)
-    larger = torch.nn.functional.interpolate(attention[:, None], size=(64, 64), mode="bilinear")[:, 0]
-    on_kept, on_borrowed = ((larger * part).sum() / part.sum() for part in (same, 1 - same))
-    assert (on_kept > on_borrowed) == (method == "causal_keep_attended")
-
-
 class Recorder(nn.Module):
     """An objective that keeps what it is given."""
 
@@ -152,7 +123,7 @@ class Recorder(nn.Module):
 def record(method: Method, radiographs: Any) -> tuple[Any, list[torch.Tensor]]:
     """Train an epoch; return the data and the columns that the objective was given."""
     recorders: list[Recorder] = []
-    method = method._replace(objective=lambda model, strata: recorders.append(Recorder(model)) or recorders[0])
+    method = method._replace(objective=lambda model: recorders.append(Recorder(model)) or recorders[0])
     parts = confound(radiographs, "letter", 0.9, 0.9, seed=0)
     train(method, parts, Training(**TINY | {"batch_size": 40}), seed=0)
     return parts.train, [torch.cat(column) for column in zip(*recorders[0].given, strict=True)]
@@ -171,7 +142,7 @@ def test_objective_gets_what_its_method_says(radiographs: Any) -> None:
 
 
 def test_validation_images_are_weighted_where_the_confounder_is_known(radiographs: Any) -> None:
-    known = {"backdoor_weights", "backdoor_sampling", "causal_weights", "stratified_bank", "group_dro", "last_layer"}
+    known = {"backdoor_weights", "backdoor_sampling", "causal_weights", "group_dro", "last_layer"}
     assert {name for name, method in METHODS.items() if method.knows_confounder} == known
     data = confound(radiographs, "letter", 0.9, 0.9, seed=0).val
     marked = data.strata.float()

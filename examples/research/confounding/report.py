@@ -1,6 +1,5 @@
 """Tables and plots of the confounding benchmark."""
 
-from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,32 +13,31 @@ SMALLEST_GAP = 0.02  # of AUROC between the reference and plain training, for pa
 
 
 def markdown(runs: Runs) -> str:
-    """A table for each experiment, means over seeds."""
-    experiments = dict.fromkeys((run["images"], run["confounder"], run["correlation"]) for run in runs)
-    return "\n\n".join(_table(runs, *experiment) for experiment in experiments)
+    """An overview, and a table for each experiment; means over seeds.
 
-
-def overview(runs: Runs) -> str:
-    """AUROC of the reversed test, means over seeds: a row for each method, a column for each experiment."""
+    The overview has the AUROC of the reversed test: a row for each method, a column for each experiment.
+    """
+    tables = []
+    rows: dict[str, list[str]] = {REFERENCE: [], **{run["method"]: [] for run in runs}}
     experiments = list(dict.fromkeys((run["images"], run["confounder"], run["correlation"]) for run in runs))
-    methods = [REFERENCE, *dict.fromkeys(run["method"] for run in runs)]
-    body = [[method] for method in methods]
-    for images, confounder, correlation in experiments:
-        chosen = [run for run in runs if (run["images"], run["confounder"]) == (images, confounder)]
-        for row in body:
-            value = _curve(chosen, row[0]).get(correlation)
-            row.append("" if value is None else f"{value:.3f}")
-    several = len({images for images, *_ in experiments}) > 1
-    names = [f"{images}, {kind} {at:g}" if several else f"{kind} {at:g}" for images, kind, at in experiments]
-    return markdown_table(["method", *names], body)
+    for experiment in experiments:
+        chosen = [run for run in runs if (run["images"], run["confounder"], run["correlation"]) == experiment]
+        groups: dict[str, Runs] = {}
+        for run in chosen:
+            groups.setdefault(_named(run), []).append(run)
+        reversed_of = {name: fmean(_auroc(run, "reversed") for run in group) for name, group in groups.items()}
+        for name, row in rows.items():
+            row.append(f"{reversed_of[name]:.3f}" if name in reversed_of else "")
+        title = "**{}, {}, correlation {:g}**".format(*experiment)
+        seeds = sorted({run["seed"] for run in chosen})
+        tables.append(f"{title} (AUROC, mean over seeds {seeds})\n\n{_table(groups, reversed_of)}")
+    names = [f"{confounder} {correlation:g}" for _, confounder, correlation in experiments]
+    overview = markdown_table(["method", *names], [[name, *row] for name, row in rows.items()])
+    return "\n\n".join([overview, *tables])
 
 
-def auroc(run: dict[str, Any], test: str) -> float:
+def _auroc(run: dict[str, Any], test: str) -> float:
     return run["result"]["tests"][test]["auroc"]["value"]
-
-
-def mean_over_seeds(runs: Runs, value: Callable[[dict[str, Any]], float]) -> float:
-    return fmean(value(run) for run in runs)
 
 
 def _named(run: dict[str, Any]) -> str:
@@ -47,85 +45,63 @@ def _named(run: dict[str, Any]) -> str:
     return f"{run['method']}, not confounded" if run["trained_at"] == 0.5 else run["method"]
 
 
-def _table(runs: Runs, images: str, confounder: str, correlation: float) -> str:
-    chosen = [
-        run
-        for run in runs
-        if (run["images"], run["confounder"], run["correlation"]) == (images, confounder, correlation)
-    ]
-    groups: dict[str, Runs] = {}
-    for run in chosen:
-        groups.setdefault(_named(run), []).append(run)
-    reversed_of = {name: mean_over_seeds(group, lambda run: auroc(run, "reversed")) for name, group in groups.items()}
-    best, worst = reversed_of[REFERENCE], reversed_of.get("plain")
+def _table(groups: dict[str, Runs], reversed_of: dict[str, float]) -> str:
+    """All figures of an experiment; `gap closed` is the part of the way from plain training to the reference."""
+    tests = list(groups[REFERENCE][0]["result"]["tests"])
+    best, worst = reversed_of[REFERENCE], reversed_of["plain"]
     body = []
     for name, group in groups.items():
-        tests = group[0]["result"]["tests"]
-        known = worst is not None and group[0]["trained_at"] != 0.5 and best - worst >= SMALLEST_GAP
-        closed = f"{(reversed_of[name] - worst) / (best - worst):.0%}" if known else ""
+        closed = group[0]["trained_at"] != 0.5 and best - worst >= SMALLEST_GAP
+        results = [run["result"] for run in group]
+        none = [result["tests"]["none"] for result in results]
+        # Share of the causal map on the marker, in parts of the marker's share of the image: 1 for a flat map.
+        on_marker = [f["attention_share"] / f["area_share"] for f in none if f.get("attention_share") is not None]
         body.append(
             [
                 name,
-                *(f"{mean_over_seeds(group, lambda run, t=test: auroc(run, t)):.3f}" for test in tests),
-                closed,
-                f"{mean_over_seeds(group, lambda run: run['result']['tests']['none']['worst_group']['value']):.3f}",
-                f"{mean_over_seeds(group, lambda run: run['result']['tests']['none']['shift']):+.3f}",
-                f"{mean_over_seeds(group, lambda run: run['result']['tests']['reversed']['ece']):.3f}",
-                *(_optional([run["result"][name] for run in group]) for name in ("probe_causal", "probe_confounder")),
-                _optional([_on_marker(run["result"]["tests"]["none"]) for run in group], "{:.1f}"),
+                *(f"{fmean(_auroc(run, test) for run in group):.3f}" for test in tests),
+                f"{(reversed_of[name] - worst) / (best - worst):.0%}" if closed else "",
+                f"{fmean(figures['worst_group']['value'] for figures in none):.3f}",
+                f"{fmean(figures['shift'] for figures in none):+.3f}",
+                f"{fmean(result['tests']['reversed']['ece'] for result in results):.3f}",
+                *(_optional([result[probe] for result in results]) for probe in ("probe_causal", "probe_confounder")),
+                f"{fmean(on_marker):.1f}" if on_marker else "",
             ]
         )
-    header = [
-        "method",
-        *chosen[0]["result"]["tests"],
-        "gap closed",
-        "worst group, none",
-        "shift, none",
-        "ECE, reversed",
-        "probe of h_x",
-        "probe of h_c",
-        "map on marker / area",
-    ]
-    seeds = sorted({run["seed"] for run in chosen})
-    title = f"**{images}, {confounder}, correlation {correlation:g}** (AUROC, mean over seeds {seeds})"
-    return f"{title}\n\n{markdown_table(header, body)}"
+    header = ["method", *tests, "gap closed", "worst group, none", "shift, none", "ECE, reversed"]
+    return markdown_table([*header, "probe of h_x", "probe of h_c", "map on marker / area"], body)
 
 
-def _on_marker(figures: dict[str, Any]) -> float | None:
-    """Share of the causal map on the marker, in parts of the marker's share of the image: 1 for a flat map."""
-    share, area = figures.get("attention_share"), figures.get("area_share")
-    return None if share is None or area is None else share / area
-
-
-def _optional(values: list[float | None], style: str = "{:.3f}") -> str:
+def _optional(values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
-    return style.format(fmean(known)) if len(known) == len(values) else ""
+    return f"{fmean(known):.3f}" if known else ""
 
 
 def plot(runs: Runs, path: Path) -> None:
     """AUROC of the reversed test against the correlation in training, means over seeds, a panel an experiment.
 
-    The reference is dashed. Methods that have one correlation where others have several are left out.
+    The reference is dashed. Methods with one correlation alone are left out, unless all have one.
     """
     import matplotlib.pyplot as plt
 
-    panels = list(dict.fromkeys((run["images"], run["confounder"]) for run in runs))
-    curves = {
-        (method, *panel): _curve([run for run in runs if (run["images"], run["confounder"]) == panel], method)
-        for panel in panels
-        for method in (*dict.fromkeys(run["method"] for run in runs), REFERENCE)
-    }
-    several = any(len(curve) > 1 for (method, *_), curve in curves.items() if method != REFERENCE)
-    shown = list(dict.fromkeys(method for (method, *_), curve in curves.items() if len(curve) > several))
+    values: dict[tuple[str, str], dict[str, dict[float, list[float]]]] = {}
+    for run in runs:
+        values.setdefault((run["images"], run["confounder"]), {})  # panels in their order
+    for run in sorted(runs, key=lambda run: run["correlation"]):
+        curve = values[run["images"], run["confounder"]].setdefault(_named(run), {})
+        curve.setdefault(run["correlation"], []).append(_auroc(run, "reversed"))
+    names = list(dict.fromkeys([*(run["method"] for run in runs), REFERENCE]))
+    several = [name for curves in values.values() for name in names if len(curves.get(name, {})) > 1]
+    shown = list(dict.fromkeys(several or names))
     colours = plt.get_cmap("tab10" if len(shown) <= 10 else "tab20").colors
-    styles = {method: {"color": colours[i % len(colours)]} for i, method in enumerate(shown)}
+    styles = {name: {"color": colours[i % len(colours)]} for i, name in enumerate(shown)}
     styles[REFERENCE] = {"color": "0.3", "ls": "--"}
-    size = (3.2 * len(panels), 4.0)
-    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True, layout="constrained")
-    for axis, (images, confounder) in zip(axes[0], panels, strict=True):
-        for method in shown:
-            curve = curves[method, images, confounder]
-            axis.plot(list(curve), list(curve.values()), marker="o", ms=3, label=method, **styles[method])
+    size = (3.2 * len(values), 4.0)
+    figure, axes = plt.subplots(1, len(values), figsize=size, squeeze=False, sharey=True, layout="constrained")
+    for axis, ((images, confounder), curves) in zip(axes[0], values.items(), strict=True):
+        for name in shown:
+            curve = {correlation: fmean(found) for correlation, found in curves.get(name, {}).items()}
+            axis.plot(list(curve), list(curve.values()), marker="o", ms=3, label=name, **styles[name])
         axis.set(title=f"{images}: {confounder}", xlabel="correlation in training")
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("AUROC, reversed test")
@@ -133,12 +109,3 @@ def plot(runs: Runs, path: Path) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(path, dpi=150)
     plt.close(figure)
-
-
-def _curve(runs: Runs, name: str) -> dict[float, float]:
-    """Mean AUROC of the reversed test at each correlation, of a method or of the reference."""
-    points: dict[float, list[float]] = {}
-    for run in runs:
-        if _named(run) == name:
-            points.setdefault(run["correlation"], []).append(auroc(run, "reversed"))
-    return {correlation: fmean(points[correlation]) for correlation in sorted(points)}

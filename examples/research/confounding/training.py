@@ -23,9 +23,8 @@ from causalcxr.bench import predict
 from causalcxr.data import normalise
 from causalcxr.losses import backdoor_weights
 
-from .branches import cluster
 from .data import Parts
-from .methods import METHODS, Method
+from .methods import Method
 
 
 @dataclasses.dataclass
@@ -43,30 +42,15 @@ class Training:
     clip_grad: float = 1.0
 
 
-class Cropped(nn.Module):
-    """A model that sees the middle of its images, enlarged to their size."""
-
-    def __init__(self, model: nn.Module, crop: float) -> None:
-        super().__init__()
-        self.model, self.crop = model, crop
-        self.pretrained_cfg = model.pretrained_cfg
-
-    def forward(self, images: Tensor) -> Tensor:
-        H, W = images.shape[-2:]
-        h, w = round(H * self.crop), round(W * self.crop)
-        top, left = (H - h) // 2, (W - w) // 2
-        middle = images[..., top : top + h, left : left + w]
-        return self.model(F.interpolate(middle, size=(H, W), mode="bilinear", align_corners=False))
-
-
 def build(method: Method, config: Training) -> nn.Module:
     weights = config.backbone_weights
     published = weights in causalcxr.list_pretrained()
     file = "" if published else weights
     model: Any
     if method.causal:
-        arguments = {"pretrained_backbone": file or False, **method.arguments}
-        model = causalcxr.create_model(config.causal_model, num_classes=1, **arguments)
+        model = causalcxr.create_model(
+            config.causal_model, num_classes=1, pretrained_backbone=file or False, complement=method.complement
+        )
     else:
         overlay = {"file": file} if file else None
         model = timm.create_model(config.model, pretrained=bool(file), num_classes=1, pretrained_cfg_overlay=overlay)
@@ -75,7 +59,7 @@ def build(method: Method, config: Training) -> nn.Module:
         target = model.backbone if method.causal else model
         if target.load_state_dict(backbone, strict=False).unexpected_keys:
             raise ValueError(f"the backbone of {weights} does not fit {type(target).__name__}")
-    return Cropped(model, method.crop) if method.crop < 1 else model
+    return model
 
 
 def augment(images: Tensor, indices: Tensor, epoch: int, seed: int) -> Tensor:
@@ -97,12 +81,9 @@ def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Modul
     torch.manual_seed(seed)
     images = torch.stack([(image * 255).round().byte() for image, _ in parts.train])
     targets, strata = parts.train.targets, parts.train.strata
-    if method.clusters:
-        strata = cluster(train(METHODS["causal"], parts, config, seed), parts.train, seed)
-        torch.manual_seed(seed)
     weight = backdoor_weights(targets, strata) if method.weighted else torch.ones_like(targets)
     model = build(method, config).to(memory_format=torch.channels_last)
-    objective = method.objective(model, strata)
+    objective = method.objective(model)
     steps = len(images) // config.batch_size
     optimizer = torch.optim.AdamW(objective.parameters(), config.lr, weight_decay=config.weight_decay)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.epochs * steps, pct_start=0.2)
