@@ -65,11 +65,6 @@ def fingerprint(names: list[str]) -> str:
     return f"{len(names)} {hashlib.sha256(' '.join(names).encode()).hexdigest()}"
 
 
-def keep_a_few(rows: dict[str, npt.NDArray[np.int64]], number: int) -> dict[str, npt.NDArray[np.int64]]:
-    """Return the first rows of each part, for a trial."""
-    return {part: of_part[:number] for part, of_part in rows.items()}
-
-
 @dataclass
 class Training:
     """Training films on the device.

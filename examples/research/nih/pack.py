@@ -1,22 +1,19 @@
-"""Pack films of NIH ChestX-ray14 into a few files that are small enough to carry to another machine.
+"""Pack films of NIH ChestX-ray14, or weights, into a file that is small enough to carry to another machine.
 
-    python -m nih.pack OUTPUT --films nih-10k=path/to/nih-10k:90 --films nih-320=path/to/nih-320:85 \
-        --backbone path/to/tf_efficientnet_lite0.safetensors
+    python -m nih.pack path/to/nih-10k packed/nih-10k.zip --quality 90
+    python -m nih.pack path/to/tf_efficientnet_lite0.safetensors packed/lite0.half.safetensors
 
-Every `--films NAME=FOLDER:QUALITY` becomes OUTPUT/NAME.zip: the tables of the folder as they are, and the films on
-sheets of grey JPEG, many films a sheet in the order of the label file. The side of a film is a multiple of 8, so that
-no block of a JPEG holds parts of two films. The weights of the backbone are rounded to half precision. `packed.json`
-says what was done, how large each file is and how far the films changed.
+Of a folder the tables are stored as they are, and the films on sheets of grey JPEG, many films a sheet in the order of
+the label file. The side of a film is a multiple of 8, so that no block of a JPEG holds parts of two films. Weights are
+rounded to half precision.
 """
 
 import argparse
-import hashlib
 import io
 import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +23,6 @@ from safetensors.torch import load_file, save_file
 from causalcxr.data.nih_tables import read_nih_tables
 
 SHEET = 1280  # pixels, at most, of the side of a sheet
-TABLES = (
-    "Data_Entry_2017_v2020.csv",
-    "Data_Entry_2017.csv",
-    "BBox_List_2017.csv",
-    "train_val_list.txt",
-    "test_list.txt",
-)
 
 
 def read_films(folder: Path, names: list[str]) -> npt.NDArray[np.uint8]:
@@ -60,61 +50,35 @@ def cut(sheet: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
     return sheet.reshape(across, side, across, side).swapaxes(1, 2).reshape(-1, side, side)
 
 
-def pack(folder: Path, target: Path, quality: int) -> dict[str, Any]:
-    """Write the films of a folder; return what `packed.json` says of them."""
-    names = read_nih_tables(folder).names
-    films = read_films(folder, names)
-    side, change, count = films.shape[1], 0.0, 0
+def pack_films(folder: Path, target: Path, quality: int) -> None:
+    films = read_films(folder, read_nih_tables(folder).names)
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-        for name in TABLES:
-            if (folder / name).exists():
-                archive.writestr(name, (folder / name).read_bytes(), zipfile.ZIP_DEFLATED)
+        for table in sorted([*folder.glob("*.csv"), *folder.glob("*.txt")]):
+            archive.write(table, table.name, zipfile.ZIP_DEFLATED)
+        count = 0
         for count, sheet in enumerate(sheets(films), start=1):
             stored = io.BytesIO()
             Image.fromarray(sheet).save(stored, "JPEG", quality=quality, optimize=True, progressive=True)
             archive.writestr(f"sheet-{count:04}.jpg", stored.getvalue())
-            change += float(np.abs(np.asarray(Image.open(stored)).astype(int) - sheet).sum())
-        archive.writestr("index.json", json.dumps({"films": len(films), "side": side, "sheets": count}))
-    return {
-        "films": len(films),
-        "side": side,
-        "quality": quality,
-        "mean_change_of_a_grey_level": round(change / films.size, 3),
-        **_file(target),
-    }
+        archive.writestr("index.json", json.dumps({"films": len(films), "side": films.shape[1], "sheets": count}))
 
 
-def pack_backbone(source: Path, target: Path) -> dict[str, Any]:
-    """Write weights in half precision."""
-    save_file(
-        {name: value.half() if value.is_floating_point() else value for name, value in load_file(source).items()},
-        target,
-    )
-    return _file(target)
-
-
-def _file(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+def pack_weights(source: Path, target: Path) -> None:
+    weights = {name: value.half() if value.is_floating_point() else value for name, value in load_file(source).items()}
+    save_file(weights, target)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--films", action="append", default=[], metavar="NAME=FOLDER:QUALITY")
-    parser.add_argument("--backbone", type=Path, help="safetensors file of the backbone's weights")
+    parser.add_argument("source", type=Path, help="folder in the layout of the release, or a safetensors file")
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--quality", type=int, default=90, help="of JPEG; default: 90")
     args = parser.parse_args(argv)
-    args.output.mkdir(parents=True, exist_ok=True)
-    done: dict[str, Any] = {}
-    for given in args.films:
-        name, _, rest = given.partition("=")
-        folder, _, quality = rest.rpartition(":")
-        done[f"{name}.zip"] = pack(Path(folder), args.output / f"{name}.zip", int(quality))
-    if args.backbone:
-        name = f"{args.backbone.stem}.half.safetensors"
-        done[name] = pack_backbone(args.backbone, args.output / name)
-    done["bytes"] = sum(file["bytes"] for file in done.values())
-    (args.output / "packed.json").write_text(json.dumps(done, indent=1) + "\n")
-    print(json.dumps(done, indent=1))
+    args.target.parent.mkdir(parents=True, exist_ok=True)
+    if args.source.is_dir():
+        pack_films(args.source, args.target, args.quality)
+    else:
+        pack_weights(args.source, args.target)
 
 
 if __name__ == "__main__":

@@ -42,21 +42,15 @@ def evidence(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
     sum_d dz_k / df_nd f_nd at the encoded map of a causal model, or at the last map of a plain one.
     """
-    if not isinstance(model, causalcxr.CausalCXR):
-        with torch.enable_grad():
-            encoded = model.forward_features(images).detach().requires_grad_()
-            logits = model.forward_head(encoded)
-            (gradient,) = torch.autograd.grad(logits.gather(1, labels[:, None]).sum(), encoded)
-        return (gradient * encoded).detach().sum(dim=1)
-    kept: list[Tensor] = []
-    handle = model.head.feature_learning.register_forward_hook(lambda _module, _given, encoded: kept.append(encoded))
-    try:
-        with torch.enable_grad():
-            logits = model(images)
-            (gradient,) = torch.autograd.grad(logits.gather(1, labels[:, None]).sum(), kept[-1])
-    finally:
-        handle.remove()
-    return (gradient * kept[-1]).detach().sum(dim=1)
+    with torch.no_grad():
+        encoded = model.forward_features(images)
+        if causal := isinstance(model, causalcxr.CausalCXR):
+            encoded = model.head.feature_learning(encoded)
+    with torch.enable_grad():
+        encoded.requires_grad_()
+        logits = model.head.decode(encoded).logits if causal else model.forward_head(encoded)
+        (gradient,) = torch.autograd.grad(logits.gather(1, labels[:, None]).sum(), encoded)
+    return (gradient * encoded).detach().sum(dim=1)
 
 
 @torch.no_grad()
@@ -71,13 +65,12 @@ def attention(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None
 def point(model: nn.Module, images: Tensor, marked: Boxes) -> dict[str, list[list[float]]]:
     """Return the place (x, y) of each map's maximum, in parts of the side, for each marked finding.
 
-    Maps are computed in float32 and enlarged bilinearly before their maximum is taken.
+    `images` has the film of each finding, (M, 1, S, S). Maps are computed in float32 and enlarged bilinearly before
+    their maximum is taken.
     """
-    if not marked.rows:
-        return {}
     model.eval()
     labels = torch.tensor(marked.labels, device=images.device)
-    inputs = normalise(images[torch.tensor(marked.rows, device=images.device)], model.pretrained_cfg)
+    inputs = normalise(images, model.pretrained_cfg)
     places = {}
     for name, method in {"evidence": evidence, "attention": attention}.items():
         maps = method(model, inputs, labels)

@@ -1,7 +1,7 @@
 """Tables of a search or of a study, as JSON and Markdown.
 
-    python -m nih.report runs/study --data nih-10k.zip --output docs/results/nih
-    python -m nih.report runs/search --data nih-10k.zip --output docs/results/nih
+    python -m nih.report runs/study --data nih-10k.zip --output nih/results
+    python -m nih.report runs/search --data nih-10k.zip --output nih/results
 
 Several folders of one study, such as of different seeds, are read together. All intervals are of 95 % and over
 patients, who are drawn with replacement. Every run and every part sees the same draws, so that differences are paired.
@@ -24,6 +24,7 @@ import causalcxr
 from causalcxr.data import NIH_LABELS
 from causalcxr.data.nih_tables import NIHTables
 from causalcxr.metrics import bootstrap_auroc
+from confounding.runs import markdown_table, write_json
 
 from .films import fingerprint, parts, read_tables
 from .pointing import inside, marked_findings
@@ -51,13 +52,6 @@ def patients_with(targets: Array, patient: npt.NDArray[Any]) -> npt.NDArray[np.i
     return np.array([len(np.unique(patient[column == 1])) for column in targets.T])
 
 
-def row_means(values: Array) -> Array:
-    """Return the mean over labels (N, K) -> (N,), of those that are defined."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return np.nanmean(values, axis=-1)
-
-
 def ranking_figures(scores: Array, tables: NIHTables, n_resamples: int) -> dict[str, Figure]:
     """Return the means of AUROC of one run, over all films and within each view."""
     targets, patient = tables.targets.astype(float), tables.patient
@@ -70,7 +64,7 @@ def ranking_figures(scores: Array, tables: NIHTables, n_resamples: int) -> dict[
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a resample may lack a rare label; it is left out of its mean
             result = bootstrap_auroc(scores[:, labels], labelled[:, labels], patient, n_resamples=n_resamples, seed=0)
-        return Figure(float(result.mean.value), row_means(result.resamples))
+            return Figure(float(result.mean.value), np.nanmean(result.resamples, axis=-1))
 
     figures = {"mean_of_14": figure(targets, np.ones(targets.shape[1], bool))}
     if frequent.any():
@@ -107,39 +101,28 @@ def calibration_figure(probabilities: Array, targets: Array, times: Array) -> Fi
     return Figure(float(error(np.ones((1, len(targets))))[0]), error(times))
 
 
-def share_figure(hits: npt.NDArray[np.bool_], patient: npt.NDArray[Any], n_resamples: int) -> Figure:
-    """Return the share of hits, with patients drawn."""
-    times = drawn(patient, n_resamples)
-    return Figure(float(hits.mean()), (times @ hits) / times.sum(axis=1))
-
-
 def sigmoid(logits: Array) -> Array:
     return 1 / (1 + np.exp(-logits))
 
 
 def run_figures(
-    record: dict[str, Any],
-    val: Array,
-    test: Array,
-    val_targets: Array,
-    tables: NIHTables,
-    n_resamples: int,
-    times: Array,
+    places: dict[str, Any], val: Array, test: Array, val_targets: Array, tables: NIHTables, n_resamples: int
 ) -> dict[str, Figure]:
-    """Return all figures of one run; `times` are the draws of the test films' patients."""
+    """Return all figures of one run, from its places of maxima and its logits."""
     figures = ranking_figures(test, tables, n_resamples)
-    targets = tables.targets.astype(float)
+    targets, times = tables.targets.astype(float), drawn(tables.patient, n_resamples)
     figures["calibration_error"] = calibration_figure(sigmoid(test), targets, times)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a rare label may have no threshold; only the temperature is of interest
         temperature = causalcxr.Calibration.fit(val, val_targets).temperature
     figures["calibration_error_fitted"] = calibration_figure(sigmoid(test / temperature), targets, times)
     marked = marked_findings(tables.names, tables.boxes)
-    places = record.get("pointing") or {}
     for name in ("evidence", "attention"):
         if name in places:
             hits = np.array([inside(place, boxes) for place, boxes in zip(places[name], marked.boxes, strict=True)])
-            figures[f"pointing_{name}"] = share_figure(hits, tables.patient[marked.rows], n_resamples)
+            of_marked = drawn(tables.patient[marked.rows], n_resamples)
+            shares = (of_marked @ hits) / of_marked.sum(axis=1)
+            figures[f"pointing_{name}"] = Figure(float(hits.mean()), shares)
     return figures
 
 
@@ -156,94 +139,86 @@ def summary(of_seeds: list[Figure]) -> dict[str, Any]:
     }
 
 
-def difference(of_one: dict[int, Figure], of_other: dict[int, Figure]) -> dict[str, Any] | None:
+def difference(of_one: dict[int, Figure], of_other: dict[int, Figure]) -> dict[str, Any]:
     """Return the mean difference over the seeds that both have, paired over patients and seeds."""
-    seeds = sorted(set(of_one) & set(of_other))
-    if not seeds:
-        return None
-    pairs = [(of_one[seed], of_other[seed]) for seed in seeds]
+    pairs = [(of_one[seed], of_other[seed]) for seed in sorted(set(of_one) & set(of_other))]
     found = summary([Figure(a.value - b.value, a.resamples - b.resamples) for a, b in pairs])
     low, high = found["interval"]
-    better = low > 0 and min(found["seeds"]) > 0 and len(seeds) >= MIN_SEEDS
-    worse = high < 0 and max(found["seeds"]) < 0 and len(seeds) >= MIN_SEEDS
-    return found | {"verdict": "better" if better else "worse" if worse else "not told apart"}
+    verdict = "not told apart"
+    if len(pairs) >= MIN_SEEDS and low > 0 and min(found["seeds"]) > 0:
+        verdict = "better"
+    elif len(pairs) >= MIN_SEEDS and high < 0 and max(found["seeds"]) < 0:
+        verdict = "worse"
+    return found | {"verdict": verdict}
 
 
 def _rounded(value: Any) -> float:
     return round(float(value), 4)
 
 
-def rows(header: list[str], body: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def with_interval(found: dict[str, Any] | None, form: str = "{:.3f}") -> str:
+    return "" if found is None else f"{form} ({form}, {form})".format(found["mean"], *found["interval"])
 
 
-def with_interval(found: dict[str, Any] | None, signed: bool = False) -> str:
-    if found is None:
-        return ""
-    form = "{:+.3f}" if signed else "{:.3f}"
-    return f"{form} ({form}, {form})".format(found["mean"], *found["interval"])
+def read(folders: list[Path]) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
+    """Return what is known of each output, and its runs."""
+    contents = [json.loads((folder / "results.json").read_text()) for folder in folders]
+    runs = [content.pop("runs") for content in contents]
+    return contents, runs
+
+
+def scored_films(part: str, tables: NIHTables, scored: str) -> NIHTables:
+    """Return the films of a part that have scores; a trial on a few films has the first of each part."""
+    found = tables.select(parts(tables)[part][: int(scored.split()[0])])
+    if fingerprint(found.names) != scored:
+        raise ValueError(f"the scores are of other {part} films than --data; give the films of the run")
+    return found
 
 
 def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str, Any]:
     """Return everything that the tables of a study say."""
-    of_part = {part: tables.select(part_rows) for part, part_rows in parts(tables).items()}
-    test, val = of_part["test"], of_part["val"]
+    about, runs = read(folders)
     by_variant: dict[str, dict[int, dict[str, Figure]]] = {}
     records: dict[str, dict[int, dict[str, Any]]] = {}
-    about = []
-    for folder in folders:
-        content = json.loads((folder / "results.json").read_text())
-        about.append({key: value for key, value in content.items() if key != "runs"})
+    for folder, of_folder in zip(folders, runs, strict=True):
         with np.load(folder / "scores.npz") as scores:
-            # A trial on a few films has the first of each part.
-            counts = (int(str(scores[f"{part}_films"]).split()[0]) for part in ("val", "test"))
-            of_val, of_test = (t.select(range(count)) for t, count in zip((val, test), counts, strict=True))
-            for part, own in (("val", of_val), ("test", of_test)):
-                if str(scores[f"{part}_films"]) != fingerprint(own.names):
-                    raise ValueError(
-                        f"{folder} has scores of other {part} films than --data; give the films of the run"
-                    )
-            times = drawn(of_test.patient, n_resamples)
-            for record in (run for run in content["runs"] if run["finished"]):
+            val, test = (scored_films(part, tables, str(scores[f"{part}_films"])) for part in ("val", "test"))
+            for record in (run for run in of_folder if run["finished"]):
                 logits = [scores[f"{record['name']}/{part}"].astype(float) for part in ("val", "test")]
-                figures = run_figures(record, *logits, of_val.targets, of_test, n_resamples, times)
+                figures = run_figures(record.get("pointing") or {}, *logits, val.targets, test, n_resamples)
                 by_variant.setdefault(record["variant"], {})[record["seed"]] = figures
                 records.setdefault(record["variant"], {})[record["seed"]] = record
     variants = {}
     for variant, of_seeds in by_variant.items():
-        names = next(iter(of_seeds.values()))
+        seeds = sorted(of_seeds)
         variants[variant] = {
-            "seeds": sorted(of_seeds),
-            "val_auroc": [records[variant][seed]["val_auroc"] for seed in sorted(of_seeds)],
-            "best_epoch": [records[variant][seed]["best_epoch"] for seed in sorted(of_seeds)],
-            "figures": {name: summary([of_seeds[seed][name] for seed in sorted(of_seeds)]) for name in names},
+            "seeds": seeds,
+            "val_auroc": [records[variant][seed]["val_auroc"] for seed in seeds],
+            "best_epoch": [records[variant][seed]["best_epoch"] for seed in seeds],
+            "figures": {name: summary([of_seeds[seed][name] for seed in seeds]) for name in of_seeds[seeds[0]]},
             "branches": branch_means(list(records[variant].values())),
         }
-    differences = {}
-    for one, other in PAIRS:
-        if one in by_variant and other in by_variant:
-            pair = {}
-            for name in next(iter(by_variant[one].values())):
-                sides = [{seed: f[name] for seed, f in by_variant[v].items() if name in f} for v in (one, other)]
-                if (found := difference(*sides)) is not None:
-                    pair[name] = found
-            differences[f"{one} - {other}"] = pair
-    marked = marked_findings(of_test.names, of_test.boxes)
+    differences = {
+        f"{one} - {other}": {
+            name: difference(*({seed: figures[name] for seed, figures in by_variant[v].items()} for v in (one, other)))
+            for name in variants[one]["figures"]
+            if name in variants[other]["figures"]
+        }
+        for one, other in PAIRS
+        if set(variants[one]["seeds"] if one in variants else []) & set(by_variant.get(other, {}))
+    }
+    marked = marked_findings(test.names, test.boxes)
     centre = np.array([inside([0.5, 0.5], boxes) for boxes in marked.boxes])
     return {
         "mode": "study",
         "about": about,
-        "setting": next(iter(next(iter(records.values())).values()))["setting"] if records else None,
+        "setting": next((record["setting"] for of_seeds in records.values() for record in of_seeds.values()), None),
         "resamples": n_resamples,
         "test": {
-            "images": len(of_test),
-            "patients": len(np.unique(of_test.patient)),
-            "positives": dict(zip(NIH_LABELS, of_test.targets.sum(axis=0).astype(int).tolist(), strict=True)),
-            "positive_patients": dict(
-                zip(NIH_LABELS, patients_with(of_test.targets, of_test.patient).tolist(), strict=True)
-            ),
+            "images": len(test),
+            "patients": len(np.unique(test.patient)),
+            "positives": dict(zip(NIH_LABELS, test.targets.sum(axis=0).astype(int).tolist(), strict=True)),
+            "positive_patients": dict(zip(NIH_LABELS, patients_with(test.targets, test.patient).tolist(), strict=True)),
             "marked_findings": len(marked.rows),
             "middle_of_the_image": _rounded(centre.mean()) if len(centre) else None,
         },
@@ -256,7 +231,7 @@ def branch_means(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Return the norms of features and gradients at the start and the end of training, means over seeds."""
     found = {}
     for when in ("start", "end"):
-        of_seeds = [b for record in records if (b := record.get(f"branches_{when}")) and "problem" not in b]
+        of_seeds = [of_run for record in records if (of_run := record.get(f"branches_{when}"))]
         if of_seeds:
             found[when] = {name: float(f"{np.mean([b[name] for b in of_seeds]):.4g}") for name in of_seeds[0]}
     return found
@@ -286,26 +261,32 @@ def study_tables(found: dict[str, Any]) -> str:
         ]
         for variant, of_variant in found["variants"].items()
     ]
-    blocks = [rows(["variant", "seeds", "validation AUROC of each", *titles.values()], body)]
+    blocks = [markdown_table(["variant", "seeds", "validation AUROC of each", *titles.values()], body)]
     blocks.append(
         f"{test['images']} films of {test['patients']} patients; 95 % intervals over patients of the mean over seeds. "
         f"{test['marked_findings']} marked findings; the middle of the image lies in the box of "
         f"{test['middle_of_the_image']} of them."
     )
     body = [
-        [pair, titles[name], with_interval(of[name], signed=True), _of_seeds(of[name]), of[name]["verdict"]]
+        [
+            pair,
+            titles[name],
+            with_interval(of[name], "{:+.3f}"),
+            ", ".join(f"{value:+.3f}" for value in of[name]["seeds"]),
+            of[name]["verdict"],
+        ]
         for pair, of in found["differences"].items()
         for name in SHOWN
         if name in of
     ]
-    blocks.append(rows(["difference", "of", "mean over seeds", "of each seed", ""], body))
+    blocks.append(markdown_table(["difference", "of", "mean over seeds", "of each seed", ""], body))
     body = [
         [variant, when, *(f"{values[name]:.3g}" for name in BRANCHES)]
         for variant, of_variant in found["variants"].items()
         for when, values in of_variant["branches"].items()
     ]
     if body:
-        blocks.append(rows(["variant", "training", *BRANCHES.values()], body))
+        blocks.append(markdown_table(["variant", "training", *BRANCHES.values()], body))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -318,19 +299,13 @@ BRANCHES = {
 }
 
 
-def _of_seeds(found: dict[str, Any]) -> str:
-    return ", ".join(f"{value:+.3f}" for value in found["seeds"])
-
-
 def search(folders: list[Path]) -> dict[str, Any]:
     """Return every tried setting with its validation AUROC."""
-    runs, about = [], []
-    for folder in folders:
-        content = json.loads((folder / "results.json").read_text())
-        about.append({key: value for key, value in content.items() if key != "runs"})
-        runs += content["runs"]
+    about, runs = read(folders)
     keys = ("setting_name", "variant", "seed", "val_auroc", "best_epoch", "seconds", "setting")
-    short = [{k: run[k] for k in keys if k in run} | {"epochs": len(run["curve"])} for run in runs]
+    short = [
+        {k: run[k] for k in keys if k in run} | {"epochs": len(run["curve"])} for of_folder in runs for run in of_folder
+    ]
     return {"mode": "search", "about": about, "runs": short}
 
 
@@ -345,7 +320,7 @@ def search_tables(found: dict[str, Any]) -> str:
             of = [run for run in runs if run["setting_name"] == name and run["variant"] == variant]
             cells.append(", ".join(_best_epoch(run) for run in of))
         body.append(cells)
-    return rows(["setting", *variants], body) + "\n"
+    return markdown_table(["setting", *variants], body) + "\n"
 
 
 def _best_epoch(run: dict[str, Any]) -> str:
@@ -371,8 +346,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         found = study(args.folders, read_tables(args.data), args.resamples)
         text = study_tables(found)
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / f"{mode}.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_json(args.output / f"{mode}.json", found)
     (args.output / f"{mode}.md").write_text(text)
     print(text)
 

@@ -18,11 +18,10 @@ from safetensors.torch import load_file
 
 import causalcxr
 from causalcxr.metrics import expected_calibration_error
+from confounding.runs import write_json
 
 from .films import fingerprint, parts, read_tables
 from .variants import VARIANTS
-
-MAX_BYTES = 10_000_000
 
 
 def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dict[str, Any]:
@@ -43,14 +42,12 @@ def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dic
     calibration = causalcxr.Calibration.fit(logits, val.targets, criterion="f1")
     unchanged = dataclasses.replace(calibration, temperature=1.0)
     model = causalcxr.create_model(setting["backbone"])
-    model.load_state_dict(load_file(study / f"weights-{variant}.safetensors"))
+    model.load_state_dict(load_file(study / "runs" / f"{best['name']}.safetensors"))
     size = setting["image_size"]
     causalcxr.save_pretrained(
         model.half(), output, calibration=calibration, data_config={"input_size": (3, size, size)}
     )
     weights = output / "model.safetensors"
-    if weights.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{weights} has {weights.stat().st_size} bytes, more than {MAX_BYTES}")
     errors = {
         name: round(float(expected_calibration_error(fitted.probabilities(logits), val.targets).mean()), 4)
         for name, fitted in {"before": unchanged, "after": calibration}.items()
@@ -71,7 +68,7 @@ def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dic
         "commit": content["commit"],
         "versions": content["versions"],
     }
-    (output / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    write_json(output / "manifest.json", manifest)
     return manifest
 
 

@@ -4,10 +4,9 @@ import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from causalcxr.data import normalise
 from causalcxr.metrics import auroc
 
-from .films import Training
+from .films import Training, resize
 from .pointing import Boxes, point
 from .variants import VARIANTS, branches, build_model, build_objective, start_at_prior
 from .views import Views
@@ -51,8 +50,7 @@ class Setting:
     views: dict[str, Any] = dataclasses.field(default_factory=dict)  # arguments of `Views`
 
 
-@dataclasses.dataclass
-class Data:
+class Data(NamedTuple):
     """What every run of a process shares, on its device. Pixels of `val` and `test` are bytes (N, S, S)."""
 
     training: Training
@@ -60,18 +58,6 @@ class Data:
     val_targets: npt.NDArray[np.float32]
     test: Tensor
     boxes: Boxes
-    resize: Callable[[Tensor, int], Tensor]
-    prepared: dict[tuple[str, int], Tensor] = dataclasses.field(default_factory=dict)
-
-    def images(self, part: str, size: int) -> Tensor:
-        """Return the films of a part as a model sees them in use but for mean and deviation, (N, 1, size, size)."""
-        if (part, size) not in self.prepared:
-            self.prepared[part, size] = torch.cat([self.resize(p, size) for p in getattr(self, part).split(EVAL_BATCH)])
-        return self.prepared[part, size]
-
-
-class OutOfTimeError(Exception):
-    """The run cannot end before the limit."""
 
 
 def rate_at(step: int, total: int, warmup: float) -> float:
@@ -83,32 +69,25 @@ def rate_at(step: int, total: int, warmup: float) -> float:
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, images: Tensor, autocast: torch.autocast) -> Tensor:
-    """Return logits (N, K) in float32, on the device."""
+def logits_of(model: nn.Module, pixels: Tensor, size: int, autocast: torch.autocast) -> Tensor:
+    """Return logits (N, K) in float32, on the device, of films of bytes (N, S, S) that are resized as in use."""
     model.eval()
-    prepare = partial(normalise, cfg=model.pretrained_cfg)
     scored = []
-    for part in images.split(EVAL_BATCH):
+    for part in pixels.split(EVAL_BATCH):
+        images = normalise(resize(part, size), model.pretrained_cfg)
         with autocast:
-            scored.append(model(prepare(part).contiguous(memory_format=torch.channels_last)).float())
+            scored.append(model(images.contiguous(memory_format=torch.channels_last)).float())
     return torch.cat(scored)
 
 
 def train(
-    job: dict[str, Any],
-    data: Data,
-    *,
-    device: str,
-    weights: str,
-    deadline: float,
-    report: Callable[[dict[str, Any]], None],
-    weights_to: Path,
+    job: dict[str, Any], data: Data, *, device: str, weights: str, deadline: float, weights_to: Path
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float16]]]:
     """Run one job; return its record and its logits of validation and test films.
 
     Test films are scored once, when all epochs are over, with the weights of the best validation epoch as they are
-    written, and nothing of what comes out is used for a choice. A run that would pass the deadline (in `time.time()`)
-    stops after an epoch, is marked as not finished, and has no scores.
+    written, and nothing of what comes out is used for a choice. A run whose next epoch would pass the deadline (in
+    `time.time()`) stops, is marked as not finished, and has no scores.
 
     Args:
         job: `name`, `variant`, `seed`, `setting` (arguments of `Setting`), `score_test` (whether to score test films).
@@ -116,15 +95,14 @@ def train(
         device: Where to train.
         weights: File of the backbone's weights, or empty.
         deadline: When the run has to be over.
-        report: Called with progress after each epoch.
         weights_to: Where to write the weights in half precision.
     """
     started = time.time()
-    setting, variant, seed = Setting(**job["setting"]), VARIANTS[job["variant"]], job["seed"]
-    cuda = torch.device(device).type == "cuda"
-    autocast = torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=cuda)
-    torch.manual_seed(seed)
-    draw = np.random.default_rng(seed)
+    setting, variant = Setting(**job["setting"]), VARIANTS[job["variant"]]
+    size, kind = setting.image_size, torch.device(device).type
+    autocast = torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cuda")
+    torch.manual_seed(job["seed"])
+    draw = np.random.default_rng(job["seed"])
     films, views = data.training, Views(**setting.views)
     weight = films.adjusted_for_view() if variant.adjust_view else films.weight
     model = build_model(
@@ -144,7 +122,7 @@ def train(
         lr=setting.lr,
         weight_decay=setting.weight_decay,
         layer_decay=setting.layer_decay if setting.layer_decay < 1 else None,
-        fused=cuda,
+        fused=kind == "cuda",
     )
     for group in optimizer.param_groups:
         group["lr"] = setting.lr * group.get("lr_scale", 1.0)
@@ -157,78 +135,61 @@ def train(
     parameters = [p for p in model.parameters() if p.requires_grad]
     record: dict[str, Any] = {**job, "finished": False, "films": count, "steps_an_epoch": steps, "curve": []}
     with_branches = variant.objective == "causal"
-
-    def fixed_batch() -> tuple[Tensor, Tensor]:
-        rows = torch.linspace(0, count - 1, min(64, count), device=device).long()
-        return prepare(data.resize(films.canvas[rows, 0], setting.image_size)), films.targets[rows]
-
     if with_branches:
-        record["branches_start"] = attempt(lambda: branches(model, *fixed_batch(), objective))
-    best, best_state = -math.inf, None
-    try:
-        for epoch in range(1, setting.epochs + 1):
-            epoch_started = time.time()
-            objective.train()
-            order = torch.randperm(count, device=device)
-            losses = torch.zeros((), device=device)
-            for rows in order[: steps * batch].view(steps, batch):
-                images = prepare(views(films.canvas[rows], setting.image_size, draw))
-                images = images.contiguous(memory_format=torch.channels_last)
-                with autocast:
-                    loss = objective(images, targets[rows], weight=weight[rows])["loss"]
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(parameters, setting.clip_grad)
-                optimizer.step()
-                schedule.step()
-                averaged.update(model, step=schedule.last_epoch)
-                losses += loss.detach()
-            mean_loss = float(losses) / steps  # the one wait for the device in an epoch
-            seconds = time.time() - epoch_started
-            point_of_curve = {"epoch": epoch, "loss": round(mean_loss, 5), "seconds": round(seconds, 2)}
-            if not math.isfinite(mean_loss):
-                record |= {"problem": f"the loss is {mean_loss} in epoch {epoch}"}
-                record["curve"].append(point_of_curve)
-                break
-            if epoch % 2 == 0 or epoch > setting.epochs - LAST_EPOCHS:
-                scores = logits_of(averaged.module, data.images("val", setting.image_size), autocast)
-                value = mean_auroc(scores, data.val_targets)
-                point_of_curve["val_auroc"] = round(value, 5)
-                if value > best or best_state is None:
-                    best, best_state = value, {k: v.clone() for k, v in averaged.module.state_dict().items()}
-                    record |= {"best_epoch": epoch, "val_auroc": round(value, 5)}
-            record["curve"].append(point_of_curve)
-            per_second = steps * batch / max(seconds, 1e-9)
-            report({"name": job["name"], "epoch": epoch, "films_per_second": round(per_second), **point_of_curve})
-            if epoch < setting.epochs and time.time() + (time.time() - epoch_started) > deadline:
-                raise OutOfTimeError
-        else:
-            record["finished"] = True
-    except OutOfTimeError:
-        record["problem"] = f"out of time after epoch {len(record['curve'])} of {setting.epochs}"
-    scores_of: dict[str, npt.NDArray[np.float16]] = {}
-    if record["finished"] and best_state is not None:
+        fixed = torch.linspace(0, count - 1, min(64, count), device=device).long()
+        fixed_batch = prepare(resize(films.canvas[fixed, 0], size)), films.targets[fixed]
+        record["branches_start"] = branches(model, *fixed_batch, objective)
+    best, best_state = -math.inf, dict[str, Tensor]()
+    for epoch in range(1, setting.epochs + 1):
+        epoch_started = time.time()
+        objective.train()
+        order = torch.randperm(count, device=device)
+        losses = torch.zeros((), device=device)
+        for rows in order[: steps * batch].view(steps, batch):
+            images = prepare(views(films.canvas[rows], size, draw)).contiguous(memory_format=torch.channels_last)
+            with autocast:
+                loss = objective(images, targets[rows], weight=weight[rows])["loss"]
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, setting.clip_grad)
+            optimizer.step()
+            schedule.step()
+            averaged.update(model, step=schedule.last_epoch)
+            losses += loss.detach()
+        mean_loss = float(losses) / steps  # the one wait for the device in an epoch
+        of_epoch = {"epoch": epoch, "loss": round(mean_loss, 5), "seconds": round(time.time() - epoch_started, 2)}
+        record["curve"].append(of_epoch)
+        if not math.isfinite(mean_loss):
+            record["problem"] = f"the loss is {mean_loss} in epoch {epoch}"
+            break
+        if epoch % 2 == 0 or epoch > setting.epochs - LAST_EPOCHS:
+            value = mean_auroc(logits_of(averaged.module, data.val, size, autocast), data.val_targets)
+            of_epoch["val_auroc"] = round(value, 5)
+            if value > best or not best_state:
+                best, best_state = value, {k: v.clone() for k, v in averaged.module.state_dict().items()}
+                record |= {"best_epoch": epoch, "val_auroc": of_epoch["val_auroc"]}
+        print(job["name"], of_epoch, flush=True)
+        if epoch < setting.epochs and 2 * time.time() - epoch_started > deadline:
+            record["problem"] = f"out of time after epoch {epoch} of {setting.epochs}"
+            break
+    else:
+        record["finished"] = True
+    scores: dict[str, npt.NDArray[np.float16]] = {}
+    if record["finished"]:
         if with_branches:
-            record["branches_end"] = attempt(lambda: branches(model, *fixed_batch(), objective))
-        chosen, rounded = averaged.module, {name: _half(value) for name, value in best_state.items()}
+            record["branches_end"] = branches(model, *fixed_batch, objective)
+        rounded = {name: _half(value) for name, value in best_state.items()}
+        chosen = averaged.module
         chosen.load_state_dict(rounded)  # what is written is what is judged
         save_file({name: value.cpu() for name, value in rounded.items()}, weights_to)
-        exact = torch.autocast(autocast.device, enabled=False)
-        for part in ("val", "test") if job["score_test"] else ("val",):
-            scored = logits_of(chosen, data.images(part, setting.image_size), exact)
-            scores_of[part] = scored.half().cpu().numpy()
+        exact = torch.autocast(kind, enabled=False)
+        scores["val"] = logits_of(chosen, data.val, size, exact).half().cpu().numpy()
         if job["score_test"]:
-            record["pointing"] = attempt(lambda: point(chosen, data.images("test", setting.image_size), data.boxes))
+            scores["test"] = logits_of(chosen, data.test, size, exact).half().cpu().numpy()
+        if job["score_test"] and data.boxes.rows:
+            record["pointing"] = point(chosen, resize(data.test[data.boxes.rows], size), data.boxes)
     record |= {"seconds": round(time.time() - started, 2), "ended": round(time.time(), 1)}
-    return record, scores_of
-
-
-def attempt(extra: Callable[[], Any]) -> Any:
-    """Return what is of interest beside a run, or what went wrong: the run itself is worth more."""
-    try:
-        return extra()
-    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
-        return {"problem": repr(error)}
+    return record, scores
 
 
 def _half(value: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """The variants that are compared: models and what they are trained with."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,29 +97,18 @@ def branches(model: nn.Module, images: Tensor, targets: Tensor, objective: nn.Mo
     Norms of h_x and h_c are means over images and labels. Gradients of each part, as weighted in the loss, are norms
     over all parameters and over the encoder, through which the parts compete.
     """
-    criterion = objective.criterion
-    modes = {module: module.training for module in model.modules()}
     model.eval()
-    confounders = prior = None
-    if (bank := objective.bank) is not None:
-        confounders, prior = bank.stored.clone(), bank.slot_prior
-    output = model.forward_causal(images, confounders)
-    losses = criterion(output, targets, prior=prior)
+    criterion, bank = objective.criterion, objective.bank
+    output = model.forward_causal(images, None if bank is None else bank.stored.clone())
+    losses = criterion(output, targets, prior=None if bank is None else bank.slot_prior)
     figures = {"norm_causal": output.causal, "norm_confounder": output.confounder}
     figures = {name: value.detach().float().norm(dim=-1).mean() for name, value in figures.items()}
-    scales: dict[str, Callable[[Tensor], Tensor]] = {
-        "sl": lambda part: part,
-        "conf": lambda part: criterion.alpha_conf * part,
-        "bd": lambda part: criterion.alpha_bd * part,
-    }
     parameters = [p for p in model.parameters() if p.requires_grad]
     encoder = [p for p in model.head.feature_learning.parameters() if p.requires_grad]
-    for name, scaled in scales.items():
+    for name, factor in {"sl": 1.0, "conf": criterion.alpha_conf, "bd": criterion.alpha_bd}.items():
         figures[f"loss_{name}"] = losses[name].detach()
         for where, of in (("all", parameters), ("encoder", encoder)):
-            gradients = torch.autograd.grad(scaled(losses[name]), of, retain_graph=True, allow_unused=True)
+            gradients = torch.autograd.grad(factor * losses[name], of, retain_graph=True, allow_unused=True)
             squares = [g.float().square().sum() for g in gradients if g is not None]
             figures[f"gradient_{name}_{where}"] = torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
-    for module, mode in modes.items():
-        module.training = mode
     return {name: float(f"{float(value):.6g}") for name, value in figures.items()}

@@ -23,7 +23,6 @@ class Views:
         mirror: Share of the films whose left and right are exchanged.
         smallest: Side to which films are reduced at least, so that scores do not hang on the source's resolution.
         noise: Grey levels of 255 by which a pixel may be off, as after rounding.
-        erase: Side of a grey square at most, as a part of the image's; 0 for none.
     """
 
     rotate: float = 15.0
@@ -33,7 +32,6 @@ class Views:
     mirror: float = 0.5
     smallest: int = 96
     noise: float = 1.0
-    erase: float = 0.0
 
     def __call__(self, canvas: Tensor, size: int, draw: np.random.Generator) -> Tensor:
         """Return views (B, 1, size, size) in [0, 1] of films (B, 1, S, S) in bytes.
@@ -62,14 +60,7 @@ class Views:
         return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
     def _exposed(self, images: Tensor) -> Tensor:
-        """Change contrast and brightness about the mean of each image, and put a square over it."""
+        """Change contrast and brightness about the mean of each image."""
         gain, offset = (torch.rand(2, len(images), 1, 1, 1, device=images.device) * 2 - 1).mul(self.contrast).unbind()
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
-        images = ((images - mean) * (1 + gain) + mean + offset).clamp(0, 1)
-        if not self.erase:
-            return images
-        place = torch.arange(images.shape[-1], device=images.device) / images.shape[-1]
-        row, column, side = torch.rand(3, len(images), 1, device=images.device).unbind()
-        half = side * self.erase / 2
-        inside = ((place - row).abs() < half)[:, :, None] & ((place - column).abs() < half)[:, None, :]
-        return torch.where(inside[:, None], mean, images)
+        return ((images - mean) * (1 + gain) + mean + offset).clamp(0, 1)
