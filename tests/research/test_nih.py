@@ -135,22 +135,22 @@ def test_report_has_the_figures_of_the_library(release: Path) -> None:
     tables = films.read_tables(release)
     scores = np.random.default_rng(0).normal(size=tables.targets.shape) + tables.targets
     figures = report.ranking_figures(scores, tables, 20)
-    assert figures["mean_of_14"].value == pytest.approx(auroc(scores, tables.targets).mean())
+    assert figures["mean_of_14"][0] == pytest.approx(auroc(scores, tables.targets).mean())
     pa = tables.view == "PA"
-    assert figures["within_PA"].value == pytest.approx(auroc(scores[pa], tables.targets[pa]).mean())
-    assert figures["worst_view"].value == min(figures[f"within_{view}"].value for view in ("AP", "PA"))
+    assert figures["within_PA"][0] == pytest.approx(auroc(scores[pa], tables.targets[pa]).mean())
+    assert figures["worst_view"][0] == min(figures[f"within_{view}"][0] for view in ("AP", "PA"))
     probabilities = report.sigmoid(scores)
     error = report.calibration_figure(probabilities, tables.targets.astype(float), report.drawn(tables.patient, 5))
-    assert error.value == pytest.approx(expected_calibration_error(probabilities, tables.targets).mean())
+    assert error[0] == pytest.approx(expected_calibration_error(probabilities, tables.targets).mean())
 
 
 def test_better_takes_an_interval_and_every_seed() -> None:
     spread = np.linspace(-0.01, 0.01, 101)
 
-    def seeds(*values: float) -> dict[int, report.Figure]:
-        return {seed: report.Figure(value, value + spread) for seed, value in enumerate(values)}
+    def seeds(*values: float) -> dict[int, np.ndarray]:
+        return {seed: np.append(value, value + spread) for seed, value in enumerate(values)}
 
-    zero = {seed: report.Figure(0.5, np.full(101, 0.5)) for seed in range(3)}
+    zero = {seed: np.full(102, 0.5) for seed in range(3)}
     assert report.difference(seeds(0.52, 0.53, 0.55), zero)["verdict"] == "better"
     assert report.difference(seeds(0.48, 0.47, 0.45), zero)["verdict"] == "worse"
     assert report.difference(seeds(0.499, 0.56, 0.55), zero)["verdict"] == "not told apart"  # one seed says otherwise

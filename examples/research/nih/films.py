@@ -26,6 +26,7 @@ from causalcxr.losses import backdoor_weights
 
 from .pack import cut, read_films
 
+PARTS = ("train", "val", "test")
 VAL_FRACTION, SPLIT_SEED = 0.2, 0
 THREADS = 16
 
@@ -51,18 +52,24 @@ def read_pixels(source: Path) -> npt.NDArray[np.uint8]:
         return np.concatenate(list(films))[: index["films"]]
 
 
-def parts(tables: NIHTables) -> dict[str, npt.NDArray[np.int64]]:
-    """Return the rows of each part of the first source: `train`, `val` and `test`."""
+def parts(tables: NIHTables, few: int | None = None) -> dict[str, npt.NDArray[np.int64]]:
+    """Return the rows of each part of the first source: `train`, `val` and `test`; for a trial a few of each."""
     row_of = {name: row for row, name in enumerate(tables.names)}
-    return {
-        part: np.array([row_of[name] for name in tables.split(part, val_fraction=VAL_FRACTION, seed=SPLIT_SEED).names])
-        for part in ("train", "val", "test")
-    }
+    names = {part: tables.split(part, val_fraction=VAL_FRACTION, seed=SPLIT_SEED).names for part in PARTS}
+    return {part: np.array([row_of[name] for name in of_part[:few]]) for part, of_part in names.items()}
 
 
 def fingerprint(names: list[str]) -> str:
     """Return what tells lists of films apart: how many they are, and the SHA-256 sum of their names."""
     return f"{len(names)} {hashlib.sha256(' '.join(names).encode()).hexdigest()}"
+
+
+def scored_films(part: str, tables: NIHTables, scored: str) -> NIHTables:
+    """Return the films of a part that have scores, by their fingerprint."""
+    found = tables.select(parts(tables, few=int(scored.split()[0]))[part])
+    if fingerprint(found.names) != scored:
+        raise ValueError(f"the scores are of other {part} films than --data; give the films of the run")
+    return found
 
 
 @dataclass
@@ -96,17 +103,16 @@ def prevalence_weights(targets: Tensor, first: int) -> Tensor:
 
 
 def training_films(
-    sources: list[tuple[npt.NDArray[np.uint8], NIHTables]], rows: npt.NDArray[np.int64], canvas: int, device: str
+    sources: list[tuple[npt.NDArray[np.uint8], NIHTables, npt.NDArray[np.int64]]], canvas: int, device: str
 ) -> Training:
-    """Put the training films of all sources on the device; `rows` are those of the first source."""
+    """Put the training films of all sources, each with its rows, on the device."""
     films, targets, views = [], [], []
-    for number, (pixels, tables) in enumerate(sources):
-        own = rows if number == 0 else np.flatnonzero(tables.official_split == "train_val")
-        films += [enlarge(torch.from_numpy(pixels[part]).to(device), canvas) for part in np.array_split(own, 20)]
-        targets.append(torch.from_numpy(tables.targets[own]))
-        views.append(torch.from_numpy((tables.view[own] == "AP").astype(np.int64)))
+    for pixels, tables, rows in sources:
+        films += [enlarge(torch.from_numpy(pixels[part]).to(device), canvas) for part in np.array_split(rows, 20)]
+        targets.append(torch.from_numpy(tables.targets[rows]))
+        views.append(torch.from_numpy((tables.view[rows] == "AP").astype(np.int64)))
     labels = torch.cat(targets)
-    weight = prevalence_weights(labels, len(rows))
+    weight = prevalence_weights(labels, len(targets[0]))
     return Training(torch.cat(films), *(part.to(device) for part in (labels, weight, torch.cat(views))))
 
 

@@ -5,7 +5,8 @@
 
 Several folders of one study, such as of different seeds, are read together. All intervals are of 95 % and over
 patients, who are drawn with replacement. Every run and every part sees the same draws, so that differences are paired.
-A figure of a variant is the mean of the figures of its seeds, not that of an ensemble. One variant is called better
+A figure is an array (1 + R,): its value, then its value on each of R resamples. That of a variant is the mean of the
+figures of its seeds, not that of an ensemble. One variant is called better
 than another if the interval of the difference excludes 0 and the difference has the same sign for every seed, of which
 there are three at least.
 """
@@ -13,7 +14,6 @@ there are three at least.
 import argparse
 import json
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from causalcxr.data.nih_tables import NIHTables
 from causalcxr.metrics import bootstrap_auroc
 from confounding.runs import markdown_table, write_json
 
-from .films import fingerprint, parts, read_tables
+from .films import read_tables, scored_films
 from .pointing import inside, marked_findings
 
 MIN_PATIENTS = 10  # with the finding, for a label to be judged
@@ -39,20 +39,12 @@ SHOWN = ("mean_of_14", "mean_of_frequent", "within_AP", "within_PA", "worst_view
 Array = npt.NDArray[np.float64]
 
 
-@dataclass
-class Figure:
-    """A statistic of one run: its value, and its value on each resample."""
-
-    value: float
-    resamples: Array
-
-
 def patients_with(targets: Array, patient: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Return for each label how many patients have it."""
     return np.array([len(np.unique(patient[column == 1])) for column in targets.T])
 
 
-def ranking_figures(scores: Array, tables: NIHTables, n_resamples: int) -> dict[str, Figure]:
+def ranking_figures(scores: Array, tables: NIHTables, n_resamples: int) -> dict[str, Array]:
     """Return the means of AUROC of one run, over all films and within each view."""
     targets, patient = tables.targets.astype(float), tables.patient
     frequent = patients_with(targets, patient) >= MIN_PATIENTS
@@ -60,45 +52,38 @@ def ranking_figures(scores: Array, tables: NIHTables, n_resamples: int) -> dict[
     # The labels that both views have, lest their means be of different ones.
     both = np.min([patients_with(of_view, patient) for of_view in within.values()], axis=0) >= MIN_PATIENTS
 
-    def figure(labelled: Array, labels: npt.NDArray[np.bool_]) -> Figure:
+    def figure(labelled: Array, labels: npt.NDArray[np.bool_]) -> Array:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a resample may lack a rare label; it is left out of its mean
             result = bootstrap_auroc(scores[:, labels], labelled[:, labels], patient, n_resamples=n_resamples, seed=0)
-            return Figure(float(result.mean.value), np.nanmean(result.resamples, axis=-1))
+            return np.append(result.mean.value, np.nanmean(result.resamples, axis=-1))
 
     figures = {"mean_of_14": figure(targets, np.ones(targets.shape[1], bool))}
     if frequent.any():
         figures["mean_of_frequent"] = figure(targets, frequent)
     if both.any():
         figures |= {f"within_{view}": figure(of_view, both) for view, of_view in within.items()}
-        of_views = [figures[f"within_{view}"] for view in VIEWS]
-        lowest = np.min([f.resamples for f in of_views], axis=0)
-        figures["worst_view"] = Figure(min(f.value for f in of_views), lowest)
+        figures["worst_view"] = np.min([figures[f"within_{view}"] for view in VIEWS], axis=0)
     return figures
 
 
 def drawn(patient: npt.NDArray[Any], n_resamples: int) -> Array:
-    """Return how often each film is drawn in each resample of the patients, (n_resamples, N)."""
+    """Return how often each film is drawn, (1 + n_resamples, N): once, then in each resample of the patients."""
     members = np.unique(patient, return_inverse=True)[1]
     count, rng = members.max() + 1, np.random.default_rng(0)
     times = [np.bincount(rng.integers(count, size=count), minlength=count)[members] for _ in range(n_resamples)]
-    return np.array(times, dtype=float)
+    return np.array([np.ones(len(patient)), *times])
 
 
-def calibration_figure(probabilities: Array, targets: Array, times: Array) -> Figure:
+def calibration_figure(probabilities: Array, targets: Array, times: Array) -> Array:
     """Return the expected calibration error, the mean over labels, in bins of equal width."""
-
-    def error(weights: Array) -> Array:
-        total = weights.sum(axis=1)
-        by_label = []
-        for k in range(targets.shape[1]):
-            bins = np.clip(np.ceil(probabilities[:, k] * BINS).astype(int) - 1, 0, BINS - 1)
-            gap = np.zeros((len(targets), BINS))
-            gap[np.arange(len(targets)), bins] = targets[:, k] - probabilities[:, k]
-            by_label.append(np.abs(weights @ gap).sum(axis=1) / total)
-        return np.mean(by_label, axis=0)
-
-    return Figure(float(error(np.ones((1, len(targets))))[0]), error(times))
+    by_label = []
+    for of_label, target in zip(probabilities.T, targets.T, strict=True):
+        bins = np.clip(np.ceil(of_label * BINS).astype(int) - 1, 0, BINS - 1)
+        gap = np.zeros((len(target), BINS))
+        gap[np.arange(len(target)), bins] = target - of_label
+        by_label.append(np.abs(times @ gap).sum(axis=1) / times.sum(axis=1))
+    return np.mean(by_label, axis=0)
 
 
 def sigmoid(logits: Array) -> Array:
@@ -107,7 +92,7 @@ def sigmoid(logits: Array) -> Array:
 
 def run_figures(
     places: dict[str, Any], val: Array, test: Array, val_targets: Array, tables: NIHTables, n_resamples: int
-) -> dict[str, Figure]:
+) -> dict[str, Array]:
     """Return all figures of one run, from its places of maxima and its logits."""
     figures = ranking_figures(test, tables, n_resamples)
     targets, times = tables.targets.astype(float), drawn(tables.patient, n_resamples)
@@ -121,16 +106,14 @@ def run_figures(
         if name in places:
             hits = np.array([inside(place, boxes) for place, boxes in zip(places[name], marked.boxes, strict=True)])
             of_marked = drawn(tables.patient[marked.rows], n_resamples)
-            shares = (of_marked @ hits) / of_marked.sum(axis=1)
-            figures[f"pointing_{name}"] = Figure(float(hits.mean()), shares)
+            figures[f"pointing_{name}"] = (of_marked @ hits) / of_marked.sum(axis=1)
     return figures
 
 
-def summary(of_seeds: list[Figure]) -> dict[str, Any]:
+def summary(of_seeds: list[Array]) -> dict[str, Any]:
     """Return the mean over seeds, its interval over patients, and the figure of each seed."""
-    values = [figure.value for figure in of_seeds]
-    resamples = np.mean([figure.resamples for figure in of_seeds], axis=0)
-    low, high = np.nanpercentile(resamples, [2.5, 97.5])
+    values = [figure[0] for figure in of_seeds]
+    low, high = np.nanpercentile(np.mean(of_seeds, axis=0)[1:], [2.5, 97.5])
     return {
         "mean": _rounded(np.mean(values)),
         "interval": [_rounded(low), _rounded(high)],
@@ -139,15 +122,15 @@ def summary(of_seeds: list[Figure]) -> dict[str, Any]:
     }
 
 
-def difference(of_one: dict[int, Figure], of_other: dict[int, Figure]) -> dict[str, Any]:
+def difference(of_one: dict[int, Array], of_other: dict[int, Array]) -> dict[str, Any]:
     """Return the mean difference over the seeds that both have, paired over patients and seeds."""
-    pairs = [(of_one[seed], of_other[seed]) for seed in sorted(set(of_one) & set(of_other))]
-    found = summary([Figure(a.value - b.value, a.resamples - b.resamples) for a, b in pairs])
+    seeds = sorted(set(of_one) & set(of_other))
+    found = summary([of_one[seed] - of_other[seed] for seed in seeds])
     low, high = found["interval"]
     verdict = "not told apart"
-    if len(pairs) >= MIN_SEEDS and low > 0 and min(found["seeds"]) > 0:
+    if len(seeds) >= MIN_SEEDS and low > 0 and min(found["seeds"]) > 0:
         verdict = "better"
-    elif len(pairs) >= MIN_SEEDS and high < 0 and max(found["seeds"]) < 0:
+    elif len(seeds) >= MIN_SEEDS and high < 0 and max(found["seeds"]) < 0:
         verdict = "worse"
     return found | {"verdict": verdict}
 
@@ -167,18 +150,10 @@ def read(folders: list[Path]) -> tuple[list[dict[str, Any]], list[list[dict[str,
     return contents, runs
 
 
-def scored_films(part: str, tables: NIHTables, scored: str) -> NIHTables:
-    """Return the films of a part that have scores; a trial on a few films has the first of each part."""
-    found = tables.select(parts(tables)[part][: int(scored.split()[0])])
-    if fingerprint(found.names) != scored:
-        raise ValueError(f"the scores are of other {part} films than --data; give the films of the run")
-    return found
-
-
 def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str, Any]:
     """Return everything that the tables of a study say."""
     about, runs = read(folders)
-    by_variant: dict[str, dict[int, dict[str, Figure]]] = {}
+    by_variant: dict[str, dict[int, dict[str, Array]]] = {}
     records: dict[str, dict[int, dict[str, Any]]] = {}
     for folder, of_folder in zip(folders, runs, strict=True):
         with np.load(folder / "scores.npz") as scores:

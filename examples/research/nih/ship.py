@@ -7,7 +7,6 @@ taken. The calibration is fitted on the validation logits of the weights as they
 """
 
 import argparse
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -17,10 +16,9 @@ import numpy as np
 from safetensors.torch import load_file
 
 import causalcxr
-from causalcxr.metrics import expected_calibration_error
 from confounding.runs import write_json
 
-from .films import fingerprint, parts, read_tables
+from .films import read_tables, scored_films
 from .variants import VARIANTS
 
 
@@ -31,42 +29,22 @@ def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dic
     if not runs or not VARIANTS[variant].causal or VARIANTS[variant].model_args:
         raise ValueError(f"{study} has no finished run of {variant!r}, or create_model does not build it by its name")
     best = max(runs, key=lambda run: run["val_auroc"])
-    setting = best["setting"]
     with np.load(study / "scores.npz") as scores:
         logits, films = scores[f"{best['name']}/val"].astype(float), str(scores["val_films"])
-    tables = read_tables(data)
-    val = tables.select(parts(tables)["val"][: len(logits)])
-    if fingerprint(val.names) != films:
-        raise ValueError("the validation films of --data are not those of the run")
+    targets = scored_films("val", read_tables(data), films).targets
     # F1, since Youden's J takes no notice of how rare a finding is and would mark most of them on any film.
-    calibration = causalcxr.Calibration.fit(logits, val.targets, criterion="f1")
-    unchanged = dataclasses.replace(calibration, temperature=1.0)
-    model = causalcxr.create_model(setting["backbone"])
+    calibration = causalcxr.Calibration.fit(logits, targets, criterion="f1")
+    model = causalcxr.create_model(best["setting"]["backbone"])
     model.load_state_dict(load_file(study / "runs" / f"{best['name']}.safetensors"))
-    size = setting["image_size"]
-    causalcxr.save_pretrained(
-        model.half(), output, calibration=calibration, data_config={"input_size": (3, size, size)}
-    )
-    weights = output / "model.safetensors"
-    errors = {
-        name: round(float(expected_calibration_error(fitted.probabilities(logits), val.targets).mean()), 4)
-        for name, fitted in {"before": unchanged, "after": calibration}.items()
-    }
+    size = best["setting"]["image_size"]
+    config = {"input_size": (3, size, size)}
+    causalcxr.save_pretrained(model.half(), output, calibration=calibration, data_config=config)
     manifest = {
-        "model": setting["backbone"],
-        "variant": variant,
+        "model": best["setting"]["backbone"],
         "about": about,
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "bytes": weights.stat().st_size,
-        "seed": best["seed"],
-        "epoch": best["best_epoch"],
-        "val_auroc": best["val_auroc"],
-        "val_images": len(val),
-        "setting": setting,
-        "calibration": dataclasses.asdict(calibration),
-        "val_calibration_error": errors,
-        "commit": content["commit"],
-        "versions": content["versions"],
+        "sha256": hashlib.sha256((output / "model.safetensors").read_bytes()).hexdigest(),
+        **{key: best[key] for key in ("variant", "seed", "best_epoch", "val_auroc", "setting")},
+        **{key: content[key] for key in ("commit", "versions")},
     }
     write_json(output / "manifest.json", manifest)
     return manifest
@@ -81,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--about", required=True, help="which films of the release these are")
     args = parser.parse_args(argv)
     manifest = ship(args.study, args.data, args.variant, args.output, args.about)
-    print(f"{manifest['bytes'] / 1e6:.1f} MB, validation AUROC {manifest['val_auroc']:.3f}")
+    print(f"seed {manifest['seed']}, validation AUROC {manifest['val_auroc']:.3f}")
 
 
 if __name__ == "__main__":

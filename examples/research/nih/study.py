@@ -77,23 +77,19 @@ def jobs_of(args: argparse.Namespace) -> list[dict[str, Any]]:
     return [job for job in jobs if (job["name"], job["setting"]) not in done]
 
 
-def few_of(args: argparse.Namespace) -> slice:
-    """Return which films of each part are used."""
-    return slice(FEW if args.small else None)
-
-
 def load(args: argparse.Namespace) -> Data:
     """Put all films on the device."""
-    few = few_of(args)
-    sources = [(read_pixels(source), read_tables(source)) for source in (args.data, args.extra) if source]
-    (pixels, tables), *extra = sources
-    rows = {part: of_part[few] for part, of_part in parts(tables).items()}
-    extra = [(of_extra[few], table.select(range(len(table))[few])) for of_extra, table in extra]
-    canvas = SMALL_CANVAS if args.small else CANVAS
+    tables, pixels = read_tables(args.data), read_pixels(args.data)
+    few, canvas = (FEW, SMALL_CANVAS) if args.small else (None, CANVAS)
+    rows = parts(tables, few)
+    training = [(pixels, tables, rows["train"])]
+    if args.extra:
+        extra = read_tables(args.extra)
+        training.append((read_pixels(args.extra), extra, np.flatnonzero(extra.official_split[:few] == "train_val")))
     val, test = (torch.from_numpy(pixels[rows[part]]).to(args.device) for part in ("val", "test"))
     test_tables = tables.select(rows["test"])
     return Data(
-        training=training_films([(pixels, tables), *extra], rows["train"], canvas, args.device),
+        training=training_films(training, canvas, args.device),
         val=val,
         val_targets=tables.targets[rows["val"]],
         test=test,
@@ -172,10 +168,8 @@ def main(argv: list[str] | None = None) -> None:
     started = time.time()
     args = parse(argv)
     jobs, tables = jobs_of(args), read_tables(args.data)
-    films = {
-        part: fingerprint([tables.names[row] for row in rows[few_of(args)]]) for part, rows in parts(tables).items()
-    }
-    films.pop("train")
+    rows = parts(tables, FEW if args.small else None)
+    films = {part: fingerprint([tables.names[row] for row in rows[part]]) for part in ("val", "test")}
     about = {
         "mode": args.mode,
         "limit": args.limit,
