@@ -19,9 +19,9 @@ chosen. Each run is a file in OUTPUT; run the same command again to go on where 
 import argparse
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -87,40 +87,30 @@ def measure(model: Any, codes: ConfounderBank, films: StructuralCXR, images: Ten
 
 
 def _figures(probabilities: Tensor, films: StructuralCXR) -> dict[str, Any]:
-    """How far predictions are from P(Y | do(X)): their bias for each x, which confounding gives opposite signs."""
-    truth = torch.tensor([films.do_probability(x) for x in (0, 1)])[films.finding]
-    difference = probabilities - truth
-    bias = [float(difference[films.finding == x].mean()) for x in (0, 1)]
-    of_finding = auroc(probabilities[:, None], films.finding[:, None].float())
-    with_stamp = films.strata == 1
-    shift = [
-        float(
-            probabilities[(films.finding == x) & with_stamp].mean()
-            - probabilities[(films.finding == x) & ~with_stamp].mean()
-        )
-        for x in (0, 1)
-    ]
-    figures = {"bias": bias, "absolute": float(difference.abs().mean())}
-    return figures | {"auroc_of_finding": float(of_finding[0]), "shift": shift}
+    """How far predictions are from P(Y | do(X)): their bias for each x, which confounding gives opposite signs.
+
+    The shift for each x is how much higher they are with the stamp.
+    """
+    x, c = films.finding, films.strata
+    difference = probabilities - torch.tensor([films.do_probability(value) for value in (0, 1)])[x]
+    means = [[probabilities[(x == value) & (c == stamp)].mean() for stamp in (0, 1)] for value in (0, 1)]
+    return {
+        "bias": [float(difference[x == value].mean()) for value in (0, 1)],
+        "absolute": float(difference.abs().mean()),
+        "auroc_of_finding": float(auroc(probabilities[:, None], x[:, None].float())[0]),
+        "shift": [float(with_stamp - without) for without, with_stamp in means],
+    }
 
 
 def carry_out(mode: str, config: Training, seed: int) -> dict[str, Any]:
     """Train and measure one model, on films of its own."""
-    parts = {
-        part: StructuralCXR(length, correlation=config.correlation, seed=2 * seed + number)
-        for number, (part, length) in enumerate({"train": config.films, "test": TEST_FILMS}.items())
-    }
-    images = {
-        part: torch.stack([films[i][0] for i in tqdm(range(len(films)), part, leave=False)])
-        for part, films in parts.items()
-    }
-    model, codes = train(mode, parts["train"], images["train"], config, seed)
-    truth = {
-        "do": [parts["test"].do_probability(x) for x in (0, 1)],
-        "seen": [parts["test"].conditional_probability(x) for x in (0, 1)],
-    }
-    result = measure(model, codes, parts["test"], images["test"])
-    return {"mode": mode, "seed": seed, "truth": truth, "result": result}
+    trained, tested = (
+        StructuralCXR(length, correlation=config.correlation, seed=2 * seed + number)
+        for number, length in enumerate((config.films, TEST_FILMS))
+    )
+    images = [torch.stack([films[i][0] for i in range(len(films))]) for films in (trained, tested)]
+    model, codes = train(mode, trained, images[0], config, seed)
+    return {"mode": mode, "seed": seed, "result": measure(model, codes, tested, images[1])}
 
 
 def counted(config: Training, seed: int) -> list[float]:
@@ -138,27 +128,20 @@ def markdown(runs: list[dict[str, Any]], by_counting: list[list[float]]) -> str:
     """Means over seeds, and in brackets the largest deviation of a seed's bias from zero."""
     body = []
     for mode in dict.fromkeys(run["mode"] for run in runs):
-        group = [run["result"] for run in runs if run["mode"] == mode]
-        for name in ("adjusted", "seen"):
-            figures = [result[name] for result in group]
-            bias = [[each["bias"][x] for each in figures] for x in (0, 1)]
-            body.append(
-                [
-                    mode,
-                    "predict_do" if name == "adjusted" else "model",
-                    *map(_bias, bias),
-                    *(f"{fmean(each['shift'][x] for each in figures):+.3f}" for x in (0, 1)),
-                    f"{fmean(each['absolute'] for each in figures):.3f}",
-                    f"{fmean(each['auroc_of_finding'] for each in figures):.3f}",
-                ]
+        for name, prediction in {"adjusted": "predict_do", "seen": "model"}.items():
+            figures = [run["result"][name] for run in runs if run["mode"] == mode]
+            shift, absolute, ranking = (
+                np.mean([each[key] for each in figures], axis=0) for key in ("shift", "absolute", "auroc_of_finding")
             )
-    body.append(["none", "counting", *(_bias([each[x] for each in by_counting]) for x in (0, 1)), "", "", "", ""])
+            cells = [f"{shift[0]:+.3f}", f"{shift[1]:+.3f}", f"{absolute:.3f}", f"{ranking:.3f}"]
+            body.append([mode, prediction, *_bias([each["bias"] for each in figures]), *cells])
+    body.append(["none", "counting", *_bias(by_counting), "", "", "", ""])
     header = ["training", "prediction", "bias, x = 0", "bias, x = 1"]
     return markdown_table([*header, "shift, x = 0", "shift, x = 1", "absolute", "AUROC of X"], body)
 
 
-def _bias(values: list[float]) -> str:
-    return f"{fmean(values):+.3f} ({max(values, key=abs):+.3f})"
+def _bias(of_seeds: list[list[float]]) -> list[str]:
+    return [f"{np.mean(values):+.3f} ({max(values, key=abs):+.3f})" for values in zip(*of_seeds, strict=True)]
 
 
 def main(argv: list[str] | None = None) -> None:
