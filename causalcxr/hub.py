@@ -18,7 +18,17 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import timm
-from huggingface_hub import CommitInfo, CommitOperationAdd, EvalResult, HfApi, ModelCardData, hf_hub_download
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    EvalResult,
+    HfApi,
+    ModelCardData,
+    constants,
+    hf_hub_download,
+    try_to_load_from_cache,
+)
+from huggingface_hub.utils import get_session
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.data import resolve_input_data_config
@@ -37,7 +47,7 @@ from causalcxr.calibration import Calibration
 from causalcxr.data.labels import check_label_names
 from causalcxr.models.metadata import checked_calibration, checked_names, current_calibration
 
-__all__ = ["SOURCES", "Saved", "push_to_hub", "read", "save_pretrained", "weights_file"]
+__all__ = ["SOURCES", "Saved", "check_connection", "push_to_hub", "read", "save_pretrained", "weights_file"]
 
 SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -225,6 +235,7 @@ def read(name: str, *, weights: bool = True, cache_dir: str | Path | None = None
 
     Raises:
         FileNotFoundError: If a file is missing.
+        ConnectionError: If files are not in the cache, and the Hub cannot be reached.
         ValueError: If the config says what it may not, or the weights are damaged or not those of the config.
     """
     source, place = parse_model_name(name)
@@ -234,7 +245,7 @@ def read(name: str, *, weights: bool = True, cache_dir: str | Path | None = None
             raise FileNotFoundError(f"no {CONFIG} in {place}; causalcxr.save_pretrained writes a folder with one")
     else:
         repo_id, _, revision = place.partition("@")
-        path = Path(hf_hub_download(repo_id, CONFIG, revision=revision or None, cache_dir=cache_dir))
+        path = _download(repo_id, CONFIG, revision, cache_dir)
         place = f"{repo_id}@{path.parent.name}"  # .../snapshots/COMMIT/config.json
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -253,6 +264,7 @@ def weights_file(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -> Pat
 
     Raises:
         FileNotFoundError: If there is none.
+        ConnectionError: If it is not in the cache, and the Hub cannot be reached.
         ValueError: If it is of another format, damaged, or not the one of the config beside it.
     """
     remote = cfg.source == "hf-hub" or (cfg.hf_hub_id and not cfg.file)
@@ -264,7 +276,7 @@ def weights_file(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -> Pat
         )
     if remote:
         repo_id, _, revision = cfg.hf_hub_id.partition("@")
-        path = Path(hf_hub_download(repo_id, name, revision=revision or None, cache_dir=cache_dir))
+        path = _download(repo_id, name, revision, cache_dir)
     if not path.is_file():
         others = ", ".join(sorted(file.name for file in path.parent.glob("*"))) or "nothing"
         raise FileNotFoundError(f"no {path.name} in {path.parent}, which has {others}; pickles are never opened")
@@ -283,6 +295,30 @@ def weights_file(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -> Pat
             "copy or download both again"
         )
     return path
+
+
+def _download(repo_id: str, filename: str, revision: str, cache_dir: str | Path | None) -> Path:
+    """Return a file of the Hub, the newest of its revision, or without a network the one that is in the cache."""
+    cached = try_to_load_from_cache(repo_id, filename, cache_dir, revision or None)
+    if not (isinstance(cached, str) and re.fullmatch("[0-9a-f]{40}", revision)):
+        try:
+            check_connection(f"{filename} of {repo_id}")
+        except ConnectionError:
+            if not isinstance(cached, str):
+                raise
+            return Path(cached)
+    return Path(hf_hub_download(repo_id, filename, revision=revision or None, cache_dir=cache_dir))
+
+
+def check_connection(wanted: str) -> None:
+    """Raise `ConnectionError` if the Hub cannot be reached: in seconds, where its client would try for a minute."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception as error:  # of the library below the client, which is not always the same
+        raise ConnectionError(
+            f"{wanted} is not in the cache, and {constants.ENDPOINT} cannot be reached ({error!r:.200}); load it once "
+            "with a network, or give a path: create_model(Path('folder')), pretrained_backbone='weights.safetensors'"
+        ) from error
 
 
 def _sha256(path: Path) -> str:

@@ -51,6 +51,7 @@ def predict(
         model: A model from `causalcxr.create_model` or `timm.create_model`: anything with `pretrained_cfg` that gives
             logits (B, K).
         films: What `causalcxr.data.read_image` takes, such as paths. A generator is read as far as it is needed.
+            If it raises an error, the films before are yielded first.
         batch_size: Number of films that the model takes at once.
         workers: Number of threads that read films and, on a CPU, score batches. They share the cores that
             `torch.get_num_threads()` says. On a CPU, one a core is the fastest, if memory allows. On a GPU, the thread
@@ -101,7 +102,15 @@ def _predict(
         # Each worker has cores of its own: one that waits for threads of another wastes its time.
         pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
         try:
-            while batch := list(islice(films, batch_size)):
+            failed: Exception | None = None
+            while failed is None:
+                batch: list[ImageLike] = []
+                try:
+                    batch.extend(islice(films, batch_size))
+                except Exception as error:  # of a generator; the films before it stay
+                    failed = error
+                if not batch:
+                    break
                 images = [pool.submit(_read, film, cfg) for film in batch]  # done or begun before the next is
                 score = partial(_score, model, batch, images, precision)
                 # cuDNN plans its convolutions anew in every thread, for seconds: a GPU is left to this one.
@@ -110,6 +119,8 @@ def _predict(
                     yield from waiting.popleft()()
             while waiting:
                 yield from waiting.popleft()()
+            if failed is not None:
+                raise failed
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -18,6 +18,7 @@ __all__ = ["LabelAuroc", "as_text", "aurocs"]
 
 IMAGE_COLUMNS = ("path", "image", "Image Index")
 NIH_FINDINGS = "Finding Labels"
+INCOMPLETE = "* may be too narrow: some resamples of the interval lack a positive or a negative image"
 
 Table = dict[str, dict[str, str]]
 """The rows of a CSV file by the file name of their image."""
@@ -164,8 +165,11 @@ def as_text(results: list[LabelAuroc]) -> str:
         lines += ["", group, f"  {'label':<{width}}  images  positives  patients  AUROC  95 % interval"]
         for row in rows:
             counts = f"{row.images:>6}  {_cell(row.positives):>9}  {_cell(row.patients):>8}"
-            auroc = "    -" if row.auroc is None else f"{row.auroc:.3f}  {row.low:.3f} to {row.high:.3f}"
+            mark = " *" if row.incomplete else ""
+            auroc = "    -" if row.auroc is None else f"{row.auroc:.3f}  {row.low:.3f} to {row.high:.3f}{mark}"
             lines.append(f"  {row.label:<{width}}  {counts}  {auroc}")
+    if any(row.incomplete and row.auroc is not None for row in results):
+        lines += ["", INCOMPLETE]
     return "\n".join(lines[1:])
 
 

@@ -30,9 +30,8 @@ import causalcxr
 from causalcxr.data import NIHChestXray14, SyntheticCXR, normalise
 from causalcxr.losses import CausalLoss, backdoor_weights
 
-# What arXiv 2305.12072 says. It leaves epochs, batch size, views, schedule, weights of losses, decoder sizes open.
-PAPER = {"model": "causal_resnet101", "image_size": 512, "lr": 1e-3, "weight_decay": 1e-2}
-PAPER |= {"model_kwargs": {"complement": "paper", "drop_rate": 0.0}, "ema_decay": 0.0}
+PAPER = {"model": "causal_resnet101", "image_size": 512, "lr": 1e-3, "weight_decay": 1e-2}  # what arXiv 2305.12072 says
+PAPER |= {"model_kwargs": {"complement": "paper", "drop_rate": 0.0}, "ema_decay": 0.0, "optimizer": "adam"}
 
 
 def parse_args(argv):
@@ -64,10 +63,12 @@ def parse_args(argv):
     add("--workers", type=int, default=2, help="processes that read images")
     add("--seed", type=int, default=0, help="of all that is random but the choice of validation patients")
     add("--resume", action="store_true", help="go on after the last finished epoch of --output")
-    parser.set_defaults(**(PAPER if parser.parse_known_args(argv)[0].preset == "paper" else {}))
+    parser.set_defaults(**{"optimizer": "adamw"} | (PAPER if parser.parse_known_args(argv)[0].preset else {}))
     args, sizes = parser.parse_args(argv), {row.name: row.pixels for row in causalcxr.list_backbones()}
     if args.freeze_backbone and not args.backbone:
         parser.error("--freeze-backbone trains the head on the --backbone that it needs")
+    if not 1 <= args.accumulate <= args.batch_size or args.epochs < 1:
+        parser.error("--epochs and --accumulate must be 1 or more, and --batch-size no less than --accumulate")
     args.model = f"local-dir:{args.model}" if Path(args.model).is_dir() else args.model
     if args.backbone_weights and not args.backbone and args.model.startswith(("local-dir:", "hf-hub:")):
         parser.error(f"--backbone-weights is not for {args.model}, which has its own weights")
@@ -76,15 +77,13 @@ def parse_args(argv):
 
 
 def build_data(args):
-    size, bilinear = args.image_size, v2.InterpolationMode.BILINEAR
-    views = [
-        v2.RandomAffine(10, translate=(0.05, 0.05), scale=(0.85, 1.15), interpolation=bilinear),
-        *(v2.RandomShortestSize(range(size // 2, size + 1)), v2.Resize((size, size))),  # films of lower resolution
-        *(v2.ColorJitter(brightness=0.2, contrast=0.2), v2.RandomHorizontalFlip()),
-    ]
+    size, (kind, _, n) = args.image_size, args.data.partition(":")
+    affine = v2.RandomAffine(10, (0.05, 0.05), scale=(0.85, 1.15), interpolation=v2.InterpolationMode.BILINEAR)
+    coarse = (v2.RandomShortestSize(range(size // 2, size + 1)), v2.Resize((size, size)))  # films of lower resolution
+    views = [affine, *coarse, v2.ColorJitter(brightness=0.2, contrast=0.2), v2.RandomHorizontalFlip()]
     views = None if args.no_augment else v2.Compose(views)
-    if args.data.startswith("synthetic:"):
-        count = int(args.data.removeprefix("synthetic:"))
+    if kind == "synthetic" and n.isdigit():
+        count = int(n)
         return SyntheticCXR(count, image_size=size, transform=views), SyntheticCXR(count // 4, image_size=size, seed=1)
     options = {"val_fraction": args.val_fraction, "image_size": size}
     return NIHChestXray14(args.data, "train", transform=views, **options), NIHChestXray14(args.data, "val", **options)
@@ -98,11 +97,11 @@ def label_weights(dataset, adjust):
         values = dataset.age // 20 if adjust == "age" else getattr(dataset, adjust)
     else:
         file, _, column = adjust.rpartition(":")
-        head, *rows = np.loadtxt(file, str, delimiter=",", comments=None, quotechar='"')  # first the name of the image
-        recorded = {row[0]: row[list(head).index(column)] for row in rows}
+        head, *rows = np.loadtxt(file or adjust, str, delimiter=",", comments=None, quotechar='"')  # names come first
+        recorded = {row[0]: cell for row in rows for name, cell in zip(head, row, strict=True) if name == column}
         values = np.array([recorded.get(name, "not recorded") for name in dataset.names])
         if (values == "not recorded").all():
-            raise SystemExit(f"--adjust: {file} has none of the {len(values)} training images in its first column")
+            raise SystemExit(f"--adjust: {file} has no column {column}, or none of the {len(values)} training images")
     return backdoor_weights(dataset.targets, torch.from_numpy(np.unique(values, return_inverse=True)[1]), smoothing=1)
 
 
@@ -112,12 +111,11 @@ def build_objective(args, labels):
     if args.backbone:
         options |= {"backbone": args.backbone, "pretrained_backbone": weights or True}
         model = causalcxr.create_model("causal_timm", **options)
-    elif args.model.startswith(("local-dir:", "hf-hub:")):
+    elif causalcxr.is_model(args.model) or not timm.is_model(args.model):
+        options |= {"pretrained_backbone": weights} if weights else {}
         model = causalcxr.create_model(args.model, label_names=labels, **options)  # other labels: a new classifier
-    elif causalcxr.is_model(args.model):
-        model = causalcxr.create_model(args.model, pretrained_backbone=weights, **options)
     else:
-        overlay = {"file": weights} if isinstance(weights, str) else None
+        overlay = {"file": str(Path(weights).resolve(strict=True))} if isinstance(weights, str) else None
         model = timm.create_model(args.model, pretrained=bool(weights), pretrained_cfg_overlay=overlay, **options)
     if args.objective == "agreement":
         return causalcxr.AgreementObjective(model)
@@ -161,8 +159,7 @@ def save_state(accelerator, output, options, log):
         new.rename(folder)
         for before in set(output.glob("resume/epoch-*")) - {folder}:
             shutil.rmtree(before)
-        (output / "log.jsonl.new").write_text("".join(f"{json.dumps(record)}\n" for record in log))
-        (output / "log.jsonl.new").replace(output / "log.jsonl")
+        (output / "log.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in log))
 
 
 def main(argv=None):
@@ -171,18 +168,21 @@ def main(argv=None):
     sampling = DataLoaderConfiguration(split_batches=True, data_seed=args.seed, use_seedable_sampler=True)
     accelerator = Accelerator(**plan, dataloader_config=sampling)
     torch.manual_seed(args.seed)
-    train_set, val_set = build_data(args)
-    objective = build_objective(args, train_set.label_names).to(memory_format=torch.channels_last)
-    model = objective.model
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+        train_set, val_set = build_data(args)
+        weighted = StackDataset(train_set, label_weights(train_set, args.adjust))
+        objective = build_objective(args, train_set.label_names).to(memory_format=torch.channels_last)
+    except (OSError, TypeError, ValueError) as error:
+        raise SystemExit(f"cannot train with these options: {error}") from error
+    model, share = objective.model, args.batch_size // args.accumulate
     model.set_grad_checkpointing(args.checkpointing)
     ema = ModelEmaV3(model, decay=args.ema_decay, use_warmup=True, device=accelerator.device)
     if torch.distributed.is_initialized() and accelerator.device.type == "cuda":
         objective = timm.layers.convert_sync_batchnorm(objective)
-    rates = {"lr": args.lr, "weight_decay": args.weight_decay}
     if args.freeze_backbone:
         model.backbone.requires_grad_(False)
-    optimizer = create_optimizer_v2(model, "adam" if args.preset else "adamw", layer_decay=args.layer_decay, **rates)
-    weighted, share = StackDataset(train_set, label_weights(train_set, args.adjust)), args.batch_size // args.accumulate
+    optimizer = create_optimizer_v2(model, args.optimizer, args.lr, args.weight_decay, layer_decay=args.layer_decay)
     loader = DataLoader(weighted, share, shuffle=True, num_workers=args.workers, drop_last=True)
     val_loader = DataLoader(val_set, args.batch_size, num_workers=args.workers)
     objective, optimizer, loader, val_loader = accelerator.prepare(objective, optimizer, loader, val_loader)
@@ -198,8 +198,8 @@ def main(argv=None):
         raise SystemExit(f"{args.output} holds a run: give --resume to go on with it, or another --output")
     if folders:
         then, log = json.loads((folders[-1] / "run.json").read_text()).values()
-        if then != options:
-            raise SystemExit(f"the options of {args.output} were {then}, but are now {options}")
+        if other := [f"{name} {then.get(name)}" for name, now in options.items() if then.get(name) != now]:
+            raise SystemExit(f"{args.output} was trained with {', '.join(other)}: give the same, or another --output")
         accelerator.load_state(str(folders[-1]))
         accelerator.print(f"resuming after epoch {len(log)} of {args.epochs} from {folders[-1]}")
     accelerator.print(f"{len(train_set)} training and {len(val_set)} validation images, {updates} updates an epoch")

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,21 @@ def test_a_gpu_is_used_by_the_calling_thread_alone(model: nn.Module) -> None:
     assert seen == [threading.get_ident()] * 4
     expected = [logits for _, logits, _ in causalcxr.predict(model, films(7))]
     torch.testing.assert_close(torch.stack(scored), torch.stack(expected))
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+@pytest.mark.parametrize("before", [0, 4, 7])
+def test_films_before_an_error_of_their_generator_are_scored(model: nn.Module, kind: str, before: int) -> None:
+    def given() -> Iterator[Tensor]:
+        yield from films(before)
+        raise OSError("the drive is gone")
+
+    seen: list[Tensor | None] = []
+    precision = {"device_type": kind, "dtype": torch.float16, "enabled": False}
+    with pytest.raises(OSError, match="the drive is gone"):
+        seen.extend(logits for _, logits, _ in inference._predict(model, given(), 2, 3, precision))
+    assert len(seen) == before
+    assert all(logits is not None for logits in seen)
 
 
 def test_a_model_in_training_stays_so() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import warnings
 from numbers import Integral
 from pathlib import Path
 from typing import IO, Any, TypeAlias, cast
@@ -23,6 +24,7 @@ ImageLike: TypeAlias = str | os.PathLike[str] | IO[bytes] | Image.Image | npt.ND
 _FORMATS = ("PNG", "JPEG", "TIFF")
 _JPEG_END = b"\xff\xd9"
 _TAIL = 1024  # some writers pad behind the end marker; a marker within this distance of the end counts
+_COLOURED, _LARGEST_COLOURED_PART = 25, 0.25  # difference of channels of 8 bits; part of the pixels
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, section 8
 
 
@@ -63,6 +65,10 @@ def read_image(image: ImageLike, *, size: int | tuple[int, int] | None = None) -
         ValueError: The file is damaged, of another format, has several pages or frames, or is a CT or another modality
             that is no radiograph. Or the array has another shape or range, or `size` is not positive.
         TypeError: `image` is none of the above, or an array of other numbers.
+
+    Warns:
+        UserWarning: In more than a quarter of the pixels the channels differ by more than a tenth of their range, as in
+            a photograph. Coloured marks on a grey film cover less.
 
     Example:
         >>> import os, tempfile
@@ -137,7 +143,7 @@ def _file_values(file: Any) -> npt.NDArray[np.float32]:
     if not isinstance(data, bytes):
         raise TypeError(f"cannot read image {name}: open it in binary mode, open(path, 'rb')")
     try:
-        return _array_values(read_dicom(data)) if is_dicom(data) else _picture_values(data)
+        return _array_values(read_dicom(data), name) if is_dicom(data) else _picture_values(data, name)
     except (ImportError, MemoryError):
         raise
     except Image.UnidentifiedImageError:
@@ -149,7 +155,7 @@ def _file_values(file: Any) -> npt.NDArray[np.float32]:
         raise ValueError(f"cannot read image {name}: {error or type(error).__name__}") from error
 
 
-def _picture_values(data: bytes) -> npt.NDArray[np.float32]:
+def _picture_values(data: bytes, name: str) -> npt.NDArray[np.float32]:
     """Grey values (H, W) of a PNG, JPEG or TIFF file."""
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         image.verify()  # the checksums of a PNG, which decoding skips
@@ -157,10 +163,10 @@ def _picture_values(data: bytes) -> npt.NDArray[np.float32]:
         # Pillow notices this too, unless some other module has set `ImageFile.LOAD_TRUNCATED_IMAGES`, as several do.
         if image.format == "JPEG" and _JPEG_END not in data[-_TAIL:]:
             raise ValueError("truncated JPEG (no end marker)")
-        return _pillow_values(image)
+        return _pillow_values(image, name)
 
 
-def _pillow_values(image: Image.Image) -> npt.NDArray[np.float32]:
+def _pillow_values(image: Image.Image, name: str = "that was given") -> npt.NDArray[np.float32]:
     """Grey values (H, W) of a Pillow image, which is left as it is."""
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a photograph with its preview
         raise ValueError(f"{cast(Any, image).n_frames} pages, expected one; save the page that you want as a file")
@@ -168,6 +174,9 @@ def _pillow_values(image: Image.Image) -> npt.NDArray[np.float32]:
     upright = ImageOps.exif_transpose(image)
     upright.info.pop("transparency", None)  # else convert() would act on it
     if upright.mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        sample = np.asarray(upright.resize((64, 64), Image.Resampling.NEAREST).convert("RGB"))
+        if (np.ptp(sample, axis=-1) > _COLOURED).mean() > _LARGEST_COLOURED_PART:
+            warnings.warn(f"image {name} is in colour; a radiograph is grey", stacklevel=5)
         return np.divide(np.asarray(upright.convert("L")), np.float32(255), dtype=np.float32)
     bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     unsigned = upright.mode in ("I;16", "I;16B") or (upright.mode == "I" and not tags)  # TIFF: signed, or 32 bits
@@ -180,14 +189,14 @@ def _pillow_values(image: Image.Image) -> npt.NDArray[np.float32]:
     return (white - values if inverted else values) / white
 
 
-def _array_values(image: Any) -> npt.NDArray[np.float32]:
+def _array_values(image: Any, name: str = "that was given") -> npt.NDArray[np.float32]:
     """Grey values (H, W) of an array or a tensor, by the range of its type."""
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu()
         image = image.float() if image.is_floating_point() else image  # numpy has no bfloat16
     values = np.asarray(image)
     if values.dtype == np.uint8 and values.ndim == 3 and values.shape[-1] in (3, 4) and values.shape[0] != 1:
-        return _pillow_values(Image.fromarray(values))
+        return _pillow_values(Image.fromarray(values), name)
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
         values = values[0] if values.shape[0] == 1 else values[..., 0]
     if values.ndim != 2 or values.size == 0:

@@ -14,8 +14,9 @@ from huggingface_hub import try_to_load_from_cache
 from timm.models import PretrainedCfg, get_arch_name, get_pretrained_cfg, model_entrypoint
 from torch import Tensor, nn
 
+from causalcxr import hub
 from causalcxr.models.layouts import as_timm
-from causalcxr.models.pretrained import check_connection, find_weights, read_weights
+from causalcxr.models.pretrained import find_weights, read_weights
 from causalcxr.models.published import BACKBONES
 
 __all__ = ["check_backbone_name", "check_feature_map", "create_backbone", "feature_map"]
@@ -147,7 +148,7 @@ def _published_weights(name: str) -> dict[str, Any]:
         cached = filename and try_to_load_from_cache(repo_id, filename, revision=revision or None)
         if isinstance(cached, str) and not cfg.custom_load:
             return {"pretrained": True, "pretrained_cfg_overlay": {"file": cached}}
-    check_connection(f"timm's weights of {name!r}")
+    hub.check_connection(cfg.hf_hub_id)
     return {"pretrained": True}
 
 

@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from huggingface_hub.utils import get_session
 from safetensors.torch import load_file
 from timm.models import PretrainedCfg
 from torch import Tensor
 
 from causalcxr import hub
 
-__all__ = ["check_connection", "find_weights", "read_weights"]
+__all__ = ["find_weights", "read_weights"]
 
 HUB = "hf-hub:"
 CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")
@@ -33,15 +31,7 @@ def find_weights(source: str | Path) -> Path:
     if not (parts := re.fullmatch(r"hf-hub:([^/@:]+/[^/@:]+)(?:@([^:]+))?(?::(.+))?", str(source))):
         raise ValueError(f"weights on the Hub are 'hf-hub:owner/repo[@revision][:file]', but got {source!r}")
     repo_id, revision, filename = parts[1], parts[2] or "main", parts[3] or hub.WEIGHTS
-    cached = try_to_load_from_cache(repo_id, filename, revision=revision)
     cfg = PretrainedCfg(source="hf-hub", hf_hub_id=f"{repo_id}@{revision}", hf_hub_filename=filename)
-    if filename.endswith(".safetensors") and not (isinstance(cached, str) and re.fullmatch("[0-9a-f]{40}", revision)):
-        try:
-            check_connection(f"the weights {source}")
-        except ConnectionError:
-            if not isinstance(cached, str):
-                raise
-            return hub.weights_file(PretrainedCfg(source="", file=cached))
     try:
         return hub.weights_file(cfg)
     except LocalEntryNotFoundError:
@@ -49,17 +39,6 @@ def find_weights(source: str | Path) -> Path:
     except EntryNotFoundError as error:
         raise FileNotFoundError(
             f"{repo_id} has no {filename} at {revision}; name another, {HUB}owner/repo:FILE"
-        ) from error
-
-
-def check_connection(wanted: str) -> None:
-    """Raise `ConnectionError` if the Hub cannot be reached: in seconds, where its client would try for a minute."""
-    try:
-        get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception as error:  # of the library below the client, which is not always the same
-        raise ConnectionError(
-            f"{wanted} are not in the cache, and {constants.ENDPOINT} cannot be reached ({error!r:.200}); load them "
-            "once with a network, or give the path of a file, as pretrained_backbone='weights.safetensors'"
         ) from error
 
 

@@ -5,6 +5,7 @@ transformers resample their positions to the image and pad an image whose side i
 its stride of 32, since its stages cannot be dilated.
 """
 
+import dataclasses
 import difflib
 import json
 import logging
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.models import (
     PretrainedCfg,
     build_model_with_cfg,
@@ -207,17 +209,30 @@ def _say_channels(model: Any) -> None:
     model.pretrained_cfg["input_size"] = (channels, *model.pretrained_cfg["input_size"][1:])
 
 
-def _new_labels(model: Any, num_classes: int, unknown: Sequence[str] = ()) -> None:
-    """Give a model that has its weights other labels, and say which weights are new, and for which names."""
-    hint = "".join(
-        f"; {name!r} is not among them" + (f", {close[0]!r} is" if close else "")
-        for name in unknown
-        for close in [difflib.get_close_matches(name, model.label_names, n=1)]
-    )
+def _new_labels(model: Any, num_classes: int, names: Sequence[str] = ()) -> None:
+    """Give a model that has its weights other labels: rows of names that the weights know stay; say what is new."""
+    known, calibration = model.label_names or (), model.calibration
+    rows = {row: known.index(name) for row, name in enumerate(names) if name in known}
     before = dict(model.named_parameters())
     model.reset_classifier(num_classes)
     model.label_names = model.calibration = None
-    if new := [name for name, parameter in model.named_parameters() if before.get(name) is not parameter]:
+    new = {name: weight for name, weight in model.named_parameters() if before.get(name) is not weight}
+    with torch.no_grad():
+        for name, weight in new.items() if rows else ():
+            weight[list(rows)] = before[name][list(rows.values())]
+    if len(rows) == num_classes:
+        if calibration:
+            thresholds = tuple(calibration.thresholds[row] for row in rows.values())
+            calibrate(model, dataclasses.replace(calibration, thresholds=thresholds))
+        return
+    hint = "".join(
+        f"; {name!r} is not among them" + (f", {close[0]!r} is" if close else "")
+        for name in names
+        if known and name not in known
+        for close in [difflib.get_close_matches(name, known, n=1)]
+    )
+    hint += f"; rows of {', '.join(names[row] for row in rows)} are kept" if rows else ""
+    if new:
         _logger.warning(
             "%d weights of %s are new, since the others were trained with other labels%s; train them: %s",
             *(len(new), model.pretrained_cfg["architecture"], hint, ", ".join(new)),
@@ -258,15 +273,16 @@ def create_model(
     `calibration` as attributes. `causalcxr.data.preprocess(image, model.pretrained_cfg)` makes its input.
 
     With other labels than the weights have, the parts that depend on them are new. A warning of the logger `causalcxr`
-    names them. With other `in_chans`, timm adapts the first layer.
+    names them. In these parts, `label_names` that the weights know keep their rows. So their logits stay, and where all
+    are known, the calibration too. With other `in_chans`, timm adapts the first layer.
 
     Args:
         name: Name in the registry with or without a tag, such as `"causal_resnet101"`;
             `"hf-hub:owner/repo[@revision]"`; `"local-dir:path"`; or a `Path` to a folder written by `save_pretrained`.
         pretrained: Whether to load weights. Default: yes for the Hub, a folder or a `Path`, no for a name in the
             registry.
-        label_names: Names of the labels in the order of your targets. `num_classes` follows from them. Those of the
-            weights keep their classifier, and must be in the same order.
+        label_names: Names of the labels in the order of your targets. `num_classes` follows from them. Exactly those of
+            the weights must be in the same order.
         **kwargs: Arguments of `causalcxr.CausalCXR`, such as `num_classes`, `in_chans`, `pretrained_backbone`;
             `backbone` may also be a name of `list_backbones`, which loads these weights unless
             `pretrained_backbone=False`, and writes the images that they know into `pretrained_cfg`;
@@ -294,7 +310,9 @@ def create_model(
     if kwargs.get("features_only"):  # maps have no labels
         label_names = None
     if label_names is not None:
-        label_names = checked_names(label_names, kwargs.setdefault("num_classes", len(label_names)))
+        label_names = checked_names(label_names, num_classes := kwargs.pop("num_classes", len(label_names)))
+        if not (name.startswith(hub.SOURCES) if pretrained is None else pretrained):
+            kwargs["num_classes"] = num_classes  # else the weights are loaded whole first
     if name.startswith(hub.SOURCES):
         saved = hub.read(name, weights=pretrained is not False, cache_dir=kwargs.get("cache_dir"))
         model = _open(saved, pretrained is not False, kwargs)
@@ -302,8 +320,8 @@ def create_model(
         _check_name(name)
         model = timm.create_model(name, pretrained=bool(pretrained), **kwargs)
     if label_names is not None:
-        if model.label_names is not None and set(label_names) != set(model.label_names):
-            _new_labels(model, len(label_names), [name for name in label_names if name not in model.label_names])
+        if model.num_classes != len(label_names) or set(label_names) != set(model.label_names or label_names):
+            _new_labels(model, len(label_names), label_names)
         if model.label_names is not None:
             check_label_names(label_names, model.label_names)
         model.label_names = label_names

@@ -80,6 +80,18 @@ def test_evaluate_prints_a_table_and_strict_json(run, tables, tmp_path):
     assert (read[0]["label"], read[0]["incomplete"]) == ("Mass", 0)
 
 
+def test_an_interval_of_one_positive_patient_is_marked(run, tables):
+    """All resamples with that patient agree, which looks certain."""
+    arguments = ["evaluate", *tables[:2], "--patients=patient"]
+    assert "*" not in run(*arguments)[1]
+    lines = tables[1].read_text().splitlines()
+    lines[1:] = [f"{int(',p5,' in line)}{line[line.index(',') :]}" for line in lines[1:]]
+    tables[1].write_text("\n".join(lines))
+    mass, hernia, mean, _, explanation = run(*arguments)[1].splitlines()[2:]
+    assert [line.endswith(" *") for line in (mass, hernia, mean)] == [False, True, True]
+    assert explanation.startswith("* may be too narrow")
+
+
 def test_evaluate_reads_the_table_of_the_nih_release(run, tables, tmp_path):
     lines = ["Image Index,Finding Labels,Patient ID"]
     for i, (mass, hernia) in enumerate(np.nan_to_num(tables[3])):

@@ -166,6 +166,7 @@ def test_a_modality_table_comes_before_the_window(read):
     np.testing.assert_allclose(windowed, np.clip((RAMP.astype(int) // 16 - 128) / 128 + 0.5, 0, 1), atol=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore:image .* is in colour")
 @pytest.mark.parametrize("kind", ["RGB", "YBR_FULL"])
 def test_colour_is_reduced_to_luminance_as_in_other_formats(read, tmp_path, kind):
     colours = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)

@@ -3,6 +3,7 @@
 import io
 import struct
 import tarfile
+import warnings
 import zlib
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image, ImageFile
 
 from causalcxr.data.image import read_image, resize_image
+from causalcxr.data.transforms import preprocess
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,24 @@ def test_other_objects_are_refused_without_printing_them(image, error, message):
     with pytest.raises(error, match=message) as caught:
         read_image(image)
     assert len(str(caught.value)) < 150
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_a_photograph_is_said_and_coloured_marks_are_not(tmp_path, grey, mode):
+    """Its luminance would be scored as if it were a film."""
+    film = np.repeat(np.tile(grey, (10, 10))[..., None], 3, axis=2)
+    marked = film.copy()
+    marked[:60, :200] = 255, 0, 0  # an eighth
+    Image.fromarray(marked).convert(mode).save(tmp_path / "marked.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_image(tmp_path / "marked.png")
+    Image.fromarray(film // 2 + np.uint8([100, 50, 0])).convert(mode).save(tmp_path / "photo.png")
+    with pytest.warns(UserWarning, match=r"image '.*photo\.png' is in colour; a radiograph is grey") as said:
+        assert read_image(tmp_path / "photo.png").shape == (1, 240, 400)
+    assert len(said) == 1
+    with pytest.warns(UserWarning, match="image that was given is in colour"):
+        preprocess(film // 2 + np.uint8([100, 50, 0]), {"input_size": (1, 240, 400), "mean": (0,), "std": (1,)})
 
 
 def test_sixteen_bits_are_kept(tmp_path):

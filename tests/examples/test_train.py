@@ -136,8 +136,32 @@ def test_a_finished_run_is_not_trained_again(trained: Path, capsys: pytest.Captu
 def test_a_run_is_not_overwritten(trained: Path) -> None:
     with pytest.raises(SystemExit, match="--resume"):
         run(trained, "--epochs=2")
-    with pytest.raises(SystemExit, match="options"):
+    with pytest.raises(SystemExit, match=r"was trained with lr 0.0005: give the same, or another --output$"):
         run(trained, "--epochs=2", "--resume", "--lr=1")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--data=nothere", "in 'nothere'; give the folder of the NIH release"),
+        ("--data=synthetic:many", "in 'synthetic:many'; give the folder of the NIH release"),
+        ("--model=resnet19", "unknown model 'resnet19'; close names: "),
+        ("--backbone=resnet19", "unknown backbone 'resnet19'; close names: "),
+        ("--backbone-weights=no.pt", "no file of backbone weights at no.pt"),
+        ("--adjust=nothing", "nothing not found"),
+        ("--output=FILE", "File exists: 'FILE'"),
+    ],
+)
+def test_a_slip_gives_one_sentence(tmp_path: Path, option: str, message: str) -> None:
+    (tmp_path / "file").touch()
+    file = str(tmp_path / "file")
+    with pytest.raises(SystemExit, match=f"^cannot train with these options: .*{message.replace('FILE', file)}"):
+        run(tmp_path, option.replace("FILE", file))
+
+
+def test_weights_of_a_timm_model_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^cannot train with these options: .*no\.pt"):
+        run(tmp_path, "--model=test_resnet", "--backbone-weights=no.pt")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
@@ -178,6 +202,8 @@ def test_a_head_on_a_frozen_backbone(tmp_path: Path) -> None:
         (["--model=resnet18", "--backbone=resnet50"], "--backbone: not allowed with argument --model"),
         (["--model=FOLDER", "--backbone-weights=timm"], "is not for local-dir:.*, which has its own weights"),
         (["--model=hf-hub:owner/repo", "--backbone-weights=timm"], "is not for hf-hub:owner/repo, which"),
+        (["--accumulate=0"], "--epochs and --accumulate must be 1 or more"),
+        (["--accumulate=8", "--batch-size=4"], "--batch-size no less than --accumulate"),
     ],
 )
 def test_options_that_exclude_each_other(
@@ -229,8 +255,8 @@ def test_a_run_starts_from_a_model_of_other_labels(
 def test_the_preset_is_what_the_paper_says_and_other_options_go_first() -> None:
     args = train.parse_args(["--data=nih", "--output=a", "--preset=paper", "--image-size=256"])
     assert (args.model, args.image_size, args.lr, args.weight_decay) == ("causal_resnet101", 256, 1e-3, 1e-2)
-    objective = train.build_objective(argparse.Namespace(**vars(args) | {"model": "causal_test_resnet"}), "abc")
-    assert objective.bank is None
+    objective = train.build_objective(argparse.Namespace(**vars(args) | {"model": "causal_test_resnet"}), list("abc"))
+    assert (objective.bank, args.optimizer) == (None, "adam")
     assert objective.criterion.partners == "random"
 
 
@@ -257,8 +283,9 @@ def test_weights_by_a_recorded_confounder(made_release: Path, tmp_path: Path) ->
     expected = backdoor_weights(dataset.targets, view, smoothing=1)
     torch.testing.assert_close(train.label_weights(dataset, "view"), expected)
     table.write_text("Image Index,Drain\nother.png,1\n")
-    with pytest.raises(SystemExit, match="none of the"):
-        train.label_weights(dataset, f"{table}:Drain")
+    for column in ("Drain", "Drian"):
+        with pytest.raises(SystemExit, match=f"has no column {column}, or none of the"):
+            train.label_weights(dataset, f"{table}:{column}")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from huggingface_hub import ModelCard, errors
+from huggingface_hub import ModelCard, constants, errors
 from torch import Tensor
 
 import causalcxr
@@ -75,8 +76,28 @@ def test_errors_are_those_of_the_client(hub: HubServer, repo: Repo, go_offline: 
             create_model(NAME)
     assert not any(path.endswith(".bin") for path in hub.asked("GET"))
     go_offline()
-    with pytest.raises(errors.LocalEntryNotFoundError):
+    with pytest.raises(ConnectionError, match=r"config.json of owner/other is not in the cache"):
         causalcxr.create_model("hf-hub:owner/other")
+
+
+def test_no_network(
+    hub: HubServer, repo: Repo, model: CausalCXR, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within seconds what is in the cache, or one error, where the client would try again and again."""
+    causalcxr.create_model(NAME)
+    closed = "http://127.0.0.1:1"
+    monkeypatch.setattr(constants, "ENDPOINT", closed)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", closed + "/{repo_id}/resolve/{revision}/{filename}")
+    start = time.monotonic()
+    assert torch.equal(causalcxr.create_model(NAME).eval()(images), model(images))
+    with pytest.raises(
+        ConnectionError, match=r"config.json of owner/other is not in the cache, and http.* give a path"
+    ):
+        causalcxr.create_model("hf-hub:owner/other")
+    overlay = {"hf_hub_id": "owner/other"}
+    with pytest.raises(ConnectionError, match=r"model.safetensors of owner/other is not in the cache"):
+        causalcxr.create_model("causal_test_resnet", pretrained=True, pretrained_cfg_overlay=overlay)
+    assert time.monotonic() - start < 10
 
 
 def test_revisions(hub: HubServer, repo: Repo, model: CausalCXR, images: Tensor, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import causalcxr
 from causalcxr import Calibration, CausalCXR
@@ -76,7 +77,7 @@ def test_names_and_calibration_come_with_the_weights(folder: Path) -> None:
     assert timm.create_model(f"local-dir:{folder}", pretrained=True).label_names == NIH_LABELS
 
 
-@pytest.mark.parametrize("names", [["a", "b"], NIH_LABELS[:13], ["atelectasis", *NIH_LABELS[1:]]])
+@pytest.mark.parametrize("names", [["a", "b"], [f"other {k}" for k in range(14)]])
 def test_names_of_other_labels_are_enough(
     folder: Path, model: CausalCXR, names: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -84,11 +85,43 @@ def test_names_of_other_labels_are_enough(
     loaded = causalcxr.create_model(folder, label_names=names)
     assert (loaded.num_classes, loaded.label_names, loaded.calibration) == (len(names), tuple(names), None)
     assert "7 weights of causal_test_resnet are new" in caplog.text
-    assert ("'atelectasis' is not among them, 'Atelectasis' is" in caplog.text) == (names[0] == "atelectasis")
     before = model.state_dict()
     kept = {name for name, weight in loaded.state_dict().items() if torch.equal(weight, before[name])}
     assert before.keys() - kept >= set(CLASSIFIERS) - {name for name in CLASSIFIERS if name.endswith("bias")}
     assert all(name.startswith("head.") for name in before.keys() - kept)
+
+
+@pytest.mark.parametrize("names", [["Mass", "Edema"], ["atelectasis", *NIH_LABELS[1:]], ["Hernia", "a", "Mass"]])
+@pytest.mark.parametrize("plain", [False, True])
+def test_labels_that_the_weights_know_keep_their_logits(
+    folder: Path, names: list[str], plain: bool, images: Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All of their outputs, and the calibration where no label is new."""
+    if plain:
+        network = timm.create_model("test_resnet", num_classes=14)
+        calibration = Calibration(1.5, tuple(k / 20 for k in range(1, 15)))
+        causalcxr.save_pretrained(network, tmp_path, label_names=NIH_LABELS, calibration=calibration)
+        folder = tmp_path
+    whole = causalcxr.create_model(folder).eval()
+    caplog.clear()
+    model = causalcxr.create_model(folder, label_names=names).eval()
+    assert model.label_names == tuple(names)
+    kept = [row for row, name in enumerate(names) if name in NIH_LABELS]
+    rows = [NIH_LABELS.index(names[row]) for row in kept]
+    torch.testing.assert_close(model(images)[:, kept], whole(images)[:, rows])
+    if not plain:
+        ours, theirs = model.forward_causal(images), whole.forward_causal(images)
+        torch.testing.assert_close(ours.intervened[..., kept], theirs.intervened[..., rows])
+        torch.testing.assert_close(ours.confounder_logits[:, kept], theirs.confounder_logits[:, rows])
+    if len(kept) == len(names):
+        assert model.calibration == Calibration(1.5, tuple(whole.calibration.thresholds[row] for row in rows))
+        assert "are new" not in caplog.text
+        causalcxr.save_pretrained(model, tmp_path / "again")
+        assert causalcxr.create_model(tmp_path / "again").calibration == model.calibration
+    else:
+        assert model.calibration is None
+        assert f"rows of {', '.join(names[row] for row in kept)} are kept; train them" in caplog.text
+    assert ("'atelectasis' is not among them, 'Atelectasis' is" in caplog.text) == (names[0] == "atelectasis")
 
 
 def test_names_that_do_not_fit(folder: Path) -> None:

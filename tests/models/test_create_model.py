@@ -85,7 +85,7 @@ def test_names_of_labels_say_how_many_there_are() -> None:
     names = ("Mass", "Nodule")
     assert causalcxr.create_model("causal_test_resnet", label_names=names).num_classes == 2
     model = causalcxr.create_model("causal_efficientnet_lite0", pretrained=True, label_names=names)
-    assert (model.num_classes, model.label_names, model.calibration) == (2, names, None)
+    assert (model.num_classes, model.label_names, len(model.calibration.thresholds)) == (2, names, 2)
 
 
 def test_names_of_labels_in_an_array(tmp_path: Path) -> None:
