@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 from causalcxr._checks import check_choice, check_count
 from causalcxr.data.image import height_and_width
 from causalcxr.data.labels import NIH_LABELS, label_positions
-from causalcxr.data.synthetic.anatomy import Film, develop, draw_anatomy
+from causalcxr.data.synthetic.anatomy import Film, develop
 from causalcxr.data.synthetic.canvas import get_canvas
-from causalcxr.data.synthetic.findings import DENSEST, FINDINGS
+from causalcxr.data.synthetic.findings import FINDINGS
 from causalcxr.data.synthetic.markers import MARKERS, mark_image
 
 __all__ = ["SyntheticCXR", "SyntheticSample", "stream"]
@@ -183,26 +183,25 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         check_choice("view", view, ("AP", "PA"))
         if markers is None:
             markers = [name for name, on in zip(MARKERS, self.markers[index], strict=True) if on]
-        named = {markers} if isinstance(markers, str) else set(markers)
-        for name in named:
+        markers = set(markers)
+        for name in markers:
             check_choice("a marker", name, MARKERS)
-        anatomy = draw_anatomy(
+        film = Film(
+            get_canvas(*self.image_size),
             stream(self.seed, _ANATOMY, int(self.patient[index])),
             stream(self.seed, _FILM, index, 0),
             ap=view == "AP",
             female=self.sex[index] == "F",
             age=float(self.age[index]),
         )
-        film = Film(get_canvas(*self.image_size), anatomy)
         masks = np.zeros((len(present), *self.image_size), dtype=bool)
-        planted = np.zeros_like(film.density)
+        density = film.density
         for k in np.flatnonzero(present):
             finding = FINDINGS[self.label_names[k]](film, stream(self.seed, _PLANT, index, self._codes[k]))
-            planted += finding.density
+            density = density + finding.density
             masks[k] = finding.mask
-        density = film.density + np.minimum(planted, DENSEST)
         image = develop(density, stream(self.seed, _FILM, index, 1), ap=view == "AP")
-        on_film = tuple(name for name in MARKERS if name in named)
+        on_film = tuple(name for name in MARKERS if name in markers)
         for name in on_film:
             mark_image(image, film.canvas, name, stream(self.seed, _MARK, index, MARKERS.index(name)))
         return SyntheticSample(torch.from_numpy(image)[None], present, torch.from_numpy(masks), view, on_film)
