@@ -126,7 +126,8 @@ class Film:
         cage = cover(self.outer + 0.7 - ax, self.edge(0.5)) * (1.0 - 0.6 * self.abdomen)
         bones = cage * (0.10 * cover(back - 0.15, 0.9) + 0.06 * cover(front - 0.45, 0.8))
         bones += cover(1.8 - ax, self.edge(0.6)) * (0.24 + 0.05 * np.cos(y * (2 * np.pi / 2.5) + phase))
-        shaft = cover(0.6 - np.abs(y - (clavicle - 0.12 * ax)), self.edge(0.5)) * cover(5.2 - np.abs(ax - 6.8), 0.8)
+        middle = clavicle - 0.17 * (ax - 2.0) - 0.45 * np.sin(0.42 * ax)
+        shaft = cover(0.6 - np.abs(y - middle), self.edge(0.5)) * cover(ax - 1.6, 0.8)
         windpipe = cover(0.85 - ax, self.edge(0.5)) * cover(-4.5 - y, 1.5)
         return bones + 0.13 * shaft - 0.2 * windpipe
 

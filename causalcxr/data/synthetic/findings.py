@@ -112,7 +112,9 @@ def pneumonia(film: Film, rng: np.random.Generator) -> Finding:
 def pneumothorax(film: Film, rng: np.random.Generator) -> Finding:
     """Air around a collapsed apex: a dark rim without vessels, bounded by the thin line of the visceral pleura."""
     width = rng.uniform(1.2, 4.5) * np.clip(1.0 - (film.y - film.apex) / rng.uniform(8.0, 17.0), 0.0, 1.0)
-    inward = np.minimum(film.outer - film.ax, 1.3 * (film.y - film.apex))  # the apex itself is free as well
+    # The apex itself is free as well: the pleura lies below it by as much as it lies beside the wall.
+    beside, above = np.maximum(film.outer - film.ax, 0.01), 1.3 * np.maximum(film.y - film.apex, 0.01)
+    inward = beside * above / np.hypot(beside, above)
     lung = film.lung * film.half(_side(rng)) * (width > 0.3)
     rim = cover(width - inward, film.edge(0.3)) * lung
     pleura = cover(0.22 - np.abs(inward - width - 0.1), film.edge(0.25)) * lung
