@@ -12,18 +12,18 @@ from torch.utils.data import Dataset
 from causalcxr._checks import check_choice, check_count
 from causalcxr.data.image import height_and_width
 from causalcxr.data.labels import NIH_LABELS, label_positions
-from causalcxr.data.synthetic.anatomy import Film, develop, draw_anatomy
+from causalcxr.data.synthetic.anatomy import Film, develop
 from causalcxr.data.synthetic.canvas import get_canvas
-from causalcxr.data.synthetic.findings import DENSEST, FINDINGS
-from causalcxr.data.synthetic.markers import DEVICES, MARKERS, device_density, mark_image
+from causalcxr.data.synthetic.findings import FINDINGS
+from causalcxr.data.synthetic.markers import MARKERS, mark_image
 
 __all__ = ["SyntheticCXR", "SyntheticSample", "stream"]
 
 _AP_SHARE = 0.4  # as in ChestX-ray14
 _FEMALE_SHARE = 0.45
 _PORTABLE_SHARE = 0.6  # of the AP films
-_MARKER_SHARES = {"letter": 0.85, "portable": 0.0, "tube": 0.25, "electrodes": 0.2, "border": 0.2}
-_PORTABLE = MARKERS.index("portable")
+_LETTER_SHARE = 0.85
+_MARKER_NUMBERS = 5  # that a film has for its markers, more than there are, so that a new marker changes no other
 
 # What a random stream is for. A stream belongs to a seed, a purpose, and an item or patient, so that a new kind of
 # random number never changes those that exist.
@@ -49,9 +49,9 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Schematic chest radiographs with planted findings, drawn when they are asked for.
 
     Each item shows a patient: lungs with vessels, ribs, spine, clavicles, heart, diaphragm and chest wall. The view is
-    AP or PA. An AP film has a larger heart, a higher diaphragm and less exposure. There may be markers (a side letter,
-    a "PORTABLE" stamp, a tube, electrodes, the black border of the collimator) and findings. These are sampled before
-    the drawing: `sample` draws the same patient with any of them replaced.
+    AP or PA. An AP film has a larger heart, a higher diaphragm and less exposure. There may be markers (a side letter
+    and a "PORTABLE" stamp) and findings. These are sampled before the drawing: `sample` draws the same patient with any
+    of them replaced.
 
     Item i depends on its number, `seed` and the sampling arguments alone, not on the length, the order of access, the
     worker or the process. A finding changes the image inside its mask and nowhere else. The pictures imitate the signs
@@ -129,13 +129,13 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         # Each stream is filled row by row, so that row i never depends on the length.
         targets = stream(seed, _FINDINGS).random((length, len(NIH_LABELS)))[:, self._codes] < chance
         ap = stream(seed, _VIEW).random(length) < _AP_SHARE
-        share = np.tile([_MARKER_SHARES[name] for name in MARKERS], (length, 1))
-        share[:, _PORTABLE] = np.where(ap, _PORTABLE_SHARE, 0.0)
+        portable = np.where(ap, _PORTABLE_SHARE, 0.0)
         if marker_label is not None:
             positive = targets[:, label_positions([marker_label], self.label_names)[0]]
-            share[:, _PORTABLE] = 0.5 + 0.5 * marker_correlation * np.where(positive, 1.0, -1.0)
+            portable = 0.5 + 0.5 * marker_correlation * np.where(positive, 1.0, -1.0)
         self.targets = torch.from_numpy(targets.astype(np.float32))
-        self.markers = stream(seed, _MARKERS).random(share.shape) < share
+        chances = np.stack([np.full(length, _LETTER_SHARE), portable], axis=1)
+        self.markers = stream(seed, _MARKERS).random((length, _MARKER_NUMBERS))[:, : len(MARKERS)] < chances
         self.view = np.where(ap, "AP", "PA")
         self.patient = np.arange(length) // images_per_patient
         people = stream(seed, _PEOPLE).random((int(self.patient[-1]) + 1, 2))[self.patient]
@@ -183,31 +183,25 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         check_choice("view", view, ("AP", "PA"))
         if markers is None:
             markers = [name for name, on in zip(MARKERS, self.markers[index], strict=True) if on]
-        named = {markers} if isinstance(markers, str) else set(markers)
-        for name in named:
+        markers = set(markers)
+        for name in markers:
             check_choice("a marker", name, MARKERS)
-        anatomy = draw_anatomy(
+        film = Film(
+            get_canvas(*self.image_size),
             stream(self.seed, _ANATOMY, int(self.patient[index])),
             stream(self.seed, _FILM, index, 0),
             ap=view == "AP",
             female=self.sex[index] == "F",
             age=float(self.age[index]),
         )
-        film = Film(get_canvas(*self.image_size), anatomy)
         masks = np.zeros((len(present), *self.image_size), dtype=bool)
-        planted = np.zeros_like(film.density)
+        density = film.density
         for k in np.flatnonzero(present):
             finding = FINDINGS[self.label_names[k]](film, stream(self.seed, _PLANT, index, self._codes[k]))
-            planted += finding.density
+            density = density + finding.density
             masks[k] = finding.mask
-        density = film.density + np.minimum(planted, DENSEST)
-        on_film = [(name, stream(self.seed, _MARK, index, k)) for k, name in enumerate(MARKERS) if name in named]
-        for name, rng in on_film:
-            if name in DEVICES:
-                density += device_density(film, name, rng)
         image = develop(density, stream(self.seed, _FILM, index, 1), ap=view == "AP")
-        for name, rng in reversed(on_film):  # the border first: letters lie on it
-            if name not in DEVICES:
-                mark_image(image, film.canvas, name, rng)
-        names = tuple(name for name, _ in on_film)
-        return SyntheticSample(torch.from_numpy(image)[None], present, torch.from_numpy(masks), view, names)
+        on_film = tuple(name for name in MARKERS if name in markers)
+        for name in on_film:
+            mark_image(image, film.canvas, name, stream(self.seed, _MARK, index, MARKERS.index(name)))
+        return SyntheticSample(torch.from_numpy(image)[None], present, torch.from_numpy(masks), view, on_film)

@@ -1,15 +1,13 @@
-"""What is on a film besides the patient: letters, a stamp, devices, and the black border of the collimator."""
+"""What is on a film besides the patient: a side letter and a stamp."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from causalcxr.data.synthetic.anatomy import Film
-from causalcxr.data.synthetic.canvas import Array, Canvas, cover
+from causalcxr.data.synthetic.canvas import Array, Canvas
 
-MARKERS = ("letter", "portable", "tube", "electrodes", "border")
+MARKERS = ("letter", "portable")
 """Names of what may be on a film besides the patient."""
-DEVICES = ("tube", "electrodes")
 
 # Seven rows of five dots; the bits of each number are the dots of a row.
 _FONT = {
@@ -24,56 +22,11 @@ _FONT = {
 }
 
 
-def device_density(film: Film, marker: str, rng: np.random.Generator) -> Array:
-    """Attenuation (H, W) of a device on or in the chest: a "tube" or "electrodes" with their leads."""
-    u: list[float] = rng.random(12).tolist()
-    if marker == "tube":
-        return _tube(film, u)
-    density = np.zeros(film.canvas.shape, dtype=np.float32)
-    for n in range(3):
-        a, b, c = u[3 * n : 3 * n + 3]
-        dx, y = (2 * a - 1) * 10.0, (-11.0, -4.0, 3.0)[n] + 5.0 * b
-        bend = dx + (0.15 + 0.1 * c) * (1 if dx > 0 else -1) * (y - film.y) + 0.8 * np.sin(0.5 * (y - film.y))
-        lead = _line(film, bend) * (film.y < y)
-        disc, edge = np.sqrt((film.dx - dx) ** 2 + (film.y - y) ** 2), film.edge(0.2)
-        density += np.maximum(0.12 * lead, 0.2 * cover(0.9 - disc, edge) + 0.3 * cover(0.4 - disc, edge))
-    return density
-
-
-def _tube(film: Film, u: list[float]) -> Array:
-    """A tube in the windpipe, a stomach tube, a central line, or a drain."""
-    y, kind = film.y, int(4 * u[0])
-    if kind == 0:
-        return 0.3 * _line(film, 0.3 * np.sin(0.2 * y + 6 * u[1])) * (y < -5.5 + 2.0 * u[2])
-    if kind == 1:
-        course = 0.4 * np.sin(0.25 * y + 6 * u[1]) + 3.5 * np.clip((y - 3.0) / 5.0, 0.0, 1.0) ** 2
-        return 0.3 * _line(film, course) * (y < 7.5 + 2.0 * u[2])
-    side = -1 if u[1] < 0.7 else 1
-    if kind == 2:
-        course = side * (2.6 + (0.5 + 0.4 * u[3]) * np.maximum(-10.0 - y, 0.0) ** 1.3)
-        return 0.28 * _line(film, course) * (y < -3.0 + 3.0 * u[2])
-    start = -7.0 + 4.0 * u[2]
-    course = side * (5.0 + 3.0 * u[3] + 6.0 * np.clip((y - start) / 14.0, 0.0, 2.0) ** 2)
-    return 0.35 * _line(film, course) * ((y > start) & (y < start + 15.0))
-
-
-def _line(film: Film, course: Array) -> Array:
-    """Coverage (H, W) by a thin line whose distance from the midline per row is `course` (H, 1)."""
-    steep = np.sqrt(1.0 + (np.gradient(course[:, 0])[:, None] * (1.0 / film.canvas.px)) ** 2)
-    return cover(0.18 - np.abs(film.dx - course) / steep, film.edge(0.2))
-
-
 def mark_image(image: Array, canvas: Canvas, marker: str, rng: np.random.Generator) -> None:
-    """Mark a developed film (H, W) in place with a "letter", the "portable" stamp or a "border", outside the lungs."""
+    """Mark a developed film (H, W) in place with a "letter" or the "portable" stamp, outside the lungs."""
     u: list[float] = rng.random(8).tolist()
     H, W = canvas.shape
     right, bottom = W * canvas.px / 2, H * canvas.px / 2
-    if marker == "border":
-        sides = [max(1, round((0.4 + 1.4 * width) / canvas.px)) if width < 0.75 else 0 for width in u[:3]]
-        left, right_columns, lower = sides if any(sides) else [max(1, round(1.0 / canvas.px)), 0, 0]
-        for edge in (image[:, :left], image[:, W - right_columns :], image[H - lower :]):
-            edge *= 0.05
-        return
     if marker == "letter":
         side = 1 if u[0] < 0.6 else -1  # the patient's left is on the image's right
         text, height = "L" if side > 0 else "R", 1.9 + 0.5 * u[3]

@@ -89,7 +89,7 @@ def _read_nih(root: Path, size: int, finding: str) -> Radiographs:
 
 
 def _read_synthetic(number: int, size: int) -> Radiographs:
-    """Generated radiographs, half of them with a nodule, without letters or devices."""
+    """Generated radiographs, half of them with a nodule, without markers."""
     data = SyntheticCXR(number, image_size=size, labels=["Nodule"], prevalence=0.5, images_per_patient=1)
     images = [_as_bytes(data.sample(i, markers=[]).image) for i in tqdm(range(number), "images", leave=False)]
     part = np.array(["train", "train", "train", "val", "test", "test"])[np.arange(number) % 6]
