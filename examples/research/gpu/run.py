@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commit", default="", help="commit of the code, where there is no git")
     args = parser.parse_args(argv)
-    options = [f"--output={args.output}", f"--device={args.device}", f"--seed={args.seed}", f"--commit={args.commit}"]
-    options += ["--small"] * args.small
+    options = [f"--output={args.output.resolve()}", f"--device={args.device}", f"--seed={args.seed}"]
+    options += [f"--commit={args.commit}", *(["--small"] * args.small)]
     found = os.pathsep.join([str(RESEARCH), str(RESEARCH.parents[1]), os.environ.get("PYTHONPATH", "")])
     env = os.environ | {"PYTHONPATH": found, "HF_HUB_OFFLINE": "1"}
     files = [args.output / f"{part}.json" for part in args.parts]
