@@ -4,15 +4,12 @@ import json
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from benchmarks import compare, growth, measuring, modes, predict, yardsticks
+from benchmarks import compare, measuring, modes, predict, yardsticks
 from causalcxr import create_model
 from causalcxr.layers import ACmix, BackdoorIntervention, DisentangledCrossAttention
-from causalcxr.losses import backdoor_loss
-from causalcxr.metrics import bootstrap_auroc
 from reference.comparison import EXACT, normal, randomised
 
 RESULTS = Path(compare.__file__).parent / "results"
@@ -34,13 +31,10 @@ def test_materialised_attention_agrees(complement: str) -> None:
     torch.testing.assert_close(layer(*inputs).causal, yardsticks.one_branch_attention(layer, *inputs), **EXACT)
 
 
-def test_loop_over_confounders_agrees() -> None:
+def test_looped_intervention_agrees() -> None:
     layer = randomised(BackdoorIntervention(3, 5))
-    causal, bank, targets = normal(4, 3, 5), normal(6, 3, 5, seed=2), (normal(4, 3, seed=3) > 0).double()
-    ours = backdoor_loss(layer(causal, bank), targets)
-    phi = layer.classifier
-    looped = yardsticks.loop_over_confounders(phi.weight, phi.bias, causal, bank, targets)
-    torch.testing.assert_close(looped, ours, **EXACT)
+    inputs = normal(4, 3, 5), normal(6, 3, 5, seed=2)
+    torch.testing.assert_close(layer(*inputs), yardsticks.looped_intervention(layer, *inputs), **EXACT)
 
 
 def test_published_design_agrees_with_the_library_at_the_same_width() -> None:
@@ -49,15 +43,6 @@ def test_published_design_agrees_with_the_library_at_the_same_width() -> None:
     ours.load_state_dict(theirs.state_dict())
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(ours.forward_causal(images), theirs.forward_causal(images), rtol=1e-4, atol=1e-5)
-
-
-def test_bootstrap_in_a_loop_agrees() -> None:
-    rng = np.random.default_rng(0)
-    targets = (rng.random((60, 2)) < 0.4).astype(float)
-    scores, groups = (rng.normal(size=(60, 2)) + targets).round(1), rng.integers(20, size=60)
-    loop = np.array(list(yardsticks.loop_over_resamples(scores, targets, groups, 7, seed=3)))
-    ours = bootstrap_auroc(scores, targets, groups, n_resamples=7, seed=3)
-    np.testing.assert_allclose(loop, ours.resamples, rtol=1e-12)
 
 
 def test_sides_are_timed_in_turns() -> None:
@@ -85,11 +70,9 @@ def test_peak_of_tensors_is_what_is_held_at_once() -> None:
 def test_rows_are_kept_and_not_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def small() -> compare.Rows:
-        run = partial(torch.ones, 1000)
-        yield "this | that", lambda: compare.compared(run, run, faster=True, rounds=2)
-
-    monkeypatch.setitem(compare.ROWS, "acmix", small)
+    run = partial(torch.ones, 1000)
+    row = partial(compare.compared, run, run, faster=True, rounds=2)
+    monkeypatch.setitem(compare.ROWS, "acmix", ("this | that", row))
     command = ["--rows", "acmix", f"--json={tmp_path / 'results.json'}"]
     compare.main(command)
     printed, written = capsys.readouterr().out, (tmp_path / "results.json").read_text()
@@ -99,20 +82,6 @@ def test_rows_are_kept_and_not_measured_again(
     assert capsys.readouterr().out == printed
     assert (tmp_path / "results.json").read_text() == written
     assert (tmp_path / "results.md").read_text() == printed
-
-
-def test_growth_is_measured_tabulated_and_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(growth, "MODELS", ("causal_test_resnet", "test_resnet"))
-    monkeypatch.setattr(growth, "AXES", {"batch": (1, 4), "width": (16, 32)})
-    target, figure = tmp_path / "growth.json", tmp_path / "growth.png"
-    monkeypatch.setattr(growth, "head_step", partial(growth.head_step, batch=1, bank=8, labels=2))
-    growth.main(["--axes", "batch", "width", f"--json={target}", f"--plot={figure}"])
-    assert capsys.readouterr().out.count("| batch | ") == 4
-    for (_, name), (first, last) in growth.curves(json.loads(target.read_text())["results"]).items():
-        assert first["peak_bytes"] < last["peak_bytes"], name
-    assert figure.read_bytes().startswith(b"\x89PNG")
 
 
 def test_modes_agree_and_checkpointing_saves_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,5 +110,5 @@ def test_batched_scoring_is_compared_with_one_at_a_time(
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
 def test_committed_tables_are_those_of_the_results(path: Path) -> None:
-    module = {"compare": compare, "growth": growth, "modes": modes, "predict": predict}[path.stem.split("_")[0]]
+    module = {"compare": compare, "modes": modes, "predict": predict}[path.stem.split("_")[0]]
     assert module.table(json.loads(path.read_text())["results"]) + "\n" == path.with_suffix(".md").read_text()

@@ -1,15 +1,15 @@
 """The program for the GPU, in its small form on the CPU."""
 
+import argparse
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from gpu import run
-from gpu.speed import largest_batch
+from gpu.recording import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,57 +18,34 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_small_form_runs_on_a_cpu(tmp_path: Path) -> None:
     command = [sys.executable, str(Path(run.__file__)), f"--output={tmp_path}", "--small", "--device=cpu"]
     result = subprocess.run([*command, "--commit=c0ffee"], capture_output=True, text=True, cwd=ROOT, check=False)
-    parts = {part: json.loads((tmp_path / f"{part}.json").read_text()) for part in run.DEFAULT}
     assert result.returncode == 0, result.stdout + result.stderr
-    for part in parts.values():
-        assert part["outcome"] == "ok"
-        assert part["complete"]
+    for name in run.PARTS:
+        part = json.loads((tmp_path / f"{name}.json").read_text())
         assert (part["commit"], part["seed"]) == ("c0ffee", 0)
-        assert not [row for row in part["rows"] if "error" in row or "not reached" in row["shown"]]
-        assert part["rows"][-1]["name"] in result.stdout
-    files = {path.name for path in tmp_path.iterdir() if path.is_file()}
-    assert files == {"run.log", *(f"{part}.json" for part in parts)}
+        assert not [row for row in part["rows"] if "error" in row]
+        assert f"| {part['rows'][-1]['name'].removesuffix(', time')} |" in result.stdout
 
 
-WRITE = 'import sys, pathlib, time; pathlib.Path(r\'{path}\').write_text(\'{{"part": "a", "rows": [1]}}\'); {rest}'
+def test_part_goes_on_where_a_step_fails_and_keeps_its_rows(tmp_path: Path) -> None:
+    def bad(record: Record) -> None:
+        record.row("before", "1 s", seconds=1)
+        raise ValueError("no such card")
 
-
-def _run(tmp_path: Path, code: str, seconds: float) -> dict:
-    with open(tmp_path / "run.log", "a") as log:
-        return run.run_part("a", [sys.executable, "-c", code], seconds, tmp_path, log)
-
-
-def test_part_over_its_time_is_killed_with_its_children_and_keeps_its_rows(tmp_path: Path) -> None:
-    child = "import time, pathlib; time.sleep(6); pathlib.Path(r'{}').write_text('alive')".format(tmp_path / "alive")
-    rest = f'import subprocess; subprocess.Popen([sys.executable, "-c", {child!r}]); time.sleep(60)'
-    result = _run(tmp_path, WRITE.format(path=tmp_path / "a.json", rest=rest), 3)
-    assert result["outcome"] == "killed after 3 s"
-    assert result["rows"] == [1]
-    assert json.loads((tmp_path / "a.json").read_text()) == result
-    time.sleep(4)
-    assert not (tmp_path / "alive").exists()
-
-
-@pytest.mark.parametrize(
-    ("code", "outcome"),
-    [("raise ValueError('no such card')", "failed with status 1"), ("pass", "wrote nothing")],
-)
-def test_part_that_fails_says_why(tmp_path: Path, code: str, outcome: str) -> None:
-    result = _run(tmp_path, code, 30)
-    assert result["outcome"] == outcome
-    assert ("no such card" in run.as_table(result)) == ("no such card" in code)
+    args = argparse.Namespace(output=tmp_path, device="cpu", small=True, seed=0, commit="c0ffee")
+    assert Record("a", args).run([bad, lambda record: record.row("after", "2 s")]) == 1
+    before, failed, after = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert (before["seconds"], after["shown"]) == (1, "2 s")
+    assert "no such card" in failed["shown"]
+    assert "raise ValueError" in failed["error"]
+    assert Record("b", args).run([lambda record: record.row("wrong", "0.5 apart", met=False)]) == 1
+    assert Record("b", args).run([lambda record: record.row("right", "0 apart")]) == 0
 
 
 def test_exit_status_tells_of_a_failed_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = "import sys; open(sys.argv[1].split('=')[1] + '/{}.json', 'w').write('{{\"part\": \"{}\", \"rows\": []}}')"
-    parts = {"good": (("-c", write.format("good", "good")), 30), "bad": (("-c", "1 / 0"), 30)}
-    monkeypatch.setattr(run, "PARTS", parts)
-    monkeypatch.setattr(run, "DEFAULT", ("good",))
-    assert run.main([f"--output={tmp_path}", "--device=cpu"]) == 0
-    assert run.main([f"--output={tmp_path}", "--device=cpu", "--parts", "bad", "good=20"]) == 1
-    assert (tmp_path / "good.json").exists()
-
-
-def test_largest_batch_is_the_largest_multiple_that_fits() -> None:
-    for limit in range(0, 70, 3):
-        assert largest_batch(lambda batch: batch <= limit, step=4, limit=48) == min(limit // 4 * 4, 48)  # noqa: B023
+    (tmp_path / "gpu").mkdir()
+    (tmp_path / "gpu" / "good.py").write_text("")
+    (tmp_path / "gpu" / "bad.py").write_text("1 / 0")
+    monkeypatch.setattr(run, "RESEARCH", tmp_path)
+    monkeypatch.setattr(run, "PARTS", ("good", "bad"))
+    assert run.main([f"--output={tmp_path}", "--device=cpu", "--parts", "good"]) == 0
+    assert run.main([f"--output={tmp_path}", "--device=cpu"]) == 1

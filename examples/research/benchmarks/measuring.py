@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import statistics
 import subprocess
 import tempfile
@@ -64,6 +63,14 @@ def commit() -> str:
         return "unknown"
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write a file that is whole at every moment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n")
+    unfinished.replace(path)
+
+
 class Results:
     """Rows by their titles, kept in a file so that a run that was stopped goes on."""
 
@@ -80,10 +87,7 @@ class Results:
         environment |= {"torch": str(torch.__version__), "timm": timm.__version__}
         self.rows[title] = measured() | {"seed": 0, "environment": environment}
         if self.path:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self.path.with_suffix(".partial")
-            partial.write_text(json.dumps({"results": self.rows}, indent=1) + "\n")
-            os.replace(partial, self.path)
+            write_json(self.path, {"results": self.rows})
 
     def finish(self, table: Callable[[dict[str, Any]], str]) -> None:
         """Print the table, and write it beside the rows."""

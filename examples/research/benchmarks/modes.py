@@ -9,7 +9,6 @@ compiler for `torch.compile`, and about ten minutes on two cores.
 """
 
 import argparse
-import contextlib
 import copy
 import time
 from collections.abc import Callable
@@ -29,7 +28,6 @@ MODES: dict[str, dict[str, Any]] = {
     "bfloat16": {"dtype": torch.bfloat16},
     "float16": {"dtype": torch.float16},
     "compiled": {"compiled": True},
-    "compiled, bfloat16": {"compiled": True, "dtype": torch.bfloat16},
     "checkpointed": {"checkpointed": True},
 }
 
@@ -41,7 +39,7 @@ def step_in(
     images: Tensor,
     targets: Tensor,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.channels_last,
     compiled: bool = False,
     checkpointed: bool = False,
@@ -53,7 +51,7 @@ def step_in(
     run = torch.compile(objective, fullgraph=True) if compiled else objective
 
     def step() -> tuple[Tensor, list[Tensor]]:
-        with torch.autocast("cpu", dtype=dtype) if dtype else contextlib.nullcontext():
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
             loss = run(images, targets)["loss"]
         loss.backward()
         gradients = [p.grad for p in objective.parameters() if p.grad is not None]

@@ -11,7 +11,6 @@ sides run in turns in one process. About a minute on two cores. On a GPU:
 """
 
 import argparse
-import os
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -74,7 +73,6 @@ def measure(format: str, args: argparse.Namespace) -> dict[str, Any]:
         difference = (torch.stack(sides["batched"]()) - torch.stack(sides["one"]())).abs().max()
         times = in_turns(sides, args.rounds)
     row = ratio(times, "one", "batched")
-    row["over_reading"] = ratio(times, "reading", "batched")["ratio"]
     return row | {
         "films_per_second": {name: round(args.films / seconds, 2) for name, seconds in row["seconds"].items()},
         "difference": float(difference),
@@ -85,8 +83,6 @@ def measure(format: str, args: argparse.Namespace) -> dict[str, Any]:
         "batch_size": args.batch_size,
         "workers": args.workers,
         "rounds": args.rounds,
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[1], 1),
     }
 
 

@@ -6,15 +6,13 @@ Each takes the library's own layer, whose weights it uses, so that both must agr
 from collections.abc import Iterator
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from causalcxr import CausalCXR, create_model
-from causalcxr.layers import ACmix, DisentangledCrossAttention
+from causalcxr.layers import ACmix, BackdoorIntervention, DisentangledCrossAttention
 from causalcxr.layers.cross_attention import DisentangledAttention
 
 
@@ -31,7 +29,7 @@ def unfolded_acmix(layer: ACmix, x: Tensor) -> Tensor:
         conv(x.contiguous()).reshape(batch * heads, -1, height, width)
         for conv in (layer.conv1, layer.conv2, layer.conv3)
     )
-    rows, columns = (torch.linspace(-1, 1, length, dtype=x.dtype) for length in (height, width))
+    rows, columns = (torch.linspace(-1, 1, length, dtype=x.dtype, device=x.device) for length in (height, width))
     p = layer.conv_p(torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)])[None])
     keys = windows(k) + p[:, :, None] - windows(p)
     logits = (q[:, :, None] * keys).sum(dim=1) * q.shape[1] ** -0.5  # (B * heads, 49, H, W)
@@ -65,13 +63,10 @@ def one_branch_attention(layer: DisentangledCrossAttention, query: Tensor, token
     return layer.out_proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h k d -> b k (h d)"))
 
 
-def loop_over_confounders(weight: Tensor, bias: Tensor, causal: Tensor, confounders: Tensor, targets: Tensor) -> Tensor:
-    """Eq. 6 and 7 of arXiv 2305.12072 for one confounder (K, D) after the other, all images (B, K, D) at once."""
-    total = causal.new_zeros(())
-    for confounder in confounders:
-        logits = ((causal + confounder) * weight).sum(dim=-1) + bias
-        total = total + F.binary_cross_entropy_with_logits(logits, targets)
-    return total / len(confounders)
+def looped_intervention(layer: BackdoorIntervention, causal: Tensor, confounders: Tensor) -> Tensor:
+    """Eq. 6 of arXiv 2305.12072 for one confounder (K, D) after the other, all images (B, K, D) at once."""
+    phi = layer.classifier
+    return torch.stack([((causal + confounder) * phi.weight).sum(dim=-1) + phi.bias for confounder in confounders], 1)
 
 
 def published_design(name: str = "causal_resnet101", *, dim: int = 2048) -> CausalCXR:
@@ -85,16 +80,3 @@ def published_design(name: str = "causal_resnet101", *, dim: int = 2048) -> Caus
         if type(module) in forms:
             module.forward = partial(forms[type(module)], module)
     return model
-
-
-def loop_over_resamples(
-    scores: np.ndarray, targets: np.ndarray, groups: np.ndarray, n_resamples: int, seed: int = 0
-) -> Iterator[list[float]]:
-    """Bootstrap over groups by scikit-learn, drawn as the library does: build each resample and score each label."""
-    members = np.unique(groups, return_inverse=True)[1]
-    rng = np.random.default_rng(seed)
-    num_groups = members.max() + 1
-    for _ in range(n_resamples):
-        drawn = np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups)
-        rows = np.repeat(np.arange(len(members)), drawn[members])
-        yield [roc_auc_score(targets[rows, k], scores[rows, k]) for k in range(targets.shape[1])]

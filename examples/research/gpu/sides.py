@@ -34,14 +34,7 @@ def batch_of(size: int, pixels: int, device: str) -> tuple[Tensor, Tensor]:
 
 
 class Training:
-    """One training step: forward, loss, backward, fused AdamW.
-
-    Args:
-        objective: From `build`.
-        run: What to call in its place, such as the compiled objective.
-        batch: Images and targets.
-        device: Where they are.
-    """
+    """One training step of `run`, the objective or what stands in its place: forward, loss, backward, fused AdamW."""
 
     def __init__(self, objective: nn.Module, run: Any, batch: tuple[Tensor, Tensor], device: str) -> None:
         self.run, self.batch, self.device = run, batch, device
@@ -49,7 +42,6 @@ class Training:
         self.optimizer = torch.optim.AdamW(objective.parameters(), 1e-4, fused=True)
 
     def __call__(self) -> None:
-        """Take one step."""
         with autocast(self.device):
             loss = self.run(*self.batch)["loss"]
         loss.backward()
@@ -58,20 +50,12 @@ class Training:
 
 
 class Evaluation:
-    """One prediction of logits, without gradients.
-
-    Args:
-        objective: From `build`.
-        run: What to call in place of its model, such as the compiled model.
-        batch: Images and targets.
-        device: Where they are.
-    """
+    """One prediction of logits by `run`, the objective's model or what stands in its place, without gradients."""
 
     def __init__(self, objective: nn.Module, run: Any, batch: tuple[Tensor, Tensor], device: str) -> None:
         self.run, self.images, self.device = run, batch[0], device
         objective.eval()
 
     def __call__(self) -> None:
-        """Predict."""
         with torch.inference_mode(), autocast(self.device):
             self.run(self.images)

@@ -1,5 +1,6 @@
 """Time and memory of functions on a device."""
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -7,19 +8,11 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 GIB = 2**30
 SLEEP = 40_000_000  # cycles, some 20 ms
 
 Function = Callable[[], Any]
-
-
-def synchronize(device: str) -> None:
-    """Wait until the device has done its work."""
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def milliseconds(function: Function, device: str, *, ahead: bool = False) -> float:
@@ -42,14 +35,13 @@ def milliseconds(function: Function, device: str, *, ahead: bool = False) -> flo
     return start.elapsed_time(end)
 
 
-def interleaved(
-    functions: Sequence[Function], device: str, *, rounds: int, warmup: int = 3, ahead: bool = False
-) -> list[float]:
+def interleaved(functions: Sequence[Function], device: str, *, rounds: int, ahead: bool = False) -> list[float]:
     """Return the median time of each function in milliseconds; they take turns, so that a drift meets all alike."""
     for function in functions:
-        for _ in range(warmup):
+        for _ in range(1 if rounds == 1 else 3):  # warm up
             function()
-    synchronize(device)
+    if device == "cuda":
+        torch.cuda.synchronize()
     times = [[milliseconds(function, device, ahead=ahead) for function in functions] for _ in range(rounds)]
     return [statistics.median(column) for column in zip(*times, strict=True)]
 
@@ -73,45 +65,12 @@ def allocated_gib(device: str) -> float:
 
 def free_memory(device: str) -> None:
     """Give the memory of tensors that are gone back to the device."""
+    gc.collect()
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
 
 
-def flops(function: Function) -> int:
-    """Return the operations of one call in products and convolutions, a product and a sum as two; 0 if unknown."""
-    try:
-        with FlopCounterMode(display=False) as counter:
-            function()
-    except Exception as error:  # a formula that does not take an operator's arguments: no reason to lose the times
-        print(f"operations are not counted: {type(error).__name__}: {error}", flush=True)
-        return 0
-    return counter.get_total_flops()
-
-
-def matrix_rate(device: str, *, size: int, rounds: int = 10) -> float:
-    """Return operations a second of a product of bfloat16 matrices of random numbers."""
-    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    (time_,) = interleaved([lambda: a @ b], device, rounds=rounds)
-    return 2 * size**3 / (1e-3 * time_)
-
-
 def autocast(device: str) -> Any:
     """Compute in bfloat16 on a GPU; the trial on a CPU stays in float32."""
     return torch.autocast("cuda", dtype=torch.bfloat16) if device == "cuda" else nullcontext()
-
-
-def ratio(a: float | None, b: float | None) -> float | None:
-    """Return a / b where both are known."""
-    return None if a is None or not b else a / b
-
-
-def times(value: float | None) -> str:
-    """Return a ratio in words."""
-    return "unknown" if value is None else f"{value:.3f} x"
-
-
-def relative_error(given: Tensor, expected: Tensor) -> float:
-    """Return the largest difference in units of the largest value."""
-    given, expected = given.detach().double(), expected.detach().double()
-    return float((given - expected).abs().max() / expected.abs().max())
