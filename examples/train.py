@@ -77,15 +77,14 @@ def parse_args(argv):
 
 
 def build_data(args):
-    size, (kind, _, n) = args.image_size, args.data.partition(":")
+    px, (kind, _, n) = args.image_size, args.data.partition(":")
     affine = v2.RandomAffine(10, (0.05, 0.05), scale=(0.85, 1.15), interpolation=v2.InterpolationMode.BILINEAR)
-    coarse = (v2.RandomShortestSize(range(size // 2, size + 1)), v2.Resize((size, size)))  # films of lower resolution
+    coarse = (v2.RandomShortestSize(range(px // 2, px + 1)), v2.Resize((px, px)))  # films of lower resolution
     views = [affine, *coarse, v2.ColorJitter(brightness=0.2, contrast=0.2), v2.RandomHorizontalFlip()]
     views = None if args.no_augment else v2.Compose(views)
     if kind == "synthetic" and n.isdigit():
-        count = int(n)
-        return SyntheticCXR(count, image_size=size, transform=views), SyntheticCXR(count // 4, image_size=size, seed=1)
-    options = {"val_fraction": args.val_fraction, "image_size": size}
+        return SyntheticCXR(int(n), image_size=px, transform=views), SyntheticCXR(int(n) // 4, image_size=px, seed=1)
+    options = {"val_fraction": args.val_fraction, "image_size": px}
     return NIHChestXray14(args.data, "train", transform=views, **options), NIHChestXray14(args.data, "val", **options)
 
 
@@ -159,7 +158,8 @@ def save_state(accelerator, output, options, log):
         new.rename(folder)
         for before in set(output.glob("resume/epoch-*")) - {folder}:
             shutil.rmtree(before)
-        (output / "log.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in log))
+        (output / "log.jsonl.new").write_text("".join(f"{json.dumps(record)}\n" for record in log))
+        (output / "log.jsonl.new").replace(output / "log.jsonl")
 
 
 def main(argv=None):
