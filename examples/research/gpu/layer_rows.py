@@ -1,6 +1,7 @@
 """Layers against the same equations written without a shortcut."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,5 +93,5 @@ def intervention(record: Record) -> None:
         _check(layer(causal, borrowed), looped_intervention(layer, causal, borrowed))
     name = f"intervention, {batch} images, {size} confounders, against a loop over confounders"
     inputs = [causal, *layer.parameters()]
-    loop = lambda: looped_intervention(layer, causal, borrowed)  # noqa: E731
-    _compare(record, name, lambda: layer(causal, borrowed), loop, inputs, rounds=5)
+    loop = partial(looped_intervention, layer, causal, borrowed)
+    _compare(record, name, partial(layer, causal, borrowed), loop, inputs, rounds=5)
