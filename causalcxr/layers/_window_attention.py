@@ -18,16 +18,15 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, window:
 
     .. math:: o_i = \sum_{j \in W(i)} \mathrm{softmax}_j (q_i \cdot k_j / \sqrt d) \, v_j
 
-    A large map is cut into blocks of queries. A block takes the keys and the values of all its windows, which overlap,
-    and fused attention with one mask for all blocks keeps each query to its own window. So each key is copied two or
-    three times, where unfolding the windows would copy it `window ** 2` times. A map with no more pixels than a block
-    reads, and on a GPU any map of up to 1,024, is attended to as a whole, with a mask that counts how often each window
-    holds each pixel. So is one whose size an exported graph leaves open, since the number of blocks depends on it.
+    A large map is cut into blocks of queries. A block takes the keys and values of all its windows, with one mask for
+    all blocks. So each key is copied two or three times, where unfolding the windows would copy it `window ** 2` times.
+    A small map is attended to as a whole, with a mask that counts how often each window holds each pixel. So is one
+    whose size an exported graph leaves open, since the number of blocks depends on it.
 
     Args:
         q: Queries (B, C, H, W), C a multiple of `num_heads`.
-        k: Keys (B, C, H, W).
-        v: Values (B, C, H, W).
+        k: Keys of the same shape.
+        v: Values of the same shape.
         num_heads: Number of heads.
         window: Side of the window, odd.
 
@@ -36,14 +35,9 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, window:
     """
     height, width = q.shape[-2:]
     whole = WHOLE_ON_GPU if q.is_cuda else (max(BLOCK, window - 1) + window - 1) ** 2
-    if _is_open(height, width) or height * width <= whole:
-        return _attend_to_whole_map(q, k, v, num_heads, window)
-    return _attend_by_blocks(q, k, v, num_heads, window)
-
-
-def _is_open(height: int, width: int) -> bool:
-    """Whether a side of the map is left open in a graph that is being exported."""
-    return isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt)
+    is_open = any(isinstance(side, torch.SymInt) for side in (height, width))
+    attend = _attend_to_whole_map if is_open or height * width <= whole else _attend_by_blocks
+    return attend(q, k, v, num_heads, window)
 
 
 def _attend_to_whole_map(q: Tensor, k: Tensor, v: Tensor, num_heads: int, window: int) -> Tensor:
@@ -93,10 +87,7 @@ def _block_indices(height: int, width: int, block: tuple[int, int], margin: int,
 
 
 def _reflected_blocks(length: int, side: int, margin: int, device: torch.device) -> Tensor:
-    """Return the positions along one axis of each block and its margin, (blocks, side + 2 * margin).
-
-    Positions beyond either end are reflected.
-    """
+    """Return the positions along one axis of each block and its margin, reflected, (blocks, side + 2 * margin)."""
     starts = torch.arange(0, length, side, device=device) - margin
     positions = starts[:, None] + torch.arange(side + 2 * margin, device=device)
     # Walking back and forth between the first and the last pixel. A tensor: ONNX has no remainder by an open length.

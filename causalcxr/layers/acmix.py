@@ -22,15 +22,14 @@ class ACmix(nn.Module):
 
     .. math:: \mathrm{logit}_{ij} = q_i \cdot (k_j + p_i - p_j) / \sqrt d.
 
-    As :math:`q_i \cdot p_i` is the same for every j, softmax drops it: p is subtracted from k once. The windows are not
-    unfolded, which would take `attn_kernel_size ** 2` times the memory of the map.
+    As :math:`q_i \cdot p_i` is the same for every j, softmax drops it: p is subtracted from k once.
 
     In the convolution path `fc` maps the 3 * heads maps of q, k and v to `kernel_size ** 2` maps for each channel of a
     head. The grouped convolution `dep_conv`, initialised to shifts, sums them. The output is
     rate1 * attention + rate2 * convolution, in the memory format of the input.
 
-    Parameters keep their published names (`conv1 conv2 conv3 conv_p fc dep_conv rate1 rate2`) and shapes. Unlike the
-    published layer this one has no stride or dilation, runs in half precision and on maps smaller than the window.
+    Parameters have their published names and shapes. Unlike the published layer this one has no stride or dilation,
+    runs in half precision and on maps smaller than the window, and does not unfold the windows.
 
     Args:
         in_chs: Input channels.

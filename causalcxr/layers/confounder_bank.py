@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from causalcxr._checks import check_tensor, readable
+from causalcxr._checks import check_strata, check_tensor, readable
 
 __all__ = ["ConfounderBank"]
 
@@ -101,8 +101,8 @@ class ConfounderBank(nn.Module):
     def slot_prior(self) -> Tensor:
         """`prior` of all slots, (size,), 0 for those that hold nothing yet.
 
-        With `stored` it has the same shape at every step and is computed without a look at values. So a training step
-        never waits for the device, and a compiled one is one graph while the bank fills up.
+        As `stored` it has the same shape at every step. So a training step never waits for the device, and a compiled
+        one is one graph while the bank fills up.
         """
         dtype = torch.promote_types(self.stored.dtype, torch.float32)
         filled = (torch.arange(self.size, device=self.num_seen.device) < self.num_seen).to(dtype)
@@ -169,12 +169,7 @@ class ConfounderBank(nn.Module):
             )
         if strata is None:
             return torch.zeros(batch, dtype=torch.long, device=self.stored_strata.device)
-        if not isinstance(strata, Tensor) or strata.is_floating_point() or strata.is_complex():
-            raise TypeError(
-                f"strata must be a tensor of integers, but got {getattr(strata, 'dtype', type(strata).__name__)}"
-            )
-        if strata.shape != (batch,):
-            raise ValueError(f"strata must have shape ({batch},), but got {tuple(strata.shape)}")
+        check_strata(strata, batch)
         if readable(strata) and bool(((strata < 0) | (strata >= self.num_strata)).any()):
             raise ValueError(
                 f"strata must have values from 0 to {self.num_strata - 1}, but got {strata.unique().tolist()[:10]}"

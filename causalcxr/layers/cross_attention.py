@@ -13,12 +13,12 @@ __all__ = ["DisentangledAttention", "DisentangledCrossAttention"]
 
 
 class DisentangledAttention(NamedTuple):
-    """What `DisentangledCrossAttention` returns.
+    """What `DisentangledCrossAttention` and `CausalDecoder` return.
 
     Attributes:
         causal: (B, K, D) attended features A v.
         confounder: (B, K, D) complementary features (1 - A) v.
-        attention: (B, heads, K, N) softmax attention A, or `None` where it was not asked for.
+        attention: (B, heads, K, N) softmax attention A, of a decoder (B, K, H, W); `None` where it was not asked for.
     """
 
     causal: Tensor
@@ -33,7 +33,6 @@ class DisentangledCrossAttention(nn.Module):
 
     .. math:: Q = A v, \qquad \overline{Q} = (1 - A) v = \sum_n v_n - A v.
 
-    The identity on the right needs no map A, so fused attention serves both branches.
     The rows of 1 - A sum to N - 1: the printed form grows with the resolution. `complement="normalized"` divides it by
     N - 1, which makes it a weighted mean as A v is one. `complement="paper"` keeps it as printed.
     Both branches go through the same output projection. The keys have no bias: it would add the same to all logits of
@@ -99,7 +98,7 @@ class DisentangledCrossAttention(nn.Module):
         else:
             attention = None
             causal = F.scaled_dot_product_attention(q, k, v)
-        # In float32 at least: the sum is N times as large as what is left after the division.
+        # (1 - A) v without a map. In float32 at least: the sum is N times as large as what is left after the division.
         total = v.sum(dim=-2, keepdim=True, dtype=torch.promote_types(v.dtype, torch.float32))
         confounder = total - causal
         if self.complement == "normalized":

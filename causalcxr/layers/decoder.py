@@ -1,6 +1,6 @@
 """The decoder: label queries that collect causal and confounding features from an image."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from einops import rearrange, reduce
@@ -10,21 +10,7 @@ from torch import Tensor, nn
 from causalcxr._checks import check_tensor
 from causalcxr.layers.cross_attention import DisentangledAttention, DisentangledCrossAttention
 
-__all__ = ["CausalDecoder", "DecodedFeatures"]
-
-
-class DecodedFeatures(NamedTuple):
-    """What `CausalDecoder` returns.
-
-    Attributes:
-        causal: (B, K, D) causal features Q of the last layer.
-        confounder: (B, K, D) confounding features, the complement in the last layer.
-        attention: (B, K, H, W) attention of the last layer averaged over heads, or `None` where it was not asked for.
-    """
-
-    causal: Tensor
-    confounder: Tensor
-    attention: Tensor | None
+__all__ = ["CausalDecoder"]
 
 
 class CausalDecoderLayer(nn.Module):
@@ -61,8 +47,8 @@ class CausalDecoder(nn.Module):
 
     K label queries start with zero content; the learned label embedding is their position, added before each
     attention. Keys carry a fixed sine-cosine position of the map, values do not. Each layer updates the queries by its
-    causal branch; the confounding feature is the complement of the last layer. There is no attention among labels: the
-    equations have none, and labels may then be added without changing the others.
+    causal branch. The confounding feature and the attention, averaged over heads, are those of the last layer. There is
+    no attention among labels: the equations have none, and labels may then be added without changing the others.
 
     Args:
         num_classes: Number of labels K.
@@ -76,7 +62,7 @@ class CausalDecoder(nn.Module):
 
     Shape:
         - features: (B, D, H, W)
-        - Output: `DecodedFeatures` of (B, K, D), (B, K, D) and (B, K, H, W) or `None`
+        - Output: `DisentangledAttention` of (B, K, D), (B, K, D) and (B, K, H, W) or `None`
 
     Raises:
         ValueError: If shapes do not fit, or `dim` or `depth` is out of range.
@@ -107,14 +93,13 @@ class CausalDecoder(nn.Module):
         if depth < 1:
             raise ValueError(f"depth must be at least 1, but got {depth}")
         self.dim = dim
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.label_embed: nn.Module = nn.Identity()
         self.layers = nn.ModuleList(
-            CausalDecoderLayer(
-                dim, num_heads=num_heads, complement=complement, proj_drop=proj_drop, device=device, dtype=dtype
-            )
+            CausalDecoderLayer(dim, num_heads=num_heads, complement=complement, proj_drop=proj_drop, **dd)
             for _ in range(depth)
         )
-        self.reset_classes(num_classes, device=device, dtype=dtype)
+        self.reset_classes(num_classes, **dd)
 
     def reset_classes(
         self, num_classes: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -128,7 +113,7 @@ class CausalDecoder(nn.Module):
         else:
             self.label_embed = nn.Identity()
 
-    def forward(self, features: Tensor, *, need_attention: bool = False) -> DecodedFeatures:
+    def forward(self, features: Tensor, *, need_attention: bool = False) -> DisentangledAttention:
         """Decode a feature map, see the class."""
         check_tensor("features", features, "B D H W", D=self.dim)
         if not isinstance(self.label_embed, nn.Embedding):
@@ -146,4 +131,4 @@ class CausalDecoder(nn.Module):
         attention = attended.attention
         if attention is not None:
             attention = reduce(attention, "b heads k (h w) -> b k h w", "mean", h=height)
-        return DecodedFeatures(content, attended.confounder, attention)
+        return DisentangledAttention(content, attended.confounder, attention)

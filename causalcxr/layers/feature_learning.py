@@ -22,9 +22,8 @@ class FeatureLearning(nn.Module):
 
     The output has the memory format `channels_last`, whatever that of the input.
 
-    The figure draws no normalisation. Here one follows the input projection, each 3x3 convolution (with a ReLU) and the
-    output projection. Batch normalisation takes away what all images have in common, which channel normalisation leaves
-    in; with the latter the decoder learnt more slowly on generated radiographs.
+    The figure draws no normalisation. Here batch normalisation follows the input projection, each 3x3 convolution (with
+    a ReLU) and the output projection. It takes away what all images have in common.
 
     Args:
         in_chs: Channels C of the backbone's feature map.

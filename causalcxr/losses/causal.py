@@ -67,16 +67,15 @@ class CausalLoss(nn.Module):
 
     .. math:: L = L_{sl} + \alpha_1 L_{conf} + \alpha_2 L_{bd}
 
-    L_bd is a sum over all confounders (Eq. 7). The paper samples it: each image borrows one confounder, drawn anew at
-    every step. That is one column of the sum, with the same mean over draws: `partners="random"`.
+    The paper samples the sum of L_bd over confounders: each image borrows one, drawn anew at every step. The mean over
+    draws is the same: `partners="random"`.
 
     Args:
         alpha_conf: Weight alpha_1 of the confounder's divergence from uniform (Eq. 5), 0 or more.
         alpha_bd: Weight alpha_2 of the backdoor loss (Eq. 7), 0 or more.
         classification: Multi-label loss of L_sl (Eq. 4) and L_bd: a loss with `reduction`, such as
             `nn.BCEWithLogitsLoss(pos_weight=...)` or `AsymmetricLoss()`, or a function from logits and targets to the
-            loss of each element. It is taken element by element, whatever its `reduction`, and unknown labels are left
-            out. Default: cross-entropy.
+            loss of each element. Its `reduction` is ignored, and unknown labels are left out. Default: cross-entropy.
         uniform: `"categorical"` or `"bernoulli"`, see `uniform_kl_loss`; a single label needs `"bernoulli"`.
         partners: `"all"` confounders for every image, or one `"random"` confounder for each, drawn by P(c). In
             evaluation mode nothing is drawn.
@@ -131,8 +130,7 @@ class CausalLoss(nn.Module):
         Args:
             output: What a causal model's `forward_causal` or a `CausalHead` returned.
             targets: (B, K) labels in [0, 1], NaN where unknown.
-            prior: (S,) probabilities P(c) of the confounders, as from `ConfounderBank.prior`, or (B, S), those of each
-                image, see `backdoor_loss`.
+            prior: (S,) or (B, S) probabilities P(c), as from `ConfounderBank.prior`, see `backdoor_loss`.
             weight: (B, K) weights of the labels in L_sl and L_bd, as from `backdoor_weights`.
         """
         if not isinstance(output, CausalOutput):
@@ -156,11 +154,7 @@ class CausalLoss(nn.Module):
 
 
 def _draw_partners(intervened: Tensor, prior: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Draw one confounder for each image by P(c).
-
-    Returns the column (B, 1, K), and its P(c) (B, 1), which is 1, or 0 where nothing may be borrowed, as from an empty
-    bank.
-    """
+    """Draw by P(c) one confounder (B, 1, K) for each image, with a P(c) (B, 1) of 1, or 0 from an empty bank."""
     batch, num_confounders, _ = intervened.shape
     if prior is None:
         prior = intervened.new_full((num_confounders,), 1 / num_confounders, dtype=torch.float32)

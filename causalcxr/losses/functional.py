@@ -53,7 +53,17 @@ def classification_loss(
         tensor(0.6931)
     """
     _check_logits(logits)
-    _check_targets(targets, logits)
+    check_tensor("targets", targets, "... K")
+    if targets.shape != logits.shape:
+        raise ValueError(
+            f"logits and targets must have the same shape, but got {tuple(logits.shape)} and {tuple(targets.shape)}"
+        )
+    if readable(targets) and bool(((targets < 0) | (targets > 1)).any()):
+        low, high = targets[~targets.isnan()].aminmax()
+        raise ValueError(
+            f"targets must lie in [0, 1], NaN for unknown, but reach from {low:g} to {high:g}; "
+            "write uncertain labels such as -1 as NaN"
+        )
     dtype, known = torch.promote_types(logits.dtype, torch.float32), ~targets.isnan()
     # Logits of unknown labels are left out before the loss: an infinite one would make a gradient of 0 * inf.
     loss = criterion(logits.to(dtype).where(known, 0.0), targets.to(dtype).where(known, 0.0))
@@ -221,11 +231,10 @@ def backdoor_loss(
 def check_prior(prior: Tensor, intervened: Tensor) -> None:
     """Raise `ValueError` unless `prior` holds probabilities (S,) or (B, S) for intervened logits (B, S, K)."""
     batch, num_confounders = intervened.shape[:2]
-    given = tuple(prior.shape) if isinstance(prior, Tensor) else prior
-    if given not in ((num_confounders,), (batch, num_confounders)) or not isinstance(prior, Tensor):
+    if prior.shape not in ((num_confounders,), (batch, num_confounders)):
         raise ValueError(
             f"prior must hold one probability for each of the {num_confounders} confounders of `intervened`, (S,), or "
-            f"a row of them for each of the {batch} images, (B, S), but got {given}"
+            f"a row of them for each of the {batch} images, (B, S), but got {tuple(prior.shape)}"
         )
     if readable(prior):
         total = prior.double().sum(dim=-1)
@@ -237,44 +246,16 @@ def check_prior(prior: Tensor, intervened: Tensor) -> None:
 
 
 def _check_logits(logits: Tensor) -> None:
-    if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        raise TypeError(
-            f"logits must be a floating-point tensor, but got {getattr(logits, 'dtype', type(logits).__name__)}"
-        )
-    if logits.ndim < 1 or logits.shape[-1] == 0:
-        raise ValueError(f"logits must have shape (..., K) with at least one label, but got {tuple(logits.shape)}")
-
-
-def _check_targets(targets: Tensor, logits: Tensor) -> None:
-    if not isinstance(targets, Tensor) or not targets.is_floating_point():
-        given = getattr(targets, "dtype", type(targets).__name__)
-        raise TypeError(
-            f"targets must be a floating-point tensor (NaN for unknown), but got {given}; use targets.float()"
-        )
-    if targets.shape != logits.shape:
-        raise ValueError(
-            f"logits and targets must have the same shape, but got {tuple(logits.shape)} and {tuple(targets.shape)}"
-        )
-    if readable(targets) and bool(((targets < 0) | (targets > 1)).any()):
-        low, high = targets[~targets.isnan()].aminmax()
-        raise ValueError(
-            f"targets must lie in [0, 1], NaN for unknown, but reach from {low:g} to {high:g}; "
-            "write uncertain labels such as -1 as NaN"
-        )
+    check_tensor("logits", logits, "... K")
+    if logits.shape[-1] == 0:
+        raise ValueError(f"logits must have at least one label, but got shape {tuple(logits.shape)}")
 
 
 def _reduce(loss: Tensor, known: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
     """Weight the loss of each element, leave the unknown ones out, and take the mean of the known ones or the sum."""
     check_choice("reduction", reduction, ("none", "mean", "sum"))
     if weight is not None:
-        if not isinstance(weight, Tensor):
-            raise TypeError(f"weight must be a tensor, as from backdoor_weights, but got {type(weight).__name__}")
-        try:
-            loss = loss * weight.to(loss).expand_as(loss)
-        except RuntimeError:
-            raise ValueError(
-                f"weight must broadcast to the shape {tuple(loss.shape)} of the labels, but got {tuple(weight.shape)}"
-            ) from None
+        loss = loss * weight.to(loss).expand_as(loss)  # a weight of more axes must not enlarge it
     loss = loss.where(known, 0.0)
     if reduction == "none":
         return loss

@@ -6,7 +6,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from causalcxr._checks import check_tensor
+from causalcxr._checks import check_strata, check_tensor
 
 __all__ = ["backdoor_weights"]
 
@@ -20,8 +20,7 @@ def backdoor_weights(targets: Tensor, strata: Tensor, *, smoothing: float = 0.0)
     the label (Pearl, *Causality*, 2009, section 3.3; inverse probability weighting). Probabilities are frequencies in
     `targets`: give the whole training set, once, not a batch.
 
-    With one label you may draw images by these weights instead (`torch.utils.data.WeightedRandomSampler`). The mean is
-    the same. Neither trains better in every case: see "Confounding" in the documentation.
+    With one label you may draw images by these weights instead (`torch.utils.data.WeightedRandomSampler`).
 
     The few images of a rare combination of label and stratum get large weights, and the loss becomes noisy. `smoothing`
     bounds them, and some association remains. A combination that never occurs gets a warning, since no weight can
@@ -30,8 +29,7 @@ def backdoor_weights(targets: Tensor, strata: Tensor, *, smoothing: float = 0.0)
     Args:
         targets: (N, K) labels, 0 or 1; NaN where unknown (weight 0).
         strata: (N,) integers, the confounder's value c for each image (view, site, device).
-        smoothing: Pseudo-count, added to the count of every combination of label and stratum before the probabilities
-            are taken (Laplace smoothing). 0 for frequencies as they are.
+        smoothing: Pseudo-count, added to the count of every combination of label and stratum (Laplace smoothing).
 
     Returns:
         (N, K) weights, float32. Without smoothing they average over the known labels to 1 where every combination of
@@ -47,12 +45,7 @@ def backdoor_weights(targets: Tensor, strata: Tensor, *, smoothing: float = 0.0)
         tensor([1.2000, 0.8000, 1.2000, 0.9000, 0.9000])
     """
     check_tensor("targets", targets, "N K")
-    if not isinstance(strata, Tensor) or strata.is_floating_point() or strata.is_complex():
-        raise TypeError(
-            f"strata must be a tensor of integers, but got {getattr(strata, 'dtype', type(strata).__name__)}"
-        )
-    if strata.shape != targets.shape[:1]:
-        raise ValueError(f"strata must have shape (N,) = ({len(targets)},), but got {tuple(strata.shape)}")
+    check_strata(strata, len(targets))
     if not (math.isfinite(smoothing) and smoothing >= 0):
         raise ValueError(f"smoothing must be a number of images, 0 or more, but got {smoothing!r}")
     known = ~targets.isnan()

@@ -53,9 +53,9 @@ class Interval(NamedTuple):
 class BootstrapResult(NamedTuple):
     """Figures with percentile intervals, from `bootstrap_auroc` and `paired_difference`.
 
-    The AUROC of a label with few positive patients is hardly known, and resamples without any of them say nothing of
-    it. So read `positive_groups`, `undefined` and `incomplete` beside the intervals. For a mean over some labels only,
-    give `Interval.from_resamples` the mean of their columns.
+    The AUROC of a label with few positive patients is hardly known. So read `positive_groups`, `undefined` and
+    `incomplete` beside the intervals. For a mean over some labels only, give `Interval.from_resamples` the mean of
+    their columns of `resamples`.
 
     Attributes:
         per_label: [`Interval`][causalcxr.metrics.Interval] of each label, three arrays (K,). NaN where a label has one
@@ -64,8 +64,7 @@ class BootstrapResult(NamedTuple):
         num_labels: Over how many labels `mean` is: those that have both classes.
         positives: Number of positive images of each label (K,).
         positive_groups: Number of groups, such as patients, with a positive image of each label (K,).
-        undefined: Number of resamples in which each label has one class only (K,). The label's interval leaves them
-            out.
+        undefined: Number of resamples in which each label has one class only (K,). Its interval leaves them out.
         incomplete: Number of resamples that lack one of the `num_labels` labels. Their mean is over the other labels.
         resamples: The figure on each resample (R, K), NaN where the resample has one class only.
     """
@@ -120,17 +119,12 @@ def bootstrap_auroc(
 ) -> BootstrapResult:
     """AUROC of each label and of their mean, with percentile intervals from a bootstrap over images or over groups.
 
-    Each resample draws as many groups as there are, with replacement. It takes all images of a drawn group as often as
-    the group was drawn. Without `groups` every image is a group of its own. Where a patient has several images,
-    intervals over images are too narrow: pass the patients.
-
-    A resample is a vector of multiplicities m, in which the statistic is
+    Where a patient has several images, intervals over images are too narrow: pass the patients. Each resample draws as
+    many groups as there are, with replacement. An image counts m times if its group was drawn m times:
 
         AUROC* = sum_{p, n} m_p m_n [1(s_p > s_n) + 1/2 1(s_p = s_n)] / (sum_p m_p sum_n m_n).
 
-    The interval at confidence c is [quantile_{(1 - c)/2}, quantile_{(1 + c)/2}] over the resamples (Efron's percentile
-    interval). Scores are sorted once a label, and a resample costs one cumulative sum in that order. What is drawn
-    depends on the seed and the number of groups alone.
+    The interval at confidence c reaches from quantile (1 - c)/2 to quantile (1 + c)/2 of the resamples.
 
     Args:
         scores: As for [`auroc`][causalcxr.metrics.auroc].
@@ -138,7 +132,7 @@ def bootstrap_auroc(
         groups: What is drawn, such as the patient of each image (numbers or strings); None draws images.
         n_resamples: Number of resamples R.
         confidence: Coverage of the intervals, between 0 and 1.
-        seed: Seed of the draws. The same seed gives the same result.
+        seed: Seed of the draws, which depend on it and on the number of groups alone.
 
     Shape:
         scores and targets: (N, K), or (N,) for a single label. groups: (N,).
@@ -179,10 +173,8 @@ def paired_difference(
     """AUROC of one model less that of another, with percentile intervals from a bootstrap that both share.
 
     Two models judged on the same patients share the luck of the draw, so the interval of their difference is narrower
-    than their two intervals suggest. On every resample of the groups, drawn as by
-    [`bootstrap_auroc`][causalcxr.metrics.bootstrap_auroc],
-
-        difference* = AUROC*(scores) - AUROC*(baseline).
+    than their two intervals suggest. On every resample, AUROC*(scores) - AUROC*(baseline), with the draws and arguments
+    of [`bootstrap_auroc`][causalcxr.metrics.bootstrap_auroc].
 
     The interval holds the chance in the choice of patients, and not that of training once more with other seeds. To
     compare ways to train by several runs of each, average the `resamples` of `bootstrap_auroc` over the runs of each
@@ -192,10 +184,10 @@ def paired_difference(
         scores: As for [`auroc`][causalcxr.metrics.auroc].
         baseline: Scores of the model to compare with, on the same images in the same order.
         targets: As for [`auroc`][causalcxr.metrics.auroc].
-        groups: What is drawn, such as the patient of each image (numbers or strings); None draws images.
-        n_resamples: Number of resamples.
+        groups: What is drawn, such as the patient of each image; None draws images.
+        n_resamples: Number of resamples R.
         confidence: Coverage of the intervals, between 0 and 1.
-        seed: Seed of the draws. The same seed gives the same result.
+        seed: Seed of the draws.
 
     Shape:
         scores, baseline and targets: (N, K), or (N,) for a single label. groups: (N,).

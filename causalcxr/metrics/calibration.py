@@ -39,8 +39,7 @@ def reliability_curve(probabilities: Any, targets: Any, *, n_bins: int = 15) -> 
         Each field of the result: (K, n_bins).
 
     Returns:
-        A [`ReliabilityCurve`][causalcxr.metrics.ReliabilityCurve]; of a calibrated label `confidence` and `frequency`
-        agree in every bin, but for chance.
+        A [`ReliabilityCurve`][causalcxr.metrics.ReliabilityCurve].
 
     Raises:
         ValueError: Probabilities outside [0, 1], `n_bins` that is not a positive integer, shapes that differ or are not
@@ -81,17 +80,16 @@ def expected_calibration_error(probabilities: Any, targets: Any, *, n_bins: int 
 
         ECE = sum_m N_m / N |frequency_m - confidence_m|
 
-    (Naeini et al., AAAI 2015; Guo et al., ICML 2017, Eq. 3), for each label as a binary problem with the probability of
-    the positive class. The bins are those of [`reliability_curve`][causalcxr.metrics.reliability_curve].
+    (Naeini et al., AAAI 2015; Guo et al., ICML 2017, Eq. 3), in the bins of
+    [`reliability_curve`][causalcxr.metrics.reliability_curve].
 
     It says nothing about ranking: predicting the label's frequency for every image has no error at all. A rare label
-    has a small one for the same reason, since nearly all of its images lie in the lowest bin. And chance within the
-    bins adds up, so that the error of a calibrated model is above zero, the more so the fewer the images. Read it
-    beside the AUROC and the reliability curve.
+    has a small one for the same reason. Chance within the bins adds up, so that the error of a calibrated model is
+    above zero, the more so the fewer the images. Read it beside the AUROC.
 
     Args:
-        probabilities: Predicted probability of the finding, in [0, 1]; array, tensor or nested list.
-        targets: 1 positive, 0 negative, NaN unknown. An unknown target leaves that image out for that label only.
+        probabilities: As for `reliability_curve`.
+        targets: As for `reliability_curve`.
         n_bins: Number of bins.
 
     Shape:

@@ -1,11 +1,11 @@
 """Whether a heat map points at the finding: its peak, a box around the peak, and the overlap of two boxes.
 
-A box is `(x, y, w, h)`: upper left corner, width and height in pixels of the map that it is compared with, x to the
-right and y down. The pixel in row r and column c covers the square from (c, r) to (c + 1, r + 1). A tuple, list or
-tensor of four numbers will do; of a `causalcxr.data.nih.Box`, which carries its label, take `box[1:]`.
+A box is four numbers `(x, y, w, h)`: upper left corner, width and height in pixels of the map that it is compared with,
+x to the right and y down. The pixel in row r and column c covers the square from (c, r) to (c + 1, r + 1). Of a
+`causalcxr.data.nih.Box`, which carries its label, take `box[1:]`.
 
-Bring the map to the image, not the boxes to a coarse map, and interpolate it there: on a coarse map a small box may
-hold no pixel's centre. Where boxes and map are of different scales, multiply all four numbers of a box.
+Interpolate the map to the size of the image instead of scaling the boxes down: on a coarse map a small box may hold no
+pixel's centre.
 """
 
 import math
@@ -24,10 +24,9 @@ __all__ = ["box_iou", "peak_box", "pointing_game"]
 def pointing_game(heat_map: Tensor, boxes: Sequence[Any] | Tensor) -> bool:
     """Whether the maximum of a heat map lies in one of the finding's boxes.
 
-    The pointing game of Zhang et al. (IJCV 126, 2018): the share of images with a hit is a model's score, of which
-    chance alone gives the share of the image that the boxes cover. The maximum counts as the centre of its pixel; of
-    several equal ones the first row by row is taken. Nothing is added around the boxes, where some published code
-    allows 15 pixels. A map that is constant but for the rounding of float32 has no maximum and counts as a miss.
+    The pointing game of Zhang et al. (IJCV 126, 2018): the share of images with a hit is a model's score. The maximum
+    counts as the centre of its pixel; of several equal ones the first row by row is taken. Nothing is added around the
+    boxes. A map that is constant but for the rounding of float32 has no maximum and counts as a miss.
 
     Args:
         heat_map: Map of one image and one label, on any device.
@@ -73,8 +72,7 @@ def peak_box(heat_map: Tensor, *, threshold: float = 0.5) -> tuple[int, int, int
     connected with the maximum through others, corners included; of several equal maxima the first row by row is taken.
     Zhou et al. (CVPR 2016) box the largest region above 20 % of the maximum instead.
 
-    The threshold decides how large the boxes are. Fix it beforehand, or choose it on boxes of other patients: one
-    chosen on the boxes that judge the result makes any map look better (Choe et al., CVPR 2020).
+    Fix the threshold beforehand, or choose it on boxes of other patients (Choe et al., CVPR 2020).
 
     Args:
         heat_map: Map of one image and one label, on any device.

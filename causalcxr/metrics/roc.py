@@ -19,10 +19,7 @@ ONE_CLASS = "their known targets are all of one class"
 
 
 def auroc(scores: Any, targets: Any) -> FloatArray:
-    """Area under the ROC curve of each label, exact with ties.
-
-    It counts the negatives below each positive, and half of those that are equal to it. All counts are integers, so
-    the one division at the end is the only rounding.
+    """Area under the ROC curve of each label, exact with ties: one division of integers.
 
     Args:
         scores: Logits, probabilities or any other scores, higher for more likely; array, tensor (any floating type, any
@@ -55,7 +52,7 @@ def worst_group_auroc(scores: Any, targets: Any, groups: Any) -> FloatArray:
     A model that reads a label off the view can have a high AUROC over all images and none within each view. The lowest
     group shows it (worst-group performance; Sagawa et al., ICLR 2020, there for accuracy).
 
-    The lowest of several noisy values lies below every group's true one. Small groups and many groups make it worse.
+    The lowest of several noisy values lies below every group's true one, the more so with small and many groups.
     Compare models on the same groups, and leave out groups with a handful of positives.
 
     Args:

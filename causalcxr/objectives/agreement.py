@@ -31,10 +31,8 @@ class AgreementObjective(nn.Module):
     - With several labels, the boxes of an image follow one label, drawn at random.
     - The agreement counts all labels, also unknown ones and those of weight 0.
     - There is only the first view in evaluation mode, without gradients, and for a batch of one.
-    - A causal model trains its causal branch alone, which makes the logits. The confounding branch and the intervention
-      are frozen (`requires_grad=False`).
-    - Wrap this module in `DistributedDataParallel`. `torch.compile(fullgraph=True)` and reentrant checkpointing do not
-      work, since `forward` takes a gradient.
+    - A causal model trains its causal branch alone, as with `ClassificationObjective`.
+    - `torch.compile(fullgraph=True)` and reentrant checkpointing do not work, since `forward` takes a gradient.
 
     Args:
         model: A classifier from images to logits (B, K), differentiable in the images.
@@ -94,8 +92,7 @@ class AgreementObjective(nn.Module):
         sign = 2 * torch.randint(2, (len(logits), 1), device=logits.device) - 1
         (gradient,) = torch.autograd.grad((sign * logits.gather(1, followed)).sum(), images, retain_graph=True)
         others = self.model(self._without_evidence(images, gradient))
-        both = (classification_loss(z, targets, weight=weight) for z in (logits, others))
-        sl = torch.stack(list(both)).mean()
+        sl = torch.stack([classification_loss(z, targets, weight=weight) for z in (logits, others)]).mean()
         exact = torch.promote_types(logits.dtype, torch.float32)
         agreement = F.mse_loss(others.to(exact), logits.to(exact))
         return {"loss": sl + self.strength * agreement, "sl": sl, "agreement": agreement}
@@ -123,11 +120,9 @@ class AgreementObjective(nn.Module):
         (top, bottom), (left, right) = intervals(H), intervals(W)
         image = torch.arange(B, device=change.device)[:, None]
         sums = F.pad(change.cumsum(dim=1).cumsum(dim=2), (1, 0, 1, 0))  # of all above and left of a corner
-
-        def at(rows: Tensor, columns: Tensor) -> Tensor:
-            return sums[image, rows, columns]
-
-        inside = at(bottom, right) - at(top, right) - at(bottom, left) + at(top, left)
+        inside = (
+            sums[image, bottom, right] - sums[image, top, right] - sums[image, bottom, left] + sums[image, top, left]
+        )
         best = inside.abs().argmax(dim=1, keepdim=True)
         rows, columns = (torch.arange(length, device=change.device) for length in (H, W))
         in_rows = (rows >= top.gather(1, best)) & (rows < bottom.gather(1, best))

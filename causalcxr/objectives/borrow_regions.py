@@ -23,8 +23,7 @@ class BorrowRegions(nn.Module):
     .. math:: \tilde x_i = m_i \, x_i + (1 - m_i) \, x_{\pi(i)}, \qquad \tilde y_i = y_i.
 
     What lies outside the kept region is then independent of the label. Labels are not mixed, unlike in CutMix (Yun et
-    al., ICCV 2019). The gap is filled with a real film, unlike in Cutout. The price is the
-    evidence that the borrowed regions held.
+    al., ICCV 2019). The price is the evidence that the borrowed regions held.
 
     Three kinds of region are kept:
 
@@ -34,8 +33,7 @@ class BorrowRegions(nn.Module):
       Options: `size=(0.6, 0.95)`, the range of its axes in parts of the image's sides, `shift=0.05`, how far its centre
       may lie off, and `softness=0.1`, the width of its border.
     - `"attention"`: where a given map is highest. Option: `keep=0.5`, the part of the image that is kept. A map of the
-      model's own attention keeps the marks, and the model is misled more. The same map negated, with `keep=0.9`,
-      borrows what the model looks at, and it is misled less.
+      model's own attention keeps the marks. The same map negated, with `keep=0.9`, borrows what the model looks at.
 
     Every image lends to exactly one other. The module is active in training mode, and the identity after `eval()`.
 

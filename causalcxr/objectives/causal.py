@@ -14,7 +14,6 @@ __all__ = ["CausalObjective"]
 class CausalObjective(nn.Module):
     """A causal model with its loss: the thing to train, and to wrap in `DistributedDataParallel`.
 
-    Everything that a training step needs happens within one `forward`, so that a wrapper sees every parameter used.
     With a bank, confounders are those of past batches with their P(c), and this batch's are stored afterwards. Without
     one they are those of the other images of the batch (of this process).
 

@@ -44,59 +44,43 @@ def grid_value(index: int, size: int) -> float:
 def windowed_attention(
     q: Tensor, k: Tensor, v: Tensor, weight_p: Tensor, bias_p: Tensor, *, num_heads: int, window: int
 ) -> Tensor:
-    batch, channels, height, width = q.shape
-    d = channels // num_heads
-    radius = window // 2
-
+    height, width = q.shape[-2:]
+    q, k, v = (x.unflatten(1, (num_heads, -1)) for x in (q, k, v))  # (B, heads, d, H, W)
     weight_x, weight_y = weight_p[:, 0, 0, 0], weight_p[:, 1, 0, 0]
-    p = {
-        (row, col): weight_x * grid_value(col, width) + weight_y * grid_value(row, height) + bias_p
-        for row in range(height)
-        for col in range(width)
-    }
 
-    images = []
-    for b in range(batch):
-        heads = []
-        for head in range(num_heads):
-            chs = slice(head * d, (head + 1) * d)
-            pixels = []
-            for row in range(height):
-                for col in range(width):
-                    logits, values = [], []
-                    for dy in range(-radius, radius + 1):
-                        for dx in range(-radius, radius + 1):
-                            y, x = reflected(row + dy, height), reflected(col + dx, width)
-                            key = k[b, chs, y, x] + p[row, col] - p[y, x]
-                            logits.append((q[b, chs, row, col] * key).sum() / math.sqrt(d))
-                            values.append(v[b, chs, y, x])
-                    exponentials = (torch.stack(logits) - max(logits).detach()).exp()
-                    pixels.append((exponentials[:, None] * torch.stack(values)).sum(dim=0) / exponentials.sum())
-            heads.append(torch.stack(pixels, dim=1).reshape(d, height, width))
-        images.append(torch.cat(heads))
-    return torch.stack(images)
+    def p(row: int, col: int) -> Tensor:
+        return weight_x * grid_value(col, width) + weight_y * grid_value(row, height) + bias_p
+
+    offsets = range(-(window // 2), window // 2 + 1)
+    attended = torch.empty_like(v)
+    for row in range(height):
+        for col in range(width):
+            near = [(reflected(row + dy, height), reflected(col + dx, width)) for dy in offsets for dx in offsets]
+            keys = [k[..., y, x] + p(row, col) - p(y, x) for y, x in near]
+            logits = [(q[..., row, col] * key).sum(dim=-1) / math.sqrt(q.shape[2]) for key in keys]
+            exponentials = [(logit - torch.stack(logits).amax(dim=0)).exp() for logit in logits]
+            weighted = sum(e[..., None] * v[..., y, x] for e, (y, x) in zip(exponentials, near, strict=True))
+            attended[..., row, col] = weighted / sum(exponentials)[..., None]
+    return attended.flatten(1, 2)
 
 
 def mixed_convolution(
     q: Tensor, k: Tensor, v: Tensor, weights: dict[str, Tensor], *, num_heads: int, kernel: int
 ) -> Tensor:
-    batch, channels, height, width = q.shape
+    channels, height, width = q.shape[1:]
     d, radius = channels // num_heads, kernel // 2
     fc, weight, bias = weights["fc.weight"][:, :, 0, 0], weights["dep_conv.weight"], weights["dep_conv.bias"]
-    images = []
-    for b in range(batch):
-        stacked = [m[b, h * d : (h + 1) * d] for m in (q, k, v) for h in range(num_heads)]  # 3 * heads maps (d, H, W)
-        outputs = []
-        for out in range(channels):
-            channel = out // num_heads  # each channel of a head is one group of num_heads outputs
-            total = bias[out] + torch.zeros(height, width, dtype=q.dtype)
-            for t in range(kernel**2):
-                f = sum(fc[t, g] * stacked[g][channel] for g in range(3 * num_heads))
-                padded = torch.zeros(height + 2 * radius, width + 2 * radius, dtype=q.dtype)
-                padded[radius : radius + height, radius : radius + width] = f
-                for i in range(kernel):
-                    for j in range(kernel):
-                        total = total + weight[out, t, i, j] * padded[i : i + height, j : j + width]
-            outputs.append(total)
-        images.append(torch.stack(outputs))
-    return torch.stack(images)
+    stacked = [m[:, h * d : (h + 1) * d] for m in (q, k, v) for h in range(num_heads)]  # 3 * heads maps (B, d, H, W)
+    outputs = []
+    for out in range(channels):
+        channel = out // num_heads  # each channel of a head is one group of num_heads outputs
+        total = bias[out]
+        for t in range(kernel**2):
+            f = sum(fc[t, g] * stacked[g][:, channel] for g in range(3 * num_heads))
+            padded = q.new_zeros(len(q), height + 2 * radius, width + 2 * radius)
+            padded[:, radius : radius + height, radius : radius + width] = f
+            for i in range(kernel):
+                for j in range(kernel):
+                    total = total + weight[out, t, i, j] * padded[:, i : i + height, j : j + width]
+        outputs.append(total)
+    return torch.stack(outputs, dim=1)

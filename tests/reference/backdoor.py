@@ -28,12 +28,9 @@ def intervene_others(
     causal: Tensor, confounder: Tensor, weight: Tensor, bias: Tensor, *, combine: str = "add"
 ) -> Tensor:
     """Return z (B, B - 1, K) of every image with the confounders of the images after it, in a circle."""
-    batch = len(causal)
-    rows = []
-    for i in range(batch):
-        others = [j % batch for j in range(i + 1, i + batch)]
-        rows.append(torch.stack([intervene(causal[i], confounder[j], weight, bias, combine=combine) for j in others]))
-    return torch.stack(rows)
+    z = intervene_all(causal, confounder, weight, bias, combine=combine)
+    batch = len(z)
+    return torch.stack([z[i, [j % batch for j in range(i + 1, i + batch)]] for i in range(batch)])
 
 
 def bank_weights(strata: list[int], prior: list[float] | None) -> list[float]:
@@ -48,10 +45,5 @@ def predict_do(
     causal: Tensor, confounders: Tensor, prior: list[float], weight: Tensor, bias: Tensor, *, combine: str = "add"
 ) -> Tensor:
     """Return P(Y | do(X)), (B, K)."""
-    rows = []
-    for x in causal:
-        total = torch.zeros(len(weight), dtype=causal.dtype)
-        for p, c in zip(prior, confounders, strict=True):
-            total = total + p / (1 + (-intervene(x, c, weight, bias, combine=combine)).exp())
-        rows.append(total)
-    return torch.stack(rows)
+    z = intervene_all(causal, confounders, weight, bias, combine=combine)
+    return sum(p / (1 + (-z[:, s]).exp()) for s, p in enumerate(prior))

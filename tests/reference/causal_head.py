@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from reference.backdoor import intervene_all, intervene_others
+from reference.comparison import part
 from reference.decoder import causal_decoder, two_layers
 from reference.feature_learning import feature_learning
 from reference.group_linear import group_linear
@@ -25,20 +26,19 @@ def causal_head(
     combine: str = "add",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return z_x, z_c, z, h_x, h_c and the attention maps."""
-
-    def of(part: str) -> dict[str, Tensor]:
-        return {name.removeprefix(f"{part}."): w for name, w in weights.items() if name.startswith(f"{part}.")}
-
-    encoded = feature_learning(features, of("feature_learning"), num_heads=num_heads)
+    encoded = feature_learning(features, part(weights, "feature_learning"), num_heads=num_heads)
     q, qc, attention = causal_decoder(
-        encoded, of("decoder"), position, depth=depth, num_heads=num_heads, complement=complement
+        encoded, part(weights, "decoder"), position, depth=depth, num_heads=num_heads, complement=complement
     )
-    h_x, h_c = q + two_layers(q, of("causal_mlp"), ""), qc + two_layers(qc, of("confounder_mlp"), "")
-    phi_x, phi_c, phi = of("causal_classifier"), of("confounder_classifier"), of("intervention.classifier")
-    z_x = torch.stack([group_linear(h, phi_x["weight"], phi_x["bias"]) for h in h_x])
-    z_c = torch.stack([group_linear(h, phi_c["weight"], phi_c["bias"]) for h in h_c])
+    h_x = q + two_layers(q, part(weights, "causal_mlp"))
+    h_c = qc + two_layers(qc, part(weights, "confounder_mlp"))
+    phi_x, phi_c, phi = (
+        part(weights, name) for name in ("causal_classifier", "confounder_classifier", "intervention.classifier")
+    )
+    z_x = torch.stack([group_linear(h, **phi_x) for h in h_x])
+    z_c = torch.stack([group_linear(h, **phi_c) for h in h_c])
     if confounders is None:
-        z = intervene_others(h_x, h_c, phi["weight"], phi["bias"], combine=combine)
+        z = intervene_others(h_x, h_c, **phi, combine=combine)
     else:
-        z = intervene_all(h_x, confounders, phi["weight"], phi["bias"], combine=combine)
+        z = intervene_all(h_x, confounders, **phi, combine=combine)
     return z_x, z_c, z, h_x, h_c, attention

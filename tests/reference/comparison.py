@@ -39,6 +39,11 @@ def randomised(module: M, *, scale: float = 0.5, seed: int = 0) -> M:
     return module
 
 
+def part(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the weights of one part of a module, by their names within it."""
+    return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+
+
 def normal(*shape: int, seed: int = 1) -> Tensor:
     """Return float64 normal deviates."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor
 
+from reference.comparison import part
 from reference.cross_attention import disentangled_attention
 
 
@@ -42,27 +43,26 @@ def causal_decoder(
     labels = weights["label_embed.weight"]
     content = torch.zeros(batch, len(labels), dim, dtype=features.dtype)
     for i in range(depth):
-        prefix = f"layers.{i}."
-        own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        own = part(weights, f"layers.{i}")
         causal, confounder, attention = disentangled_attention(
             content + labels,
             tokens + position,
             tokens,
-            {name.removeprefix("attn."): value for name, value in own.items()},
+            part(own, "attn"),
             num_heads=num_heads,
             complement=complement,
         )
         content = _norm(content + causal, own, "norm1")
-        content = _norm(content + two_layers(content, own, "mlp."), own, "norm2")
+        content = _norm(content + two_layers(content, part(own, "mlp")), own, "norm2")
     mean = sum(attention[:, head] for head in range(num_heads)) / num_heads
     return content, confounder, mean.view(batch, len(labels), height, width)
 
 
-def two_layers(x: Tensor, weights: dict[str, Tensor], prefix: str) -> Tensor:
+def two_layers(x: Tensor, weights: dict[str, Tensor]) -> Tensor:
     """W2 gelu(W1 x + b1) + b2 with gelu(x) = x P(normal deviate < x)."""
-    hidden = x @ weights[f"{prefix}fc1.weight"].T + weights[f"{prefix}fc1.bias"]
+    hidden = x @ weights["fc1.weight"].T + weights["fc1.bias"]
     hidden = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2
-    return hidden @ weights[f"{prefix}fc2.weight"].T + weights[f"{prefix}fc2.bias"]
+    return hidden @ weights["fc2.weight"].T + weights["fc2.bias"]
 
 
 def _norm(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:

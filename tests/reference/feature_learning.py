@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from reference.acmix import acmix, pointwise
+from reference.comparison import part
 
 
 def feature_learning(x: Tensor, weights: dict[str, Tensor], *, num_heads: int, training: bool = False) -> Tensor:
@@ -20,10 +21,7 @@ def feature_learning(x: Tensor, weights: dict[str, Tensor], *, num_heads: int, t
     channel, position = (
         _attention(f, weights, f"{kind}_attn", num_heads, training) for kind in ("channel", "position")
     )
-    pooled = torch.zeros_like(f[:, :, :1, :1])
-    for row in range(f.shape[2]):
-        for col in range(f.shape[3]):
-            pooled = pooled + f[:, :, row : row + 1, col : col + 1] / (f.shape[2] * f.shape[3])
+    pooled = f.sum(dim=(2, 3), keepdim=True) / (f.shape[2] * f.shape[3])
     opening = 1 / (1 + (-pointwise(pooled, weights["gate_fc.weight"], weights["gate_fc.bias"])).exp())
     gate = pointwise(f, weights["gate_conv.weight"], weights["gate_conv.bias"]) + opening * f
     joined = torch.cat([channel + position, gate], dim=1)
@@ -32,9 +30,7 @@ def feature_learning(x: Tensor, weights: dict[str, Tensor], *, num_heads: int, t
 
 def _attention(f: Tensor, weights: dict[str, Tensor], branch: str, num_heads: int, training: bool) -> Tensor:
     hidden = _norm(_convolution3x3(f, weights[f"{branch}.0.0.weight"]), weights, f"{branch}.0.1", training)
-    prefix = f"{branch}.2."
-    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    return acmix(hidden.clamp(min=0), own, num_heads=num_heads)
+    return acmix(hidden.clamp(min=0), part(weights, f"{branch}.2"), num_heads=num_heads)
 
 
 def _convolution3x3(f: Tensor, weight: Tensor) -> Tensor:
@@ -53,8 +49,8 @@ def _norm(f: Tensor, weights: dict[str, Tensor], name: str, training: bool) -> T
     for c in range(f.shape[1]):
         mean, variance = weights[f"{name}.running_mean"][c], weights[f"{name}.running_var"][c]
         if training:
-            mean = sum(f[b, c].sum() for b in range(len(f))) / f[:, c].numel()
-            variance = sum(((f[b, c] - mean) ** 2).sum() for b in range(len(f))) / f[:, c].numel()
+            mean = f[:, c].sum() / f[:, c].numel()
+            variance = ((f[:, c] - mean) ** 2).sum() / f[:, c].numel()
         gamma, beta = weights[f"{name}.weight"][c], weights[f"{name}.bias"][c]
         channels.append((f[:, c] - mean) / (variance + 1e-5).sqrt() * gamma + beta)
     return torch.stack(channels, dim=1)

@@ -4,11 +4,7 @@ import torch
 from torch import Tensor
 
 
-def group_linear(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def group_linear(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(K, D) -> (K,)."""
     num_labels, dim = weight.shape
-    logits = []
-    for k in range(num_labels):
-        total = sum(weight[k, d] * h[k, d] for d in range(dim))
-        logits.append(total if bias is None else total + bias[k])
-    return torch.stack(logits)
+    return torch.stack([sum(weight[k, d] * h[k, d] for d in range(dim)) + bias[k] for k in range(num_labels)])
