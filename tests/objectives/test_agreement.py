@@ -1,20 +1,18 @@
 """Agreement of two views: which regions are borrowed, the losses, and training with them."""
 
-import time
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import causalcxr
 from causalcxr import AgreementObjective
 from causalcxr.losses import classification_loss
+from two_processes import in_two_processes
 
 
 class Linear(nn.Module):
@@ -40,17 +38,6 @@ class Recorder(nn.Module):
         return self.model(images)
 
 
-class Whole(nn.Module):
-    """All that a causal model has to say, instead of its logits."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Any:
-        return self.model.forward_causal(images)
-
-
 def dot(size: int = 32, labels: int = 1) -> Tensor:
     """Weights (labels, size, size) on 3 x 3 pixels alone, those of label k in row 6 + 12 k."""
     weight = torch.zeros(labels, size, size)
@@ -59,16 +46,20 @@ def dot(size: int = 32, labels: int = 1) -> Tensor:
     return weight
 
 
-def test_the_region_that_decides_is_borrowed_in_the_second_view() -> None:
+def second_view(images: Tensor, weight: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    """Return the second view of the images, and which pixels are not those of the first, (B, H, W)."""
     torch.manual_seed(0)
-    model = Recorder(Linear(dot()))
-    images = torch.rand(16, 1, 32, 32)
-    AgreementObjective(model, num_boxes=1, size=(0.25, 0.25))(images, torch.zeros(16, 1))
+    model = Recorder(Linear(weight))
+    AgreementObjective(model, **options)(images, torch.zeros(len(images), len(weight)))
     first, second = model.given
     assert torch.equal(first, images)
-    changed = (first != second)[:, 0]
-    found = [bool(each[5:8, 9:12].any()) for each in changed]
-    assert all(found)  # boxes at random would meet it in one of eight images
+    return second, (first != second)[:, 0]
+
+
+def test_the_region_that_decides_is_borrowed_in_the_second_view() -> None:
+    images = torch.rand(16, 1, 32, 32)
+    second, changed = second_view(images, dot(), num_boxes=1, size=(0.25, 0.25))
+    assert changed[:, 5:8, 9:12].flatten(1).any(dim=1).all()  # boxes at random would meet it in one of eight images
     for each, image in zip(changed, second, strict=True):
         rows, columns = each.nonzero().T
         height, width = int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1
@@ -94,22 +85,12 @@ def test_boxes_are_chosen_by_the_change_that_the_other_image_makes() -> None:
 
 
 def test_boxes_of_one_image_are_at_different_places() -> None:
-    torch.manual_seed(0)
-    model = Recorder(Linear(dot()))
-    images = torch.rand(8, 1, 32, 32)
-    AgreementObjective(model, num_boxes=3, size=(0.2, 0.2), num_places=2000)(images, torch.zeros(8, 1))
-    first, second = model.given
-    kept = ((first == second)[:, :, 5:8, 9:12]).float().mean()
-    assert kept < 0.05  # what the first box left of the dot, the next ones take
+    _, changed = second_view(torch.rand(8, 1, 32, 32), dot(), num_boxes=3, size=(0.2, 0.2), num_places=2000)
+    assert changed[:, 5:8, 9:12].float().mean() > 0.95  # what the first box left of the dot, the next ones take
 
 
 def test_every_label_is_followed() -> None:
-    torch.manual_seed(0)
-    model = Recorder(Linear(dot(labels=2)))
-    images = torch.rand(64, 1, 32, 32)
-    AgreementObjective(model, num_boxes=1, size=(0.2, 0.2))(images, torch.zeros(64, 2))
-    first, second = model.given
-    changed = (first != second)[:, 0]
+    _, changed = second_view(torch.rand(64, 1, 32, 32), dot(labels=2), num_boxes=1, size=(0.2, 0.2))
     upper, lower = changed[:, 5:8, 9:12].flatten(1).any(dim=1), changed[:, 17:20, 9:12].flatten(1).any(dim=1)
     assert (upper | lower).all()
     assert 16 < int(upper.sum()) < 48
@@ -194,36 +175,21 @@ def test_a_marker_that_decides_alone_is_ignored_and_a_finding_in_many_places_is_
     assert share_of_marker(strength=1.0) < 0.5 * share_of_marker(strength=0.0, num_boxes=1, num_places=1)
 
 
-def _train_as(rank: int, folder: str) -> None:
-    """Take two steps of one process of two, and save its weights."""
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(minutes=5)
-    )
-    try:
-        torch.manual_seed(0)
-        objective = DistributedDataParallel(AgreementObjective(causalcxr.create_model("causal_test_resnet", dim=8)))
-        optimizer = torch.optim.AdamW(filter(lambda p: p.requires_grad, objective.parameters()), lr=0.01)
-        torch.manual_seed(rank)
-        for _ in range(2):
-            optimizer.zero_grad()
-            objective(torch.randn(4, 3, 32, 32), torch.zeros(4, 14))["loss"].backward()
-            optimizer.step()
-        torch.save(dict(objective.module.model.named_parameters()), f"{folder}/{rank}.pt")
-    finally:
-        time.sleep(0.2)  # before torch 2.8, destroying a group that still lets go of its last tensors may hang
-        dist.destroy_process_group()
-
-
-def _train_as_second(_: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    _train_as(1, folder)
+def _train(rank: int) -> dict[str, Tensor]:
+    """Take two steps of one process and return its weights."""
+    torch.manual_seed(0)
+    objective = DistributedDataParallel(AgreementObjective(causalcxr.create_model("causal_test_resnet", dim=8)))
+    optimizer = torch.optim.AdamW(filter(lambda p: p.requires_grad, objective.parameters()), lr=0.01)
+    torch.manual_seed(rank)
+    for _ in range(2):
+        optimizer.zero_grad()
+        objective(torch.randn(4, 3, 32, 32), torch.zeros(4, 14))["loss"].backward()
+        optimizer.step()
+    return dict(objective.module.model.named_parameters())
 
 
 def test_two_processes_train_one_causal_model(tmp_path: Path) -> None:
-    other_process = mp.spawn(_train_as_second, args=(str(tmp_path),), nprocs=1, join=False)
-    _train_as(0, str(tmp_path))
-    other_process.join()
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    first, second = in_two_processes(_train, tmp_path)
     torch.manual_seed(0)
     start = dict(causalcxr.create_model("causal_test_resnet", dim=8).named_parameters())
     torch.testing.assert_close(first, second, rtol=0, atol=0)
@@ -232,31 +198,24 @@ def test_two_processes_train_one_causal_model(tmp_path: Path) -> None:
         assert torch.equal(parameter, start[name]) == name.startswith(unused), name
 
 
+X, Y = torch.rand(3, 1, 4, 4), torch.zeros(3, 1)
+ONE_LOGIT = nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Flatten(0))
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("call", "error", "message"),
     [
-        ({"strength": -1.0}, "at least 0, but got -1.0"),
-        ({"strength": float("nan")}, "a finite number"),
-        ({"num_boxes": 0}, "positive integer, but got 0"),
-        ({"num_places": 2.5}, "positive integer, but got 2.5"),
-        ({"size": (0.3, 0.2)}, "a range within"),
-        ({"size": 0.2}, "a range within"),
+        (lambda: AgreementObjective(ONE_LOGIT, strength=-1.0), ValueError, "at least 0, but got -1.0"),
+        (lambda: AgreementObjective(ONE_LOGIT, strength=float("nan")), ValueError, "finite"),
+        (lambda: AgreementObjective(ONE_LOGIT, num_boxes=0), ValueError, "positive integer, but got 0"),
+        (lambda: AgreementObjective(ONE_LOGIT, num_places=2.5), ValueError, "positive integer, but got 2.5"),
+        (lambda: AgreementObjective(ONE_LOGIT, size=(0.3, 0.2)), ValueError, "a range within"),
+        (lambda: AgreementObjective(ONE_LOGIT, size=0.2), ValueError, "a range within"),
+        (lambda: AgreementObjective(ONE_LOGIT)(X[0], Y), ValueError, "images must have shape"),
+        (lambda: AgreementObjective(ONE_LOGIT)(X.byte(), Y), TypeError, "images must be"),
+        (lambda: AgreementObjective(ONE_LOGIT)(X, Y), ValueError, r"logits must have shape \(B, K\).*got \(3,\)"),
     ],
 )
-def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        AgreementObjective(nn.Identity(), **options)
-
-
-def test_images_and_models_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="images must have shape"):
-        AgreementObjective(nn.Identity())(torch.rand(3, 32, 32), torch.zeros(3, 1))
-    with pytest.raises(TypeError, match="images must be"):
-        AgreementObjective(nn.Identity())(torch.zeros(3, 1, 32, 32, dtype=torch.uint8), torch.zeros(3, 1))
-    one_logit = nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Flatten(0))
-    with pytest.raises(ValueError, match=r"logits must have shape \(B, K\).*but got \(3,\)"):
-        AgreementObjective(one_logit)(torch.rand(3, 1, 4, 4), torch.zeros(3, 1))
-    with pytest.raises(TypeError, match=r"logits must be a floating-point tensor.*but got CausalOutput"):
-        AgreementObjective(Whole(causalcxr.create_model("causal_test_resnet")))(
-            torch.rand(2, 3, 32, 32), torch.zeros(2, 14)
-        )
+def test_what_does_not_fit_is_refused(call: Callable[[], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()

@@ -1,6 +1,7 @@
 """Regions borrowed from other images: where, how often and from whom."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -36,14 +37,11 @@ def test_every_image_borrows_from_one_other_and_lends_to_one(region: str) -> Non
         assert sorted(lenders) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("region", REGIONS)
+@pytest.mark.parametrize("region", ["boxes", "thorax"])
 def test_seeds_decide(region: str) -> None:
-    images = torch.rand(4, 3, 16, 20)
-    attention = torch.rand(4, 2, 3) if region == "attention" else None
-    module = BorrowRegions(region)
-    outputs = [module(images, attention, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
-    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=0)
-    assert not torch.equal(outputs[0], outputs[2])
+    first, again, other = (borrow(region, shades(4), seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("region", REGIONS)
@@ -79,17 +77,12 @@ def test_thorax_is_an_ellipse_in_the_middle() -> None:
     assert float(kept.float().mean()) == pytest.approx(math.pi / 4 * size**2, abs=2e-3)
     assert torch.equal(kept, kept.flip(0))
     assert torch.equal(kept, kept.T)
-    rows = kept.any(dim=1).nonzero()
-    assert len(rows) == pytest.approx(200 * size, abs=2)
 
 
 def test_thorax_has_a_soft_border() -> None:
     images = shades(2, size=100)
     output = borrow("thorax", images, probability=1.0, size=(0.8, 0.8), shift=0.0, softness=0.2)[0, 0]
     middle = output[50, 50:]  # from the centre outwards, image 0 turns into image 1
-    assert middle[0] == 0
-    assert middle[-1] == 1
-    assert bool((middle.diff() >= 0).all())
     radius = (torch.arange(1, 100, 2) / 100 / 0.8)[:50]
     expected = 1 - ((1 - torch.sqrt(radius**2 + (0.01 / 0.8) ** 2)) / 0.2 + 0.5).clamp(0, 1)
     torch.testing.assert_close(middle, expected, atol=1e-5, rtol=0)
@@ -115,33 +108,26 @@ def test_keeps_dtype_and_passes_gradients(dtype: torch.dtype) -> None:
     torch.testing.assert_close(total, torch.full((2, 16, 16), 4.0), atol=5e-2, rtol=0)
 
 
+X = torch.rand(2, 1, 8, 8)
+
+
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"),
+    ("call", "error", "message"),
     [
-        ({"region": "heart"}, ValueError, "'attention', but got 'heart'"),
-        ({"probability": 1.5}, ValueError, "but got 1.5"),
-        ({"keep": 0.5}, TypeError, "no option 'keep', its options are num_boxes, size"),
-        ({"num_boxes": 0}, ValueError, "a positive integer, but got 0"),
-        ({"size": (0.5, 0.2)}, ValueError, "a range within"),
-        ({"size": 0.2}, ValueError, "a range within"),
-        ({"region": "thorax", "softness": 0}, ValueError, "but got 0"),
-        ({"region": "attention", "keep": 2}, ValueError, "but got 2"),
+        (lambda: BorrowRegions("heart"), ValueError, "'attention', but got 'heart'"),
+        (lambda: BorrowRegions(probability=1.5), ValueError, "but got 1.5"),
+        (lambda: BorrowRegions(keep=0.5), TypeError, "no option 'keep', its options are num_boxes, size"),
+        (lambda: BorrowRegions(num_boxes=0), ValueError, "a positive integer, but got 0"),
+        (lambda: BorrowRegions(size=(0.5, 0.2)), ValueError, "a range within"),
+        (lambda: BorrowRegions("thorax", softness=0), ValueError, "but got 0"),
+        (lambda: BorrowRegions("attention", keep=2), ValueError, "but got 2"),
+        (lambda: BorrowRegions()(X[0]), ValueError, "images must have shape"),
+        (lambda: BorrowRegions()(X.byte()), TypeError, "floating-point"),
+        (lambda: BorrowRegions()(X, torch.rand(2, 4, 4)), ValueError, "takes no attention"),
+        (lambda: BorrowRegions("attention")(X), ValueError, "takes attention"),
+        (lambda: BorrowRegions("attention")(X, torch.rand(3, 4, 4)), ValueError, "attention must have shape"),
     ],
 )
-def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_what_does_not_fit_is_refused(call: Callable[[], object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        BorrowRegions(**arguments)
-
-
-def test_wrong_inputs() -> None:
-    images = torch.rand(2, 1, 8, 8)
-    with pytest.raises(ValueError, match="images must have shape"):
-        BorrowRegions()(images[0])
-    with pytest.raises(TypeError, match="floating-point"):
-        BorrowRegions()(images.to(torch.uint8))
-    with pytest.raises(ValueError, match="region 'boxes' takes no attention"):
-        BorrowRegions()(images, torch.rand(2, 4, 4))
-    with pytest.raises(ValueError, match="region 'attention' takes attention"):
-        BorrowRegions("attention")(images)
-    with pytest.raises(ValueError, match="attention must have shape"):
-        BorrowRegions("attention")(images, torch.rand(3, 4, 4))
+        call()
