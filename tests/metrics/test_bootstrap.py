@@ -7,28 +7,24 @@ import pytest
 import torch
 
 from causalcxr.metrics import Interval, bootstrap_auroc, paired_difference
+from reference.auroc import draw, sklearn_auroc
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 
 
-@pytest.fixture
-def literal_bootstrap(sklearn_auroc):
-    """Function that draws groups, copies the rows of every drawn group, and asks scikit-learn."""
-
-    def literal(scores, targets, groups, n_resamples, seed):
-        rng = np.random.default_rng(seed)
-        rows = [np.flatnonzero(np.asarray(groups) == name) for name in sorted(set(groups))]
-        drawn = [rng.integers(len(rows), size=len(rows)) for _ in range(n_resamples)]
-        copies = [np.concatenate([rows[g] for g in each]) for each in drawn]
-        return np.array([sklearn_auroc(scores[copy], targets[copy]) for copy in copies])
-
-    return literal
+def literal_bootstrap(scores, targets, groups, n_resamples, seed):
+    """Draw groups, copy the rows of every drawn group, and ask scikit-learn."""
+    rng = np.random.default_rng(seed)
+    rows = [np.flatnonzero(np.asarray(groups) == name) for name in sorted(set(groups))]
+    drawn = [rng.integers(len(rows), size=len(rows)) for _ in range(n_resamples)]
+    copies = [np.concatenate([rows[g] for g in each]) for each in drawn]
+    return np.array([sklearn_auroc(scores[copy], targets[copy]) for copy in copies])
 
 
 @pytest.mark.parametrize("decimals", [9, 0], ids=["continuous", "heavy ties"])
 @pytest.mark.parametrize("grouped", [False, True], ids=["images", "patients"])
-def test_resamples_equal_copied_rows_in_sklearn(problem, sklearn_auroc, literal_bootstrap, decimals, grouped):
-    (scores, *_), targets, _ = problem(n=120, decimals=decimals)
+def test_resamples_equal_copied_rows_in_sklearn(decimals, grouped):
+    (scores, *_), targets, _ = draw(n=120, decimals=decimals)
     # Uneven groups; zero-padded names sort as text in the order of their numbers.
     groups = [f"{g:03d}" for g in np.sqrt(np.arange(120) * 13).astype(int)] if grouped else list(range(120))
     expected = literal_bootstrap(scores, targets, groups, n_resamples=50, seed=3)
@@ -41,7 +37,7 @@ def test_resamples_equal_copied_rows_in_sklearn(problem, sklearn_auroc, literal_
     assert result.num_labels == 3
 
 
-def test_a_rare_label_is_counted_in_images_in_patients_and_in_resamples_that_lack_it(literal_bootstrap):
+def test_a_rare_label_is_counted_in_images_in_patients_and_in_resamples_that_lack_it():
     rng = np.random.default_rng(0)
     patients = np.arange(120) // 3
     targets = np.stack([np.arange(120) % 2, patients < 2], axis=1).astype(float)  # six images of two patients
@@ -59,8 +55,8 @@ def test_a_rare_label_is_counted_in_images_in_patients_and_in_resamples_that_lac
     np.testing.assert_allclose(result.mean[1:], np.quantile(means, levels), **EXACT)
 
 
-def test_label_with_one_class_is_nan_and_named_and_not_in_the_mean(problem):
-    (scores, other, _), targets, _ = problem()
+def test_label_with_one_class_is_nan_and_named_and_not_in_the_mean():
+    (scores, other, _), targets, _ = draw()
     targets[:, 1] = 0
     for call in (lambda: bootstrap_auroc(scores, targets), lambda: paired_difference(scores, other, targets)):
         with pytest.warns(UserWarning, match=r"labels \[1\]") as caught:
@@ -76,8 +72,8 @@ def test_label_with_one_class_is_nan_and_named_and_not_in_the_mean(problem):
     assert result.num_labels == 0
 
 
-def test_groups_may_be_numbers_strings_or_a_tensor_and_images_in_any_order(problem):
-    (scores, *_), targets, numbers = problem()
+def test_groups_may_be_numbers_strings_or_a_tensor_and_images_in_any_order():
+    (scores, *_), targets, numbers = draw()
     expected = bootstrap_auroc(scores, targets, numbers, n_resamples=10).resamples
     for groups in (torch.tensor(numbers), [f"patient {g:02d}" for g in numbers], numbers * 1.5, list(numbers)):
         np.testing.assert_array_equal(bootstrap_auroc(scores, targets, groups, n_resamples=10).resamples, expected)
@@ -96,8 +92,8 @@ def test_interval_covers_the_true_value_about_as_often_as_it_says():
 
 
 @pytest.mark.parametrize("grouped", [False, True], ids=["images", "patients"])
-def test_difference_is_that_of_two_bootstraps_with_the_same_seed(problem, grouped):
-    (first, second, _), targets, patients = problem()
+def test_difference_is_that_of_two_bootstraps_with_the_same_seed(grouped):
+    (first, second, _), targets, patients = draw()
     options = {"groups": patients if grouped else None, "n_resamples": 50, "seed": 7}
     result = paired_difference(first, second, targets, confidence=0.8, **options)
     one, two = bootstrap_auroc(first, targets, **options), bootstrap_auroc(second, targets, **options)

@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from causalcxr.metrics import auroc, bootstrap_auroc, paired_difference, worst_group_auroc
+from reference.auroc import draw, sklearn_auroc
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 
 
 @pytest.mark.parametrize("decimals", [9, 1, 0], ids=["continuous", "ties", "heavy ties"])
-def test_auroc_equals_sklearn(problem, sklearn_auroc, decimals):
-    (scores, *_), targets, _ = problem(n=400, k=4, decimals=decimals)
+def test_auroc_equals_sklearn(decimals):
+    (scores, *_), targets, _ = draw(n=400, k=4, decimals=decimals)
     np.testing.assert_allclose(auroc(scores, targets), sklearn_auroc(scores, targets), **EXACT)
     np.testing.assert_array_equal(auroc(scores[:, 0], targets[:, 0]), auroc(scores, targets)[:1])
 
@@ -23,8 +24,8 @@ def test_auroc_closed_forms():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_auroc_takes_tensors_of_any_floating_type(problem, sklearn_auroc, dtype):
-    (scores, *_), targets, _ = problem()
+def test_auroc_takes_tensors_of_any_floating_type(dtype):
+    (scores, *_), targets, _ = draw()
     given = torch.tensor(scores, dtype=dtype, requires_grad=True)
     expected = sklearn_auroc(given.detach().double().numpy(), targets)
     np.testing.assert_allclose(auroc(given, torch.tensor(targets)), expected, **EXACT)
@@ -32,15 +33,15 @@ def test_auroc_takes_tensors_of_any_floating_type(problem, sklearn_auroc, dtype)
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_auroc_takes_tensors_on_another_device(problem):
-    (scores, *_), targets, _ = problem()
+def test_auroc_takes_tensors_on_another_device():
+    (scores, *_), targets, _ = draw()
     result = auroc(torch.tensor(scores, device="cuda"), torch.tensor(targets, device="cuda"))
     np.testing.assert_array_equal(result, auroc(scores, targets))
 
 
 @pytest.mark.parametrize("function", [auroc, lambda scores, targets: worst_group_auroc(scores, targets, [0] * 200)])
-def test_a_label_that_is_undefined_is_nan_and_named_in_a_warning_at_the_callers_line(problem, function):
-    (scores, *_), targets, _ = problem(k=4)
+def test_a_label_that_is_undefined_is_nan_and_named_in_a_warning_at_the_callers_line(function):
+    (scores, *_), targets, _ = draw(k=4)
     targets[:, 1], targets[:, 3] = 0, np.nan
     with pytest.warns(UserWarning, match=r"labels \[1, 3\]") as caught:
         result = function(scores, targets)
@@ -48,8 +49,8 @@ def test_a_label_that_is_undefined_is_nan_and_named_in_a_warning_at_the_callers_
     np.testing.assert_array_equal(np.isnan(result), [False, True, False, True])
 
 
-def test_worst_group_equals_a_literal_loop(problem, sklearn_auroc):
-    (scores, *_), targets, _ = problem(n=300, k=4)
+def test_worst_group_equals_a_literal_loop():
+    (scores, *_), targets, _ = draw(n=300, k=4)
     groups = np.array(["AP", "PA", "LL"])[np.random.default_rng(2).choice(3, size=300, p=[0.5, 0.45, 0.05])]
     targets[groups == "LL", 0] = 1  # the smallest group has one class of the first label
     of_groups = [sklearn_auroc(scores[groups == name], targets[groups == name]) for name in ("AP", "PA", "LL")]
