@@ -121,7 +121,7 @@ class ConfounderBank(nn.Module):
         """
         check_tensor("features", features, "B K D", K=self.stored.shape[1], D=self.stored.shape[2])
         strata = self._check_strata(strata, len(features)).to(self.stored_strata)
-        features = features.detach().to(self.stored)
+        features = features.to(self.stored)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             features, strata = self._gather(features, strata)
         storable = features.isfinite().flatten(1).all(dim=1)

@@ -57,10 +57,6 @@ class AsymmetricLoss(nn.Module):
             reduction=self.reduction,
         )
 
-    def extra_repr(self) -> str:
-        """Options, for printing."""
-        return f"gamma_pos={self.gamma_pos}, gamma_neg={self.gamma_neg}, margin={self.margin}"
-
 
 class CausalLoss(nn.Module):
     r"""The objective of the causal classifier (arXiv 2305.12072, Eq. 8).
@@ -144,13 +140,6 @@ class CausalLoss(nn.Module):
         conf = uniform_kl_loss(output.confounder_logits, uniform=self.uniform)
         bd = backdoor_loss(intervened, targets, prior=prior, criterion=self.classification, weight=weight)
         return {"loss": sl + self.alpha_conf * conf + self.alpha_bd * bd, "sl": sl, "conf": conf, "bd": bd}
-
-    def extra_repr(self) -> str:
-        """Options, for printing."""
-        return (
-            f"alpha_conf={self.alpha_conf}, alpha_bd={self.alpha_bd}, uniform={self.uniform!r}, "
-            f"partners={self.partners!r}"
-        )
 
 
 def _draw_partners(intervened: Tensor, prior: Tensor | None) -> tuple[Tensor, Tensor]:

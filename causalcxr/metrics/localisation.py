@@ -54,12 +54,11 @@ def pointing_game(heat_map: Tensor, boxes: Sequence[Any] | Tensor) -> bool:
         raise ValueError("boxes must hold at least one (x, y, w, h), got none; the game is for images with the finding")
     height, width = heat.shape
     checked = [_check_box("each box", box) for box in boxes]
-    for box in checked:
-        x, y, w, h = box
+    for x, y, w, h in checked:
         if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
             raise ValueError(
-                f"boxes must lie in the map of height {height} and width {width}, got {box}; give them in pixels of "
-                "the map, or interpolate the map to the size of the image"
+                f"boxes must lie in the map of height {height} and width {width}, got {(x, y, w, h)}; give them in "
+                "pixels of the map, or interpolate the map to the size of the image"
             )
     row, column = _peak(heat)
     return bool(heat.any()) and any(x <= column + 0.5 < x + w and y <= row + 0.5 < y + h for x, y, w, h in checked)

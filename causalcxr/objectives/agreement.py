@@ -128,7 +128,3 @@ class AgreementObjective(nn.Module):
         in_rows = (rows >= top.gather(1, best)) & (rows < bottom.gather(1, best))
         in_columns = (columns >= left.gather(1, best)) & (columns < right.gather(1, best))
         return in_rows[:, :, None] & in_columns[:, None, :]
-
-    def extra_repr(self) -> str:
-        """Options, for printing."""
-        return f"strength={self.strength}, num_boxes={self.num_boxes}, size={self.size}, num_places={self.num_places}"
