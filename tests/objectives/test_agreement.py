@@ -38,27 +38,26 @@ class Recorder(nn.Module):
         return self.model(images)
 
 
-def dot(size: int = 32, labels: int = 1) -> Tensor:
-    """Weights (labels, size, size) on 3 x 3 pixels alone, those of label k in row 6 + 12 k."""
-    weight = torch.zeros(labels, size, size)
+def dot(labels: int = 1) -> Tensor:
+    """Weights (labels, 32, 32) on 3 x 3 pixels alone, those of label k in row 6 + 12 k."""
+    weight = torch.zeros(labels, 32, 32)
     for label in range(labels):
         weight[label, 5 + 12 * label : 8 + 12 * label, 9:12] = 1.0
     return weight
 
 
-def second_view(images: Tensor, weight: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
-    """Return the second view of the images, and which pixels are not those of the first, (B, H, W)."""
+def two_views(batch: int, weight: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return both views of random images, and where they differ, (B, H, W)."""
     torch.manual_seed(0)
-    model = Recorder(Linear(weight))
-    AgreementObjective(model, **options)(images, torch.zeros(len(images), len(weight)))
+    model, images = Recorder(Linear(weight)), torch.rand(batch, 1, *weight.shape[1:])
+    AgreementObjective(model, **options)(images, torch.zeros(batch, len(weight)))
     first, second = model.given
     assert torch.equal(first, images)
-    return second, (first != second)[:, 0]
+    return first, second, (first != second)[:, 0]
 
 
 def test_the_region_that_decides_is_borrowed_in_the_second_view() -> None:
-    images = torch.rand(16, 1, 32, 32)
-    second, changed = second_view(images, dot(), num_boxes=1, size=(0.25, 0.25))
+    images, second, changed = two_views(16, dot(), num_boxes=1, size=(0.25, 0.25))
     assert changed[:, 5:8, 9:12].flatten(1).any(dim=1).all()  # boxes at random would meet it in one of eight images
     for each, image in zip(changed, second, strict=True):
         rows, columns = each.nonzero().T
@@ -85,12 +84,12 @@ def test_boxes_are_chosen_by_the_change_that_the_other_image_makes() -> None:
 
 
 def test_boxes_of_one_image_are_at_different_places() -> None:
-    _, changed = second_view(torch.rand(8, 1, 32, 32), dot(), num_boxes=3, size=(0.2, 0.2), num_places=2000)
+    *_, changed = two_views(8, dot(), num_boxes=3, size=(0.2, 0.2), num_places=2000)
     assert changed[:, 5:8, 9:12].float().mean() > 0.95  # what the first box left of the dot, the next ones take
 
 
 def test_every_label_is_followed() -> None:
-    _, changed = second_view(torch.rand(64, 1, 32, 32), dot(labels=2), num_boxes=1, size=(0.2, 0.2))
+    *_, changed = two_views(64, dot(labels=2), num_boxes=1, size=(0.2, 0.2))
     upper, lower = changed[:, 5:8, 9:12].flatten(1).any(dim=1), changed[:, 17:20, 9:12].flatten(1).any(dim=1)
     assert (upper | lower).all()
     assert 16 < int(upper.sum()) < 48

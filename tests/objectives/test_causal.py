@@ -31,8 +31,8 @@ def _images(seed: int = 1) -> Tensor:
     return normal(4, 3, 2, 2, seed=seed)
 
 
-def _bank(size: int = 6, **kwargs: object) -> ConfounderBank:
-    return ConfounderBank(size, num_classes=2, dim=4, dtype=torch.float64, **kwargs)
+def _bank(**kwargs: object) -> ConfounderBank:
+    return ConfounderBank(6, num_classes=2, dim=4, dtype=torch.float64, **kwargs)
 
 
 def test_without_a_bank_confounders_are_those_of_the_batch() -> None:
