@@ -3,24 +3,25 @@
 import itertools
 import json
 import statistics
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch.utils.benchmark import Timer
 
+from records import commit, versions, write_json
+
 Side = Callable[[], object]
+Row = dict[str, Any]
 
 
 def in_turns(sides: dict[str, Side], rounds: int) -> dict[str, list[float]]:
     """Return the seconds of each round for each side.
 
     A round times every side once after a warm-up, in the order of the round before reversed, so that neither drift nor
-    who comes first favours a side.
+    who comes first favours a side. A GPU is waited for before and after.
     """
     threads = torch.get_num_threads()
     timers = {name: Timer("run()", globals={"run": run}, num_threads=threads) for name, run in sides.items()}
@@ -31,7 +32,7 @@ def in_turns(sides: dict[str, Side], rounds: int) -> dict[str, list[float]]:
     return times
 
 
-def ratio(times: dict[str, list[float]], over: str, under: str) -> dict[str, Any]:
+def ratio(times: dict[str, list[float]], over: str, under: str) -> Row:
     """Return the median and the quartiles of the rounds' ratios, and the median seconds of both sides."""
     ratios = [a / b for a, b in zip(times[over], times[under], strict=True)]
     low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
@@ -42,8 +43,13 @@ def ratio(times: dict[str, list[float]], over: str, under: str) -> dict[str, Any
     }
 
 
-def peak_memory(run: Side) -> int:
+def peak_memory(run: Side, device: str = "cpu") -> int:
     """Return the bytes of tensors that a run takes at its peak beyond those held before: the same at every run."""
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         run()
     with tempfile.TemporaryDirectory() as folder:
@@ -54,51 +60,25 @@ def peak_memory(run: Side) -> int:
     return max(itertools.accumulate((size for _, size in changes), initial=0))
 
 
-def commit() -> str:
-    """Return the commit of the checkout, `-dirty` where files differ, "unknown" where git does not tell."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
+def measure(
+    rows: dict[str, Callable[[], Row]],
+    table: Callable[[dict[str, Row]], str],
+    path: Path | None,
+    device: str = "cpu",
+) -> None:
+    """Measure rows by their titles and print their table.
 
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a file that is whole at every moment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n")
-    unfinished.replace(path)
-
-
-class Results:
-    """Rows by their titles, kept in a file so that a run that was stopped goes on."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.rows: dict[str, Any] = json.loads(path.read_text())["results"] if path and path.exists() else {}
-
-    def measure(self, title: str, measured: Callable[[], dict[str, Any]]) -> None:
-        """Measure a row, unless there is one of this title."""
-        if title in self.rows:
-            return
+    Both are kept in files, `path` and one in Markdown beside it. A row that the file has is not measured again, so that
+    a run that was stopped goes on.
+    """
+    found: dict[str, Row] = json.loads(path.read_text())["results"] if path and path.exists() else {}
+    for title, measured in rows.items():
+        if title in found:
+            continue
         torch.manual_seed(0)
-        environment = {"commit": commit(), "threads": torch.get_num_threads()}
-        environment |= {"torch": str(torch.__version__), "timm": timm.__version__}
-        self.rows[title] = measured() | {"seed": 0, "environment": environment}
-        if self.path:
-            write_json(self.path, {"results": self.rows})
-
-    def finish(self, table: Callable[[dict[str, Any]], str]) -> None:
-        """Print the table, and write it beside the rows."""
-        print(table(self.rows))
-        if self.path:
-            self.path.with_suffix(".md").write_text(table(self.rows) + "\n")
-
-
-def markdown_table(header: list[str], body: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *body])
-
-
-def time_of(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+        found[title] = measured() | {"seed": 0, "commit": commit(), "versions": versions(device)}
+        if path:
+            write_json(path, {"results": found})
+    print(table(found))
+    if path:
+        path.with_suffix(".md").write_text(table(found) + "\n")

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from causalcxr import CausalObjective, create_model
+from records import markdown_table
 
-from .measuring import Results, in_turns, markdown_table, peak_memory, ratio
+from .measuring import Row, in_turns, measure, peak_memory, ratio
 
 MODES: dict[str, dict[str, Any]] = {
     "contiguous": {"memory_format": torch.contiguous_format},
@@ -60,16 +61,17 @@ def step_in(
     return step
 
 
-def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
+def compared(name: str, small: bool) -> Row:
     """Compare a mode with float32 and `channels_last`."""
-    objective = CausalObjective(create_model(args.model))
-    given = torch.randn(args.batch, 3, args.size, args.size), (torch.rand(args.batch, 14) < 0.1).float()
+    model, pixels, batch, rounds = ("causal_test_resnet", 128, 2, 1) if small else ("causal_resnet50", 256, 4, 5)
+    objective = CausalObjective(create_model(model))
+    given = torch.randn(batch, 3, pixels, pixels), (torch.rand(batch, 14) < 0.1).float()
     base, mode = (step_in(objective, *given, **settings) for settings in ({}, MODES[name]))
     start = time.perf_counter()
     loss, gradients = mode()
     first = time.perf_counter() - start
     expected_loss, expected = base()
-    row = ratio(in_turns({"base": base, "mode": mode}, args.rounds), "mode", "base")
+    row = ratio(in_turns({"base": base, "mode": mode}, rounds), "mode", "base")
     return row | {
         "memory_ratio": round(peak_memory(mode) / peak_memory(base), 4),
         "first_step_seconds": round(first, 2),
@@ -84,9 +86,9 @@ def distance(given: list[Tensor], expected: list[Tensor]) -> float:
     return float((given - expected).norm() / expected.norm())
 
 
-def table(rows: dict[str, dict[str, Any]]) -> str:
+def table(found: dict[str, Row]) -> str:
     body = []
-    for name, row in rows.items():
+    for name, row in found.items():
         low, high = row["quartiles"]
         time, factor = f"{row['seconds']['mode'] * 1e3:,.0f} ms", f"**{row['ratio']:.3g}** ({low:.3g}, {high:.3g})"
         errors = [f"{row[key]:.1e}" for key in ("loss_error", "gradients_error")]
@@ -97,17 +99,10 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="causal_resnet50")
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--small", action="store_true", help="a trial: a tiny model, one round")
     parser.add_argument("--json", type=Path, help="keep the results there, and the table beside it")
     args = parser.parse_args(argv)
-    results = Results(args.json)
-    for name in args.modes:
-        results.measure(name, partial(measure, name, args))
-    results.finish(table)
+    measure({name: partial(compared, name, args.small) for name in MODES}, table, args.json)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,11 @@ from PIL import Image
 
 import causalcxr
 from causalcxr.data import SyntheticCXR
+from records import markdown_table
 
-from .measuring import Results, in_turns, markdown_table, ratio
+from .measuring import Row, in_turns, measure, ratio
 
+MODEL = "causal_efficientnet_lite0"
 DIFFERENT = 4
 FORMATS = {"PNG": {}, "JPEG": {"quality": 92}}
 
@@ -61,34 +63,26 @@ def batched(model: Any, paths: list[Path], batch_size: int, workers: int) -> lis
     return [logits for _, logits, _ in causalcxr.predict(model, paths, batch_size=batch_size, workers=workers)]
 
 
-def measure(format: str, args: argparse.Namespace) -> dict[str, Any]:
-    model = causalcxr.create_model(args.model, pretrained=not args.random).eval().to(args.device)
+def compared(format: str, options: dict[str, Any]) -> Row:
+    """Compare the sides on films of one format; `options` are those of the command."""
+    batch_size, workers, device = (options[name] for name in ("batch_size", "workers", "device"))
+    model = causalcxr.create_model(MODEL, pretrained=True).eval().to(device)
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_films(Path(folder), format, args.films, args.side)
+        paths = write_films(Path(folder), format, options["films"], options["side"])
         sides = {
-            "batched": partial(batched, model, paths, args.batch_size, args.workers),
-            "one": partial(one_at_a_time, model, paths, args.device),
-            "reading": partial(reading, model, paths, args.workers),
+            "batched": partial(batched, model, paths, batch_size, workers),
+            "one": partial(one_at_a_time, model, paths, device),
+            "reading": partial(reading, model, paths, workers),
         }
         difference = (torch.stack(sides["batched"]()) - torch.stack(sides["one"]())).abs().max()
-        times = in_turns(sides, args.rounds)
-    row = ratio(times, "one", "batched")
-    return row | {
-        "films_per_second": {name: round(args.films / seconds, 2) for name, seconds in row["seconds"].items()},
-        "difference": float(difference),
-        "films": args.films,
-        "side": args.side,
-        "model": args.model,
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else args.device,
-        "batch_size": args.batch_size,
-        "workers": args.workers,
-        "rounds": args.rounds,
-    }
+        row = ratio(in_turns(sides, options["rounds"]), "one", "batched")
+    speeds = {name: round(options["films"] / seconds, 2) for name, seconds in row["seconds"].items()}
+    return row | {"films_per_second": speeds, "difference": float(difference), "model": MODEL, **options}
 
 
-def table(rows: dict[str, dict[str, Any]]) -> str:
+def table(found: dict[str, Row]) -> str:
     body = []
-    for format, row in rows.items():
+    for format, row in found.items():
         low, high = row["quartiles"]
         speeds = [f"{row['films_per_second'][name]:.0f}" for name in ("reading", "one", "batched")]
         body.append([format, *speeds, f"**{row['ratio']:.3g}** ({low:.3g}, {high:.3g})"])
@@ -98,8 +92,6 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="causal_efficientnet_lite0")
-    parser.add_argument("--random", action="store_true", help="random weights, for models without published ones")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--films", type=int, default=64)
     parser.add_argument("--side", type=int, default=1024)
@@ -107,11 +99,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, help="keep the results there, and the table beside it")
-    args = parser.parse_args(argv)
-    results = Results(args.json)
-    for format in FORMATS:
-        results.measure(format, partial(measure, format, args))
-    results.finish(table)
+    options = vars(parser.parse_args(argv))
+    path = options.pop("json")
+    measure({format: partial(compared, format, options) for format in FORMATS}, table, path, options["device"])
 
 
 if __name__ == "__main__":

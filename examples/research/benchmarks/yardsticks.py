@@ -3,7 +3,6 @@
 Each takes the library's own layer, whose weights it uses, so that both must agree.
 """
 
-from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -12,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from causalcxr import CausalCXR, create_model
-from causalcxr.layers import ACmix, BackdoorIntervention, DisentangledCrossAttention
+from causalcxr.layers import ACmix, DisentangledCrossAttention
 from causalcxr.layers.cross_attention import DisentangledAttention
 
 
@@ -39,34 +38,16 @@ def unfolded_acmix(layer: ACmix, x: Tensor) -> Tensor:
     return layer.rate1 * attended + layer.rate2 * layer.dep_conv(mixed)
 
 
-def _heads(layer: DisentangledCrossAttention, query: Tensor, tokens: Tensor) -> Iterator[Tensor]:
-    for projection, x in ((layer.q_proj, query), (layer.k_proj, tokens), (layer.v_proj, tokens)):
-        yield rearrange(projection(x), "b n (h d) -> b h n d", h=layer.num_heads)
-
-
 def materialised_attention(
     layer: DisentangledCrossAttention, query: Tensor, key: Tensor, value: Tensor | None = None, **_: object
 ) -> DisentangledAttention:
     """Cross-attention that forms softmax and 1 - softmax, (K, N) each."""
-    q, k, v = _heads(layer, query, key)
-    if value is not None:
-        v = rearrange(layer.v_proj(value), "b n (h d) -> b h n d", h=layer.num_heads)
+    projected = layer.q_proj(query), layer.k_proj(key), layer.v_proj(key if value is None else value)
+    q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=layer.num_heads) for x in projected)
     attention = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
     complement = (1 - attention) / (k.shape[-2] - 1 if layer.complement == "normalized" else 1)
     outputs = (layer.out_proj(rearrange(weights @ v, "b h k d -> b k (h d)")) for weights in (attention, complement))
     return DisentangledAttention(*outputs, None)
-
-
-def one_branch_attention(layer: DisentangledCrossAttention, query: Tensor, tokens: Tensor) -> Tensor:
-    """Plain fused cross-attention: the causal branch alone."""
-    q, k, v = _heads(layer, query, tokens)
-    return layer.out_proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h k d -> b k (h d)"))
-
-
-def looped_intervention(layer: BackdoorIntervention, causal: Tensor, confounders: Tensor) -> Tensor:
-    """Eq. 6 of arXiv 2305.12072 for one confounder (K, D) after the other, all images (B, K, D) at once."""
-    phi = layer.classifier
-    return torch.stack([((causal + confounder) * phi.weight).sum(dim=-1) + phi.bias for confounder in confounders], 1)
 
 
 def published_design(name: str = "causal_resnet101", *, dim: int = 2048) -> CausalCXR:

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from causalcxr.bench import as_dict, evaluate
+from records import kept, write_json
 
 from .data import confound, read
 from .methods import METHODS
 from .report import markdown, plot
-from .runs import kept, write_json
 from .training import Training, train
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from .runs import markdown_table
+from records import markdown_table
 
 Runs = list[dict[str, Any]]
 
@@ -12,69 +12,65 @@ REFERENCE = "plain, not confounded"
 SMALLEST_GAP = 0.02  # of AUROC between the reference and plain training, for parts of it to mean something
 
 
+def grouped(runs: Runs) -> dict[tuple[str, str, float], dict[str, Runs]]:
+    """Return the runs of each experiment (images, confounder, correlation) by the name of the method."""
+    groups: dict[tuple[str, str, float], dict[str, Runs]] = {}
+    for run in runs:
+        name = f"{run['method']}, not confounded" if run["trained_at"] == 0.5 else run["method"]
+        experiment = run["images"], run["confounder"], run["correlation"]
+        groups.setdefault(experiment, {}).setdefault(name, []).append(run)
+    return groups
+
+
+def auroc(runs: Runs, test: str = "reversed") -> float:
+    """Return the mean over seeds."""
+    return fmean(run["result"]["tests"][test]["auroc"]["value"] for run in runs)
+
+
 def markdown(runs: Runs) -> str:
     """An overview, and a table for each experiment; means over seeds.
 
     The overview has the AUROC of the reversed test: a row for each method, a column for each experiment.
     """
-    tables = []
-    rows: dict[str, list[str]] = {REFERENCE: [], **{run["method"]: [] for run in runs}}
-    experiments = list(dict.fromkeys((run["images"], run["confounder"], run["correlation"]) for run in runs))
-    for experiment in experiments:
-        chosen = [run for run in runs if (run["images"], run["confounder"], run["correlation"]) == experiment]
-        groups: dict[str, Runs] = {}
-        for run in chosen:
-            groups.setdefault(_named(run), []).append(run)
-        reversed_of = {name: fmean(_auroc(run, "reversed") for run in group) for name, group in groups.items()}
-        for name, row in rows.items():
-            row.append(f"{reversed_of[name]:.3f}" if name in reversed_of else "")
+    groups = grouped(runs)
+    names = [REFERENCE, *dict.fromkeys(run["method"] for run in runs)]
+    body = [[name, *(f"{auroc(of[name]):.3f}" if name in of else "" for of in groups.values())] for name in names]
+    columns = [f"{confounder} {correlation:g}" for _, confounder, correlation in groups]
+    tables = [markdown_table(["method", *columns], body)]
+    for experiment, of_methods in groups.items():
+        seeds = sorted({run["seed"] for of_method in of_methods.values() for run in of_method})
         title = "**{}, {}, correlation {:g}**".format(*experiment)
-        seeds = sorted({run["seed"] for run in chosen})
-        tables.append(f"{title} (AUROC, mean over seeds {seeds})\n\n{_table(groups, reversed_of)}")
-    names = [f"{confounder} {correlation:g}" for _, confounder, correlation in experiments]
-    overview = markdown_table(["method", *names], [[name, *row] for name, row in rows.items()])
-    return "\n\n".join([overview, *tables])
+        tables.append(f"{title} (AUROC, mean over seeds {seeds})\n\n{_table(of_methods)}")
+    return "\n\n".join(tables)
 
 
-def _auroc(run: dict[str, Any], test: str) -> float:
-    return run["result"]["tests"][test]["auroc"]["value"]
-
-
-def _named(run: dict[str, Any]) -> str:
-    """The method, and whether it was trained without confounding."""
-    return f"{run['method']}, not confounded" if run["trained_at"] == 0.5 else run["method"]
-
-
-def _table(groups: dict[str, Runs], reversed_of: dict[str, float]) -> str:
+def _table(of_methods: dict[str, Runs]) -> str:
     """All figures of an experiment; `gap closed` is the part of the way from plain training to the reference."""
-    tests = list(groups[REFERENCE][0]["result"]["tests"])
-    best, worst = reversed_of[REFERENCE], reversed_of["plain"]
+    tests = list(of_methods[REFERENCE][0]["result"]["tests"])
+    best, worst = auroc(of_methods[REFERENCE]), auroc(of_methods["plain"])
     body = []
-    for name, group in groups.items():
-        closed = group[0]["trained_at"] != 0.5 and best - worst >= SMALLEST_GAP
-        results = [run["result"] for run in group]
+    for name, runs in of_methods.items():
+        closed = runs[0]["trained_at"] != 0.5 and best - worst >= SMALLEST_GAP
+        results = [run["result"] for run in runs]
         none = [result["tests"]["none"] for result in results]
         # Share of the causal map on the marker, in parts of the marker's share of the image: 1 for a flat map.
         on_marker = [f["attention_share"] / f["area_share"] for f in none if f.get("attention_share") is not None]
         body.append(
             [
                 name,
-                *(f"{fmean(_auroc(run, test) for run in group):.3f}" for test in tests),
-                f"{(reversed_of[name] - worst) / (best - worst):.0%}" if closed else "",
-                f"{fmean(figures['worst_group']['value'] for figures in none):.3f}",
-                f"{fmean(figures['shift'] for figures in none):+.3f}",
-                f"{fmean(result['tests']['reversed']['ece'] for result in results):.3f}",
-                *(_optional([result[probe] for result in results]) for probe in ("probe_causal", "probe_confounder")),
-                f"{fmean(on_marker):.1f}" if on_marker else "",
+                *(f"{auroc(runs, test):.3f}" for test in tests),
+                f"{(auroc(runs) - worst) / (best - worst):.0%}" if closed else "",
+                *(_mean([result[probe] for result in results]) for probe in ("probe_causal", "probe_confounder")),
+                _mean(on_marker, digits=1),
             ]
         )
-    header = ["method", *tests, "gap closed", "worst group, none", "shift, none", "ECE, reversed"]
-    return markdown_table([*header, "probe of h_x", "probe of h_c", "map on marker / area"], body)
+    header = ["method", *tests, "gap closed", "probe of h_x", "probe of h_c", "map on marker / area"]
+    return markdown_table(header, body)
 
 
-def _optional(values: list[float | None]) -> str:
+def _mean(values: list[float | None], digits: int = 3) -> str:
     known = [value for value in values if value is not None]
-    return f"{fmean(known):.3f}" if known else ""
+    return f"{fmean(known):.{digits}f}" if known else ""
 
 
 def plot(runs: Runs, path: Path) -> None:
@@ -84,24 +80,23 @@ def plot(runs: Runs, path: Path) -> None:
     """
     import matplotlib.pyplot as plt
 
-    values: dict[tuple[str, str], dict[str, dict[float, list[float]]]] = {}
-    for run in runs:
-        values.setdefault((run["images"], run["confounder"]), {})  # panels in their order
-    for run in sorted(runs, key=lambda run: run["correlation"]):
-        curve = values[run["images"], run["confounder"]].setdefault(_named(run), {})
-        curve.setdefault(run["correlation"], []).append(_auroc(run, "reversed"))
-    names = list(dict.fromkeys([*(run["method"] for run in runs), REFERENCE]))
-    several = [name for curves in values.values() for name in names if len(curves.get(name, {})) > 1]
-    shown = list(dict.fromkeys(several or names))
+    panels: dict[tuple[str, str], dict[str, dict[float, float]]] = {}
+    for (images, confounder, correlation), of_methods in grouped(runs).items():
+        curves = panels.setdefault((images, confounder), {})
+        for name, of_method in of_methods.items():
+            curves.setdefault(name, {})[correlation] = auroc(of_method)
+    names = [*dict.fromkeys(run["method"] for run in runs), REFERENCE]
+    several = [name for name in names if any(len(curves.get(name, {})) > 1 for curves in panels.values())]
+    shown = several or names
     colours = plt.get_cmap("tab10" if len(shown) <= 10 else "tab20").colors
     styles = {name: {"color": colours[i % len(colours)]} for i, name in enumerate(shown)}
     styles[REFERENCE] = {"color": "0.3", "ls": "--"}
-    size = (3.2 * len(values), 4.0)
-    figure, axes = plt.subplots(1, len(values), figsize=size, squeeze=False, sharey=True, layout="constrained")
-    for axis, ((images, confounder), curves) in zip(axes[0], values.items(), strict=True):
+    size = (3.2 * len(panels), 4.0)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True, layout="constrained")
+    for axis, ((images, confounder), curves) in zip(axes[0], panels.items(), strict=True):
         for name in shown:
-            curve = {correlation: fmean(found) for correlation, found in curves.get(name, {}).items()}
-            axis.plot(list(curve), list(curve.values()), marker="o", ms=3, label=name, **styles[name])
+            points = sorted(curves.get(name, {}).items())
+            axis.plot(*zip(*points, strict=True) if points else ([], []), marker="o", ms=3, label=name, **styles[name])
         axis.set(title=f"{images}: {confounder}", xlabel="correlation in training")
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("AUROC, reversed test")

@@ -56,8 +56,3 @@ class StructuralCXR(Dataset[tuple[Tensor, Tensor]]):
     def do_probability(self, x: int) -> float:
         """P(Y = 1 | do(X = x))."""
         return float(OUTCOME[x].mean())  # P(C = 1) = 1/2
-
-    def conditional_probability(self, x: int) -> float:
-        """P(Y = 1 | X = x)."""
-        stamped = self.correlation if x else 1 - self.correlation
-        return float((1 - stamped) * OUTCOME[x, 0] + stamped * OUTCOME[x, 1])

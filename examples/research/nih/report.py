@@ -24,7 +24,7 @@ import causalcxr
 from causalcxr.data import NIH_LABELS
 from causalcxr.data.nih_tables import NIHTables
 from causalcxr.metrics import bootstrap_auroc
-from confounding.runs import markdown_table, write_json
+from records import markdown_table, write_json
 
 from .films import read_tables, scored_films
 from .pointing import inside, marked_findings
@@ -35,8 +35,27 @@ BINS = 15  # of the calibration error
 VIEWS = ("AP", "PA")
 PAIRS = [(name, "plain") for name in ("label_queries", "causal", "plain_view", "plain_agreement", "as_printed")]
 PAIRS += [(name, "label_queries") for name in ("causal", "label_queries_view", "as_printed")]
-SHOWN = ("mean_of_14", "mean_of_frequent", "within_AP", "within_PA", "worst_view")
+TITLES = {
+    "mean_of_14": "test AUROC, mean of 14",
+    "mean_of_frequent": "mean of {frequent} findings",
+    "within_AP": "within AP",
+    "within_PA": "within PA",
+    "worst_view": "worst view",
+    "calibration_error": "calibration error",
+    "calibration_error_fitted": "after temperature",
+    "pointing_evidence": "evidence in box",
+    "pointing_attention": "attention in box",
+}
+COMPARED = ("mean_of_14", "mean_of_frequent", "within_AP", "within_PA", "worst_view")
+BRANCHES = {
+    "norm_causal": "norm of h_x",
+    "norm_confounder": "norm of h_c",
+    "gradient_sl_encoder": "gradient of L_sl in the encoder",
+    "gradient_conf_encoder": "of a1 L_conf",
+    "gradient_bd_encoder": "of a2 L_bd",
+}
 Array = npt.NDArray[np.float64]
+Figures = dict[str, Array]
 
 
 def patients_with(targets: Array, patient: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
@@ -44,7 +63,7 @@ def patients_with(targets: Array, patient: npt.NDArray[Any]) -> npt.NDArray[np.i
     return np.array([len(np.unique(patient[column == 1])) for column in targets.T])
 
 
-def ranking_figures(scores: Array, tables: NIHTables, n_resamples: int) -> dict[str, Array]:
+def ranking_figures(scores: Array, tables: NIHTables, n_resamples: int) -> Figures:
     """Return the means of AUROC of one run, over all films and within each view."""
     targets, patient = tables.targets.astype(float), tables.patient
     frequent = patients_with(targets, patient) >= MIN_PATIENTS
@@ -53,10 +72,8 @@ def ranking_figures(scores: Array, tables: NIHTables, n_resamples: int) -> dict[
     both = np.min([patients_with(of_view, patient) for of_view in within.values()], axis=0) >= MIN_PATIENTS
 
     def figure(labelled: Array, labels: npt.NDArray[np.bool_]) -> Array:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a resample may lack a rare label; it is left out of its mean
-            result = bootstrap_auroc(scores[:, labels], labelled[:, labels], patient, n_resamples=n_resamples, seed=0)
-            return np.append(result.mean.value, np.nanmean(result.resamples, axis=-1))
+        result = bootstrap_auroc(scores[:, labels], labelled[:, labels], patient, n_resamples=n_resamples, seed=0)
+        return np.append(result.mean.value, np.nanmean(result.resamples, axis=-1))
 
     figures = {"mean_of_14": figure(targets, np.ones(targets.shape[1], bool))}
     if frequent.any():
@@ -75,10 +92,10 @@ def drawn(patient: npt.NDArray[Any], n_resamples: int) -> Array:
     return np.array([np.ones(len(patient)), *times])
 
 
-def calibration_figure(probabilities: Array, targets: Array, times: Array) -> Array:
+def calibration_figure(logits: Array, targets: Array, times: Array) -> Array:
     """Return the expected calibration error, the mean over labels, in bins of equal width."""
     by_label = []
-    for of_label, target in zip(probabilities.T, targets.T, strict=True):
+    for of_label, target in zip(1 / (1 + np.exp(-logits.T)), targets.T, strict=True):
         bins = np.clip(np.ceil(of_label * BINS).astype(int) - 1, 0, BINS - 1)
         gap = np.zeros((len(target), BINS))
         gap[np.arange(len(target)), bins] = target - of_label
@@ -86,39 +103,31 @@ def calibration_figure(probabilities: Array, targets: Array, times: Array) -> Ar
     return np.mean(by_label, axis=0)
 
 
-def sigmoid(logits: Array) -> Array:
-    return 1 / (1 + np.exp(-logits))
-
-
-def run_figures(
-    places: dict[str, Any], val: Array, test: Array, val_targets: Array, tables: NIHTables, n_resamples: int
-) -> dict[str, Array]:
-    """Return all figures of one run, from its places of maxima and its logits."""
-    figures = ranking_figures(test, tables, n_resamples)
-    targets, times = tables.targets.astype(float), drawn(tables.patient, n_resamples)
-    figures["calibration_error"] = calibration_figure(sigmoid(test), targets, times)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a rare label may have no threshold; only the temperature is of interest
-        temperature = causalcxr.Calibration.fit(val, val_targets).temperature
-    figures["calibration_error_fitted"] = calibration_figure(sigmoid(test / temperature), targets, times)
-    marked = marked_findings(tables.names, tables.boxes)
-    for name in ("evidence", "attention"):
-        if name in places:
-            hits = np.array([inside(place, boxes) for place, boxes in zip(places[name], marked.boxes, strict=True)])
-            of_marked = drawn(tables.patient[marked.rows], n_resamples)
-            figures[f"pointing_{name}"] = (of_marked @ hits) / of_marked.sum(axis=1)
+def run_figures(record: dict[str, Any], scores: Any, val: NIHTables, test: NIHTables, n_resamples: int) -> Figures:
+    """Return all figures of one run, from its record and its logits."""
+    logits, fitted_on = (scores[f"{record['name']}/{part}"].astype(float) for part in ("test", "val"))
+    figures = ranking_figures(logits, test, n_resamples)
+    targets, times = test.targets.astype(float), drawn(test.patient, n_resamples)
+    temperature = causalcxr.Calibration.fit(fitted_on, val.targets).temperature
+    figures["calibration_error"] = calibration_figure(logits, targets, times)
+    figures["calibration_error_fitted"] = calibration_figure(logits / temperature, targets, times)
+    marked = marked_findings(test.names, test.boxes)
+    for name, places in (record.get("pointing") or {}).items():
+        hits = np.array([inside(place, boxes) for place, boxes in zip(places, marked.boxes, strict=True)])
+        of_marked = drawn(test.patient[marked.rows], n_resamples)
+        figures[f"pointing_{name}"] = (of_marked @ hits) / of_marked.sum(axis=1)
     return figures
 
 
 def summary(of_seeds: list[Array]) -> dict[str, Any]:
     """Return the mean over seeds, its interval over patients, and the figure of each seed."""
-    values = [figure[0] for figure in of_seeds]
-    low, high = np.nanpercentile(np.mean(of_seeds, axis=0)[1:], [2.5, 97.5])
+    values = [float(figure[0]) for figure in of_seeds]
+    interval = np.nanpercentile(np.mean(of_seeds, axis=0)[1:], [2.5, 97.5])
     return {
-        "mean": _rounded(np.mean(values)),
-        "interval": [_rounded(low), _rounded(high)],
-        "seeds": [_rounded(value) for value in values],
-        "deviation_over_seeds": _rounded(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "mean": round(float(np.mean(values)), 4),
+        "interval": [round(float(end), 4) for end in interval],
+        "seeds": [round(value, 4) for value in values],
+        "deviation_over_seeds": round(float(np.std(values, ddof=1)), 4) if len(values) > 1 else None,
     }
 
 
@@ -135,55 +144,46 @@ def difference(of_one: dict[int, Array], of_other: dict[int, Array]) -> dict[str
     return found | {"verdict": verdict}
 
 
-def _rounded(value: Any) -> float:
-    return round(float(value), 4)
-
-
-def with_interval(found: dict[str, Any] | None, form: str = "{:.3f}") -> str:
-    return "" if found is None else f"{form} ({form}, {form})".format(found["mean"], *found["interval"])
-
-
 def read(folders: list[Path]) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
     """Return what is known of each output, and its runs."""
     contents = [json.loads((folder / "results.json").read_text()) for folder in folders]
-    runs = [content.pop("runs") for content in contents]
-    return contents, runs
+    return contents, [content.pop("runs") for content in contents]
 
 
 def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str, Any]:
     """Return everything that the tables of a study say."""
     about, runs = read(folders)
-    by_variant: dict[str, dict[int, dict[str, Array]]] = {}
     records: dict[str, dict[int, dict[str, Any]]] = {}
+    figures: dict[str, dict[str, dict[int, Array]]] = {}
     for folder, of_folder in zip(folders, runs, strict=True):
         with np.load(folder / "scores.npz") as scores:
             val, test = (scored_films(part, tables, str(scores[f"{part}_films"])) for part in ("val", "test"))
             for record in (run for run in of_folder if run["finished"]):
-                logits = [scores[f"{record['name']}/{part}"].astype(float) for part in ("val", "test")]
-                figures = run_figures(record.get("pointing") or {}, *logits, val.targets, test, n_resamples)
-                by_variant.setdefault(record["variant"], {})[record["seed"]] = figures
-                records.setdefault(record["variant"], {})[record["seed"]] = record
+                variant, seed = record["variant"], record["seed"]
+                records.setdefault(variant, {})[seed] = record
+                for name, figure in run_figures(record, scores, val, test, n_resamples).items():
+                    figures.setdefault(variant, {}).setdefault(name, {})[seed] = figure
     variants = {}
-    for variant, of_seeds in by_variant.items():
+    for variant, of_seeds in records.items():
         seeds = sorted(of_seeds)
         variants[variant] = {
             "seeds": seeds,
-            "val_auroc": [records[variant][seed]["val_auroc"] for seed in seeds],
-            "best_epoch": [records[variant][seed]["best_epoch"] for seed in seeds],
-            "figures": {name: summary([of_seeds[seed][name] for seed in seeds]) for name in of_seeds[seeds[0]]},
-            "branches": branch_means(list(records[variant].values())),
+            "val_auroc": [of_seeds[seed]["val_auroc"] for seed in seeds],
+            "best_epoch": [of_seeds[seed]["best_epoch"] for seed in seeds],
+            "figures": {name: summary([of[seed] for seed in seeds]) for name, of in figures[variant].items()},
+            "branches": branch_means(list(of_seeds.values())),
         }
     differences = {
         f"{one} - {other}": {
-            name: difference(*({seed: figures[name] for seed, figures in by_variant[v].items()} for v in (one, other)))
-            for name in variants[one]["figures"]
-            if name in variants[other]["figures"]
+            name: difference(of_one, figures[other][name])
+            for name, of_one in figures[one].items()
+            if name in figures[other]
         }
         for one, other in PAIRS
-        if set(variants[one]["seeds"] if one in variants else []) & set(by_variant.get(other, {}))
+        if set(records.get(one, {})) & set(records.get(other, {}))
     }
     marked = marked_findings(test.names, test.boxes)
-    centre = np.array([inside([0.5, 0.5], boxes) for boxes in marked.boxes])
+    centre = [inside([0.5, 0.5], boxes) for boxes in marked.boxes]
     return {
         "mode": "study",
         "about": about,
@@ -195,7 +195,7 @@ def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str,
             "positives": dict(zip(NIH_LABELS, test.targets.sum(axis=0).astype(int).tolist(), strict=True)),
             "positive_patients": dict(zip(NIH_LABELS, patients_with(test.targets, test.patient).tolist(), strict=True)),
             "marked_findings": len(marked.rows),
-            "middle_of_the_image": _rounded(centre.mean()) if len(centre) else None,
+            "middle_of_the_image": round(float(np.mean(centre)), 4) if centre else None,
         },
         "variants": variants,
         "differences": differences,
@@ -212,66 +212,39 @@ def branch_means(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return found
 
 
+def with_interval(found: dict[str, Any] | None, form: str = "{:.3f}") -> str:
+    return "" if found is None else f"{form} ({form}, {form})".format(found["mean"], *found["interval"])
+
+
 def study_tables(found: dict[str, Any]) -> str:
     """Return the tables of a study as Markdown."""
-    test = found["test"]
+    test, variants = found["test"], found["variants"]
     frequent = sum(count >= MIN_PATIENTS for count in test["positive_patients"].values())
-    titles = {
-        "mean_of_14": "test AUROC, mean of 14",
-        "mean_of_frequent": f"mean of {frequent} findings",
-        "within_AP": "within AP",
-        "within_PA": "within PA",
-        "worst_view": "worst view",
-        "calibration_error": "calibration error",
-        "calibration_error_fitted": "after temperature",
-        "pointing_evidence": "evidence in box",
-        "pointing_attention": "attention in box",
-    }
-    body = [
-        [
-            variant,
-            ", ".join(map(str, of_variant["seeds"])),
-            ", ".join(f"{value:.3f}" for value in of_variant["val_auroc"]),
-            *(with_interval(of_variant["figures"].get(name)) for name in titles),
-        ]
-        for variant, of_variant in found["variants"].items()
-    ]
-    blocks = [markdown_table(["variant", "seeds", "validation AUROC of each", *titles.values()], body)]
+    titles = {name: title.format(frequent=frequent) for name, title in TITLES.items()}
+    header = ["variant", "seeds", "validation AUROC of each", *titles.values()]
+    body = []
+    for variant, of in variants.items():
+        seeds, chosen = ", ".join(map(str, of["seeds"])), ", ".join(f"{value:.3f}" for value in of["val_auroc"])
+        body.append([variant, seeds, chosen, *(with_interval(of["figures"].get(name)) for name in titles)])
+    blocks = [markdown_table(header, body)]
     blocks.append(
         f"{test['images']} films of {test['patients']} patients; 95 % intervals over patients of the mean over seeds. "
         f"{test['marked_findings']} marked findings; the middle of the image lies in the box of "
         f"{test['middle_of_the_image']} of them."
     )
-    body = [
-        [
-            pair,
-            titles[name],
-            with_interval(of[name], "{:+.3f}"),
-            ", ".join(f"{value:+.3f}" for value in of[name]["seeds"]),
-            of[name]["verdict"],
-        ]
-        for pair, of in found["differences"].items()
-        for name in SHOWN
-        if name in of
-    ]
+    body = []
+    for pair, figures in found["differences"].items():
+        for name, of in ((name, figures[name]) for name in COMPARED if name in figures):
+            seeds = ", ".join(f"{value:+.3f}" for value in of["seeds"])
+            body.append([pair, titles[name], with_interval(of, "{:+.3f}"), seeds, of["verdict"]])
     blocks.append(markdown_table(["difference", "of", "mean over seeds", "of each seed", ""], body))
     body = [
         [variant, when, *(f"{values[name]:.3g}" for name in BRANCHES)]
-        for variant, of_variant in found["variants"].items()
-        for when, values in of_variant["branches"].items()
+        for variant, of in variants.items()
+        for when, values in of["branches"].items()
     ]
-    if body:
-        blocks.append(markdown_table(["variant", "training", *BRANCHES.values()], body))
+    blocks.append(markdown_table(["variant", "training", *BRANCHES.values()], body))
     return "\n\n".join(blocks) + "\n"
-
-
-BRANCHES = {
-    "norm_causal": "norm of h_x",
-    "norm_confounder": "norm of h_c",
-    "gradient_sl_encoder": "gradient of L_sl in the encoder",
-    "gradient_conf_encoder": "of a1 L_conf",
-    "gradient_bd_encoder": "of a2 L_bd",
-}
 
 
 def search(folders: list[Path]) -> dict[str, Any]:
@@ -286,22 +259,15 @@ def search(folders: list[Path]) -> dict[str, Any]:
 
 def search_tables(found: dict[str, Any]) -> str:
     """Return the table of a search as Markdown."""
-    runs = [run for run in found["runs"] if "val_auroc" in run]
-    variants = list(dict.fromkeys(run["variant"] for run in runs))
-    body = []
-    for name in dict.fromkeys(run["setting_name"] for run in runs):
-        cells = [name]
-        for variant in variants:
-            of = [run for run in runs if run["setting_name"] == name and run["variant"] == variant]
-            cells.append(", ".join(_best_epoch(run) for run in of))
-        body.append(cells)
+    cells: dict[str, dict[str, str]] = {}
+    for run in (run for run in found["runs"] if "val_auroc" in run):
+        done, planned = run["epochs"], run["setting"]["epochs"]
+        stopped = f", stopped after {done} of" if done < planned else " of"
+        cell = f"{run['val_auroc']:.3f} (epoch {run['best_epoch']}{stopped} {planned})"
+        cells.setdefault(run["setting_name"], {})[run["variant"]] = cell
+    variants = list(dict.fromkeys(variant for of_setting in cells.values() for variant in of_setting))
+    body = [[name, *(of_setting.get(variant, "") for variant in variants)] for name, of_setting in cells.items()]
     return markdown_table(["setting", *variants], body) + "\n"
-
-
-def _best_epoch(run: dict[str, Any]) -> str:
-    done, planned = run["epochs"], run["setting"]["epochs"]
-    stopped = f", stopped after {done} of" if done < planned else " of"
-    return f"{run['val_auroc']:.3f} (epoch {run['best_epoch']}{stopped} {planned})"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -314,13 +280,10 @@ def main(argv: list[str] | None = None) -> None:
     modes = {json.loads((folder / "results.json").read_text())["mode"] for folder in args.folders}
     if len(modes) > 1:
         parser.error("give folders of a search or of a study, not of both")
+    warnings.simplefilter("ignore")  # a resample may lack a rare label, which its mean leaves out
     mode = modes.pop()
-    if mode == "search":
-        found = search(args.folders)
-        text = search_tables(found)
-    else:
-        found = study(args.folders, read_tables(args.data), args.resamples)
-        text = study_tables(found)
+    found = search(args.folders) if mode == "search" else study(args.folders, read_tables(args.data), args.resamples)
+    text = search_tables(found) if mode == "search" else study_tables(found)
     write_json(args.output / f"{mode}.json", found)
     (args.output / f"{mode}.md").write_text(text)
     print(text)

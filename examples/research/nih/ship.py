@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.torch import load_file
 
 import causalcxr
-from confounding.runs import write_json
+from records import write_json
 
 from .films import read_tables, scored_films
 from .variants import VARIANTS

@@ -16,18 +16,15 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import platform
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 
-import causalcxr
-from confounding.runs import commit, write_json
+from records import commit, versions, write_json
 
 from .films import fingerprint, parts, read_pixels, read_tables, training_films
 from .pointing import marked_findings
@@ -39,39 +36,25 @@ SMALL = {"backbone": "causal_test_resnet", "image_size": 64, "epochs": 1, "batch
 SMALL_CANVAS, FEW = 96, 48
 
 
-def jobs_of_search(config: dict[str, Any], over: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the runs of a search, setting by setting."""
-    return [
-        {
-            "name": f"{name}-{variant}-seed{seed}",
-            "setting_name": name,
-            "variant": variant,
-            "seed": seed,
-            "score_test": False,
-            "setting": dataclasses.asdict(Setting(**{**config["base"], **setting, **over})),
-        }
-        for name, setting in config["settings"].items()
-        for seed in config["seeds"]
-        for variant in config["variants"]
-    ]
-
-
-def jobs_of_study(config: dict[str, Any], over: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the runs of a study: of each group of variants all seeds, then the next group."""
-    setting = dataclasses.asdict(Setting(**{**config["setting"], **over}))
-    common = {"setting_name": "", "score_test": True, "setting": setting}
-    return [
-        {"name": f"{variant}-seed{seed}", "variant": variant, "seed": seed, **common}
-        for group in config["groups"]
-        for seed in config["seeds"]
-        for variant in group
-    ]
-
-
 def jobs_of(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the runs that the arguments ask for, most important first."""
+    """Return the runs that the arguments ask for, most important first.
+
+    Of each setting, all groups of variants; of each group, all seeds. Test films are for a study alone.
+    """
     config = json.loads((args.config or HERE / f"{args.mode}.json").read_text())
-    jobs = {"search": jobs_of_search, "study": jobs_of_study}[args.mode](config, SMALL if args.small else {})
+    over = SMALL if args.small else {}
+    jobs = []
+    for name, setting in config.get("settings", {"": {}}).items():
+        common = {
+            "setting_name": name,
+            "score_test": args.mode == "study",
+            "setting": dataclasses.asdict(Setting(**{**config["setting"], **setting, **over})),
+        }
+        for group in config["groups"]:
+            for seed in config["seeds"]:
+                for variant in group:
+                    full_name = f"{name}-{variant}-seed{seed}".removeprefix("-")
+                    jobs.append({"name": full_name, "variant": variant, "seed": seed, **common})
     elsewhere = [run for folder in args.but for run in json.loads((folder / "results.json").read_text())["runs"]]
     done = [(run["name"], run["setting"]) for run in elsewhere if run["finished"]]
     return [job for job in jobs if (job["name"], job["setting"]) not in done]
@@ -136,13 +119,6 @@ def collect(output: Path, jobs: list[dict[str, Any]], about: dict[str, Any], fil
         with np.load(output / "runs" / f"{name}.npz") as of_run:
             scores |= {f"{name}/{part}": of_run[part] for part in of_run.files}
     np.savez_compressed(output / "scores.npz", **scores)
-
-
-def versions(device: str) -> dict[str, str]:
-    """Return what the figures were made with."""
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or platform.machine()
-    packages = {module.__name__: module.__version__ for module in (torch, timm, np, causalcxr)}
-    return {"device": name, "python": platform.python_version(), **packages}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
