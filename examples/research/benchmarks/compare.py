@@ -1,9 +1,11 @@
 """Measure the library against plain ways to do the same.
 
     python -m benchmarks.compare --json benchmarks/results/compare_cpu.json
+    python -m benchmarks.compare --device cuda --json benchmarks/results/compare_gpu.json
 
 Both sides run in one process, in turns. A figure is the median over rounds, with quartiles. The unfold form is checked
-to agree before it is timed. Finished rows are kept in the JSON file: a run that was stopped goes on where it was.
+to agree before it is timed. Finished rows are kept in the JSON file: a run that was stopped goes on where it was. On a
+GPU it is bfloat16, with a bank of 1,024 confounders, and takes 30 GB of memory.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from typing import NamedTuple
 import timm
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from causalcxr import CausalObjective, ClassificationObjective, create_model
 from causalcxr.layers import ACmix, ConfounderBank
@@ -23,7 +26,7 @@ from records import markdown_table
 from .measuring import Row, Side, in_turns, measure, peak_memory, ratio
 from .yardsticks import published_design, unfolded_acmix
 
-NUM_CLASSES = 14
+NUM_CLASSES, BANK = 14, 1024
 
 
 class Scale(NamedTuple):
@@ -35,6 +38,10 @@ class Scale(NamedTuple):
     batch: int = 2
     device: str = "cpu"
     bank: int = 0  # confounders of the causal objective
+    checkpointing: bool = False
+
+    def __str__(self) -> str:
+        return f"`{self.causal}`, {self.pixels} px, stride 16, batch {self.batch}, channels_last"
 
     def images(self) -> Tensor:
         shape = self.batch, 3, self.pixels, self.pixels
@@ -49,10 +56,9 @@ class Scale(NamedTuple):
         bank = ConfounderBank(self.bank, NUM_CLASSES, ours.head_hidden_size) if self.bank else None
         theirs = timm.create_model(self.plain, num_classes=NUM_CLASSES, output_stride=16)
         sides = {"ours": CausalObjective(ours, bank=bank), "theirs": ClassificationObjective(theirs)}
-        return {name: side.to(self.device, memory_format=torch.channels_last) for name, side in sides.items()}
-
-
-SMALL = {"causal": "causal_test_resnet", "plain": "test_resnet", "pixels": 64}
+        for side in sides.values():
+            side.to(self.device, memory_format=torch.channels_last).model.set_grad_checkpointing(self.checkpointing)
+        return sides
 
 
 def autocast(device: str) -> torch.autocast:
@@ -130,33 +136,89 @@ def evaluation(scale: Scale, *, rounds: int) -> Row:
     return forward(models, scale.images(), rounds=rounds)
 
 
+def compiled(scale: Scale, *, rounds: int) -> Row:
+    backend = "inductor" if scale.device == "cuda" else "eager"
+    models = {name: objective.model.eval() for name, objective in scale.objectives().items()}
+    models = {name: torch.compile(model, backend=backend) for name, model in models.items()}
+    return forward(models, scale.images(), rounds=rounds)
+
+
 def published(scale: Scale, width: int, *, rounds: int) -> Row:
     models = {"ours": create_model(scale.causal), "theirs": published_design(scale.causal, dim=width)}
     models = {name: model.to(memory_format=torch.channels_last) for name, model in models.items()}
     return forward(models, scale.images(), rounds=rounds, faster=True, method="forward_causal")
 
 
+def head(scale: Scale, rounds: int) -> Row:
+    """Compare forward and backward of the head alone with the backbone's step, and find its slowest kernels."""
+    objectives, images = scale.objectives(), scale.images()
+    model = objectives["ours"].model
+    with torch.no_grad(), autocast(scale.device):
+        features = objectives["theirs"].model.forward_features(images)
+    features = features.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    borrowed = torch.randn(BANK, NUM_CLASSES, model.head_hidden_size, device=scale.device)
+
+    def alone() -> None:
+        with autocast(scale.device):
+            output = model.head(features, confounders=borrowed)
+        predictions = output.logits, output.confounder_logits, output.intervened
+        sum(tensor.float().square().mean() for tensor in predictions).backward()
+
+    sides = {"ours": alone, "theirs": training_step(objectives["theirs"], images, scale.targets())}
+    row = compared(sides, faster=False, rounds=rounds, device=scale.device)
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        alone()
+    order = f"self_{scale.device}_time_total"
+    kernels = profiler.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=100)
+    return row | {"kernels": kernels.splitlines()}
+
+
 def size(model: nn.Module) -> int:
     return sum(parameter.nbytes for parameter in model.parameters())
 
 
-WHOLE = "`causal_resnet101`, 512 px, stride 16, batch 2, channels_last"
-PLAIN = "timm `resnet101`, same stride, linear head"
+ON_CPU = ("acmix", "training", "evaluation", "published")
+ON_GPU = ("acmix", "training", "evaluation", "head", "checkpointed", "compiled")
 
 
-def rows(small: bool) -> dict[str, Callable[[], Row]]:
-    """Return what is compared; `small` shrinks all of it."""
-    scale = Scale(**SMALL) if small else Scale()
-    width, side, most = (32, 16, 1) if small else (512, 32, 15)
-    layer, x = ACmix(width, width), torch.randn(2, width, side, side)
-    return {
-        "`ACmix`, (2, 512, 32, 32), forward and backward | unfold form": partial(acmix, layer, x, rounds=min(most, 7)),
-        f"{WHOLE}, training step with AdamW | {PLAIN}": partial(training, scale, rounds=min(most, 7)),
-        f"{WHOLE}, evaluation | {PLAIN}": partial(evaluation, scale, rounds=most),
-        "`causal_resnet101`, forward, 512 px, batch 2 | the published design at width 2,048": partial(
-            published, scale, 64 if small else 2048, rounds=min(most, 5)
+def rows(device: str, small: bool) -> dict[str, Callable[[], Row]]:
+    """Return what is compared on a device; a small trial has all of it, in tiny sizes."""
+    on_gpu = device == "cuda"
+    if small:
+        scale = Scale("causal_test_resnet", "test_resnet", 64, device=device, bank=BANK)
+        shape, width, few, many = (2, 32, 16, 16), 64, 1, 1
+    elif on_gpu:
+        scale = Scale(batch=64, device=device, bank=BANK)
+        shape, width, few, many = (32, 256, 32, 32), 2048, 12, 20
+    else:
+        scale, shape, width, few, many = Scale(), (2, 512, 32, 32), 2048, 7, 15
+    half, quarter = scale._replace(batch=scale.batch // 2), scale._replace(batch=scale.batch // 4 or 2)
+    saving = scale._replace(checkpointing=True)
+
+    def attention() -> Row:
+        memory_format = torch.channels_last if on_gpu else torch.contiguous_format
+        layer = ACmix(shape[1], shape[1], num_heads=8 if on_gpu else 4).to(device, memory_format=memory_format)
+        return acmix(layer, torch.randn(shape, device=device).contiguous(memory_format=memory_format), rounds=few)
+
+    plain = f"timm `{scale.plain}`, same stride, linear head"
+    models = f"`{scale.causal}`, forward, {scale.pixels} px, batch {scale.batch}"
+    found: dict[str, tuple[str, Callable[[], Row]]] = {
+        "acmix": (f"`ACmix`, {shape}, forward and backward | unfold form", attention),
+        "training": (f"{scale}, training step with AdamW | {plain}", partial(training, scale, rounds=few)),
+        "evaluation": (f"{scale}, evaluation | {plain}", partial(evaluation, scale, rounds=many)),
+        "published": (
+            f"{models} | the published design at width {width:,}",
+            partial(published, scale, width, rounds=min(few, 5)),
         ),
+        "head": (
+            f"{half}, its head alone, forward and backward | a training step of {plain}",
+            partial(head, half, few),
+        ),
+        "checkpointed": (f"{scale}, training step, checkpointed | {plain}", partial(training, saving, rounds=few)),
+        "compiled": (f"{quarter}, compiled evaluation | {plain}", partial(compiled, quarter, rounds=many)),
     }
+    chosen = found if small else ON_GPU if on_gpu else ON_CPU
+    return dict(found[name] for name in chosen)
 
 
 def table(found: dict[str, Row]) -> str:
@@ -181,10 +243,11 @@ def time_of(seconds: float) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--small", action="store_true", help="a trial: tiny models, one round")
     parser.add_argument("--json", type=Path, help="keep the results there, and the table beside it")
     args = parser.parse_args(argv)
-    measure(rows(args.small), table, args.json)
+    measure(rows(args.device, args.small), table, args.json, args.device)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Where heat maps of marked findings have their maximum."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,31 +8,28 @@ from torch import Tensor, nn
 
 import causalcxr
 from causalcxr.data import NIH_LABELS, normalise
+from causalcxr.data.nih_tables import NIHTables
 
 RELEASE_SIDE = 1024  # boxes are in pixels of the release
 MAP_SIDE = 256
 
 
-@dataclass
-class Boxes:
-    """Marked findings of the test films: row of the film, number of the label, and boxes (x, y, w, h) in parts of 1."""
+class Marked(NamedTuple):
+    """A finding that is marked on a film: row of the film, number of the label, boxes (x, y, w, h) in parts of 1."""
 
-    rows: list[int]
-    labels: list[int]
-    boxes: list[list[tuple[float, float, float, float]]]
+    row: int
+    label: int
+    boxes: list[tuple[float, ...]]
 
 
-def marked_findings(names: list[str], boxes: dict[str, list[Any]]) -> Boxes:
-    """Return each finding that is marked on a film, in the order of the names."""
-    found = Boxes([], [], [])
-    for row, name in enumerate(names):
-        of_film = boxes.get(name, [])
+def marked_findings(tables: NIHTables) -> list[Marked]:
+    """Return each finding that is marked on a film, in the order of the films."""
+    found = []
+    for row, name in enumerate(tables.names):
+        of_film = tables.boxes.get(name, [])
         for label in dict.fromkeys(box.label for box in of_film):
-            found.rows.append(row)
-            found.labels.append(NIH_LABELS.index(label))
-            found.boxes.append(
-                [tuple(v / RELEASE_SIDE for v in (b.x, b.y, b.w, b.h)) for b in of_film if b.label == label]
-            )
+            boxes = [tuple(value / RELEASE_SIDE for value in box[1:]) for box in of_film if box.label == label]
+            found.append(Marked(row, NIH_LABELS.index(label), boxes))
     return found
 
 
@@ -62,14 +58,14 @@ def attention(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None
     return maps[torch.arange(len(maps), device=maps.device), labels]
 
 
-def point(model: nn.Module, images: Tensor, marked: Boxes) -> dict[str, list[list[float]]]:
+def point(model: nn.Module, images: Tensor, marked: list[Marked]) -> dict[str, list[list[float]]]:
     """Return the place (x, y) of each map's maximum, in parts of the side, for each marked finding.
 
     `images` has the film of each finding, (M, 1, S, S). Maps are computed in float32 and enlarged bilinearly before
     their maximum is taken.
     """
     model.eval()
-    labels = torch.tensor(marked.labels, device=images.device)
+    labels = torch.tensor([finding.label for finding in marked], device=images.device)
     inputs = normalise(images, model.pretrained_cfg)
     places = {}
     for name, method in {"evidence": evidence, "attention": attention}.items():
@@ -82,7 +78,6 @@ def point(model: nn.Module, images: Tensor, marked: Boxes) -> dict[str, list[lis
     return places
 
 
-def inside(place: list[float], boxes: list[tuple[float, float, float, float]]) -> bool:
+def inside(x: float, y: float, marked: Marked) -> bool:
     """Return whether a place lies in one of the boxes."""
-    x, y = place
-    return any(left <= x < left + w and top <= y < top + h for left, top, w, h in boxes)
+    return any(left <= x < left + w and top <= y < top + h for left, top, w, h in marked.boxes)

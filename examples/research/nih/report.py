@@ -1,4 +1,4 @@
-"""Tables of a search or of a study, as JSON and Markdown.
+"""The table of a search in Markdown, or those of a study, which are kept as JSON too.
 
     python -m nih.report runs/study --data nih-10k.zip --output nih/results
     python -m nih.report runs/search --data nih-10k.zip --output nih/results
@@ -111,10 +111,10 @@ def run_figures(record: dict[str, Any], scores: Any, val: NIHTables, test: NIHTa
     temperature = causalcxr.Calibration.fit(fitted_on, val.targets).temperature
     figures["calibration_error"] = calibration_figure(logits, targets, times)
     figures["calibration_error_fitted"] = calibration_figure(logits / temperature, targets, times)
-    marked = marked_findings(test.names, test.boxes)
-    for name, places in (record.get("pointing") or {}).items():
-        hits = np.array([inside(place, boxes) for place, boxes in zip(places, marked.boxes, strict=True)])
-        of_marked = drawn(test.patient[marked.rows], n_resamples)
+    marked = marked_findings(test)
+    for name, places in record.get("pointing", {}).items():
+        hits = np.array([inside(*place, finding) for place, finding in zip(places, marked, strict=True)])
+        of_marked = drawn(test.patient[[finding.row for finding in marked]], n_resamples)
         figures[f"pointing_{name}"] = (of_marked @ hits) / of_marked.sum(axis=1)
     return figures
 
@@ -182,8 +182,7 @@ def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str,
         for one, other in PAIRS
         if set(records.get(one, {})) & set(records.get(other, {}))
     }
-    marked = marked_findings(test.names, test.boxes)
-    centre = [inside([0.5, 0.5], boxes) for boxes in marked.boxes]
+    in_the_middle = [inside(0.5, 0.5, finding) for finding in marked_findings(test)]
     return {
         "mode": "study",
         "about": about,
@@ -194,8 +193,8 @@ def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str,
             "patients": len(np.unique(test.patient)),
             "positives": dict(zip(NIH_LABELS, test.targets.sum(axis=0).astype(int).tolist(), strict=True)),
             "positive_patients": dict(zip(NIH_LABELS, patients_with(test.targets, test.patient).tolist(), strict=True)),
-            "marked_findings": len(marked.rows),
-            "middle_of_the_image": round(float(np.mean(centre)), 4) if centre else None,
+            "marked_findings": len(in_the_middle),
+            "middle_of_the_image": round(float(np.mean(in_the_middle)), 4) if in_the_middle else None,
         },
         "variants": variants,
         "differences": differences,
@@ -247,21 +246,11 @@ def study_tables(found: dict[str, Any]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def search(folders: list[Path]) -> dict[str, Any]:
-    """Return every tried setting with its validation AUROC."""
-    about, runs = read(folders)
-    keys = ("setting_name", "variant", "seed", "val_auroc", "best_epoch", "seconds", "setting")
-    short = [
-        {k: run[k] for k in keys if k in run} | {"epochs": len(run["curve"])} for of_folder in runs for run in of_folder
-    ]
-    return {"mode": "search", "about": about, "runs": short}
-
-
-def search_tables(found: dict[str, Any]) -> str:
-    """Return the table of a search as Markdown."""
+def search_table(folders: list[Path]) -> str:
+    """Return every tried setting with its validation AUROC as Markdown."""
     cells: dict[str, dict[str, str]] = {}
-    for run in (run for run in found["runs"] if "val_auroc" in run):
-        done, planned = run["epochs"], run["setting"]["epochs"]
+    for run in (run for of_folder in read(folders)[1] for run in of_folder if "val_auroc" in run):
+        done, planned = len(run["curve"]), run["setting"]["epochs"]
         stopped = f", stopped after {done} of" if done < planned else " of"
         cell = f"{run['val_auroc']:.3f} (epoch {run['best_epoch']}{stopped} {planned})"
         cells.setdefault(run["setting_name"], {})[run["variant"]] = cell
@@ -280,11 +269,15 @@ def main(argv: list[str] | None = None) -> None:
     modes = {json.loads((folder / "results.json").read_text())["mode"] for folder in args.folders}
     if len(modes) > 1:
         parser.error("give folders of a search or of a study, not of both")
-    warnings.simplefilter("ignore")  # a resample may lack a rare label, which its mean leaves out
+    warnings.filterwarnings("ignore", "AUROC is|Mean of empty|no threshold")  # of a label that a resample lacks
     mode = modes.pop()
-    found = search(args.folders) if mode == "search" else study(args.folders, read_tables(args.data), args.resamples)
-    text = search_tables(found) if mode == "search" else study_tables(found)
-    write_json(args.output / f"{mode}.json", found)
+    if mode == "search":
+        text = search_table(args.folders)
+    else:
+        found = study(args.folders, read_tables(args.data), args.resamples)
+        write_json(args.output / "study.json", found)
+        text = study_tables(found)
+    args.output.mkdir(parents=True, exist_ok=True)
     (args.output / f"{mode}.md").write_text(text)
     print(text)
 

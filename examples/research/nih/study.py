@@ -70,13 +70,12 @@ def load(args: argparse.Namespace) -> Data:
         extra = read_tables(args.extra)
         training.append((read_pixels(args.extra), extra, np.flatnonzero(extra.official_split[:few] == "train_val")))
     val, test = (torch.from_numpy(pixels[rows[part]]).to(args.device) for part in ("val", "test"))
-    test_tables = tables.select(rows["test"])
     return Data(
         training=training_films(training, canvas, args.device),
         val=val,
         val_targets=tables.targets[rows["val"]],
         test=test,
-        boxes=marked_findings(test_tables.names, test_tables.boxes),
+        marked=marked_findings(tables.select(rows["test"])),
     )
 
 

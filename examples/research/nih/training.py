@@ -21,7 +21,7 @@ from causalcxr.data import normalise
 from causalcxr.metrics import auroc
 
 from .films import Training, resize
-from .pointing import Boxes, point
+from .pointing import Marked, point
 from .variants import VARIANTS, branches, build_model, build_objective, start_at_prior
 from .views import Views
 
@@ -57,7 +57,7 @@ class Data(NamedTuple):
     val: Tensor
     val_targets: npt.NDArray[np.float32]
     test: Tensor
-    boxes: Boxes
+    marked: list[Marked]
 
 
 def rate_at(step: int, total: int, warmup: float) -> float:
@@ -186,8 +186,9 @@ def train(
         scores["val"] = logits_of(chosen, data.val, size, exact).half().cpu().numpy()
         if job["score_test"]:
             scores["test"] = logits_of(chosen, data.test, size, exact).half().cpu().numpy()
-        if job["score_test"] and data.boxes.rows:
-            record["pointing"] = point(chosen, resize(data.test[data.boxes.rows], size), data.boxes)
+        if job["score_test"] and data.marked:
+            rows = [finding.row for finding in data.marked]
+            record["pointing"] = point(chosen, resize(data.test[rows], size), data.marked)
     record |= {"seconds": round(time.time() - started, 2), "ended": round(time.time(), 1)}
     return record, scores
 
