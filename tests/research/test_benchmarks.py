@@ -1,15 +1,14 @@
 """The benchmarks: yardsticks that compute what the library computes, and runs on small sizes."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import compare, measuring, modes, predict, yardsticks
+from benchmarks import compare, measuring, modes, predict, reading, yardsticks
 from causalcxr import create_model
-from causalcxr.layers import ACmix, BackdoorIntervention, DisentangledCrossAttention
+from causalcxr.layers import ACmix, DisentangledCrossAttention
 from reference.comparison import EXACT, normal, randomised
 
 RESULTS = Path(compare.__file__).parent / "results"
@@ -28,13 +27,6 @@ def test_materialised_attention_agrees(complement: str) -> None:
     layer = randomised(DisentangledCrossAttention(6, num_heads=3, complement=complement))
     inputs = normal(2, 4, 6), normal(2, 9, 6, seed=2)
     torch.testing.assert_close(layer(*inputs), yardsticks.materialised_attention(layer, *inputs), **EXACT)
-    torch.testing.assert_close(layer(*inputs).causal, yardsticks.one_branch_attention(layer, *inputs), **EXACT)
-
-
-def test_looped_intervention_agrees() -> None:
-    layer = randomised(BackdoorIntervention(3, 5))
-    inputs = normal(4, 3, 5), normal(6, 3, 5, seed=2)
-    torch.testing.assert_close(layer(*inputs), yardsticks.looped_intervention(layer, *inputs), **EXACT)
 
 
 def test_published_design_agrees_with_the_library_at_the_same_width() -> None:
@@ -67,45 +59,53 @@ def test_peak_of_tensors_is_what_is_held_at_once() -> None:
     assert measuring.peak_memory(run) == pytest.approx(12 * 2**20, rel=0.01)
 
 
-def test_rows_are_kept_and_not_measured_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = partial(torch.ones, 1000)
-    row = partial(compare.compared, run, run, faster=True, rounds=2)
-    monkeypatch.setitem(compare.ROWS, "acmix", ("this | that", row))
-    command = ["--rows", "acmix", f"--json={tmp_path / 'results.json'}"]
-    compare.main(command)
-    printed, written = capsys.readouterr().out, (tmp_path / "results.json").read_text()
-    assert "| this; that |" in printed
-    assert json.loads(written)["results"]["this | that"]["memory_ratio"] == 1
-    compare.main(command)
-    assert capsys.readouterr().out == printed
-    assert (tmp_path / "results.json").read_text() == written
-    assert (tmp_path / "results.md").read_text() == printed
+def test_rows_are_kept_and_not_measured_again(tmp_path: Path) -> None:
+    path, calls = tmp_path / "results.json", []
+
+    def measure() -> None:
+        rows = {name: lambda name=name: calls.append(name) or {"seconds": 1} for name in ("a", "b")}
+        measuring.measure(rows, lambda found: ", ".join(found), path)
+
+    measure()
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({"results": {"a": kept["results"]["a"]}}))
+    measure()
+    assert calls == ["a", "b", "b"]
+    assert path.with_suffix(".md").read_text() == "a, b\n"
 
 
-def test_modes_agree_and_checkpointing_saves_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target = tmp_path / "modes.json"
-    small = ["--model=causal_test_resnet", "--size=128", "--batch=2", "--rounds=1", f"--json={target}"]
-    modes.main([*small, "--modes", "contiguous", "bfloat16", "checkpointed"])
-    rows = json.loads(target.read_text())["results"]
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_everything_is_compared_in_small(tmp_path: Path) -> None:
+    compare.main(["--small", f"--json={tmp_path / 'compare.json'}"])
+    rows = json.loads((tmp_path / "compare.json").read_text())["results"]
+    assert len(rows) == len({*compare.ON_CPU, *compare.ON_GPU})
+    assert rows["`ACmix`, (2, 32, 16, 16), forward and backward | unfold form"]["memory_ratio"] > 2
+    assert any("CausalHead" in line or "aten::" in line for row in rows.values() for line in row.get("kernels", []))
+
+
+def test_modes_agree_and_checkpointing_saves_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(modes.MODES, "compiled")  # takes minutes
+    modes.main(["--small", f"--json={tmp_path / 'modes.json'}"])
+    rows = json.loads((tmp_path / "modes.json").read_text())["results"]
     assert rows["contiguous"]["gradients_error"] < 1e-4
     assert rows["checkpointed"]["gradients_error"] < 1e-4
     assert rows["checkpointed"]["memory_ratio"] < 1
     assert 1e-5 < rows["bfloat16"]["gradients_error"] < 0.5
-    assert "| checkpointed |" in capsys.readouterr().out
 
 
-def test_batched_scoring_is_compared_with_one_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_batched_scoring_is_compared_with_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict, "DIFFERENT", 1)
-    target = tmp_path / "predict.json"
-    small = ["--model=causal_test_resnet", "--random", "--films=2", "--side=128", "--rounds=1", f"--json={target}"]
-    predict.main(small)
-    rows = json.loads(target.read_text())["results"]
+    predict.main(["--films=2", "--side=128", "--rounds=1", f"--json={tmp_path / 'predict.json'}"])
+    rows = json.loads((tmp_path / "predict.json").read_text())["results"]
     assert all(rows[format]["difference"] < 1e-4 for format in ("PNG", "JPEG"))
-    assert capsys.readouterr().out.count("| **") == 2
+
+
+def test_the_loader_of_the_training_script_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "DIFFERENT", 1)
+    small = ["--pixels=64", "--films=16", "--batch-size=2", "--seconds=0.1", "--workers=1"]
+    reading.main([*small, f"--json={tmp_path / 'reading.json'}"])
+    (row,) = json.loads((tmp_path / "reading.json").read_text())["results"].values()
+    assert row["read"] > 0 < row["augmented"]
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)

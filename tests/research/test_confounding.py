@@ -21,9 +21,7 @@ STUDIES = Path(benchmark.__file__).parent / "studies"
 TINY = {"model": "test_resnet", "causal_model": "causal_test_resnet", "image_size": 64, "epochs": 1, "batch_size": 16}
 STUDY = {
     "training": TINY,
-    "experiments": [
-        {"images": "synthetic:240", "confounder": "letter", "correlations": [0.8], "unconfounded": ["borrow_boxes"]}
-    ],
+    "experiments": [{"images": "synthetic:240", "confounder": "letter", "correlations": [0.8]}],
     "methods": ["plain", "borrow_boxes"],
     "seeds": [0],
 }
@@ -31,7 +29,7 @@ STUDY = {
 
 @pytest.fixture(scope="module")
 def radiographs() -> Any:
-    return read("synthetic:240", "", 64)
+    return read("synthetic:240", None, 64)
 
 
 def test_a_study_is_resumed_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,9 +38,9 @@ def test_a_study_is_resumed_and_reported(tmp_path: Path, capsys: pytest.CaptureF
     command = [str(study), f"--output={runs}", f"--json={result}", f"--plot={tmp_path / 'plot.png'}"]
     benchmark.main(command)
     first = capsys.readouterr().out
-    assert len(list(runs.iterdir())) == 4  # the reference, two methods, and one of them unconfounded
+    assert len(list(runs.iterdir())) == 3  # the reference and two methods
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    assert len(json.loads(result.read_text())["runs"]) == 4
+    assert len(json.loads(result.read_text())["runs"]) == 3
     removed, other = next(runs.glob("*-plain-at0.8-*")), next(runs.glob("*-borrow_boxes-at0.8-*"))
     before = json.loads(removed.read_text())["result"]
     other.write_text(json.dumps(json.loads(other.read_text()) | {"commit": "another"}))
@@ -78,7 +76,7 @@ def test_images_of_the_nih_release_show_one_finding_or_any(tmp_path: Path) -> No
     pictures = [np.full((64, 64), 255 if found else 90, dtype=np.uint8) for found in findings]
     write_release(tmp_path, film_names(0, 12), 14, findings=findings, views=["PA", "AP"] * 12, pictures=pictures)
     for source in ("nih", "nih:Mass"):
-        films = read(source, str(tmp_path), 32)
+        films = read(source, tmp_path, 32)
         assert torch.equal(films.images.flatten(1).amin(dim=1) == 255, films.targets.bool())
         assert films.ap.sum() == 12
         assert set(films.patient[films.part == "test"]) == set(range(7, 12))

@@ -12,7 +12,7 @@ from causalcxr.data import SyntheticCXR
 from causalcxr.losses import CausalLoss
 from confounding import truth
 from confounding.structural import OUTCOME, StructuralCXR
-from confounding.truth import MODES, Training, counted, measure, train
+from confounding.truth import MODES, Training, measure, train
 
 TINY = ["--seeds", "0", "--films", "64", "--epochs", "1"]
 
@@ -33,7 +33,6 @@ def test_counting_gives_the_closed_forms(r: float) -> None:
     assert [mean(x), mean(c)] == pytest.approx([0.5] * 2, abs=0.015)
     for value in (0, 1):
         assert mean(c[x == value]) == pytest.approx(r if value else 1 - r, abs=0.015)
-        assert mean(y[x == value]) == pytest.approx(films.conditional_probability(value), abs=0.015)
         cells = [mean(y[(x == value) & (c == stamp)]) for stamp in (0, 1)]
         assert cells == pytest.approx(OUTCOME[value], abs=0.05)
         assert sum(cells) / 2 == pytest.approx(films.do_probability(value), abs=0.03)
@@ -110,11 +109,5 @@ def test_the_right_answer_has_no_error_and_a_reader_of_the_stamp_has_a_shift() -
     figures = measure(Known(films), None, films, torch.stack([films[i][0] for i in range(40)]))
     assert figures["adjusted"]["bias"] == pytest.approx((0.0, 0.0), abs=1e-6)
     assert figures["adjusted"]["absolute"] == pytest.approx(0.0, abs=1e-6)
-    assert figures["adjusted"]["auroc_of_finding"] == 1.0
     apart = float(torch.tensor(1.0).sigmoid() - torch.tensor(-1.0).sigmoid())
     assert figures["seen"]["shift"] == pytest.approx([apart, apart], abs=1e-6)
-
-
-def test_counting_is_right_with_many_films() -> None:
-    assert counted(Training(films=60000), seed=0) == pytest.approx([0.0, 0.0], abs=0.015)
-    assert max(map(abs, counted(Training(films=40), seed=0))) > 0.015

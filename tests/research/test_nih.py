@@ -139,9 +139,9 @@ def test_report_has_the_figures_of_the_library(release: Path) -> None:
     pa = tables.view == "PA"
     assert figures["within_PA"][0] == pytest.approx(auroc(scores[pa], tables.targets[pa]).mean())
     assert figures["worst_view"][0] == min(figures[f"within_{view}"][0] for view in ("AP", "PA"))
-    probabilities = report.sigmoid(scores)
-    error = report.calibration_figure(probabilities, tables.targets.astype(float), report.drawn(tables.patient, 5))
-    assert error[0] == pytest.approx(expected_calibration_error(probabilities, tables.targets).mean())
+    error = report.calibration_figure(scores, tables.targets.astype(float), report.drawn(tables.patient, 5))
+    expected = expected_calibration_error(1 / (1 + np.exp(-scores)), tables.targets)
+    assert error[0] == pytest.approx(expected.mean())
 
 
 def test_better_takes_an_interval_and_every_seed() -> None:

@@ -51,13 +51,11 @@ def runs_of(study: dict[str, Any]) -> Iterator[Run]:
                 yield Run(*given, "plain", 0.5, seed)
                 for method in experiment.get("methods", study["methods"]):
                     yield Run(*given, method, correlation, seed)
-                for method in experiment.get("unconfounded", []):
-                    yield Run(*given, method, 0.5, seed)
 
 
-def carry_out(run: Run, config: Training, roots: dict[str, str]) -> dict[str, Any]:
+def carry_out(run: Run, config: Training, data: Path | None) -> dict[str, Any]:
     """Train and measure one model."""
-    radiographs = _read(run.images, roots.get(run.images.partition(":")[0], ""), config.image_size)
+    radiographs = _read(run.images, data, config.image_size)
     parts = confound(radiographs, run.confounder, run.correlation, run.trained_at, run.seed)
     started = time.perf_counter()
     model = train(METHODS[run.method], parts, config, run.seed)
@@ -73,8 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="JSON file, see confounding/studies")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--pneumonia", default="", help="folder with images/ and labels.csv (file, split, label)")
-    parser.add_argument("--nih", default="", help="folder in the layout of the NIH release")
+    parser.add_argument("--data", type=Path, help="folder in the layout of the NIH release, or of pneumonia")
     parser.add_argument("--backbone-weights", default="", help="a file, or a causal model that has weights")
     parser.add_argument("--json", type=Path, help="write all runs there, and the tables beside it")
     parser.add_argument("--plot", type=Path, help="draw the reversed tests there")
@@ -82,13 +79,11 @@ def main(argv: list[str] | None = None) -> None:
     study = json.loads(args.study.read_text())
     given = {"backbone_weights": args.backbone_weights} if args.backbone_weights else {}
     config = Training(**study["training"] | given)
-    runs = list(runs_of(study))
     options = dataclasses.asdict(config) | {"backbone_weights": Path(config.backbone_weights).name}
-    roots = {"pneumonia": args.pneumonia, "nih": args.nih}
     results = []
-    for run in runs:
+    for run in runs_of(study):
         path = args.output / f"{run.name}.json"
-        results.append(kept(path, options, functools.partial(carry_out, run, config, roots)))
+        results.append(kept(path, options, functools.partial(carry_out, run, config, args.data)))
         figures = results[-1]["result"]["tests"]
         print(run.name, {name: round(test["auroc"]["value"], 3) for name, test in figures.items()}, flush=True)
     table = markdown(results)

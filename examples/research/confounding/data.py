@@ -40,19 +40,22 @@ class Parts(NamedTuple):
     tests: dict[str, Any]
 
 
-def read(source: str, root: str, size: int) -> Radiographs:
+def read(source: str, root: Path | None, size: int) -> Radiographs:
     """Read all images.
 
     Args:
         source: `pneumonia` (against normal), `nih` (any finding against none), `nih:FINDING` (against its absence), or
             `synthetic:NUMBER`.
-        root: Folder of the images, for the first three.
+        root: Folder of the images, for the first three; that of `pneumonia` has images/ and labels.csv (file, split,
+            label).
         size: Side of the images in pixels.
     """
     name, _, which = source.partition(":")
-    if name == "pneumonia":
-        return _read_pneumonia(Path(root), size)
-    return _read_synthetic(int(which), size) if name == "synthetic" else _read_nih(Path(root), size, which)
+    if name == "synthetic":
+        return _read_synthetic(int(which), size)
+    if root is None:
+        raise ValueError(f"{source} needs the folder of its images: --data")
+    return _read_pneumonia(root, size) if name == "pneumonia" else _read_nih(root, size, which)
 
 
 def _read_pneumonia(root: Path, size: int) -> Radiographs:

@@ -89,8 +89,8 @@ def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Modul
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.epochs * steps, pct_start=0.2)
     order = np.random.default_rng(seed)
     best, best_state = -1.0, copy.deepcopy(model.state_dict())
-    bar = tqdm(total=config.epochs * steps, leave=False)
-    for epoch in range(config.epochs):
+    bar = tqdm(range(config.epochs), leave=False)
+    for epoch in bar:
         objective.train()
         if method.drawn:
             drawn = draw(targets, strata, order)
@@ -112,12 +112,10 @@ def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Modul
             nn.utils.clip_grad_norm_(objective.parameters(), config.clip_grad)
             optimizer.step()
             scheduler.step()
-            bar.update()
         value = selection_auroc(model, parts.val, method.knows_confounder)
         bar.set_description(f"validation {value:.3f}")
         if value > best:
             best, best_state = value, copy.deepcopy(model.state_dict())
-    bar.close()
     model.load_state_dict(best_state)
     if method.rebalance:
         refit_last_layer(model, parts.val, seed)

@@ -189,7 +189,7 @@ def train(
         if job["score_test"] and data.marked:
             rows = [finding.row for finding in data.marked]
             record["pointing"] = point(chosen, resize(data.test[rows], size), data.marked)
-    record |= {"seconds": round(time.time() - started, 2), "ended": round(time.time(), 1)}
+    record["seconds"] = round(time.time() - started, 2)
     return record, scores
 
 
