@@ -1,14 +1,12 @@
 """The table of a search in Markdown, or those of a study, which are kept as JSON too.
 
     python -m nih.report runs/study --data nih-10k.zip --output nih/results
-    python -m nih.report runs/search --data nih-10k.zip --output nih/results
 
 Several folders of one study, such as of different seeds, are read together. All intervals are of 95 % and over
 patients, who are drawn with replacement. Every run and every part sees the same draws, so that differences are paired.
 A figure is an array (1 + R,): its value, then its value on each of R resamples. That of a variant is the mean of the
-figures of its seeds, not that of an ensemble. One variant is called better
-than another if the interval of the difference excludes 0 and the difference has the same sign for every seed, of which
-there are three at least.
+figures of its seeds, not that of an ensemble. One variant is called better than another if the interval of the
+difference excludes 0 and the difference has the same sign for every seed, of which there are three at least.
 """
 
 import argparse

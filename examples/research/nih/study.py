@@ -1,9 +1,6 @@
 """Search for a recipe, or compare variants by one recipe over several seeds, as far as the time allows.
 
-    python -m nih.study --search --data nih-10k.zip --extra nih-320.zip --backbone-weights FILE \
-        --output runs/search --limit 130
-    python -m nih.study --study --data nih-10k.zip --extra nih-320.zip --backbone-weights FILE \
-        --output runs/study --limit 300
+    python -m nih.study --study --data nih-10k.zip --extra nih-320.zip --backbone-weights FILE --output runs/study
 
 Run it from `examples/research`. Several runs train side by side, the most important first. OUTPUT/runs gets the record,
 the scores and the weights of each run. `results.json` and `scores.npz` hold all records and scores; they are written
