@@ -110,5 +110,6 @@ def test_the_loader_of_the_training_script_is_timed(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
 def test_committed_tables_are_those_of_the_results(path: Path) -> None:
-    module = {"compare": compare, "modes": modes, "predict": predict}[path.stem.split("_")[0]]
+    modules = {"compare": compare, "modes": modes, "predict": predict, "reading": reading}
+    module = modules[path.stem.split("_")[0]]
     assert module.table(json.loads(path.read_text())["results"]) + "\n" == path.with_suffix(".md").read_text()
