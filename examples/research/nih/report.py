@@ -1,4 +1,4 @@
-"""The table of a search in Markdown, or those of a study, which are kept as JSON too.
+"""The tables of a search or of a study, as JSON and as Markdown.
 
     python -m nih.report runs/study --data nih-10k.zip --output nih/results
 
@@ -244,12 +244,22 @@ def study_tables(found: dict[str, Any]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def search_table(folders: list[Path]) -> str:
-    """Return every tried setting with its validation AUROC as Markdown."""
+def search(folders: list[Path]) -> dict[str, Any]:
+    """Return every tried setting with its validation AUROC."""
+    about, runs = read(folders)
+    keys = ("setting_name", "variant", "seed", "val_auroc", "best_epoch", "seconds", "setting")
+    short = [
+        {k: run[k] for k in keys if k in run} | {"epochs": len(run["curve"])} for of_folder in runs for run in of_folder
+    ]
+    return {"mode": "search", "about": about, "runs": short}
+
+
+def search_table(found: dict[str, Any]) -> str:
+    """Return the table of a search as Markdown."""
     cells: dict[str, dict[str, str]] = {}
-    for run in (run for of_folder in read(folders)[1] for run in of_folder if "val_auroc" in run):
-        done, planned = len(run["curve"]), run["setting"]["epochs"]
-        stopped = f", stopped after {done} of" if done < planned else " of"
+    for run in (run for run in found["runs"] if "val_auroc" in run):
+        planned = run["setting"]["epochs"]
+        stopped = f", stopped after {run['epochs']} of" if run["epochs"] < planned else " of"
         cell = f"{run['val_auroc']:.3f} (epoch {run['best_epoch']}{stopped} {planned})"
         cells.setdefault(run["setting_name"], {})[run["variant"]] = cell
     variants = list(dict.fromkeys(variant for of_setting in cells.values() for variant in of_setting))
@@ -270,12 +280,12 @@ def main(argv: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", "AUROC is|Mean of empty|no threshold")  # of a label that a resample lacks
     mode = modes.pop()
     if mode == "search":
-        text = search_table(args.folders)
+        found = search(args.folders)
+        text = search_table(found)
     else:
         found = study(args.folders, read_tables(args.data), args.resamples)
-        write_json(args.output / "study.json", found)
         text = study_tables(found)
-    args.output.mkdir(parents=True, exist_ok=True)
+    write_json(args.output / f"{mode}.json", found)
     (args.output / f"{mode}.md").write_text(text)
     print(text)
 
