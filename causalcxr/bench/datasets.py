@@ -19,8 +19,8 @@ class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
     """Grey radiographs with one finding, a confounder that is there or not, and perhaps the patient.
 
     Wraps images that have their confounder by nature, such as the view. Choose them with
-    [`subsample`][causalcxr.bench.subsample], and take them with `torch.utils.data.Subset`. For training with the
-    confounder known, `torch.utils.data.StackDataset(dataset, dataset.strata)` yields both.
+    [`subsample`][causalcxr.bench.subsample]. For training with the confounder known,
+    `torch.utils.data.StackDataset(dataset, dataset.strata)` yields both.
 
     Args:
         images: Anything with a length and items that [`read_image`][causalcxr.data.read_image] takes: a tensor or array
@@ -93,18 +93,12 @@ class ConfoundedDataset(StratifiedImages):
         seed: Number of the data set.
         patient: Patient of each image.
 
-    Attributes:
-        targets: (N, 1) float32.
-        strata: (N,) int64, whether the marker is on the image.
-        patient: (N,) array, or `None`.
-
-    Shape:
-        Each item is an image (1, H, W), float32 in [0, 1], and its target (1,).
+    Attributes, shapes and errors are those of `StratifiedImages`; `strata` says whether the marker is on the image.
 
     Raises:
-        ValueError: As for `StratifiedImages`; the marker is unknown, the correlation lies outside [0, 1], or a class
+        ValueError: The marker is unknown, the correlation lies outside [0, 1], or a class
             has so few images that all of them would agree with their label, or none.
-        TypeError: Targets are not numbers, or the seed is not a whole one.
+        TypeError: The seed is no integer.
 
     Example:
         >>> dataset = ConfoundedDataset(torch.rand(40, 1, 64, 64), [0, 1] * 20, marker="letter", correlation=0.9)

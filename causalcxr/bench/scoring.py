@@ -62,7 +62,7 @@ def predict(
         batch_size: Images at a time.
 
     Returns:
-        [`Predictions`][causalcxr.bench.Predictions] in the order of the data set.
+        The predictions in the order of the data set.
 
     Raises:
         ValueError: The model gives other shapes than (B, K), logits that are not finite, more than one logit although

@@ -33,10 +33,8 @@ def read_image(image: ImageLike, *, size: int | tuple[int, int] | None = None) -
 
     Grey, RGB, palette, 1-bit and 16-bit files of one radiograph give the same tensor. 8-bit values are divided by 255,
     16-bit values by 65535, 12-bit values of a TIFF by 4095. Where a TIFF says that zero is white, it is inverted. Alpha
-    is dropped. Colour is reduced to luminance. EXIF orientation is applied.
-
-    Damage that Pillow or pydicom notices is an error. The checksums of a PNG are verified. JPEG, TIFF and DICOM have no
-    checksums.
+    is dropped. Colour is reduced to luminance. EXIF orientation is applied. The checksums of a PNG are verified. Other
+    formats have none.
 
     DICOM needs pydicom. The image is what a screen shows: after the modality look-up table or rescale, then the VOI
     look-up table or the first window, with MONOCHROME1 inverted. Without a window, the range of the declared bits
@@ -55,9 +53,6 @@ def read_image(image: ImageLike, *, size: int | tuple[int, int] | None = None) -
     Shape:
         - Array or tensor: (H, W) or (1, H, W). A `uint8` array may also be (H, W, 3) or (H, W, 4).
         - Result: (1, H, W), float32 in [0, 1], on the CPU.
-
-    Returns:
-        The image.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -101,11 +96,11 @@ def resize_image(image: torch.Tensor, size: int | tuple[int, int]) -> torch.Tens
     `resize_image(read_image(path), size)` and `read_image(path, size=size)` are equal, bit by bit.
 
     Args:
-        image: A grey image with values in [0, 1].
+        image: A grey image (1, H, W) with values in [0, 1].
         size: Side, or (height, width).
 
-    Shape:
-        image: (1, H, W). Result: (1, height, width), float32 on the CPU.
+    Returns:
+        The image (1, height, width), float32 on the CPU.
 
     Raises:
         ValueError: `size` is not one or two positive integers.
@@ -147,10 +142,8 @@ def _file_values(file: Any) -> npt.NDArray[np.float32]:
     except (ImportError, MemoryError):
         raise
     except Image.UnidentifiedImageError:
-        problem = (
-            f"not a PNG, JPEG, TIFF or DICOM file, or damaged; it begins with {data[:8]!r}" if data else "empty file"
-        )
-        raise ValueError(f"cannot read image {name}: {problem}") from None
+        problem = f"not a PNG, JPEG, TIFF or DICOM file, or damaged; it begins with {data[:8]!r}"
+        raise ValueError(f"cannot read image {name}: {problem if data else 'empty file'}") from None
     except Exception as error:
         raise ValueError(f"cannot read image {name}: {error or type(error).__name__}") from error
 

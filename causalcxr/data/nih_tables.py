@@ -29,15 +29,10 @@ _LIST_FILES = {
 _BOX_FILE = "BBox_List_2017.csv"
 _BOX_NAMES = {"Infiltrate": "Infiltration"}
 
-# Header names of each column; copies of the release differ in one of them.
-_COLUMNS = {
-    "name": ("Image Index",),
-    "findings": ("Finding Labels",),
-    "patient": ("Patient ID",),
-    "age": ("Patient Age",),
-    "sex": ("Patient Gender", "Patient Sex"),
-    "view": ("View Position",),
-}
+_NAME, _FINDINGS, _VIEW = "Image Index", "Finding Labels", "View Position"
+_PATIENT, _AGE, _SEX = "Patient ID", "Patient Age", "Patient Gender"
+_COLUMNS = (_NAME, _FINDINGS, _PATIENT, _AGE, _SEX, _VIEW)
+_OTHER_COLUMN_NAMES = {"Patient Sex": _SEX}  # of some copies of the release
 _YEARS_PER_UNIT = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
@@ -78,20 +73,16 @@ class NIHTables:
         return dataclasses.replace(self, names=names, boxes=boxes, **columns)
 
     def split(self, split: str, *, val_fraction: float = 0.1, seed: int = 0) -> NIHTables:
-        """Take the rows of one split.
+        """Take the rows of one split, in the order of the label file.
 
         `val` is carved out of the official train_val list by patient: patients are put in the order of a hash of seed
-        and patient number, and the first `val_fraction` of them are validation. The choice depends on nothing else,
-        so it is the same on every platform, and a larger fraction contains a smaller one.
+        and patient number, and the first `val_fraction` of them are validation. So the choice is the same on every
+        platform, and a larger fraction contains a smaller one.
 
         Args:
-            split: "train", "val", "train_val", "test" or "all". `train` and `val` are together `train_val`;
-                `all` is every row, listed or not.
+            split: "train", "val", "train_val" (both together), "test" or "all" (every row, listed or not).
             val_fraction: Fraction of the train_val patients in `val`; at least one patient unless 0.
             seed: Number of the division.
-
-        Returns:
-            The rows, in the order of the label file.
 
         Raises:
             ValueError: The split is unknown or has no rows, or `val_fraction` is not in [0, 1).
@@ -120,9 +111,6 @@ def read_nih_tables(root: str | os.PathLike[str], *, labels: Sequence[str] = NIH
             both are there.
         labels: Columns of the targets: names from `NIH_LABELS`, fewer or in another order where wanted.
 
-    Returns:
-        Tables of all images.
-
     Raises:
         FileNotFoundError: The folder, a label file or a list is missing.
         ValueError: An unknown label, a damaged label file, or lists that do not fit the label file.
@@ -135,7 +123,7 @@ def read_nih_tables(root: str | os.PathLike[str], *, labels: Sequence[str] = NIH
     chosen = tuple(NIH_LABELS[i] for i in label_positions(labels))
     path = _first_file(root, "label file", _LABEL_FILES)
     columns = _read_columns(path)
-    names = columns["name"]
+    names = columns[_NAME]
     row_of = {name: row for row, name in enumerate(names)}
     if twice := [name for row, name in enumerate(names) if row_of[name] != row]:
         raise ValueError(f"{path}: {len(twice)} image names occur more than once: {few(twice)}")
@@ -144,16 +132,16 @@ def read_nih_tables(root: str | os.PathLike[str], *, labels: Sequence[str] = NIH
         try:
             return np.array([kind(text) for text in columns[column]])
         except ValueError as error:
-            raise ValueError(f"{path}: column {_COLUMNS[column][0]!r}: {error}") from None
+            raise ValueError(f"{path}: column {column!r}: {error}") from None
 
     return NIHTables(
         names=names,
         label_names=chosen,
-        targets=_targets(path, columns["findings"], chosen),
-        patient=numbers("patient", int),
-        view=np.array(columns["view"]),
-        sex=np.array(columns["sex"]),
-        age=numbers("age", _age),
+        targets=_targets(path, columns[_FINDINGS], chosen),
+        patient=numbers(_PATIENT, int),
+        view=np.array(columns[_VIEW]),
+        sex=np.array(columns[_SEX]),
+        age=numbers(_AGE, _age),
         official_split=_read_official_split(root, row_of, path),
         boxes=_read_boxes(root / _BOX_FILE, row_of, chosen),
         label_file=path.name,
@@ -180,18 +168,13 @@ def _val_patients(patients: npt.NDArray[np.int64], val_fraction: float, seed: in
 
 
 def _read_columns(path: Path) -> dict[str, list[str]]:
+    """Name of each column that is needed to its cells."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, skipinitialspace=True)
-        header = [cell.strip() for cell in next(reader, [])]
-        try:
-            position = {
-                column: next(header.index(name) for name in spellings if name in header)
-                for column, spellings in _COLUMNS.items()
-            }
-        except StopIteration:
-            expected = ", ".join(spellings[0] for spellings in _COLUMNS.values())
-            raise ValueError(f"{path}: the header is {','.join(header)!r}, expected {expected}") from None
-        width = max(position.values()) + 1
+        header = [_OTHER_COLUMN_NAMES.get(cell.strip(), cell.strip()) for cell in next(reader, [])]
+        if missing := [name for name in _COLUMNS if name not in header]:
+            raise ValueError(f"{path}: the header is {','.join(header)!r}, without {', '.join(missing)}")
+        width = 1 + max(map(header.index, _COLUMNS))
         cells: list[str] = []  # one flat list: half the time of a list of rows
         for row in reader:
             if 0 < len(row) < width:
@@ -199,7 +182,7 @@ def _read_columns(path: Path) -> dict[str, list[str]]:
             cells += row[:width]
     if not cells:
         raise ValueError(f"{path}: no rows below the header")
-    return {column: cells[i::width] for column, i in position.items()}
+    return {name: cells[header.index(name) :: width] for name in _COLUMNS}
 
 
 @functools.lru_cache(maxsize=1024)

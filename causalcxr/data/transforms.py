@@ -35,13 +35,8 @@ def preprocess(
     Shape:
         Result: (1, C, height, width), or (B, C, height, width) for a list of B images; float32 on the CPU.
 
-    Returns:
-        A batch.
-
     Raises:
-        FileNotFoundError: There is no such file.
-        TypeError: An image is of another type, see `read_image`.
-        ValueError: An image is damaged or has another shape or range, see `read_image`. Or `size` is not positive.
+        FileNotFoundError, TypeError, ValueError: As for `read_image`. Or the list is empty.
 
     Warns:
         UserWarning: An image is enlarged more than twofold, is more than twice as long as wide or as wide as long, or

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from causalcxr.data.image import read_image, resize_image
+from causalcxr.data.image import read_image
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -113,16 +113,17 @@ def test_signed_values_and_rescale(read):
 
 
 @pytest.mark.parametrize("function", [None, "LINEAR", "LINEAR_EXACT", "SIGMOID"])
-@pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (0.5, -300)])
+@pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (0.5, -300), (-1, 2000)])
 @pytest.mark.parametrize("signed", [False, True])
 def test_windows_are_those_of_pydicom(read, function, slope, intercept, signed):
     pixels = (RAMP.astype(np.int16) - 2048) if signed else RAMP
-    window = {"WindowCenter": 500.5, "WindowWidth": 700, "RescaleSlope": slope, "RescaleIntercept": intercept}
+    window = {"WindowCenter": [500.5, 3000], "WindowWidth": [700, 100]}  # the first of them counts
+    window |= {"RescaleSlope": slope, "RescaleIntercept": intercept}
     window |= {} if function is None else {"VOILUTFunction": function}
     ds = make(pixels, **window)
     expected = apply_voi_lut(apply_modality_lut(pixel_array(ds), ds), ds)
-    low, high = (value * slope + intercept for value in ((-2048, 2047) if signed else (0, 4095)))
-    np.testing.assert_allclose(read(pixels, **window), (expected - low) / (high - low), atol=1e-6)
+    black, white = (value * slope + intercept for value in ((-2048, 2047) if signed else (0, 4095)))
+    np.testing.assert_allclose(read(pixels, **window), (expected - black) / (white - black), atol=1e-6)
 
 
 def test_a_linear_window_is_the_formula_of_the_standard(read):
@@ -133,13 +134,6 @@ def test_a_linear_window_is_the_formula_of_the_standard(read):
     assert shown.ravel()[2548] == 1
     assert read(RAMP, WindowCenter=2048, WindowWidth=1, VOILUTFunction="SIGMOID").ravel()[[0, 4095]].tolist() == [0, 1]
     assert read(RAMP, WindowCenter=2048, WindowWidth=1).ravel().tolist() == [0.0] * 2048 + [1.0] * 2048
-
-
-def test_a_window_after_a_falling_rescale_and_the_first_of_several(read):
-    shown = read(RAMP, RescaleSlope=-1, RescaleIntercept=4095, WindowCenter=2048, WindowWidth=4096)
-    np.testing.assert_allclose(shown, 1 - RAMP / 4095, atol=1e-6)
-    several = read(RAMP, WindowCenter=[1000, 3000], WindowWidth=[800, 100])
-    np.testing.assert_array_equal(several, read(RAMP, WindowCenter=1000, WindowWidth=800))
 
 
 @pytest.mark.parametrize(("bits", "vr"), [(8, "US"), (8, "OW"), (12, "US"), (16, "OW")])
@@ -177,27 +171,18 @@ def test_colour_is_reduced_to_luminance_as_in_other_formats(read, tmp_path, kind
     np.testing.assert_allclose(shown, read_image(tmp_path / "image.png")[0], atol=0.01 if kind == "YBR_FULL" else 0)
 
 
-def _encoded(kind: str) -> bytes:
+@pytest.mark.parametrize(("kind", "syntax"), [("JPEG", uid.JPEGBaseline8Bit), ("JPEG2000", uid.JPEG2000Lossless)])
+def test_compressed_files_are_decoded(read, kind, syntax):
     stream = io.BytesIO()
-    Image.fromarray((RAMP // 16).astype(np.uint8)).save(stream, kind, **({"quality": 95} if kind == "JPEG" else {}))
-    return stream.getvalue()
+    Image.fromarray((RAMP // 16).astype(np.uint8)).save(stream, kind)
+    np.testing.assert_allclose(read(stream.getvalue(), bits=8, syntax=syntax), (RAMP // 16) / 255, atol=0.03)
 
 
-def test_compressed_files_that_the_core_can_decode(read, tmp_path):
-    jpeg = read(_encoded("JPEG"), bits=8, syntax=uid.JPEGBaseline8Bit)
-    np.testing.assert_allclose(jpeg, (RAMP // 16) / 255, atol=0.03)
-    lossless = read(_encoded("JPEG2000"), bits=8, syntax=uid.JPEG2000Lossless)
-    np.testing.assert_allclose(lossless, (RAMP // 16) / 255, atol=1e-7)
-    ds = make(RAMP)
-    ds.compress(uid.RLELossless)
-    np.testing.assert_allclose(read_image(save(ds, tmp_path / "rle.dcm"))[0], RAMP / 4095, atol=1e-7)
-
-
-def test_a_size_resizes_as_everywhere(tmp_path):
-    path = save(make(RAMP, WindowCenter=1000, WindowWidth=800), tmp_path / "IM0001")  # the content says what it is
-    assert torch.equal(read_image(path, size=(20, 30)), resize_image(read_image(path), (20, 30)))
+def test_the_content_says_what_a_file_is(tmp_path):
+    path = save(make(RAMP), tmp_path / "IM0001")
     with path.open("rb") as file:
-        assert torch.equal(read_image(file), read_image(path))
+        for given in (path, file):
+            np.testing.assert_allclose(read_image(given)[0], RAMP / 4095, atol=1e-7)
 
 
 def _short_table() -> Any:
@@ -209,7 +194,7 @@ def _short_table() -> Any:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"NumberOfFrames": 3, "PixelData": RAMP.tobytes() * 3}, "3 frames, expected one"),
+        ({"NumberOfFrames": 3, "PixelData": RAMP.tobytes() * 3}, "3 frames"),
         ({"Modality": "CT"}, "modality CT"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR"),
         ({"RescaleSlope": 0, "RescaleIntercept": 1}, "nan"),
@@ -219,21 +204,12 @@ def _short_table() -> Any:
         ({"VOILUTSequence": [table([0, 300], 0, 8)]}, "grey values from 0 to 1"),
         ({"VOILUTSequence": [Dataset()]}, "LUTDescriptor"),
         ({"VOILUTSequence": [_short_table()]}, ""),
-        ({"PixelData": RAMP.tobytes()[:100]}, "less than expected"),
         ({"PixelData": None}, ""),
-        ({"BitsAllocated": None}, "Bits Allocated"),
     ],
 )
 def test_files_that_cannot_be_shown_are_refused_with_the_reason(tmp_path, changes, message):
     path = save(make(RAMP, **changes), tmp_path / "bad.dcm")
     with pytest.raises(ValueError, match=rf"cannot read image '.*bad\.dcm': .*{message}"):
-        read_image(path)
-
-
-@pytest.mark.parametrize("syntax", [uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.MPEG2MPML])
-def test_a_compression_without_decoder_is_refused(tmp_path, syntax):
-    path = save(make(b"not decodable, whatever is installed", bits=8, syntax=syntax), tmp_path / "packed.dcm")
-    with pytest.raises(ValueError, match=r"packed\.dcm': Unable to dec"):
         read_image(path)
 
 
@@ -248,14 +224,10 @@ def test_every_truncation_is_refused(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom, which notices some of the damage
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"VOILUTSequence": [table(list(range(100)), 0, 8)]},
-        {"WindowCenter": [3, 4], "WindowWidth": [40, 5], "RescaleSlope": 2, "RescaleIntercept": 1},
-    ],
+    "shown", [{"VOILUTSequence": [table([*range(100)], 0, 8)]}, {"WindowCenter": 3, "WindowWidth": 40}]
 )
-def test_damaged_bytes_give_an_error_or_a_picture_in_range(tmp_path, changes):
-    path = save(make(RAMP[:8, :8].copy(), **changes), tmp_path / "damaged.dcm")
+def test_damaged_bytes_give_an_error_or_a_picture_in_range(tmp_path, shown):
+    path = save(make(RAMP[:8, :8].copy(), RescaleSlope=2, **shown), tmp_path / "damaged.dcm")
     whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
     for _ in range(150):
         damaged = bytearray(whole)
@@ -268,16 +240,6 @@ def test_damaged_bytes_give_an_error_or_a_picture_in_range(tmp_path, changes):
         else:
             assert 0 <= image.min() <= image.max() <= 1
     assert 10 < refused < 140
-
-
-def test_damage_that_pydicom_does_not_expect_is_an_error(tmp_path):
-    ds = make(RAMP)
-    ds.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    path = save(ds, tmp_path / "damaged.dcm")
-    syntax = str(uid.ExplicitVRLittleEndian).encode()
-    path.write_bytes(path.read_bytes().replace(syntax, syntax.replace(b"2.840", rb"2\\840")))
-    with pytest.raises(ValueError, match=r"cannot read image .*damaged\.dcm'"):
-        read_image(path)
 
 
 def test_without_pydicom_the_package_is_named(tmp_path, monkeypatch):

@@ -4,7 +4,6 @@ import io
 import struct
 import tarfile
 import warnings
-import zlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +12,6 @@ import torch
 from PIL import Image, ImageFile
 
 from causalcxr.data.image import read_image, resize_image
-from causalcxr.data.transforms import preprocess
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +80,16 @@ def test_arrays_and_tensors_read_as_files_do(grey):
 @pytest.mark.parametrize(
     ("image", "error", "message"),
     [
-        (np.zeros((1, 0)), ValueError, r"shape \(H, W\) or \(1, H, W\).*got \(1, 0\)"),
-        (torch.zeros(3, 8, 8), ValueError, r"one grey channel, got \(3, 8, 8\)"),
-        (torch.zeros(2, 1, 8, 8), ValueError, r"got \(2, 1, 8, 8\)"),
-        (torch.rand(1, 8, 8) * 255 + 2, ValueError, r"must lie in \[0, 1\] before normalisation"),
-        (torch.full((1, 8, 8), torch.nan), ValueError, r"must lie in \[0, 1\].*nan"),
-        (np.zeros((8, 8), dtype=np.int16), TypeError, "uint8, uint16 or floating point, got int16; convert"),
-        ([[0.0, 1.0]], TypeError, "not list"),
-        (None, TypeError, "an image is a path, .* not NoneType"),
-        (b"image.png", TypeError, "not bytes"),
-        (io.StringIO("text"), TypeError, r"open\(path, 'rb'\)"),
+        (np.zeros((1, 0)), ValueError, r"\(1, 0\)"),
+        (torch.zeros(3, 8, 8), ValueError, r"\(3, 8, 8\)"),
+        (torch.zeros(2, 1, 8, 8), ValueError, r"\(2, 1, 8, 8\)"),
+        (torch.rand(1, 8, 8) * 255 + 2, ValueError, "before normalisation"),
+        (torch.full((1, 8, 8), torch.nan), ValueError, "nan"),
+        (np.zeros((8, 8), dtype=np.int16), TypeError, "int16"),
+        (Image.fromarray(np.full((4, 4), 70000, dtype=np.int32)), ValueError, "16 bits"),
+        ([[0.0, 1.0]], TypeError, "list"),
+        (b"image.png", TypeError, "bytes"),
+        (io.StringIO("text"), TypeError, "'rb'"),
     ],
 )
 def test_other_objects_are_refused_without_printing_them(image, error, message):
@@ -102,7 +100,6 @@ def test_other_objects_are_refused_without_printing_them(image, error, message):
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 def test_a_photograph_is_said_and_coloured_marks_are_not(tmp_path, grey, mode):
-    """Its luminance would be scored as if it were a film."""
     film = np.repeat(np.tile(grey, (10, 10))[..., None], 3, axis=2)
     marked = film.copy()
     marked[:60, :200] = 255, 0, 0  # an eighth
@@ -111,19 +108,15 @@ def test_a_photograph_is_said_and_coloured_marks_are_not(tmp_path, grey, mode):
         warnings.simplefilter("error")
         read_image(tmp_path / "marked.png")
     Image.fromarray(film // 2 + np.uint8([100, 50, 0])).convert(mode).save(tmp_path / "photo.png")
-    with pytest.warns(UserWarning, match=r"image '.*photo\.png' is in colour; a radiograph is grey") as said:
-        assert read_image(tmp_path / "photo.png").shape == (1, 240, 400)
+    with pytest.warns(UserWarning, match=r"photo\.png' is in colour") as said:
+        read_image(tmp_path / "photo.png")
     assert len(said) == 1
-    with pytest.warns(UserWarning, match="image that was given is in colour"):
-        preprocess(film // 2 + np.uint8([100, 50, 0]), {"input_size": (1, 240, 400), "mean": (0,), "std": (1,)})
 
 
 def test_sixteen_bits_are_kept(tmp_path):
     values = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
-    Image.fromarray(values).save(tmp_path / "image.png")
-    Image.fromarray(values).save(tmp_path / "image.tif")
-    Image.fromarray(values.astype(">u2")).save(tmp_path / "big_endian.tif")
-    for name in ("image.png", "image.tif", "big_endian.tif"):
+    for name, kind in (("image.png", "<u2"), ("image.tif", "<u2"), ("big_endian.tif", ">u2")):
+        Image.fromarray(values.astype(kind)).save(tmp_path / name)
         assert torch.equal(read_image(tmp_path / name), as_read(values))
 
 
@@ -162,10 +155,8 @@ def test_pixels_without_a_known_white_level_are_refused(tmp_path):
     Image.fromarray(np.ones((4, 4), dtype=np.int32)).save(tmp_path / "wide.tif")
     (tmp_path / "signed.tif").write_bytes(tiff(bytes(32), 4, 4, 16, SampleFormat=2))
     for name in ("float.tif", "wide.tif", "signed.tif"):
-        with pytest.raises(ValueError, match=rf"{name}': pixels of mode .*; save it as 8-bit or 16-bit grey"):
+        with pytest.raises(ValueError, match=rf"{name}': pixels of mode"):
             read_image(tmp_path / name)
-    with pytest.raises(ValueError, match="do not fit in 16 bits"):
-        read_image(Image.fromarray(np.full((4, 4), 70000, dtype=np.int32)))
 
 
 def test_several_pages_are_refused(tmp_path, grey):
@@ -177,17 +168,14 @@ def test_several_pages_are_refused(tmp_path, grey):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(tmp_path, suffix, orientation):
-    # EXIF 2.3, 4.6.4: where the first row and the first column of what is stored lie on the upright picture.
-    turns = [lambda a: a, np.fliplr, lambda a: a[::-1, ::-1], np.flipud, np.transpose]
-    turns += [lambda a: np.rot90(a, -1), lambda a: a[::-1, ::-1].T, np.rot90]
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, -1), (8, 1)])  # EXIF 2.3, 4.6.4
+def test_exif_orientation_is_applied(tmp_path, suffix, orientation, turns):
     stored = np.kron(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40, np.ones((16, 16), dtype=np.uint8))
     exif = Image.Exif()
     exif[274] = orientation
     Image.fromarray(stored).save(tmp_path / f"image.{suffix}", exif=exif)
     upright = read_image(tmp_path / f"image.{suffix}")[0].numpy() * 255
-    np.testing.assert_allclose(upright, turns[orientation - 1](stored), atol=8 if suffix == "jpg" else 1e-4)
+    np.testing.assert_allclose(upright, np.rot90(stored, turns), atol=8 if suffix == "jpg" else 1e-4)
 
 
 def test_one_bit_images_are_black_and_white(tmp_path):
@@ -207,7 +195,7 @@ def test_resize_equals_torch_antialiased_interpolation_and_stays_in_range(grey):
 
 @pytest.mark.parametrize("size", ["12", 3.5, (3,), (3, 4, 5), (3, None), 0, (5, -1)])
 def test_sizes_of_another_kind_are_refused(grey, size):
-    with pytest.raises(ValueError, match=r"size must be a positive integer or \(height, width\), got"):
+    with pytest.raises(ValueError, match="size"):
         read_image(grey, size=size)
 
 
@@ -228,11 +216,10 @@ def test_open_files_read_as_their_path(tmp_path, grey):
 
 def test_damage_of_an_open_file_is_an_error_that_names_it(grey):
     file = io.BytesIO(png(grey)[:-30])
-    with pytest.raises(ValueError, match="cannot read image from the open file: "):
-        read_image(file)
-    file.name = "member.png"
-    with pytest.raises(ValueError, match=r"cannot read image 'member\.png': "):
-        read_image(file)
+    for name, said in ((None, "from the open file"), ("member.png", r"'member\.png'")):
+        file.name = name
+        with pytest.raises(ValueError, match=f"cannot read image {said}: "):
+            read_image(file)
 
 
 # Several packages set LOAD_TRUNCATED_IMAGES for the whole program.
@@ -253,16 +240,6 @@ def test_no_truncated_or_damaged_png_gives_another_picture(monkeypatch, grey, le
             read += 1
             assert torch.equal(image, as_read(grey))  # in the closing chunk, or in the checksum of a metadata chunk
     assert read < 5
-
-
-def test_png_with_missing_pixel_data_is_refused(grey):
-    whole = png(grey)
-    start = whole.index(b"IDAT")
-    (length,) = struct.unpack(">I", whole[start - 4 : start])
-    half = whole[start : start + 4 + length // 2]
-    rebuilt = struct.pack(">I", len(half) - 4) + half + struct.pack(">I", zlib.crc32(half))
-    with pytest.raises(ValueError, match=r"cannot read image .*truncated"):
-        read_image(io.BytesIO(whole[: start - 4] + rebuilt + whole[start + 8 + length :]))
 
 
 @pytest.mark.parametrize("lenient", [False, True])
@@ -292,13 +269,3 @@ def test_content_that_is_no_image_is_refused(tmp_path, content, reason):
     (tmp_path / "image.png").write_bytes(content)
     with pytest.raises(ValueError, match=rf"cannot read image .*image\.png': {reason}"):
         read_image(tmp_path / "image.png")
-
-
-def test_real_rgba_files_give_their_grey_channel(shared_data):
-    modes = []
-    for path in sorted((shared_data / "nih-1024" / "images").iterdir()):
-        with Image.open(path) as stored:
-            modes.append(stored.mode)
-            pixels = np.asarray(stored)
-        assert torch.equal(read_image(path), as_read(pixels[..., 0] if modes[-1] == "RGBA" else pixels))
-    assert modes.count("RGBA") == 6

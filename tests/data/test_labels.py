@@ -16,21 +16,16 @@ def test_nih_labels_are_the_fourteen_findings_in_the_order_of_the_release():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["a", "c", "b"], r"another order: position 1 is 'c', expected 'b'; .* a, b, c"),
-        (["a", "x", "c"], r"position 1 is 'x', expected 'b'"),
-        (["a", "b"], r"2 label names given, 3 expected: position 2 is missing, expected 'c'"),
-        (["a", "b", "c", "d"], r"4 label names given, 3 expected: position 3 is 'd'"),
+        (["a", "c", "b"], "another order: position 1 is 'c', expected 'b'"),
+        (["a", "x", "c"], "position 1 is 'x', expected 'b'"),
+        (["a", "b"], "position 2 is missing, expected 'c'"),
+        (["a", "b", "c", "d"], "3 expected: position 3 is 'd'"),
+        ("abc", "lists of strings"),
     ],
 )
 def test_differing_names_are_refused_with_the_first_difference(given, message):
     with pytest.raises(ValueError, match=message):
         check_label_names(given, ("a", "b", "c"))
-
-
-@pytest.mark.parametrize("names", [("ab", ["a", "b"]), (["a", "b"], "ab")])
-def test_a_string_is_no_list_of_names(names):
-    with pytest.raises(ValueError, match="must be lists of strings"):
-        check_label_names(*names)
 
 
 def test_positions_follow_the_order_asked_for():
@@ -41,11 +36,10 @@ def test_positions_follow_the_order_asked_for():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["Pleural thickening"], r"closest: 'Pleural_Thickening'"),
-        (["Mass", "No Finding"], r"unknown label 'No Finding'"),
-        (["Mass", "Mass"], r"each once"),
-        ([], r"choose from: Atelectasis"),
-        ("Hernia", r"unknown label 'H'"),
+        (["Pleural thickening"], "closest: 'Pleural_Thickening'"),
+        (["Mass", "No Finding"], "unknown label 'No Finding'"),
+        (["Mass", "Mass"], "each once"),
+        ([], "Atelectasis"),
     ],
 )
 def test_unknown_repeated_and_missing_names_are_refused(names, message):

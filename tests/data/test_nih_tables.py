@@ -1,150 +1,127 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from causalcxr.data.labels import NIH_LABELS
 from causalcxr.data.nih_tables import Box, read_nih_tables
+from nih_release import HEADER, film_names, write_release
 
-
-def test_v2020_file_is_read_column_by_column(tmp_path, write_release):
-    tables = read_nih_tables(write_release(tmp_path))
-    assert len(tables) == 4
-    for rows in ([True, False, False, True], [0, -1]):
-        assert tables.select(rows).patient.tolist() == [1, 3]
-    assert tables.names[3] == "00000003_001.png"
-    assert tables.label_names == NIH_LABELS
-    listed = [[NIH_LABELS[k] for k in np.flatnonzero(row)] for row in tables.targets]
-    assert listed == [["Cardiomegaly", "Emphysema"], [], ["Hernia"], ["Infiltration", "Hernia"]]
-    assert tables.targets.dtype == np.float32
-    assert tables.patient.tolist() == [1, 2, 3, 3]
-    assert tables.patient.dtype == np.int64
-    assert tables.view.tolist() == ["PA", "AP", "PA", "PA"]
-    assert tables.sex.tolist() == ["M", "F", "F", "F"]
-    assert tables.age.tolist() == [57, 80, 1, 0]
-    assert tables.official_split.tolist() == ["train_val", "test", "train_val", "train_val"]
-    assert tables.boxes == {}
-
-
-def test_2017_file_gives_the_same_but_for_units_of_age(tmp_path, write_release):
-    old = read_nih_tables(write_release(tmp_path / "old", version="2017", suffix="_NIH"))
-    new = read_nih_tables(write_release(tmp_path / "new"))
-    assert old.names == new.names
-    for column in ("targets", "patient", "view", "sex", "official_split"):
-        np.testing.assert_array_equal(getattr(old, column), getattr(new, column))
-    np.testing.assert_allclose(old.age, [57, 80, 1.5, 73 / 365.25])
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("Patient Gender", "Patient Sex"),
-        ("OriginalImage[Width,Height]", '"OriginalImage[Width,Height]"'),
-        ("Image Index", "\ufeffImage Index"),
-    ],
-)
-def test_headers_of_other_copies_are_understood(tmp_path, write_release, old, new):
-    expected = read_nih_tables(write_release(tmp_path))
-    file = tmp_path / "Data_Entry_2017_v2020.csv"
-    file.write_text(file.read_text().replace(old, new), encoding="utf-8")
-    read = read_nih_tables(tmp_path)
-    assert read.names == expected.names
-    np.testing.assert_array_equal(read.sex, expected.sex)
-
-
-def test_the_newer_label_file_is_read_where_both_are_there(tmp_path, write_release):
-    write_release(tmp_path, version="2017")
-    assert read_nih_tables(tmp_path).label_file == "Data_Entry_2017.csv"
-    write_release(tmp_path)
-    assert read_nih_tables(tmp_path).label_file == "Data_Entry_2017_v2020.csv"
-
-
-def test_targets_follow_the_labels_asked_for(tmp_path, write_release):
-    tables = read_nih_tables(write_release(tmp_path), labels=["Hernia", "Cardiomegaly"])
-    assert tables.label_names == ("Hernia", "Cardiomegaly")
-    assert tables.targets.tolist() == [[0, 1], [0, 0], [1, 0], [1, 0]]
-    with pytest.raises(ValueError, match="'Hernia'"):
-        read_nih_tables(tmp_path, labels=["hernia"])
-
-
-def test_boxes_use_the_label_names_of_the_table(tmp_path, write_release):
-    write_release(tmp_path)
-    (tmp_path / "BBox_List_2017.csv").write_text(
-        "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
-        "00000003_001.png,Infiltrate,1.5,2,3,4,,,\n"
-        "00000003_001.png , Mass,5, 6,7,8,,,\n"
-        "00000009_000.png,Mass,5,6,7,8\n"
-    )
-    boxes = [Box("Infiltration", 1.5, 2, 3, 4), Box("Mass", 5, 6, 7, 8)]
-    assert read_nih_tables(tmp_path).boxes == {"00000003_001.png": boxes}
-    assert read_nih_tables(tmp_path, labels=["Mass"]).boxes == {"00000003_001.png": boxes[1:]}
-    assert read_nih_tables(tmp_path).split("test").boxes == {}
-    (tmp_path / "BBox_List_2017.csv").write_text("header\n00000003_001.png,Mass,5,6,7\n")
-    with pytest.raises(ValueError, match=r"'00000003_001\.png,Mass,5,6,7', expected name,label,x,y,w,h"):
-        read_nih_tables(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ("00000004_000.png,Mass,0,4", r"line 6 has 4 columns, expected 7"),
-        ("00000004_000.png,Mass,0,x4,57,M,PA,1,1,1,1", r"'Patient ID': .*'x4'"),
-        ("00000004_000.png,Mass,0,4,57Q,M,PA,1,1,1,1", r"'Patient Age': '57Q' is no age"),
-        ("00000004_000.png,Mass|Masses,0,4,57,M,PA,1,1,1,1", r"'Mass\|Masses': unknown label 'Masses'"),
-        ("00000001_000.png,Mass,0,4,57,M,PA,1,1,1,1", r"1 image names occur more than once: 00000001_000\.png"),
-    ],
-)
-def test_damaged_label_files_are_refused(tmp_path, write_release, row, message):
-    write_release(tmp_path)
-    with (tmp_path / "Data_Entry_2017_v2020.csv").open("a") as file:
-        file.write(row + "\n")
-    with pytest.raises(ValueError, match=rf"Data_Entry_2017_v2020\.csv.*{message}"):
-        read_nih_tables(tmp_path)
-
-
-def test_label_files_without_columns_or_rows_are_refused(tmp_path, write_release):
-    write_release(tmp_path)
-    header = (tmp_path / "Data_Entry_2017_v2020.csv").read_text().split("\n")[0]
-    (tmp_path / "Data_Entry_2017_v2020.csv").write_text("Image Index,Finding Labels\n")
-    with pytest.raises(ValueError, match=r"the header is 'Image Index,Finding Labels', expected .*Patient ID"):
-        read_nih_tables(tmp_path)
-    (tmp_path / "Data_Entry_2017_v2020.csv").write_text(header + "\n")
-    with pytest.raises(ValueError, match="no rows below the header"):
-        read_nih_tables(tmp_path)
-
-
-def test_missing_tables_are_named(tmp_path, write_release):
-    with pytest.raises(FileNotFoundError, match=r"Data_Entry_2017_v2020\.csv or Data_Entry_2017\.csv in .*absent"):
-        read_nih_tables(tmp_path / "absent")
-    write_release(tmp_path)
-    (tmp_path / "test_list.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"test_list\.txt or test_list_NIH\.txt in"):
-        read_nih_tables(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (
-            [f"x{i}.png" for i in range(7)],
-            r"7 of 7 names are not in Data_Entry_2017_v2020\.csv: x0\.png, .*x4\.png, \.\.",
-        ),
-        (["00000003_000.png"], r"1 names are in the train_val list as well: 00000003_000\.png"),
-    ],
-)
-def test_lists_that_do_not_fit_the_label_file_are_refused(tmp_path, write_release, names, message):
-    write_release(tmp_path)
-    (tmp_path / "test_list.txt").write_text("\n".join(names))
-    with pytest.raises(ValueError, match=message):
-        read_nih_tables(tmp_path)
+NAMES = film_names(1, 2)
+FINDINGS = [["Cardiomegaly", "Emphysema"], [], ["Hernia"], ["Hernia", "Infiltration"]]
+LABELS, LABELS_2017 = "Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv"
 
 
 @pytest.fixture
-def many_patients(tmp_path, write_release):
+def release(tmp_path):
+    """The tables of four images of two patients, the first three in train_val."""
+    return write_release(tmp_path, NAMES, 3, findings=FINDINGS, views=["PA", "AP", "PA", "PA"])
+
+
+def test_the_label_file_is_read_column_by_column(release):
+    tables = read_nih_tables(release)
+    assert len(tables) == 4
+    assert (tables.names, tables.label_names, tables.label_file) == (NAMES, NIH_LABELS, LABELS)
+    listed = [{NIH_LABELS[k] for k in np.flatnonzero(row)} for row in tables.targets]
+    assert listed == [set(names) for names in FINDINGS]
+    assert tables.targets.dtype == np.float32
+    assert tables.patient.tolist() == [0, 0, 1, 1]
+    assert tables.patient.dtype == np.int64
+    assert tables.view.tolist() == ["PA", "AP", "PA", "PA"]
+    assert tables.sex.tolist() == ["M", "M", "F", "F"]
+    assert tables.age.tolist() == [20, 21, 22, 23]
+    assert tables.official_split.tolist() == ["train_val"] * 3 + ["test"]
+    assert tables.boxes == {}
+    for rows in ([True, False, False, True], [0, -1]):
+        assert tables.select(rows).names == [NAMES[0], NAMES[3]]
+
+
+def test_files_of_2017_and_other_copies_give_the_same_but_for_units_of_age(release):
+    expected = read_nih_tables(release)
+    text = (release / LABELS).read_text()
+    for i, age in enumerate(["057Y", "018M", "073D", "002W"]):
+        text = text.replace(f",{20 + i},", f",{age},")
+    text = text.replace("Patient Gender", "Patient Sex").replace(
+        "OriginalImage[Width,Height]", '"Original[Width,Height]"'
+    )
+    (release / LABELS_2017).write_bytes(("\ufeff" + text.replace("\n", ",\r\n")).encode())
+    for name in ("train_val_list", "test_list"):
+        (release / f"{name}.txt").rename(release / f"{name}_NIH.txt")
+    assert read_nih_tables(release).label_file == LABELS  # the newer, where both are there
+    (release / LABELS).unlink()
+    read = read_nih_tables(release)
+    assert read.label_file == LABELS_2017
+    np.testing.assert_allclose(read.age, [57, 1.5, 73 / 365.25, 14 / 365.25])
+    for field in dataclasses.fields(read):
+        if field.name not in ("age", "label_file"):
+            np.testing.assert_array_equal(getattr(read, field.name), getattr(expected, field.name))
+
+
+def test_targets_follow_the_labels_asked_for(release):
+    tables = read_nih_tables(release, labels=["Hernia", "Cardiomegaly"])
+    assert tables.label_names == ("Hernia", "Cardiomegaly")
+    assert tables.targets.tolist() == [[0, 1], [0, 0], [1, 0], [1, 0]]
+    with pytest.raises(ValueError, match="'Hernia'"):
+        read_nih_tables(release, labels=["hernia"])
+
+
+def test_boxes_use_the_label_names_of_the_table(release):
+    (release / "BBox_List_2017.csv").write_text(
+        "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
+        f"{NAMES[2]},Infiltrate,1.5,2,3,4,,,\n"
+        f"{NAMES[2]} , Mass,5, 6,7,8,,,\n"
+        "00000009_000.png,Mass,5,6,7,8\n"
+    )
+    boxes = [Box("Infiltration", 1.5, 2, 3, 4), Box("Mass", 5, 6, 7, 8)]
+    assert read_nih_tables(release).boxes == {NAMES[2]: boxes}
+    assert read_nih_tables(release, labels=["Mass"]).boxes == {NAMES[2]: boxes[1:]}
+    assert read_nih_tables(release).split("test").boxes == {}
+    (release / "BBox_List_2017.csv").unlink()
+    assert read_nih_tables(release).boxes == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        (LABELS, HEADER + "\n7.png,Mass,0,4", "line 2 has 4 columns, expected 7"),
+        (LABELS, HEADER + "\n7.png,Mass,0,x4,57,M,PA", "'Patient ID': .*'x4'"),
+        (LABELS, HEADER + "\n7.png,Mass,0,4,57Q,M,PA", "'Patient Age': '57Q'"),
+        (LABELS, HEADER + "\n7.png,Mass|Masses,0,4,57,M,PA", r"'Mass\|Masses': unknown label 'Masses'"),
+        (LABELS, HEADER + "\n7.png,Mass,0,4,57,M,PA" * 2, "1 image names occur more than once: 7.png"),
+        (LABELS, "Image Index,Finding Labels\n", "'Image Index,Finding Labels', without Patient ID, Patient Age"),
+        (LABELS, HEADER + "\n", "no rows"),
+        (LABELS, None, "Data_Entry_2017_v2020.csv or Data_Entry_2017.csv in"),
+        ("test_list.txt", None, "test_list.txt or test_list_NIH.txt in"),
+        (
+            "test_list.txt",
+            "\n".join(f"x{i}.png" for i in range(7)),
+            f"7 of 7 names are not in {LABELS}: x0.*x4.png, ..",
+        ),
+        ("test_list.txt", NAMES[1], f"1 names are in the train_val list as well: {NAMES[1]}"),
+        ("BBox_List_2017.csv", "header\n7.png,Mass,5,6,7\n", "'7.png,Mass,5,6,7', expected name,label,x,y,w,h"),
+    ],
+)
+def test_missing_and_damaged_tables_are_refused_by_name(release, file, text, message):
+    (release / file).unlink()
+    if text is not None:
+        (release / file).write_text(text)
+    with pytest.raises(
+        FileNotFoundError if text is None else ValueError, match=f"{'' if text is None else file}.*{message}"
+    ):
+        read_nih_tables(release)
+
+
+@pytest.fixture
+def many_patients(tmp_path):
     """Tables of 200 patients with one to three images each; patient 1 is in neither list."""
-    rows = [f"{p:08d}_{i:03d}.png,No Finding,{i},{p},50,M,PA,1,1,1,1" for p in range(1, 201) for i in range(1 + p % 3)]
-    patients = [int(row[:8]) for row in rows]
-    test = [i for i, p in enumerate(patients) if p % 5 == 0]
-    train_val = [i for i, p in enumerate(patients) if p % 5 and p != 1]
-    return read_nih_tables(write_release(tmp_path, rows=rows, train_val=train_val, test=test))
+    patients = [p for p in range(1, 201) for _ in range(1 + p % 3)]
+    names = [f"{p:08d}_{i:03d}.png" for i, p in enumerate(patients)]
+    rows = [f"{name},No Finding,0,{p},50,M,PA" for name, p in zip(names, patients, strict=True)]
+    (tmp_path / LABELS).write_text("\n".join([HEADER, *rows]))
+    for file, listed in (("test", lambda p: p % 5 == 0), ("train_val", lambda p: p % 5 and p != 1)):
+        chosen = [name for name, p in zip(names, patients, strict=True) if listed(p)]
+        (tmp_path / f"{file}_list.txt").write_text("\n".join(chosen))
+    return read_nih_tables(tmp_path)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -170,8 +147,8 @@ def test_division_depends_on_seed_and_fraction_only(many_patients):
     assert sorted(val[0.1]) == [36, 44, 46, 69, 74, 76, 87, 99, 101, 137, 138, 142, 146, 147, 174, 192]
 
 
-def test_fractions_at_the_edges(tmp_path, write_release):
-    tables = read_nih_tables(write_release(tmp_path))
+def test_fractions_at_the_edges(release):
+    tables = read_nih_tables(release)
     assert tables.split("train", val_fraction=0).names == tables.split("train_val").names
     assert len(set(tables.split("val", val_fraction=0.01).patient)) == 1
     assert len(set(tables.split("train", val_fraction=0.99).patient)) == 1
@@ -193,13 +170,8 @@ def test_full_release_has_the_published_counts(shared_data):
     train_val, test = tables.split("train_val"), tables.split("test")
     assert (len(train_val), len(test)) == (86_524, 25_596)
     assert (len(set(train_val.patient.tolist())), len(set(test.patient.tolist()))) == (28_008, 2_797)
-    assert len(tables.boxes) == 880
-    assert sum(len(boxes) for boxes in tables.boxes.values()) == 984
+    assert (len(tables.boxes), sum(map(len, tables.boxes.values()))) == (880, 984)
     assert test.boxes == tables.boxes
     assert {box.label for boxes in tables.boxes.values() for box in boxes} < set(NIH_LABELS)
-    assert set(tables.view.tolist()) == {"AP", "PA"}
-    assert set(tables.sex.tolist()) == {"F", "M"}
-    train, val = tables.split("train"), tables.split("val")
-    assert len(set(val.patient.tolist())) == 2_801
-    assert len(train) + len(val) == 86_524
-    assert not set(train.patient.tolist()) & set(val.patient.tolist())
+    assert (set(tables.view.tolist()), set(tables.sex.tolist())) == ({"AP", "PA"}, {"F", "M"})
+    assert len(set(tables.split("val").patient.tolist())) == 2_801

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 import causalcxr
 from causalcxr.data import NIHChestXray14, SyntheticCXR, normalise, preprocess, read_image
+from nih_release import write_release
 
 CFG = {"input_size": (3, 96, 96), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
 
@@ -44,12 +44,10 @@ def test_every_kind_of_image_gives_the_same_pixels(path, model):
     assert torch.equal(model.preprocess(kinds), expected.expand(len(kinds), -1, -1, -1))  # a list is a batch
 
 
-def test_training_and_use_see_the_same_pixels(path, model, tmp_path, write_release):
-    root = write_release(tmp_path / "nih", train_val=(0,), test=(1, 2, 3))
-    (root / "images").mkdir()
-    path.rename(root / "images" / "00000001_000.png")
+def test_training_and_use_see_the_same_pixels(path, model, tmp_path):
+    root = write_release(tmp_path / "nih", ["1.png", "2.png"], 1, pictures=[np.array(Image.open(path))] * 2)
     dataset = NIHChestXray14(root, "train_val", image_size=model.pretrained_cfg["input_size"][1:])
-    images, _ = next(iter(DataLoader(dataset)))
+    images = dataset[0][0][None]
     assert torch.equal(normalise(images, model.pretrained_cfg), model.preprocess(dataset.image_path(0)))
 
 
@@ -58,12 +56,11 @@ def test_the_model_knows_its_channels_type_and_size(path):
     images = model.preprocess(path)
     assert (images.shape, images.dtype) == ((1, 1, 96, 96), torch.float64)
     assert model(images).shape == (1, 14)
-    assert torch.equal(normalise(read_image(path, size=96)[None], model.pretrained_cfg).double(), images)
     assert model.preprocess(path, size=(64, 80)).shape == (1, 1, 64, 80)
 
 
 def test_a_model_without_a_config_is_refused(path):
-    with pytest.raises(ValueError, match=r"has no pretrained_cfg.*causalcxr\.create_model"):
+    with pytest.raises(ValueError, match="has no pretrained_cfg"):
         causalcxr.CausalCXR("test_resnet", dim=64).preprocess(path)
 
 
@@ -78,8 +75,10 @@ def test_one_channel_takes_the_average_of_three():
 def test_normalising_keeps_type_and_refuses_what_is_no_grey_batch():
     assert normalise(torch.rand(1, 1, 4, 4, dtype=torch.float64), CFG).dtype == torch.float64
     for images in (torch.rand(2, 3, 8, 8), torch.rand(1, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.uint8)):
-        with pytest.raises(ValueError, match=r"floating-point \(B, 1, H, W\), got torch"):
+        with pytest.raises(ValueError, match="got torch"):
             normalise(images, CFG)
+    with pytest.raises(ValueError, match="no image"):
+        preprocess([], CFG)
 
 
 @pytest.mark.parametrize(

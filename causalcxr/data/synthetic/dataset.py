@@ -162,9 +162,6 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             view: "AP" or "PA".
             markers: Names from `marker_names`; an empty list gives a film without markers.
 
-        Returns:
-            Image, target, masks, view and markers.
-
         Raises:
             IndexError: There is no such item.
             ValueError: The target is not K zeros and ones, or the view or a marker is unknown.
