@@ -73,14 +73,11 @@ class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
 class ConfoundedDataset(StratifiedImages):
     """Radiographs with one finding, and a marker painted on a share r of the positives and 1 - r of the negatives.
 
-    r is called the correlation here: 0.5 is no association, 0.95 puts the marker on 95 % of the positives and 5 % of
-    the negatives, and 0.05 is the reverse of that. A classifier that reads the marker and nothing else has an AUROC
-    of r.
+    r is called the correlation here: 0.5 is no association, and 1 - r the reverse of r. A classifier that reads the
+    marker and nothing else has an AUROC of r.
 
-    The shares are exact, up to rounding to whole images. Each image has a random number, which depends on its index and
-    the seed alone. Within a class the images with the lowest numbers agree with their label: positives have the marker,
-    negatives have none. So a smaller r takes agreement away from some images and changes no other. How the marker looks
-    depends on seed, index and kind alone.
+    The shares are exact, up to rounding to whole images. A smaller r takes agreement of marker and label away from some
+    images and changes no other. How the marker looks depends on seed, index and kind alone.
 
     Give training and test images different seeds, or their markers look alike image by image. Which patients are in
     which of the two is the caller's choice.
@@ -93,12 +90,11 @@ class ConfoundedDataset(StratifiedImages):
         seed: Number of the data set.
         patient: Patient of each image.
 
-    Attributes, shapes and errors are those of `StratifiedImages`; `strata` says whether the marker is on the image.
+    Attributes, shapes and errors are those of `StratifiedImages`. `strata` says whether the marker is on the image.
 
     Raises:
-        ValueError: The marker is unknown, the correlation lies outside [0, 1], or a class
-            has so few images that all of them would agree with their label, or none.
-        TypeError: The seed is no integer.
+        ValueError: The marker is unknown, the correlation lies outside [0, 1], or a class has so few images that all of
+            them would agree with their label, or none.
 
     Example:
         >>> dataset = ConfoundedDataset(torch.rand(40, 1, 64, 64), [0, 1] * 20, marker="letter", correlation=0.9)
@@ -142,7 +138,7 @@ class ConfoundedDataset(StratifiedImages):
 
 
 def _choose_marked(targets: Tensor, correlation: float | None, seed: int) -> Tensor:
-    """Whether each image (N,) has the marker."""
+    """Whether each image (N,) has the marker: within a class, those of the lowest random numbers agree with it."""
     marked = torch.zeros(len(targets), dtype=torch.bool)
     if correlation is None:
         return marked

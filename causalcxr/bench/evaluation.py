@@ -76,8 +76,8 @@ def evaluate(
 ) -> BenchResult:
     """Show all tests to a classifier, by [`predict`][causalcxr.bench.predict], and turn what it says into figures.
 
-    Nothing is chosen here, and nothing may be chosen by what this returns for "reversed". Choose epochs, thresholds and
-    hyper-parameters on validation images with the association of the training images.
+    Choose epochs, thresholds and hyper-parameters on validation images with the association of the training images,
+    never by what this returns for "reversed".
 
     Intervals are 95 % percentile intervals over resamples of patients, where the tests have a `patient`, else of
     images. All tests are resampled together: a patient who is in two tests is drawn as often in both, which narrows the
@@ -97,9 +97,6 @@ def evaluate(
         batch_size: See there.
         n_resamples: Number of resamples.
         seed: Seed of the resamples and of the halves of the probe.
-
-    Returns:
-        A [`BenchResult`][causalcxr.bench.BenchResult].
 
     Raises:
         ImportError: A probe is due, and scikit-learn is not installed.

@@ -32,8 +32,8 @@ def subsample(
       images is then twice that of the overlap;
     - the rest is drawn, in an order that depends on the seed alone: settings of one seed share what images they can.
 
-    The number of patients follows from this, and differs somewhat between settings. Split the patients into those for
-    training, validation and test first, and choose within each part: this function knows of no split.
+    Split the patients into those for training, validation and test first, and choose within each part: this function
+    knows of no split.
 
     Args:
         target: Whether the finding is there, zeros and ones.

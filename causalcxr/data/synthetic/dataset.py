@@ -48,10 +48,9 @@ class SyntheticSample(NamedTuple):
 class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Schematic chest radiographs with planted findings, drawn when they are asked for.
 
-    Each item shows a patient: lungs with vessels, ribs, spine, clavicles, heart, diaphragm and chest wall. The view is
-    AP or PA. An AP film has a larger heart, a higher diaphragm and less exposure. There may be markers (a side letter
-    and a "PORTABLE" stamp) and findings. These are sampled before the drawing: `sample` draws the same patient with any
-    of them replaced.
+    Each item shows a patient, in AP or PA view. An AP film has a larger heart, a higher diaphragm and less exposure.
+    There may be markers (a side letter and a "PORTABLE" stamp) and findings. These are sampled before the drawing:
+    `sample` draws the same patient with any of them replaced.
 
     Item i depends on its number, `seed` and the sampling arguments alone, not on the length, the order of access, the
     worker or the process. A finding changes the image inside its mask and nowhere else. The pictures imitate the signs
