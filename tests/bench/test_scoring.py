@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
@@ -12,24 +10,6 @@ from causalcxr.bench.scoring import _shares
 def linear():
     """With dropout, to tell the modes apart."""
     return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64 * 64, 1))
-
-
-class Causal(nn.Module):
-    """Gives for label k the features k + mean of the image, and attention on the cells of row k."""
-
-    def forward_causal(self, images, need_attention=False):
-        assert not self.training
-        B, K = len(images), 3
-        shades = images.mean(dim=(1, 2, 3)).view(B, 1, 1) + torch.arange(K).view(1, K, 1)
-        attention = torch.zeros(B, K, 4, 4)
-        for k in range(K):
-            attention[:, k, k] = 0.25
-        return SimpleNamespace(
-            logits=shades[..., 0],
-            causal=shades.expand(-1, -1, 5),
-            confounder=-shades.expand(-1, -1, 7),
-            attention=attention if need_attention else None,
-        )
 
 
 @pytest.fixture
@@ -53,41 +33,20 @@ def test_logits_are_the_models_own_in_eval_mode_for_the_call_alone(dataset):
     assert (model.training, model[0].training, model[1].training) == (True, False, True)
 
 
-def test_features_attention_and_areas_of_the_label(dataset):
-    shades = images_of(dataset).mean(dim=(1, 2, 3))
-    for label in range(3):
-        predictions = predict(Causal(), dataset, label=label, batch_size=60)
-        torch.testing.assert_close(predictions.logits, shades + label)
-        torch.testing.assert_close(predictions.causal, (shades + label)[:, None].expand(-1, 5))
-        torch.testing.assert_close(predictions.confounder, -(shades + label)[:, None].expand(-1, 7))
-        for i in range(0, 200, 17):
-            mask = dataset.mask(i).float()
-            if mask.any():
-                assert predictions.area_share[i] == pytest.approx(mask.mean().item())
-                in_row = mask[16 * label : 16 * (label + 1)].mean().item()
-                assert predictions.attention_share[i] == pytest.approx(in_row)
-        assert torch.equal(predictions.attention_share.isnan(), dataset.strata == 0)
-        assert torch.equal(predictions.area_share.isnan(), dataset.strata == 0)
-
-
-def test_no_attention_is_asked_for_where_there_are_no_masks(films):
-    predictions = predict(Causal(), StratifiedImages(*films, strata=films.targets), label=0)
-    assert predictions.causal.shape == (200, 5)
-    assert predictions[3:] == (None, None)
-
-
-def test_models_of_the_registry(films):
-    model = causalcxr.create_model("causal_test_resnet")
+def test_logits_features_and_shares_of_a_causal_model_are_those_of_the_label(films):
     dataset = ConfoundedDataset(films.images[:24], films.targets[:24], marker="tube", correlation=0.75)
-    predictions = predict(model, dataset, label=4, batch_size=10)
+    model = causalcxr.create_model("causal_test_resnet").eval()
     mean, std = (torch.tensor(model.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():
-        output = model.eval().forward_causal((images_of(dataset) - mean) / std)
-    for name in ("logits", "causal", "confounder"):
-        torch.testing.assert_close(getattr(predictions, name), getattr(output, name)[:, 4], atol=1e-4, rtol=1e-4)
-    shares = predictions.attention_share[dataset.strata == 1]
-    assert len(shares) == 12
-    assert 0 < shares.min() < shares.max() < 1
+        output = model.forward_causal((images_of(dataset) - mean) / std, need_attention=True)
+    masks = torch.stack([dataset.mask(i) for i in range(24)])
+    for label in (0, 4):
+        predictions = predict(model.train(), dataset, label=label, batch_size=10)
+        expected = [each[:, label] for each in (output.logits, output.causal, output.confounder)]
+        expected += _shares(output.attention[:, label], masks)
+        for given, each in zip(predictions, expected, strict=True):
+            torch.testing.assert_close(given, each, atol=1e-4, rtol=1e-4, equal_nan=True)
+    assert predict(model, StratifiedImages(*films, strata=films.targets), label=0)[3:] == (None, None)  # no masks
 
 
 def test_the_images_go_where_the_parameters_are(dataset):

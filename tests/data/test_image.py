@@ -186,7 +186,7 @@ def test_one_bit_images_are_black_and_white(tmp_path):
 
 def test_resize_equals_torch_antialiased_interpolation_and_stays_in_range(grey):
     full = as_read(grey)
-    for size in [(7, 11), (48, 30), (100, 100)]:
+    for size in [(7, 11), (24, 40), (48, 30), (100, 100)]:
         expected = torch.nn.functional.interpolate(full[None], size=size, mode="bilinear", antialias=True)[0]
         torch.testing.assert_close(read_image(grey, size=size), expected, rtol=0, atol=1e-5)
     white = read_image(np.full((97, 89), 255, dtype=np.uint8), size=(31, 200))
@@ -207,11 +207,10 @@ def test_open_files_read_as_their_path(tmp_path, grey):
         assert torch.equal(read_image(file), as_read(grey))
         assert not file.closed
     assert torch.equal(read_image(SimpleNamespace(read=path.read_bytes)), as_read(grey))
-    with tarfile.open(tmp_path / "images.tar.gz", "w:gz") as archive:
+    with tarfile.open(tmp_path / "images.tar", "w") as archive:
         archive.add(path, "member.png")
-    for mode in ("r:gz", "r|gz"):
-        with tarfile.open(tmp_path / "images.tar.gz", mode) as archive:
-            assert torch.equal(read_image(archive.extractfile(archive.next())), as_read(grey))
+    with tarfile.open(tmp_path / "images.tar", "r|") as archive:  # cannot seek
+        assert torch.equal(read_image(archive.extractfile(archive.next())), as_read(grey))
 
 
 def test_damage_of_an_open_file_is_an_error_that_names_it(grey):
