@@ -51,7 +51,8 @@ def read(tmp_path):
     """Function that writes a radiograph and reads it with the library; returns (H, W) in float64."""
 
     def write_and_read(pixels: np.ndarray, **changes: Any) -> np.ndarray:
-        image = read_image(save(make(pixels, **changes), tmp_path / "image.dcm"))
+        path = save(make(pixels, **changes), tmp_path / "IM0001")  # the content says what it is
+        image = read_image(path)
         assert (image.dtype, image.shape[0]) == (torch.float32, 1)
         assert 0 <= image.min() <= image.max() <= 1
         return image[0].double().numpy()
@@ -152,13 +153,6 @@ def test_colour_is_reduced_to_luminance_as_in_other_formats(read, tmp_path, kind
     pixels = np.asarray(image.convert("YCbCr")) if kind == "YBR_FULL" else colours
     shown = read(pixels, bits=8, PhotometricInterpretation=kind)
     np.testing.assert_allclose(shown, read_image(tmp_path / "image.png")[0], atol=0.01 if kind == "YBR_FULL" else 0)
-
-
-def test_the_content_says_what_a_file_is(tmp_path):
-    path = save(make(RAMP), tmp_path / "IM0001")
-    with path.open("rb") as file:
-        for given in (path, file):
-            np.testing.assert_allclose(read_image(given)[0], RAMP / 4095, atol=1e-7)
 
 
 def _short_table() -> Any:

@@ -33,16 +33,15 @@ def png(grey: np.ndarray) -> bytes:
 
 def _stored(grey: np.ndarray, mode: str) -> Image.Image:
     """The same picture in a mode of Pillow's."""
-    image = Image.fromarray(grey)
-    if mode == "P":  # indices into a shuffled palette
-        order = np.random.default_rng(1).permutation(256)
-        indexed = Image.fromarray(np.argsort(order)[grey].astype(np.uint8))
-        indexed.putpalette([int(value) for value in order for _ in range(3)])
-        return indexed
+    image, rng = Image.fromarray(grey), np.random.default_rng(1)
+    if mode == "P":
+        return image.remap_palette(rng.permutation(256).tolist())
     if mode == "I;16":
         return Image.fromarray(grey.astype(np.uint16) * 257)  # 255 * 257 = 65535: the same fractions in 16 bits
-    alpha = Image.fromarray(np.random.default_rng(2).integers(0, 256, grey.shape).astype(np.uint8))
-    return Image.merge(mode, [alpha if band == "A" else image for band in mode])
+    image = image.convert(mode.removesuffix("A"))
+    if mode.endswith("A"):
+        image.putalpha(Image.fromarray(rng.integers(0, 256, grey.shape).astype(np.uint8)))
+    return image
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "I;16"])

@@ -26,6 +26,8 @@ def test_nih_labels_are_the_fourteen_findings_in_the_order_of_the_release():
 def test_differing_names_are_refused_with_the_first_difference(given, message):
     with pytest.raises(ValueError, match=message):
         check_label_names(given, ("a", "b", "c"))
+    with pytest.raises(ValueError, match="label names"):
+        check_label_names(("a", "b", "c"), given)
 
 
 def test_positions_follow_the_order_asked_for():

@@ -52,6 +52,7 @@ def test_options_select_images_and_columns_and_change_the_image(release):
     train, val = (NIHChestXray14(release, split, val_fraction=0.5, seed=3) for split in ("train", "val"))
     assert sorted(train.names + val.names) == NAMES[:3]
     assert not set(train.patient) & set(val.patient)
+    assert len({tuple(NIHChestXray14(release, "val", val_fraction=0.5, seed=seed).names) for seed in range(8)}) == 2
     options = {"image_size": (4, 5), "transform": lambda image: image.expand(3, -1, -1) * 2}
     dataset = NIHChestXray14(release, "all", labels=("Hernia", "Cardiomegaly"), **options)
     assert dataset.label_names == ("Hernia", "Cardiomegaly")
@@ -88,15 +89,6 @@ def test_missing_images_move_no_patient_between_train_and_val(tmp_path):
     for name in train.names:
         find(tmp_path, name).unlink()
     assert NIHChestXray14(tmp_path, "val", val_fraction=0.5).names == val.names
-
-
-def test_a_damaged_image_is_refused_by_name_on_reading_and_never_left_out(release):
-    path = find(release, NAMES[2])
-    path.write_bytes(path.read_bytes()[:-20])
-    dataset = NIHChestXray14(release, "all", bad_images="skip")
-    assert len(dataset) == 4
-    with pytest.raises(ValueError, match=rf"cannot read image .*{NAMES[2]}"):
-        dataset[2]
 
 
 def test_full_size_real_images_have_the_grey_values_of_their_files(shared_data):
