@@ -87,7 +87,7 @@ def subsample(
 def _apportion(size: int, shares: npt.NDArray[np.float64]) -> IntArray:
     """Whole numbers with the given shares (bands,) and the given sum; the largest remainders are rounded up."""
     exact = size * shares
-    whole = np.floor(exact + 1e-9).astype(np.int64)  # a product such as 30 * 0.1 may fall short of its integer
+    whole = np.floor(exact).astype(np.int64)
     order = np.argsort(whole - exact, kind="stable")
     whole[order[: size - whole.sum()]] += 1
     return whole
