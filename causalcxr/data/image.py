@@ -91,23 +91,10 @@ def read_image(image: ImageLike, *, size: int | tuple[int, int] | None = None) -
 
 
 def resize_image(image: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
-    """Resize a grey image: bilinear, antialiased (the support widens with the scale), in float32.
+    """Resize a grey image (1, H, W) in [0, 1] to a side or (height, width), float32 on the CPU.
 
-    `resize_image(read_image(path), size)` and `read_image(path, size=size)` are equal, bit by bit.
-
-    Args:
-        image: A grey image (1, H, W) with values in [0, 1].
-        size: Side, or (height, width).
-
-    Returns:
-        The image (1, height, width), float32 on the CPU.
-
-    Raises:
-        ValueError: `size` is not one or two positive integers.
-
-    Example:
-        >>> resize_image(torch.rand(1, 6, 4), 8).shape
-        torch.Size([1, 8, 8])
+    Bilinear and antialiased: the support widens with the scale. `resize_image(read_image(path), size)` and
+    `read_image(path, size=size)` are equal, bit by bit.
     """
     height, width = height_and_width(size)
     image = image.detach().float().cpu()
