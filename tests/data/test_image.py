@@ -121,7 +121,7 @@ def test_sixteen_bits_are_kept(tmp_path):
 
 def tiff(pixels: bytes, height: int, width: int, bits: int, **tags: int) -> bytes:
     """A TIFF written by hand (TIFF 6.0): little-endian, one strip, one sample a pixel."""
-    numbers = {"SubfileType": 254, "PhotometricInterpretation": 262, "Orientation": 274, "SampleFormat": 339}
+    numbers = {"PhotometricInterpretation": 262, "SampleFormat": 339}
     entries = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(pixels)}
     entries |= {numbers[name]: value for name, value in tags.items()}
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
