@@ -155,6 +155,12 @@ def test_colour_is_reduced_to_luminance_as_in_other_formats(read, tmp_path, kind
     np.testing.assert_allclose(shown, read_image(tmp_path / "image.png")[0], atol=0.01 if kind == "YBR_FULL" else 0)
 
 
+def test_compressed_pixels_are_read(tmp_path):
+    ds = make(RAMP)
+    ds.compress(uid.RLELossless)
+    np.testing.assert_allclose(read_image(save(ds, tmp_path / "rle.dcm"))[0], RAMP / 4095, atol=1e-7)
+
+
 def _short_table() -> Any:
     short = table([1, 2, 3], 0, 16)
     short.LUTDescriptor = [9, 0, 16]
