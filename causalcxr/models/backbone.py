@@ -35,17 +35,8 @@ def create_backbone(
 ) -> tuple[Any, int, int]:  # not Module, which has none of the methods of timm's models
     """Build a timm model without its pooling and classifier.
 
-    Args:
-        name: timm model name, with or without a tag.
-        in_chans: Input channels.
-        output_stride: Pixels of a cell of the feature map. Default: 16 where the backbone can be built so, else its
-            own.
-        drop_path_rate: Stochastic depth rate. Default: the backbone's own.
-        pretrained: True for timm's published weights, or where weights of this backbone are: a file, a folder with
-            `model.safetensors`, or `"hf-hub:owner/repo[@revision][:file]"`. They may have the names of timm,
-            torchvision, transformers' DINOv2 or torchxrayvision, and parts that the backbone has not, such as a
-            classifier. What matched and what was left is logged.
-        backbone_args: More arguments for the backbone's constructor.
+    Arguments are those of `causalcxr.CausalCXR`. Weights may have parts that the backbone has not, such as a
+    classifier. What matched and what was left is logged.
 
     Returns:
         The backbone, the channels of its last feature map, and its stride.
@@ -65,7 +56,7 @@ def create_backbone(
     if pretrained is True:
         kwargs |= _published_weights(name)
     elif pretrained:
-        kwargs |= _weights_from(pretrained, name, in_chans)
+        kwargs |= _weights_from(pretrained, name)
     try:
         backbone = _build(name, 16 if output_stride is None else output_stride, kwargs)
     except TypeError as error:
@@ -152,7 +143,7 @@ def _published_weights(name: str) -> dict[str, Any]:
     return {"pretrained": True}
 
 
-def _weights_from(source: str | Path, name: str, in_chans: int) -> dict[str, Any]:
+def _weights_from(source: str | Path, name: str) -> dict[str, Any]:
     """Return the arguments with which timm loads weights from a file into a backbone without classifier, strictly."""
     cfg = get_pretrained_cfg(name) or PretrainedCfg()
     stem = cfg.first_conv if isinstance(cfg.first_conv, str) else (cfg.first_conv or [""])[0]
@@ -160,12 +151,9 @@ def _weights_from(source: str | Path, name: str, in_chans: int) -> dict[str, Any
     state_dict, left = as_timm(read_weights(find_weights(source)), stem, heads)
     if left:
         _logger.info("%d weights of %s have no place in %s: %s", len(left), source, name, ", ".join(left))
-    images = cfg.input_size
-    if (weight := state_dict.get(f"{stem}.weight")) is not None and weight.ndim == 4 and weight.shape[1] == 1:
-        if in_chans == 1:
-            images = (1, *images[1:])
-        else:  # timm adapts stems of colour images, not of grey ones
-            state_dict[f"{stem}.weight"] = weight.expand(-1, 3, -1, -1) / 3
+    weight = state_dict.get(f"{stem}.weight")
+    grey = weight is not None and weight.ndim == 4 and weight.shape[1] == 1
+    images = (1, *cfg.input_size[1:]) if grey else cfg.input_size
     # timm tolerates missing weights, of any layer, where the numbers of classes differ: so they must not.
     unclassified = {"num_classes": 0, "classifier": None, "custom_load": False}
     return {

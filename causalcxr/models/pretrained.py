@@ -44,10 +44,9 @@ def find_weights(source: str | Path) -> Path:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file, out of what training scripts put round them. Nothing else is unpickled."""
-    if path.suffix == ".safetensors":
-        return load_file(hub.weights_file(PretrainedCfg(source="", file=str(path))))
+    safe = path.suffix == ".safetensors"
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what damaged bytes raise is of many kinds
         raise ValueError(
             f"{path} is no file of tensors alone, so it is not opened ({error!r:.150}); save the "

@@ -47,6 +47,8 @@ XRV_DENSENETS = {
     "mimic_ch": "mimic_ch",
 }
 
+XRV_IMAGES: dict[str, Any] = {"channels": 1, "mean": 0.5, "std": 1 / 2048}
+
 _ROWS = [
     *(
         PublishedBackbone(
@@ -109,9 +111,7 @@ _ROWS = [
             name=f"xrv_densenet121_{data}",
             architecture="densenet121",
             pixels=224,
-            channels=1,
-            mean=0.5,
-            std=1 / 2048,
+            **XRV_IMAGES,
             license="apache-2.0",
             address=f"{XRV_FILES}{file}-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt",
             citation=XRV,
@@ -123,9 +123,7 @@ _ROWS = [
         name="xrv_resnet50_all",
         architecture="resnet50",
         pixels=512,
-        channels=1,
-        mean=0.5,
-        std=1 / 2048,
+        **XRV_IMAGES,
         license="apache-2.0",
         address=f"{XRV_FILES}pc-nih-rsna-siim-vin-resnet50-test512-e400-state.pt",
         citation=XRV,

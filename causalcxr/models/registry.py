@@ -17,12 +17,14 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import (
     PretrainedCfg,
     build_model_with_cfg,
     generate_default_cfgs,
     get_arch_name,
     get_arch_pretrained_cfgs,
+    get_model_input_config,
     get_pretrained_cfg,
     register_model,
     resolve_pretrained_cfg,
@@ -120,9 +122,7 @@ def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
                 "pretrained_backbone=True or a path loads weights of the backbone alone"
             )
         overlay |= {"file": str(hub.weights_file(cfg, kwargs.get("cache_dir"))), "source": None, "state_dict": None}
-        kwargs.pop("pretrained_backbone", None)  # the weights hold the backbone's as well
-        if not kwargs.get("features_only"):
-            kwargs["num_classes"] = cfg.num_classes  # first the weights are loaded whole
+        kwargs |= {"num_classes": cfg.num_classes, "pretrained_backbone": False}  # weights are loaded whole, of both
     try:
         model = build_model_with_cfg(
             CausalCXR,
@@ -131,18 +131,12 @@ def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
             feature_cfg={"feature_cls": "getter", "out_indices": None},  # all maps
             **kwargs,
         )
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         if not pretrained:
             raise
         raise _misfit(name, error) from error
     if isinstance(model, CausalCXR):  # not with features_only
-        if pretrained:
-            model.label_names = model.pretrained_cfg.get("label_names")
-            if num_classes not in (None, model.num_classes):
-                _new_labels(model, num_classes)
-            elif model.label_names:
-                model.calibration = _shipped_calibration(model.pretrained_cfg)
-        _say_channels(model)
+        _describe(model, pretrained, num_classes, _shipped_calibration(model.pretrained_cfg))
         if not MODELS[name][0]:
             check_feature_map(model, kwargs["backbone_args"].get("img_size"))
     return model
@@ -151,33 +145,36 @@ def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
 def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a model: those of the table, and over them those that are given."""
     usual, defaults = MODELS[name]
+    kwargs: dict[str, Any] = {"backbone": usual} | defaults | given
     saved = isinstance(given.get("pretrained_cfg"), dict)  # weights of ours, which say how images are scaled
-    published = BACKBONES.get(given.get("backbone") or usual)
+    published = BACKBONES.get(kwargs["backbone"])
+    backbone_args = defaults.get("backbone_args", {})
     if published:
-        given = _with_weights_of(published, given, wanted=not saved)
-    kwargs = {"backbone": usual} | defaults | given
+        weights = _weights_of(published, given.get("pretrained_backbone", not saved))
+        kwargs = {"in_chans": published.channels} | kwargs
+        kwargs |= {"backbone": published.architecture, "pretrained_backbone": weights}
+        backbone_args = backbone_args | published.backbone_args
+    kwargs["backbone_args"] = backbone_args = backbone_args | (given.get("backbone_args") or {})
     backbone, img_size = kwargs["backbone"], kwargs.pop("img_size", None)
     if not backbone:
         raise ValueError(f"{name} needs the name of a timm model, as create_model({name!r}, backbone='resnet26d')")
     check_backbone_name(backbone)
-    overlay: dict[str, Any] = {}
-    kwargs["backbone_args"] = defaults.get("backbone_args", {}) | (given.get("backbone_args") or {})
-    if backbone != usual or published:
-        overlay = _of_backbone(backbone)
-        of_one_size = (get_pretrained_cfg(backbone) or PretrainedCfg()).fixed_input_size
-        if of_one_size and not kwargs["backbone_args"].keys() & {"dynamic_img_size", "strict_img_size"}:
-            overlay["input_size"] = get_pretrained_cfg(backbone).input_size
-        if published:
-            overlay |= {
-                "input_size": (published.channels, published.pixels, published.pixels),
-                "mean": (published.mean,) * published.channels,
-                "std": (published.std,) * published.channels,
-                "license": published.license,
-            }
-        if saved:
-            overlay = {"first_conv": overlay["first_conv"]}
+    overlay = _of_backbone(backbone) if backbone != usual or published else {}
+    if saved:
+        overlay = {"first_conv": overlay["first_conv"]} if overlay else {}
+    elif published:
+        overlay |= {
+            "input_size": (published.channels, published.pixels, published.pixels),
+            "mean": (published.mean,) * published.channels,
+            "std": (published.std,) * published.channels,
+            "license": published.license,
+        }
+    elif overlay:
+        cfg = get_pretrained_cfg(backbone) or PretrainedCfg()
+        if cfg.fixed_input_size and not backbone_args.keys() & {"dynamic_img_size", "strict_img_size"}:
+            overlay["input_size"] = cfg.input_size
     if img_size is not None:
-        kwargs["backbone_args"]["img_size"] = img_size
+        backbone_args["img_size"] = img_size
         sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         channels = resolve_pretrained_cfg(name, kwargs.get("pretrained_cfg")).input_size[0]
         overlay["input_size"] = (channels, *sides)
@@ -185,28 +182,26 @@ def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
     return kwargs
 
 
-def _with_weights_of(published: PublishedBackbone, given: dict[str, Any], wanted: bool) -> dict[str, Any]:
-    """Return the arguments with the network of a row of the table, and with its weights unless they are not wanted."""
-    weights = given.get("pretrained_backbone", wanted)
-    if weights is True and not published.address.startswith("hf-hub:"):
+def _weights_of(published: PublishedBackbone, wanted: Any) -> Any:
+    """Return where the weights of a row of the table are, unless others are wanted, or none."""
+    if wanted is True and not published.address.startswith("hf-hub:"):
         raise ValueError(
             f"the weights of {published.name!r} are a pickle, {published.address}, which is not opened from there; "
             "fetch it, save its state_dict() as safetensors, and give pretrained_backbone='file.safetensors', "
             "or pretrained_backbone=False for none"
         )
-    return {
-        "in_chans": published.channels,
-        **given,
-        "backbone": published.architecture,
-        "backbone_args": published.backbone_args | (given.get("backbone_args") or {}),
-        "pretrained_backbone": published.address if weights is True else weights,
-    }
+    return published.address if wanted is True else wanted
 
 
-def _say_channels(model: Any) -> None:
-    """Let the pretrained cfg have the number of channels that the model takes, for those who prepare images by it."""
-    channels = timm.models.get_model_input_config(model)["input_size"][0]
+def _describe(model: Any, pretrained: bool, num_classes: int | None, calibration: Calibration | None) -> None:
+    """Note what a new model takes and what its weights know, and give it so many labels as are asked for."""
+    channels = get_model_input_config(model)["input_size"][0]
     model.pretrained_cfg["input_size"] = (channels, *model.pretrained_cfg["input_size"][1:])
+    model.label_names, model.calibration = model.pretrained_cfg.get("label_names") if pretrained else None, None
+    if pretrained and num_classes not in (None, model.num_classes):
+        _new_labels(model, num_classes)
+    elif pretrained and calibration:
+        calibrate(model, calibration)
 
 
 def _new_labels(model: Any, num_classes: int, names: Sequence[str] = ()) -> None:
@@ -225,13 +220,12 @@ def _new_labels(model: Any, num_classes: int, names: Sequence[str] = ()) -> None
             thresholds = tuple(calibration.thresholds[row] for row in rows.values())
             calibrate(model, dataclasses.replace(calibration, thresholds=thresholds))
         return
-    hint = "".join(
-        f"; {name!r} is not among them" + (f", {close[0]!r} is" if close else "")
-        for name in names
-        if known and name not in known
-        for close in [difflib.get_close_matches(name, known, n=1)]
-    )
-    hint += f"; rows of {', '.join(names[row] for row in rows)} are kept" if rows else ""
+    hint = ""
+    for name in names:
+        if close := () if name in known else difflib.get_close_matches(name, known, n=1):
+            hint += f"; {name!r} is not among them, {close[0]!r} is"
+    if rows:
+        hint += f"; rows of {', '.join(names[row] for row in rows)} are kept"
     if new:
         _logger.warning(
             "%d weights of %s are new, since the others were trained with other labels%s; train them: %s",
@@ -241,8 +235,8 @@ def _new_labels(model: Any, num_classes: int, names: Sequence[str] = ()) -> None
 
 def _misfit(name: str, error: Exception) -> ValueError:
     return ValueError(
-        f"weights do not fit {name!r}: {textwrap.shorten(str(error), 400)}; give the arguments that they were "
-        "trained with"
+        f"weights do not fit {name!r}: {textwrap.shorten(str(error), 400)}; give the arguments that they were trained "
+        "with, or a file that is not damaged"
     )
 
 
@@ -265,9 +259,9 @@ def create_model(
 ) -> nn.Module:
     """Create a model, with weights or without.
 
-    `timm.create_model` builds the same models from the same names once `causalcxr` is imported. This function adds
-    errors with the closest names, folders given as `Path`, weights by default where the name says where they are, and
-    checks of what is in a folder or a repository. No code of a repository is run, and pickles are never opened.
+    `timm.create_model` builds the same models once `causalcxr` is imported. This function adds errors with the closest
+    names, folders given as `Path`, weights by default where the name says where they are, and checks of what is in a
+    folder or a repository. No code of a repository is run, and pickles are never opened.
 
     A folder or a repository may also hold a plain model of timm. Then that model is returned, with `label_names` and
     `calibration` as attributes. `causalcxr.data.preprocess(image, model.pretrained_cfg)` makes its input.
@@ -307,18 +301,19 @@ def create_model(
         name = f"local-dir:{name}"
     if not isinstance(name, str):
         raise TypeError(f"name must be a string or a Path, but got {type(name).__name__}")
+    somewhere = name.startswith(hub.SOURCES)
+    pretrained = somewhere if pretrained is None else bool(pretrained)
     if kwargs.get("features_only"):  # maps have no labels
         label_names = None
     if label_names is not None:
         label_names = checked_names(label_names, num_classes := kwargs.pop("num_classes", len(label_names)))
-        if not (name.startswith(hub.SOURCES) if pretrained is None else pretrained):
+        if not pretrained:
             kwargs["num_classes"] = num_classes  # else the weights are loaded whole first
-    if name.startswith(hub.SOURCES):
-        saved = hub.read(name, weights=pretrained is not False, cache_dir=kwargs.get("cache_dir"))
-        model = _open(saved, pretrained is not False, kwargs)
+    if somewhere:
+        model = _open(name, pretrained, kwargs)
     else:
         _check_name(name)
-        model = timm.create_model(name, pretrained=bool(pretrained), **kwargs)
+        model = timm.create_model(name, pretrained=pretrained, **kwargs)
     if label_names is not None:
         if model.num_classes != len(label_names) or set(label_names) != set(model.label_names or label_names):
             _new_labels(model, len(label_names), label_names)
@@ -328,29 +323,25 @@ def create_model(
     return model
 
 
-def _open(saved: hub.Saved, pretrained: bool, kwargs: dict[str, Any]) -> Any:
+def _open(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
     """Build what a folder or a repository describes, a model of the table or one of timm."""
-    name, causal = saved.architecture, is_model(saved.architecture)
-    arguments = {**saved.model_args, **kwargs, "pretrained_model_args": saved.model_args}
-    plain = not causal and not kwargs.get("features_only")
-    num_classes = arguments.get("num_classes")
-    if plain and pretrained:
-        arguments["num_classes"] = saved.num_classes  # first the weights are loaded whole
+    cfg, args, calibration = hub.read(name, kwargs.get("cache_dir"))
+    architecture, arguments = cfg["architecture"], {**args, **kwargs, "pretrained_model_args": args}
+    num_classes, plain = arguments.get("num_classes"), not is_model(architecture)
+    if plain and pretrained:  # else the entry point does so
+        file = hub.weights_file(PretrainedCfg(**cfg), kwargs.get("cache_dir"))
+        cfg |= {"file": str(file), "source": None}
+        arguments["num_classes"] = cfg["num_classes"]
     try:
-        model = timm.create_model(name, pretrained=pretrained, pretrained_cfg=saved.pretrained_cfg, **arguments)
-    except (RuntimeError, AssertionError, AttributeError, LookupError) as error:  # as timm meets what it cannot build
-        raise _misfit(name, error) from error
+        model = timm.create_model(architecture, pretrained=pretrained, pretrained_cfg=cfg, **arguments)
+    except (RuntimeError, AssertionError, AttributeError, LookupError, SafetensorError) as error:
+        raise _misfit(architecture, error) from error  # as timm meets what it cannot build
+    if kwargs.get("features_only"):
+        return model
     if plain:
-        _say_channels(model)
-        model.label_names = model.calibration = None
-        if pretrained and num_classes not in (None, saved.num_classes):
-            _new_labels(model, num_classes)
-    if pretrained and not kwargs.get("features_only") and model.num_classes == saved.num_classes:
-        model.label_names = saved.label_names
-        if saved.calibration and causal:
-            model.calibration = saved.calibration
-        elif saved.calibration:
-            calibrate(model, saved.calibration)
+        _describe(model, pretrained, num_classes, None)
+    if pretrained and calibration and model.num_classes == cfg["num_classes"]:
+        calibrate(model, calibration)
     return model
 
 

@@ -1,7 +1,9 @@
 """A saved model, and a Hub on this machine that the real client talks to."""
 
 import json
+import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,12 @@ def folder(model: CausalCXR, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("saved")
     causalcxr.save_pretrained(model, path, calibration=Calibration(1.5, (0.25,) * 14))
     return path
+
+
+@pytest.fixture
+def copied(folder: Path, tmp_path: Path) -> Path:
+    """A copy of the saved model, for tests that change it."""
+    return Path(shutil.copytree(folder, tmp_path / "copied"))
 
 
 @pytest.fixture
@@ -81,6 +89,20 @@ def go_offline(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
 
     yield change
     _close_session()
+
+
+@pytest.fixture
+def cut_off(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Takes the network away; what follows must take seconds, where the client would try again and again."""
+    closed, start = "http://127.0.0.1:1", time.monotonic()
+
+    def change() -> None:
+        monkeypatch.setattr(constants, "ENDPOINT", closed)
+        template = closed + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+    yield change
+    assert time.monotonic() - start < 10
 
 
 def _close_session() -> None:

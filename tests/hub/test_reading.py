@@ -3,7 +3,6 @@
 import json
 import logging
 import pickle
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,6 @@ CLASSIFIERS = [
 ]
 
 
-@pytest.fixture
-def copied(folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(folder, tmp_path / "copied"))
-
-
 def _change_config(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     config = json.loads((folder / "config.json").read_text())
     change(config)
@@ -45,18 +39,28 @@ def _change_config(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Non
 
 
 @pytest.mark.parametrize(
-    "create_model", [causalcxr.create_model, lambda p, **kw: timm.create_model(f"local-dir:{p}", True, **kw)]
+    "create",
+    [
+        lambda path: causalcxr.create_model(path, num_classes=5, in_chans=1),
+        lambda path: timm.create_model(f"local-dir:{path}", True, num_classes=5, in_chans=1),
+        lambda path: causalcxr.create_model(path, label_names=["a", "b"]),
+        lambda path: causalcxr.create_model(path, label_names=[f"other {k}" for k in range(14)]),
+    ],
 )
 def test_new_weights_are_named(
-    folder: Path, create_model: Callable[..., CausalCXR], caplog: pytest.LogCaptureFixture
+    folder: Path, model: CausalCXR, create: Callable[[Path], CausalCXR], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "causalcxr"):
-        model = create_model(folder, num_classes=5, in_chans=1)
+        tuned = create(folder)
     (record,) = (record for record in caplog.records if record.name.startswith("causalcxr."))
     said, _, names = record.getMessage().partition("; train them: ")
     assert said == "7 weights of causal_test_resnet are new, since the others were trained with other labels"
     assert set(names.split(", ")) == set(CLASSIFIERS)
-    assert (model.label_names, model.calibration) == (None, None)
+    assert tuned.label_names in (None, ("a", "b"), tuple(f"other {k}" for k in range(14)))
+    assert tuned.calibration is None
+    before, after = model.state_dict(), tuned.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before if name.startswith("head.feature_learning"))
+    assert not any(torch.equal(after[name], before[name]) for name in CLASSIFIERS if not name.endswith("bias"))
 
 
 @pytest.mark.parametrize(
@@ -75,20 +79,6 @@ def test_names_and_calibration_come_with_the_weights(folder: Path) -> None:
     untrained = causalcxr.create_model(folder, pretrained=False, label_names=REORDERED)  # they belong to weights
     assert (untrained.label_names, untrained.calibration) == (tuple(REORDERED), None)
     assert timm.create_model(f"local-dir:{folder}", pretrained=True).label_names == NIH_LABELS
-
-
-@pytest.mark.parametrize("names", [["a", "b"], [f"other {k}" for k in range(14)]])
-def test_names_of_other_labels_are_enough(
-    folder: Path, model: CausalCXR, names: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    """One line for fine-tuning: their number follows, the encoder is kept, and the classifiers are new."""
-    loaded = causalcxr.create_model(folder, label_names=names)
-    assert (loaded.num_classes, loaded.label_names, loaded.calibration) == (len(names), tuple(names), None)
-    assert "7 weights of causal_test_resnet are new" in caplog.text
-    before = model.state_dict()
-    kept = {name for name, weight in loaded.state_dict().items() if torch.equal(weight, before[name])}
-    assert before.keys() - kept >= set(CLASSIFIERS) - {name for name in CLASSIFIERS if name.endswith("bias")}
-    assert all(name.startswith("head.") for name in before.keys() - kept)
 
 
 @pytest.mark.parametrize("names", [["Mass", "Edema"], ["atelectasis", *NIH_LABELS[1:]], ["Hernia", "a", "Mass"]])
@@ -147,7 +137,6 @@ def test_config_that_is_none(copied: Path, text: str) -> None:
     [
         ("", "architecture", "hf-hub:other/repo"),
         ("", "num_classes", "14"),
-        ("", "num_classes", True),
         ("", "num_classes", -1),
         ("", "num_classes", 5),  # but 14 names
         ("", "model_args", [1]),
@@ -155,13 +144,10 @@ def test_config_that_is_none(copied: Path, text: str) -> None:
         ("", "calibration", {"thresholds": [0.5] * 14}),
         ("calibration", "temperature", 0),
         ("calibration", "thresholds", [0.5] * 13),
-        ("model_args", "dim", "32"),
         ("model_args", "depth", 1e9),
-        ("model_args", "depth", 10**7),
         ("model_args", "dim", 65536),
         ("model_args", "drop_path_rate", float("nan")),
         ("model_args", "backbone_args", {"layers": [1, 1, 1, 10**9]}),
-        ("model_args", "backbone", ["resnet18"]),
         ("model_args", "trust_remote_code", True),
         ("model_args", "checkpoint_path", "x.pth"),
         ("model_args", "pretrained_cfg_overlay", {"url": "http://127.0.0.1/x.pth"}),
@@ -171,7 +157,6 @@ def test_config_that_is_none(copied: Path, text: str) -> None:
         ("pretrained_cfg", "input_size", [0, 96, 96]),
         ("pretrained_cfg", "mean", ["x"]),
         ("pretrained_cfg", "std", [0.0]),
-        ("pretrained_cfg", "std", [float("inf")] * 3),
         ("pretrained_cfg", "mean", [float("nan")] * 3),
         ("pretrained_cfg", "input_size", [3, 10**9, 96]),
     ],
@@ -182,30 +167,20 @@ def test_config_that_was_tampered_with(copied: Path, part: str, key: str, value:
         causalcxr.create_model(copied)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("checkpoint_path", "x.pth", "model_args must not have checkpoint_path"),
-        ("pretrained_cfg", "x.pth", "model_args must not have pretrained_cfg"),
-        ("features_only", True, "model_args must not have features_only"),
-        ("cardinality", 5, "weights do not fit 'test_resnet': "),
-        ("stem_type", [[]], "weights do not fit 'test_resnet': "),
-        ("layers", [2, 1, 1, 1], "weights do not fit 'test_resnet': "),
-    ],
-)
-def test_plain_config_that_was_tampered_with(name: str, value: Any, message: str, tmp_path: Path) -> None:
+def test_plain_config_that_was_tampered_with(tmp_path: Path) -> None:
     causalcxr.save_pretrained(timm.create_model("test_resnet", num_classes=2), tmp_path)
-    _change_config(tmp_path, lambda config: config["model_args"].update({name: value}))
-    with pytest.raises(ValueError, match=message):
-        causalcxr.create_model(tmp_path)
+    text = (tmp_path / "config.json").read_text()
+    refused = {"checkpoint_path": "x.pth", "pretrained_cfg": "x.pth", "features_only": True}
+    for name, value in {**refused, "cardinality": 5, "stem_type": [[]], "layers": [2, 1, 1, 1]}.items():
+        (tmp_path / "config.json").write_text(text)
+        _change_config(tmp_path, lambda config, name=name, value=value: config["model_args"].update({name: value}))
+        message = f"model_args must not have {name}" if name in refused else "weights do not fit 'test_resnet': "
+        with pytest.raises(ValueError, match=message):
+            causalcxr.create_model(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "other", [{"hf_hub_id": "other/repo"}, {"url": "http://127.0.0.1/x.pth"}, {"custom_load": "hf"}, {"unknown": 1}]
-)
-def test_what_leads_to_other_weights_is_dropped(
-    copied: Path, model: CausalCXR, images: torch.Tensor, other: dict[str, Any]
-) -> None:
+def test_what_leads_to_other_weights_is_dropped(copied: Path, model: CausalCXR, images: Tensor) -> None:
+    other = {"hf_hub_id": "other/repo", "url": "http://127.0.0.1/x.pth", "custom_load": "hf", "unknown": 1}
     _change_config(copied, lambda config: config["pretrained_cfg"].update(other))
     assert torch.equal(causalcxr.create_model(copied).eval()(images), model(images))
 
@@ -227,7 +202,7 @@ def test_config_of_another_model(copied: Path, part: str, key: str, value: Any, 
         causalcxr.create_model(copied)
 
 
-def test_folder_that_timm_wrote(model: CausalCXR, images: torch.Tensor, tmp_path: Path) -> None:
+def test_folder_that_timm_wrote(model: CausalCXR, images: Tensor, tmp_path: Path) -> None:
     timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
     assert torch.equal(causalcxr.create_model(tmp_path).eval()(images), model(images))
 
@@ -260,13 +235,15 @@ def test_neither_pickles_nor_code_are_opened(copied: Path, create_model: Callabl
 @pytest.mark.parametrize(
     "change", [lambda c: c[:-1], lambda c: b"", lambda c: pickle.dumps(_Bomb())], ids=["cut", "empty", "pickle"]
 )
-def test_damaged_weights(copied: Path, change: Callable[[bytes], bytes]) -> None:
-    path = copied / "model.safetensors"
+@pytest.mark.parametrize("plain", [False, True])
+def test_damaged_weights(tmp_path: Path, change: Callable[[bytes], bytes], plain: bool) -> None:
+    """In folders as timm writes them, without a SHA-256 sum."""
+    network = timm.create_model("test_resnet" if plain else "causal_test_resnet")
+    timm.models.save_for_hf(network, tmp_path, safe_serialization=True)
+    path = tmp_path / "model.safetensors"
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"model.safetensors is damaged, or no safetensors file"):
-        causalcxr.create_model(copied)
-    with pytest.raises(ValueError, match=r"model.safetensors is damaged, or no safetensors file"):
-        causalcxr.create_model("causal_test_resnet", True, pretrained_cfg_overlay={"file": str(path)})
+    with pytest.raises(ValueError, match=r"weights do not fit .* or a file that is not damaged"):
+        causalcxr.create_model(tmp_path)
 
 
 def test_weights_of_another_folder(copied: Path) -> None:
