@@ -101,13 +101,6 @@ def check_feature_map(model: Any, img_size: Any = None) -> None:
 
     A copy runs on the meta device, so nothing is computed. Parameters without gradient, such as those of outputs that
     are not used, would stop `DistributedDataParallel`.
-
-    Args:
-        model: A `CausalCXR` on any backbone.
-        img_size: Side of the images, or (H, W). Default: the size of the backbone's pretrained cfg.
-
-    Raises:
-        ValueError: If there is no such feature map.
     """
     name, in_chs = model.backbone.pretrained_cfg["architecture"], _channels(list(model.backbone.feature_info)[-1])
     twin = copy.deepcopy(model.backbone).to("meta")

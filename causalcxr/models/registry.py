@@ -26,6 +26,7 @@ from timm.models import (
     get_arch_pretrained_cfgs,
     get_model_input_config,
     get_pretrained_cfg,
+    parse_model_name,
     register_model,
     resolve_pretrained_cfg,
     split_model_name_tag,
@@ -381,14 +382,13 @@ def _check_name(name: str) -> None:
         hint = f"it is a backbone; create_model('causal_timm', backbone={name!r}) puts the causal head on it"
     elif os.path.isdir(name):
         hint = f"there is a folder of this name, which create_model(Path({name!r})) or 'local-dir:{name}' opens"
-    elif "/" in name:
-        hint = f"there is no folder of this name; write 'hf-hub:{name}' for the Hub"
     elif timm.is_model(get_arch_name(name)):
         hint = f"it is one of timm; create_model('causal_timm', backbone={name!r}) puts the causal head on it"
     elif close := difflib.get_close_matches(name, list_models(), n=4, cutoff=0.4):
         hint = f"close names: {', '.join(close)}"
     else:
         hint = "causalcxr.list_models() lists them"
+    parse_model_name(name)  # raises for what looks like a path or a repository
     raise ValueError(f"unknown model {name!r}; {hint}")
 
 

@@ -71,10 +71,9 @@ def test_model_with_other_labels_and_channels_comes_back(tmp_path: Path) -> None
     torch.testing.assert_close(colour(_images(1).expand(-1, 3, -1, -1)), model(_images(1)), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
-def test_any_backbone_comes_back(backbone: str, tmp_path: Path) -> None:
-    arguments = {"backbone_args": {"dynamic_img_size": True}} if backbone == "test_vit" else {}
-    model = causalcxr.create_model("causal_timm", backbone=backbone, dim=32, num_heads=4, **arguments).eval()
+def test_any_backbone_comes_back(tmp_path: Path) -> None:
+    arguments = {"backbone_args": {"dynamic_img_size": True}}
+    model = causalcxr.create_model("causal_timm", backbone="test_vit", dim=32, num_heads=4, **arguments).eval()
     causalcxr.save_pretrained(model, tmp_path)
     assert torch.equal(causalcxr.create_model(tmp_path).eval()(_images()), model(_images()))
     gray = causalcxr.create_model(tmp_path, in_chans=1).eval()

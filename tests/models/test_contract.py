@@ -29,20 +29,8 @@ def _trainable(model: CausalCXR) -> CausalCXR:
     return copy.deepcopy(model).requires_grad_(True).train()
 
 
-def _images(*size: int, batch: int = 2, seed: int = 0) -> Tensor:
-    return torch.randn(batch, 3, *(size or (64, 64)), generator=torch.Generator().manual_seed(seed))
-
-
-def _targets() -> Tensor:
-    return (torch.arange(28).view(2, 14) % 3 == 0).float()
-
-
-def test_logits_are_finite_and_the_same_again(model: CausalCXR) -> None:
-    logits = model(_images())
-    assert logits.shape == (2, 14)
-    assert logits.isfinite().all()
-    assert torch.equal(logits, model(_images()))
-    assert not torch.equal(logits, model(_images(seed=1)))
+def _images(*size: int) -> Tensor:
+    return torch.randn(2, 3, *(size or (64, 64)), generator=torch.Generator().manual_seed(0))
 
 
 def test_parts_of_the_forward_agree_with_the_whole(model: CausalCXR) -> None:
@@ -95,11 +83,12 @@ def test_labels_can_be_changed(model: CausalCXR) -> None:
 
 def test_type_reaches_every_parameter(model: CausalCXR, small: Callable[..., CausalCXR]) -> None:
     other = small(model.pretrained_cfg["architecture"], dtype=torch.float64).eval()
-    tensors = [*other.parameters(), *(buffer for buffer in other.buffers() if buffer.is_floating_point())]
-    assert {tensor.dtype for tensor in tensors} == {torch.float64}
     logits = other(_images().double())
     assert logits.dtype == torch.float64
     torch.testing.assert_close(logits.float(), model(_images()), rtol=1e-3, atol=1e-4)
+    other.reset_classifier(5)
+    tensors = [*other.parameters(), *(buffer for buffer in other.buffers() if buffer.is_floating_point())]
+    assert {tensor.dtype for tensor in tensors} == {torch.float64}
 
 
 def test_autocast_is_float32_up_to_rounding(model: CausalCXR) -> None:
@@ -163,7 +152,7 @@ def _calls_in_a_step(model: CausalCXR) -> int:
         module.register_forward_hook(lambda *_: called.append(""))
     with torch.random.fork_rng():
         torch.manual_seed(0)  # for stochastic depth
-        CausalObjective(model)(_images(), _targets())["loss"].backward()
+        CausalObjective(model)(_images(), torch.eye(2, 14))["loss"].backward()
     return len(called)
 
 

@@ -36,12 +36,7 @@ def test_file_is_the_one_of_its_manifest(name: str) -> None:
     assert hashlib.sha256(path.read_bytes()).hexdigest() == manifest["sha256"]
     assert path.stat().st_size < 10e6
     assert {value.dtype for value in load_file(path).values()} <= {torch.float16, torch.int64}
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_cfg_says_how_the_model_was_trained(name: str) -> None:
-    cfg, manifest = timm.get_pretrained_cfg(name), _manifest(name)
-    size = manifest["config"]["image_size"]
+    cfg, size = timm.get_pretrained_cfg(name), manifest["config"]["image_size"]
     assert cfg.input_size == (3, size, size)
     assert cfg.label_names == manifest["label_names"] == list(NIH_LABELS)
 
@@ -74,10 +69,7 @@ def test_weights_load_without_a_network(create_model: Any, monkeypatch: pytest.M
     loaded = model.state_dict()
     assert loaded.keys() == expected.keys()
     assert all(torch.equal(loaded[name], value.to(loaded[name].dtype)) for name, value in expected.items())
-    with torch.no_grad():
-        logits = model(torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
-    assert logits.shape == (1, 14)
-    assert logits.dtype == torch.float32
+    assert model(torch.randn(1, 3, 128, 128)).dtype == torch.float32
 
 
 @pytest.mark.slow
