@@ -480,11 +480,9 @@ def _evaluation(metrics: Mapping[str, Any], labels: Sequence[str] | None) -> tup
         )
         interval = "" if row.get("low") is None else f" ({row['low']:.3f}, {row['high']:.3f})"
         rows.append((label, f"{row['value']:.3f}{interval}"))
-    counts = [f"{metrics[key]} {key}" for key in ("images", "patients") if metrics.get(key) is not None]
-    made = [f"{key} {metrics[key]}" for key in ("seed", "commit") if metrics.get(key) is not None]
-    on = ", ".join([metrics["data"], metrics["split"], *counts])
+    known = [key for key in ("images", "patients", "seed", "commit") if metrics.get(key) is not None]
+    on = ", ".join([metrics["data"], metrics["split"], *(f"{key}: {metrics[key]}" for key in known)])
     text = f"AUROC on {on}, with 95 % intervals where there are some.\n\n{_table('AUROC', rows)}"
-    text += f"\n\nTrained with {', '.join(made)}." if made else ""
     return results or None, f"{text}\n\n```bash\n{metrics['command']}\n```" if metrics.get("command") else text
 
 

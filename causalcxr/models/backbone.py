@@ -3,7 +3,6 @@
 import copy
 import difflib
 import logging
-import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ def create_backbone(
         TypeError: If the backbone does not take an argument.
         FileNotFoundError: If there is no such file of weights.
         ConnectionError: If published weights are neither in the cache nor can be downloaded.
-        huggingface_hub.errors.HfHubHTTPError: If there is no such repository or revision.
+        huggingface_hub.errors.HfHubHTTPError: If there is no such repository, revision or file.
     """
     check_backbone_name(name)
     kwargs: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans, **(backbone_args or {})}
@@ -59,11 +58,6 @@ def create_backbone(
         kwargs |= _weights_from(pretrained, name)
     try:
         backbone = _build(name, 16 if output_stride is None else output_stride, kwargs)
-    except TypeError as error:
-        if not (unknown := re.search(r"unexpected keyword argument '(\w+)'", str(error))):
-            raise
-        why = "; it takes images of any size" if unknown[1] == "img_size" else ""
-        raise TypeError(f"backbone {name!r} takes no {unknown[1]}{why}: leave it out") from error
     except (RuntimeError, AttributeError, KeyError) as error:  # the last two of names that timm does not expect
         if not pretrained:
             raise

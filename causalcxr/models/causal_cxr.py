@@ -129,9 +129,9 @@ class CausalCXR(nn.Module):
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
-        """Names of the labels in the order of the logits, or None where they are not known.
+        """Names of the labels in the order of the logits, or None where neither the weights nor you gave them.
 
-        They come with the weights or from you. Outputs that have names keep them: `reset_classifier` makes new outputs.
+        Outputs that have names keep them: `reset_classifier` makes new outputs.
         """
         return self._label_names
 
@@ -193,8 +193,7 @@ class CausalCXR(nn.Module):
         cfg = getattr(self, "pretrained_cfg", None)
         if cfg is None:
             raise ValueError(
-                "the model has no pretrained_cfg, which says how images are scaled; build it with "
-                "causalcxr.create_model, or call causalcxr.data.preprocess(image, cfg)"
+                "the model has no pretrained_cfg, which says how images are scaled; build it by causalcxr.create_model"
             )
         input_size = (self.in_chans, *cfg["input_size"][1:])
         return preprocess(image, {**cfg, "input_size": input_size}, size=size).to(next(self.parameters()))
@@ -266,8 +265,8 @@ class CausalCXR(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: None = None) -> None:
         """Start anew with other labels: label embeddings and all three classifiers; 0 for pooled features.
 
-        Their names are not known then: `model.label_names = [...]` sets them. Nor is there a calibration. The argument
-        `global_pool` is that of timm's models. Anything but `None` is a `ValueError`, since the head does not pool.
+        `model.label_names` and `model.calibration` are None then. `global_pool`, an argument of timm's models, must be
+        None, since the head does not pool, else there is a `ValueError`.
         """
         if global_pool is not None:
             raise ValueError(f"global_pool must be None, since the causal head does not pool, but got {global_pool!r}")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import load_file
 from timm.models import PretrainedCfg
 from torch import Tensor
@@ -32,14 +31,7 @@ def find_weights(source: str | Path) -> Path:
         raise ValueError(f"weights on the Hub are 'hf-hub:owner/repo[@revision][:file]', but got {source!r}")
     repo_id, revision, filename = parts[1], parts[2] or "main", parts[3] or hub.WEIGHTS
     cfg = PretrainedCfg(source="hf-hub", hf_hub_id=f"{repo_id}@{revision}", hf_hub_filename=filename)
-    try:
-        return hub.weights_file(cfg)
-    except LocalEntryNotFoundError:
-        raise
-    except EntryNotFoundError as error:
-        raise FileNotFoundError(
-            f"{repo_id} has no {filename} at {revision}; name another, {HUB}owner/repo:FILE"
-        ) from error
+    return hub.weights_file(cfg)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

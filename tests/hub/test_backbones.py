@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -62,7 +62,7 @@ def test_file_of_the_main_branch(repo: Repo, network: Any, go_offline: Callable[
     ("source", "error", "message"),
     [
         ("hf-hub:lab/net:net.pt", ValueError, "net.pt is no safetensors file"),
-        ("hf-hub:lab/net:other.safetensors", FileNotFoundError, "no other.safetensors at main; name another"),
+        ("hf-hub:lab/net:other.safetensors", EntryNotFoundError, "main/other.safetensors"),
         ("hf-hub:lab/net@v9", RevisionNotFoundError, "Not Found"),
         ("hf-hub:lab/none", RepositoryNotFoundError, "Not Found"),
         ("hf-hub:lab", ValueError, "'hf-hub:owner/repo.*, but got 'hf-hub:lab'"),
