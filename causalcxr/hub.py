@@ -12,7 +12,6 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -52,15 +51,12 @@ SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 REPOSITORY = "owner/repo"  # in a card, until it is pushed
 TASK = "image-classification"
+LARGEST = 2**15  # number in a config
 
-LARGEST = 2**15  # number in a config; a larger one would take all memory, or hours
-# Arguments of a causal model that a config may give, with the largest number in each.
-CAUSAL_ARGS: dict[str, float] = {
-    **dict.fromkeys(("backbone", "backbone_args", "combine", "complement", "img_size", "num_classes"), LARGEST),
-    **dict.fromkeys(("depth", "in_chans", "output_stride"), 64),
-    **dict.fromkeys(("drop_path_rate", "drop_rate"), 1),
-    "dim": 2**13,
-    "num_heads": 2**8,
+# Arguments of a causal model that a config may give.
+CAUSAL_ARGS = {
+    *("backbone", "backbone_args", "in_chans", "img_size", "output_stride", "drop_path_rate"),
+    *("num_classes", "dim", "num_heads", "depth", "complement", "combine", "drop_rate"),
 }
 # Arguments that choose weights, or how a model is built and wrapped, which is not for a config to say.
 NOT_ARGS = {
@@ -304,9 +300,7 @@ def _checked(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Ca
     """Return pretrained cfg, arguments and calibration of a config, or raise; what it says beside that is dropped."""
     name, given, num_classes = config["architecture"], config["pretrained_cfg"], config["num_classes"]
     if not isinstance(name, str) or not timm.is_model(name):
-        raise ValueError(
-            f"unknown architecture {name!r:.100}; close names: {get_close_matches(str(name), timm.list_models())}"
-        )
+        raise ValueError(f"unknown architecture {name!r:.100}")
     if type(num_classes) is not int or num_classes < 0:
         raise ValueError(f"num_classes must be an integer of 0 or more, but is {num_classes!r:.100}")
     names, calibration = config.get("label_names") or given.get("label_names") or None, config.get("calibration")
@@ -319,22 +313,20 @@ def _checked(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Ca
 def _checked_args(architecture: str, given: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a model; one that leads to other weights is refused."""
     args = {name: value for name, value in given.items() if name not in ("num_classes", "pretrained_backbone")}
-    causal = _is_causal(architecture)
-    refused = args.keys() - CAUSAL_ARGS.keys() if causal else args.keys() & NOT_ARGS
+    refused = args.keys() - CAUSAL_ARGS if _is_causal(architecture) else args.keys() & NOT_ARGS
     if refused := refused | ((args.get("backbone_args") or {}).keys() & NOT_ARGS):
         raise ValueError(f"model_args must not have {', '.join(sorted(refused))}")
-    for name, value in args.items():
-        _check_numbers(name, value, CAUSAL_ARGS[name] if causal else LARGEST)
+    _check_numbers("model_args", args)
     return args
 
 
-def _check_numbers(name: str, value: Any, most: float = LARGEST) -> None:
-    """Raise at a number that is too large, or none."""
+def _check_numbers(name: str, value: Any) -> None:
+    """Raise at a number that would take all memory, or hours, or that is none."""
     if isinstance(value, (dict, list, tuple)):
         for part in value.values() if isinstance(value, dict) else value:
-            _check_numbers(name, part, most)
-    elif isinstance(value, (int, float)) and not -LARGEST <= value <= most:
-        raise ValueError(f"{name} must be of numbers up to {most}, but has {value!r:.100}")
+            _check_numbers(name, part)
+    elif isinstance(value, (int, float)) and not -LARGEST <= value <= LARGEST:
+        raise ValueError(f"{name} must have numbers up to {LARGEST}, but has {value!r:.100}")
 
 
 def _checked_cfg(architecture: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -346,11 +338,8 @@ def _checked_cfg(architecture: str, given: dict[str, Any]) -> dict[str, Any]:
     cfg["mean"], cfg["std"] = (tuple(map(float, cfg[key])) for key in ("mean", "std"))
     if not all(value > 0 for value in cfg["input_size"] + cfg["std"]):
         raise ValueError(f"input_size and std must be positive, but are {cfg['input_size']} and {cfg['std']}")
-    return cfg | {
-        "architecture": architecture,
-        "first_conv": registered.first_conv,
-        "classifier": registered.classifier,
-    }
+    network = {key: getattr(registered, key) for key in ("first_conv", "classifier")}
+    return cfg | network | {"architecture": architecture}
 
 
 def _is_causal(architecture: str) -> bool:

@@ -40,17 +40,15 @@ def test_only_config_and_weights_of_one_commit_are_asked_for(hub: HubServer, rep
     assert loaded.pretrained_cfg["hf_hub_id"] == f"owner/repo@{repo.head}"
 
 
-@pytest.mark.parametrize("offline", [False, True])
-def test_second_time_from_the_cache(
-    hub: HubServer, repo: Repo, model: CausalCXR, images: Tensor, go_offline: Callable[[], None], offline: bool
-) -> None:
+def test_second_time_from_the_cache(hub: HubServer, repo: Repo, go_offline: Callable[[], None]) -> None:
     causalcxr.create_model(NAME)
     hub.requests.clear()
-    if offline:
-        go_offline()
-    assert torch.equal(causalcxr.create_model(NAME).eval()(images), model(images))
+    causalcxr.create_model(NAME)
     assert hub.asked("GET") == []
-    assert not (offline and hub.requests)
+    hub.requests.clear()
+    go_offline()
+    causalcxr.create_model(NAME)
+    assert hub.requests == []
 
 
 def test_cache_in_a_folder_of_choice(hub: HubServer, repo: Repo, tmp_path: Path) -> None:

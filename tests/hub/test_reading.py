@@ -185,20 +185,12 @@ def test_what_leads_to_other_weights_is_dropped(copied: Path, model: CausalCXR, 
     assert torch.equal(causalcxr.create_model(copied).eval()(images), model(images))
 
 
-@pytest.mark.parametrize(
-    ("part", "key", "value", "message"),
-    [
-        ("model_args", "dim", 64, "weights do not fit 'causal_test_resnet'"),
-        ("model_args", "backbone", "hf-hub:owner/repo", "unknown backbone 'hf-hub:owner/repo'"),
-        ("model_args", "complement", "other", "complement must be one of"),
-        ("pretrained_cfg", "input_size", [1, 96, 96], "weights do not fit 'causal_test_resnet'"),
-    ],
-)
-def test_config_of_another_model(copied: Path, part: str, key: str, value: Any, message: str) -> None:
-    _change_config(copied, lambda config: config[part].update({key: value}))
-    if part == "pretrained_cfg":
-        _change_config(copied, lambda config: config["model_args"].pop("in_chans"))
-    with pytest.raises(ValueError, match=message):
+def test_config_of_another_model(copied: Path) -> None:
+    _change_config(copied, lambda config: config["model_args"].update(backbone="hf-hub:owner/repo"))
+    with pytest.raises(ValueError, match="unknown backbone 'hf-hub:owner/repo'"):
+        causalcxr.create_model(copied)
+    _change_config(copied, lambda config: config["model_args"].update(backbone="test_resnet", dim=64))
+    with pytest.raises(ValueError, match="weights do not fit 'causal_test_resnet'"):
         causalcxr.create_model(copied)
 
 

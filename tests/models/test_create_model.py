@@ -120,7 +120,7 @@ def test_image_size_reaches_backbones_that_know_it(create_model: Callable[..., A
 def test_image_size_of_any_backbone(tmp_path: Path) -> None:
     """One that is built for a single size: its own, or the one that is given."""
     model = causalcxr.create_model("causal_timm", backbone="test_vit", dim=32, num_heads=4)
-    assert model(model.preprocess(torch.rand(1, 160, 160))).shape == (1, 14)
+    assert model.preprocess(torch.rand(1, 80, 80)).shape == (1, 3, 160, 160)
     model = causalcxr.create_model("causal_timm", backbone="test_vit", img_size=64, dim=32, num_heads=4).eval()
     assert model.preprocess(torch.rand(1, 80, 80)).shape == (1, 3, 64, 64)
     causalcxr.save_pretrained(model, tmp_path)
