@@ -17,7 +17,6 @@ import causalcxr
 from causalcxr import Calibration, CausalCXR
 from causalcxr.data import NIH_LABELS
 
-REORDERED = [NIH_LABELS[1], NIH_LABELS[0], *NIH_LABELS[2:]]
 CLASSIFIERS = [
     "head.decoder.label_embed.weight",
     "head.causal_classifier.weight",
@@ -76,8 +75,8 @@ def test_nothing_is_said_where_no_weight_is_new(
 def test_names_and_calibration_come_with_the_weights(folder: Path) -> None:
     model = causalcxr.create_model(folder, label_names=NIH_LABELS)
     assert (model.label_names, model.calibration) == (NIH_LABELS, Calibration(1.5, (0.25,) * 14))
-    untrained = causalcxr.create_model(folder, pretrained=False, label_names=REORDERED)  # they belong to weights
-    assert (untrained.label_names, untrained.calibration) == (tuple(REORDERED), None)
+    untrained = causalcxr.create_model(folder, pretrained=False, label_names=NIH_LABELS[::-1])  # they belong to weights
+    assert (untrained.label_names, untrained.calibration) == (NIH_LABELS[::-1], None)
     assert timm.create_model(f"local-dir:{folder}", pretrained=True).label_names == NIH_LABELS
 
 
@@ -117,7 +116,7 @@ def test_labels_that_the_weights_know_keep_their_logits(
 def test_names_that_do_not_fit(folder: Path) -> None:
     """The same labels in another order are a mistake."""
     with pytest.raises(ValueError, match="another order"):
-        causalcxr.create_model(folder, label_names=REORDERED)
+        causalcxr.create_model(folder, label_names=NIH_LABELS[::-1])
     with pytest.raises(ValueError, match=r"label_names must be one name for each of 3 labels, but got \['a', 'b'\]"):
         causalcxr.create_model(folder, num_classes=3, label_names=["a", "b"])
 

@@ -18,8 +18,6 @@ import causalcxr
 from causalcxr import Calibration, CausalCXR, hub
 from causalcxr.data import NIH_LABELS
 
-REORDERED = [NIH_LABELS[1], NIH_LABELS[0], *NIH_LABELS[2:]]
-
 
 def _config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text())
@@ -97,7 +95,7 @@ def test_outputs_that_have_names_keep_them(model: CausalCXR, tmp_path: Path) -> 
     with pytest.raises(ValueError, match="another order: position 0 is 'Hernia', expected 'Atelectasis'"):
         causalcxr.save_pretrained(model, tmp_path / "saved", label_names=NIH_LABELS[::-1])
     with pytest.raises(ValueError, match="another order"):
-        model.label_names = REORDERED
+        model.label_names = NIH_LABELS[::-1]
     assert not (tmp_path / "saved").exists()
     assert model.label_names == NIH_LABELS
 
@@ -112,8 +110,8 @@ def test_names_come_from_weights_or_from_the_caller(folder: Path, tmp_path: Path
     causalcxr.save_pretrained(other, tmp_path)
     assert causalcxr.create_model(tmp_path).label_names is None
     assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True).label_names is None
-    causalcxr.save_pretrained(other, tmp_path, label_names=REORDERED)
-    assert causalcxr.create_model(tmp_path).label_names == tuple(REORDERED)
+    causalcxr.save_pretrained(other, tmp_path, label_names=NIH_LABELS[::-1])
+    assert causalcxr.create_model(tmp_path).label_names == NIH_LABELS[::-1]
     for wrong in ("abcdefghijklmn", list(range(14))):
         with pytest.raises(ValueError, match="label_names must be one name for each of 14 labels, but got "):
             other.label_names = wrong
@@ -234,7 +232,7 @@ def test_plain_model_comes_back(name: str, options: dict[str, Any], metrics: dic
     causalcxr.save_pretrained(loaded, tmp_path / "again")
     assert _config(tmp_path / "again") == _config(tmp_path)
     with pytest.raises(ValueError, match="another order"):
-        causalcxr.save_pretrained(loaded, tmp_path, label_names=REORDERED)
+        causalcxr.save_pretrained(loaded, tmp_path, label_names=NIH_LABELS[::-1])
 
 
 def test_plain_model_with_other_arguments(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
