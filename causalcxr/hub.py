@@ -206,15 +206,9 @@ def push_to_hub(
 
 
 def read(name: str, cache_dir: str | Path | None = None) -> tuple[dict[str, Any], dict[str, Any], Calibration | None]:
-    """Read the config of a folder, or of a repository at the commit that it has now.
+    """Return the pretrained cfg, the arguments and the calibration in the config of a folder or a repository.
 
-    Args:
-        name: `"local-dir:path"` or `"hf-hub:owner/repo[@revision]"`.
-        cache_dir: Folder of downloads. Default: the Hub client's.
-
-    Returns:
-        The pretrained cfg, with the architecture, the labels and where the weights are; the arguments of the model;
-        and the calibration.
+    The cfg has the architecture, the labels, and where the weights are: for a repository, at the commit of now.
 
     Raises:
         FileNotFoundError: If there is none.

@@ -378,17 +378,14 @@ def _check_name(name: str) -> None:
         if tag and tag not in tags:
             raise ValueError(f"{arch!r} has no tag {tag!r}; its tags: {', '.join(tags)}")
         return
-    if name in BACKBONES:
-        hint = f"it is a backbone; create_model('causal_timm', backbone={name!r}) puts the causal head on it"
-    elif os.path.isdir(name):
+    if os.path.isdir(name):
         hint = f"there is a folder of this name, which create_model(Path({name!r})) or 'local-dir:{name}' opens"
-    elif timm.is_model(get_arch_name(name)):
-        hint = f"it is one of timm; create_model('causal_timm', backbone={name!r}) puts the causal head on it"
-    elif close := difflib.get_close_matches(name, list_models(), n=4, cutoff=0.4):
-        hint = f"close names: {', '.join(close)}"
+    elif name in BACKBONES or timm.is_model(get_arch_name(name)):
+        hint = f"it is a backbone; create_model('causal_timm', backbone={name!r}) puts the causal head on it"
     else:
-        hint = "causalcxr.list_models() lists them"
-    parse_model_name(name)  # raises for what looks like a path or a repository
+        parse_model_name(name)  # raises for what looks like a path or a repository
+        close = difflib.get_close_matches(name, list_models(), n=4, cutoff=0.4)
+        hint = f"close names: {', '.join(close)}" if close else "causalcxr.list_models() lists them"
     raise ValueError(f"unknown model {name!r}; {hint}")
 
 
