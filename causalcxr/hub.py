@@ -53,10 +53,14 @@ REPOSITORY = "owner/repo"  # in a card, until it is pushed
 TASK = "image-classification"
 LARGEST = 2**15  # number in a config
 
-# Arguments of a causal model that a config may give.
-CAUSAL_ARGS = {
-    *("backbone", "backbone_args", "in_chans", "img_size", "output_stride", "drop_path_rate"),
-    *("num_classes", "dim", "num_heads", "depth", "complement", "combine", "drop_rate"),
+# Arguments of a causal model that a config may give, with their types and largest numbers. Rates may be integers.
+CAUSAL_ARGS: dict[str, tuple[Any, int]] = {
+    **dict.fromkeys(("num_classes", "dim"), (int, 2**13)),
+    **dict.fromkeys(("in_chans", "num_heads", "depth", "output_stride"), (int, 2**8)),
+    **dict.fromkeys(("drop_rate", "drop_path_rate"), ((int, float), 1)),
+    **dict.fromkeys(("backbone", "complement", "combine"), (str, 0)),
+    "backbone_args": (dict, LARGEST),
+    "img_size": ((int, list), LARGEST),
 }
 # Arguments that choose weights, or how a model is built and wrapped, which is not for a config to say.
 NOT_ARGS = {
@@ -307,20 +311,25 @@ def _checked(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Ca
 def _checked_args(architecture: str, given: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a model; one that leads to other weights is refused."""
     args = {name: value for name, value in given.items() if name not in ("num_classes", "pretrained_backbone")}
-    refused = args.keys() - CAUSAL_ARGS if _is_causal(architecture) else args.keys() & NOT_ARGS
+    causal = _is_causal(architecture)
+    refused = args.keys() - CAUSAL_ARGS.keys() if causal else args.keys() & NOT_ARGS
     if refused := refused | ((args.get("backbone_args") or {}).keys() & NOT_ARGS):
         raise ValueError(f"model_args must not have {', '.join(sorted(refused))}")
-    _check_numbers("model_args", args)
+    for name, value in args.items():
+        kind, most = CAUSAL_ARGS[name] if causal else (object, LARGEST)
+        if not isinstance(value, kind):
+            raise ValueError(f"{name} is of type {type(value).__name__}: {value!r:.100}")
+        _check_numbers(name, value, most)
     return args
 
 
-def _check_numbers(name: str, value: Any) -> None:
+def _check_numbers(name: str, value: Any, most: float = LARGEST) -> None:
     """Raise at a number that would take all memory, or hours, or that is none."""
     if isinstance(value, (dict, list, tuple)):
         for part in value.values() if isinstance(value, dict) else value:
-            _check_numbers(name, part)
-    elif isinstance(value, (int, float)) and not -LARGEST <= value <= LARGEST:
-        raise ValueError(f"{name} must have numbers up to {LARGEST}, but has {value!r:.100}")
+            _check_numbers(name, part, most)
+    elif isinstance(value, (int, float)) and not -LARGEST <= value <= most:
+        raise ValueError(f"{name} must have numbers up to {most}, but has {value!r:.100}")
 
 
 def _checked_cfg(architecture: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -87,14 +87,14 @@ def test_folder_whose_name_is_given_as_a_string(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("create_model", [causalcxr.create_model, timm.create_model])
 def test_arguments_that_do_not_fit(create_model: Callable[..., Any]) -> None:
-    wrong = {
-        "drop_path": {"drop_path": 0.1},
-        "img_size": {"img_size": 64},
-        "zzz": {"backbone_args": {"zzz": 1}},
-        "drop_path_rate": {"backbone": "vgg11", "drop_path_rate": 0.1},
-    }
-    for name, arguments in wrong.items():
-        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("unexpected keyword argument 'drop_path'", {"drop_path": 0.1}),
+        ("backbone 'resnet18' takes no img_size; it takes images of any size", {"img_size": 64}),
+        ("backbone 'resnet18' takes no zzz", {"backbone_args": {"zzz": 1}}),
+        ("backbone 'vgg11' takes no drop_path_rate", {"backbone": "vgg11", "drop_path_rate": 0.1}),
+    ]
+    for message, arguments in wrong:
+        with pytest.raises(TypeError, match=message):
             create_model("causal_resnet18", **arguments)
 
 
