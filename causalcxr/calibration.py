@@ -13,9 +13,6 @@ from causalcxr.metrics._inputs import FloatArray, check_inputs
 
 __all__ = ["Calibration"]
 
-# What is taken where the validation images cannot tell.
-UNCHANGED, MORE_LIKELY_THAN_NOT = 1.0, 0.5
-
 
 @dataclass(frozen=True)
 class Calibration:
@@ -25,11 +22,10 @@ class Calibration:
     Calibration of Modern Neural Networks*, ICML 2017). AUROC stays as it is. A label that is found too often, beside
     others that are found too rarely, stays so.
 
-    Probabilities and thresholds hold for images like those of the fit, with findings as frequent as there. They hold
-    for the weights that made the scores: after more training, fit again.
+    Probabilities and thresholds hold for images like those of the fit, with findings as frequent as there, and for the
+    weights that made the scores: after more training, fit again.
 
-    `model.calibration` is the one that came with the weights. It is None where they came without; then
-    `model(x).sigmoid()` gives probabilities that are not calibrated. `save_pretrained(..., calibration=)` stores one.
+    `model.calibration` is the one that came with the weights, or None. `save_pretrained(..., calibration=)` stores one.
 
     Args:
         temperature: T, above 0.
@@ -68,10 +64,9 @@ class Calibration:
     def fit(cls, logits: Any, targets: Any, *, criterion: str = "youden") -> "Calibration":
         """Fit temperature and thresholds on validation images, which the model was not trained on.
 
-        The temperature minimises the binary cross-entropy over all known targets, a convex problem in 1/T, solved by
-        bisection. It has no solution if all known targets lie on their side of zero (T would be 0: images that the
-        model was trained on, or very few), or if the scores go against the targets on the whole (T would be infinite).
-        Then T = 1, with a warning.
+        The temperature minimises the binary cross-entropy over all known targets. There is none if all known targets
+        lie on their side of zero (T would be 0: images that the model was trained on, or very few), or if the scores go
+        against the targets on the whole (T would be infinite). Then T = 1, with a warning.
 
         The threshold of a label maximises the criterion on the calibrated probabilities of the images with a known
         target. It lies halfway between two of them, or between the lowest and 0; of cuts that are equally good, the
@@ -111,7 +106,7 @@ class Calibration:
                 "class, or no cut of their scores is better than chance",
                 stacklevel=2,
             )
-        return cls(temperature, tuple(MORE_LIKELY_THAN_NOT if value is None else value for value in fitted))
+        return cls(temperature, tuple(0.5 if value is None else value for value in fitted))
 
     def probabilities(self, logits: Any) -> Tensor:
         """Return the calibrated probabilities (N, K), in float32 at least, on the device of the logits.
@@ -132,21 +127,16 @@ class Calibration:
     def positives(self, logits: Any) -> Tensor:
         """Return which labels count as present, (N, K) of bool: those with a probability at or above their threshold.
 
-        Args:
-            logits: As in `probabilities`.
-
-        Raises:
-            ValueError: As in `probabilities`.
+        Logits and errors are as in `probabilities`.
         """
         probabilities = self.probabilities(logits)
         return probabilities >= probabilities.new_tensor(self.thresholds)
 
 
 def _fit_temperature(margins: FloatArray) -> float:
-    """Return the T that minimises the mean of log(1 + exp(-margin / T)).
+    """Return the T that minimises the mean of log(1 + exp(-margin / T)), a convex problem in 1/T, by bisection.
 
-    Args:
-        margins: Logits of positive targets, and of negative ones with the other sign.
+    A margin is the logit of a positive target, or that of a negative one with the other sign.
     """
     reason = ""
     if margins.min() >= 0:
@@ -155,7 +145,7 @@ def _fit_temperature(margins: FloatArray) -> float:
         reason = "on the whole the logits go against the known targets, so that the best one would be infinite"
     if reason:
         warnings.warn(f"no temperature can be fitted, 1 is taken: {reason}", stacklevel=3)
-        return UNCHANGED
+        return 1.0
     scale = float(np.abs(margins).max())
     scaled = torch.from_numpy(margins / scale)
 

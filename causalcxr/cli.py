@@ -71,13 +71,11 @@ def _csv_line(cells: Iterable[Any]) -> str:
 
 
 class Row(NamedTuple):
-    """What a model says of one image."""
+    """What a model says of one image: calibrated probabilities where it has a calibration, and then also positives."""
 
     path: str
-    scores: dict[str, float] | None
-    """Probabilities by label, in the model's order; calibrated where the model is. None where there are none."""
+    scores: dict[str, float] | None  # by label, in the model's order
     positives: list[str] | None
-    """Labels at or above their threshold; None where the model has no thresholds."""
     problem: str | None
 
 
@@ -167,14 +165,9 @@ def _together(rows: Iterator[Row], every: int) -> Iterator[Row]:
 
 
 def find_images(arguments: list[str]) -> tuple[list[Path], list[str]]:
-    """Find the images that files, folders and patterns name.
+    """Return the images that files, folders and patterns name, each once, and what is wrong with those that name none.
 
-    Args:
-        arguments: Files are taken as they are; of a folder and those below it, files with the ending of an image and
-            DICOM files of any name.
-
-    Returns:
-        The files, each once, and what is wrong with arguments that name none.
+    A file is taken as it is. A folder and those below it have files with the ending of an image, and DICOM files.
     """
     found: dict[Path, None] = {}
     problems = []
@@ -250,7 +243,8 @@ class _Writer:
         self.file: TextIO = sys.stdout
         self.rows = 0
         self.thresholds = dict(zip(labels, map(_rounded, thresholds), strict=True)) if thresholds else None
-        self.columns = ["path", "model", *labels, "positives", *(f"{label} threshold" for label in labels)]
+        self.cells = {f"{label} threshold": str((self.thresholds or {}).get(label, "")) for label in labels}
+        self.columns = ["path", "model", *labels, "positives", *self.cells]
 
     def open(self, output: Path | None, paths: list[Path]) -> list[Path]:
         """Open the file, and return the paths that it has no row of."""
@@ -274,22 +268,18 @@ class _Writer:
         lines = io.StringIO(whole.decode("utf-8", "surrogateescape"), newline="")
         if self.format == "csv":
             rows: Iterable[dict[str, Any]] = (reader := csv.DictReader(lines))
-            ours = reader.fieldnames == self.columns
+            same_labels, weights = reader.fieldnames == self.columns, self.cells
         else:
             rows = [json.loads(line) for line in lines]
-            ours = bool(rows) and all(list(row["scores"]) == self.labels for row in rows)
-        if content and not ours:
+            same_labels = bool(rows) and all(list(row["scores"]) == self.labels for row in rows)
+            weights = {"thresholds": self.thresholds}
+        if content and not same_labels:
             raise ValueError("it has other columns")
-        ours_at = [str(value) for value in (self.thresholds or {}).values()]
         done = set()
         for row in rows:
-            if self.format == "csv":
-                theirs_at = [cell for label in self.labels if (cell := row[f"{label} threshold"])]
-            else:
-                theirs_at = [str(value) for value in (row["thresholds"] or {}).values()]
             if row["model"] != self.model:
                 raise ValueError(f"its rows are of the model {row['model']}")
-            if theirs_at != ours_at:  # as after training anew
+            if row | weights != row:  # as after training anew
                 raise ValueError(f"its rows are of other weights of {self.model}, with other thresholds")
             done.add(row["path"])
         os.truncate(output, len(whole))
@@ -297,8 +287,7 @@ class _Writer:
 
     def write(self, path: str, scores: dict[str, float], positives: list[str] | None) -> None:
         if self.format == "csv":
-            thresholds = self.thresholds.values() if self.thresholds else [""] * len(self.labels)
-            text = _csv_line([path, self.model, *scores.values(), "|".join(positives or ()), *thresholds])
+            text = _csv_line([path, self.model, *scores.values(), "|".join(positives or ()), *self.cells.values()])
         elif self.format == "jsonl":
             result = {"path": path, "model": self.model, "scores": scores}
             text = json.dumps(result | {"thresholds": self.thresholds, "positives": positives}, allow_nan=False)

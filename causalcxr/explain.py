@@ -42,11 +42,10 @@ def evidence_maps(model: Any, images: Tensor, labels: Sequence[int | str] | None
     .. math:: E_{kn} = \sum_d \frac{\partial z_k}{\partial f_{nd}} f_{nd}
 
     Positive values speak for the finding, negative ones against it. All values are in units of the logit, so that
-    maps of different labels and images can be compared. It takes one backward pass through the decoder for each label.
-    The maps are interpolated bilinearly to the size of the images. It is not in the paper, whose map is
-    `attention_maps`.
+    maps of different labels and images can be compared. The maps are interpolated bilinearly to the size of the images.
+    It is not in the paper, whose map is `attention_maps`.
 
-    The model is in `eval` mode for the call; afterwards every module has the training flag it had before.
+    The model is in `eval` mode for the call, which takes one backward pass through the decoder for each label.
 
     Args:
         model: A causal model, such as any from `causalcxr.create_model`.
@@ -54,10 +53,7 @@ def evidence_maps(model: Any, images: Tensor, labels: Sequence[int | str] | None
         labels: Indices of the labels to explain, or names of `model.label_names`. Default: all.
 
     Shape:
-        images: (B, C, H, W). Result: (B, K, H, W), float32, K the number of `labels`.
-
-    Returns:
-        The maps, without gradient.
+        images: (B, C, H, W). Result: (B, K, H, W), float32, without gradient, K the number of `labels`.
 
     Raises:
         TypeError: The model is no causal one, or images are not a floating-point tensor.
@@ -94,17 +90,12 @@ def attention_maps(model: Any, images: Tensor) -> Tensor:
     the images. At the resolution of the tokens each map sums to one. It says where the features were taken from, not
     whether they spoke for the finding or against it; see `evidence_maps` for that.
 
-    The model is in `eval` mode for the call; afterwards every module has the training flag it had before.
-
     Args:
-        model: A causal model, such as any from `causalcxr.create_model`.
+        model: A causal model, such as any from `causalcxr.create_model`, which is in `eval` mode for the call.
         images: Normalised as in training, on the model's device.
 
     Shape:
-        images: (B, C, H, W). Result: (B, K, H, W), float32.
-
-    Returns:
-        The maps, without gradient.
+        images: (B, C, H, W). Result: (B, K, H, W), float32, without gradient.
 
     Raises:
         TypeError: The model is no causal one, or images are not a floating-point tensor.
@@ -145,8 +136,7 @@ def overlay(
     (1 - alpha v) grey + alpha v colour(v). Overlays with the same `vmax` can be compared.
 
     Args:
-        image: The radiograph, before normalisation, as `causalcxr.data.read_image` takes it: a path, a Pillow image, an
-            array or a tensor.
+        image: The radiograph, before normalisation, as `causalcxr.data.read_image` takes it.
         heatmap: Any finite values, at any resolution; tensor or array.
         alpha: Opacity at the maximum of the heat map, from 0 to 1.
         colormap: RGB colours in [0, 1], evenly spaced from low to high, with linear interpolation between them. For a
@@ -155,10 +145,7 @@ def overlay(
             without a positive value has nothing to show.
 
     Shape:
-        heatmap: (h, w). colormap: (M, 3) with M >= 2. Result: (H, W, 3).
-
-    Returns:
-        An RGB picture in uint8, as `PIL.Image.fromarray` takes it.
+        heatmap: (h, w). colormap: (M, 3) with M >= 2. Result: (H, W, 3), RGB in uint8.
 
     Raises:
         ValueError: A shape differs from these, the image is bad (see `read_image`), the colours lie outside [0, 1], the

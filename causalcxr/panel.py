@@ -31,10 +31,8 @@ class Finding(NamedTuple):
 
     label: str
     score: float
-    positive: bool
-    """Whether the score is at or above the label's threshold."""
-    heat_map: Tensor
-    """(h, w), at any resolution."""
+    positive: bool  # at or above the label's threshold
+    heat_map: Tensor  # (h, w), at any resolution
 
 
 class Panels:
@@ -68,11 +66,7 @@ class Panels:
         self.shared = os.path.commonpath([path.absolute().parent for path in images])
 
     def draw(self, path: Path, scores: dict[str, float], positives: Sequence[str]) -> None:
-        """Draw the panel of one image.
-
-        Raises:
-            OSError: The panel cannot be written.
-        """
+        """Draw the panel of one image; `OSError` if it cannot be written."""
         order = sorted(scores, key=lambda label: (label not in positives, -scores[label]))
         shown = self.findings or order[: max(NUM_SHOWN, len(positives))]
         images, indices = self.model.preprocess(path), [self.labels.index(label) for label in shown]
@@ -80,14 +74,10 @@ class Panels:
             maps = attention_maps(self.model, images)[0, indices].cpu()
         else:
             maps = evidence_maps(self.model, images, indices)[0].cpu()
-        findings = [
-            Finding(label, scores[label], label in positives, heat_map)
-            for label, heat_map in zip(shown, maps, strict=True)
-        ]
-        panel = self.folder / path.absolute().relative_to(self.shared)
-        panel.parent.mkdir(parents=True, exist_ok=True)
+        findings = [Finding(name, scores[name], name in positives, of) for name, of in zip(shown, maps, strict=True)]
+        target = self.folder / f"{path.absolute().relative_to(self.shared)}{PANEL_SUFFIX}"
+        target.parent.mkdir(parents=True, exist_ok=True)
         note, unit = ATTENTION if self.attention else EVIDENCE
-        target = panel.with_name(panel.name + PANEL_SUFFIX)
         save_panel(target, read_image(path), findings, path.name, f"{note} {NOTE}", unit)
 
 
@@ -101,9 +91,6 @@ def save_panel(path: Path, image: Tensor, findings: list[Finding], title: str, n
         title: Written above.
         note: Written below.
         unit: Of the maps, written at the bar.
-
-    Raises:
-        ImportError: matplotlib is not installed.
     """
     scale = SIDE / max(image.shape[1:])
     height, width = (max(1, round(side * scale)) for side in image.shape[1:])

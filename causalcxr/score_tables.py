@@ -31,13 +31,11 @@ class LabelAuroc(NamedTuple):
     label: str
     images: int
     positives: int | None
-    patients: int | None
-    """Patients with a positive image; None where patients are not known."""
+    patients: int | None  # with a positive image; None where patients are not known
     auroc: float | None
     low: float | None
     high: float | None
-    incomplete: int
-    """Resamples of the interval that lack a class."""
+    incomplete: int  # resamples of the interval that lack a class
 
 
 def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) -> list[LabelAuroc]:
@@ -158,20 +156,16 @@ def _of_group(
 
 
 def as_text(results: list[LabelAuroc]) -> str:
-    """Return the results as text for people, a block for each group."""
+    """Return the results as text for people, a block a group."""
     width = max(len(row.label) for row in results)
     lines = []
     for group, rows in groupby(results, key=lambda row: row.group):
         lines += ["", group, f"  {'label':<{width}}  images  positives  patients  AUROC  95 % interval"]
         for row in rows:
-            counts = f"{row.images:>6}  {_cell(row.positives):>9}  {_cell(row.patients):>8}"
+            positives, patients = ("" if count is None else count for count in (row.positives, row.patients))
             mark = " *" if row.incomplete else ""
             auroc = "    -" if row.auroc is None else f"{row.auroc:.3f}  {row.low:.3f} to {row.high:.3f}{mark}"
-            lines.append(f"  {row.label:<{width}}  {counts}  {auroc}")
+            lines.append(f"  {row.label:<{width}}  {row.images:>6}  {positives:>9}  {patients:>8}  {auroc}")
     if any(row.incomplete and row.auroc is not None for row in results):
         lines += ["", INCOMPLETE]
     return "\n".join(lines[1:])
-
-
-def _cell(value: int | None) -> str:
-    return "" if value is None else str(value)

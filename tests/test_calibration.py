@@ -1,6 +1,5 @@
 """`Calibration`: temperature and thresholds against a search over all, and what cannot be fitted."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -53,27 +52,16 @@ def test_temperature_has_the_scale_of_the_logits(factor: float) -> None:
 def test_scores_that_are_too_sure_become_probabilities_in_the_same_order() -> None:
     logits, targets = _scores(5000, 2, sharpness=3.0)
     probabilities = Calibration.fit(logits, targets).probabilities(logits)
-    before, after = (
-        expected_calibration_error(scores, targets) for scores in (torch.from_numpy(logits).sigmoid(), probabilities)
-    )
-    assert (before > 0.05).all()
-    assert (after < 0.03).all()
+    assert (expected_calibration_error(torch.from_numpy(logits).sigmoid(), targets) > 0.05).all()
+    assert (expected_calibration_error(probabilities, targets) < 0.03).all()
     np.testing.assert_array_equal(auroc(probabilities, targets), auroc(logits, targets))
 
 
-@pytest.mark.parametrize(
-    ("logits", "reason"),
-    [
-        ([-3.0, -2.0, 1.0], "all known targets lie on their side of a logit of zero, so that the best one would be 0"),
-        ([3.0, 3.5, 4.0], "on the whole the logits go against the known targets, so .* would be infinite"),
-    ],
-)
+@pytest.mark.parametrize(("logits", "reason"), [([-3.0, -2.0, 1.0], "would be 0"), ([3.0, 3.5, 4.0], "infinite")])
 def test_scores_without_a_best_temperature_keep_theirs(logits: list[float], reason: str) -> None:
-    with pytest.warns(UserWarning, match=f"no temperature can be fitted, 1 is taken: {reason}") as caught:
+    with pytest.warns(UserWarning, match=f"no temperature can be fitted, 1 is taken: .*{reason}") as caught:
         fitted = Calibration.fit(logits, [0, 0, 1])
-    assert fitted.temperature == 1
-    assert fitted.positives(np.reshape(logits, (3, 1)))[:, 0].tolist() == [False, False, True]
-    assert caught[0].filename == __file__
+    assert (fitted.temperature, caught[0].filename) == (1, __file__)
 
 
 # --- thresholds
@@ -115,16 +103,16 @@ def test_neighbouring_probabilities_are_kept_apart() -> None:
 def test_f1_may_find_everything_and_youden_nothing_better_than_chance() -> None:
     logits, targets = [[2.0], [1.0], [0.5], [3.0]], [[1], [1], [1], [0]]
     assert Calibration.fit(logits, targets, criterion="f1").positives(logits).all()
-    with pytest.warns(UserWarning, match=r"for labels \[0\], 0\.5 is taken: .*no cut of their scores is better than"):
+    with pytest.warns(UserWarning, match=r"for labels \[0\], 0\.5 is taken"):
         assert Calibration.fit(logits, targets).thresholds == (0.5,)
 
 
 @pytest.mark.parametrize("criterion", ["youden", "f1"])
-@pytest.mark.parametrize("column", [[0, 0, 0, np.nan], [1, np.nan, 1, 1], [np.nan] * 4])
+@pytest.mark.parametrize("column", [[0, 0, 0, np.nan], [1, np.nan, 1, 1]])
 def test_labels_of_one_class_are_named(column: list[float], criterion: str) -> None:
     logits = np.array([[-0.5, 2.0, 0.3], [1.0, -2.0, 0.1], [-1.5, 1.0, 0.2], [2.0, 1.0, 0.6]])
     targets = np.stack([[0, 1, 1, 1], column, [1, 0, 0, 1]], axis=1)
-    with pytest.warns(UserWarning, match=r"no threshold can be fitted for labels \[1\], 0\.5 is taken: .* one class"):
+    with pytest.warns(UserWarning, match=r"no threshold can be fitted for labels \[1\], 0\.5 is taken"):
         fitted = Calibration.fit(logits, targets, criterion=criterion)
     assert fitted.thresholds[1] == 0.5
     assert 0.5 not in (fitted.thresholds[0], fitted.thresholds[2])
@@ -137,14 +125,11 @@ def test_labels_of_one_class_are_named(column: list[float], criterion: str) -> N
 def test_inputs_are_tensors_arrays_or_lists() -> None:
     logits, targets = _scores(20, 2)
     expected = Calibration.fit(logits, targets)
-    for convert in (torch.from_numpy, np.ndarray.tolist, lambda array: torch.from_numpy(array).requires_grad_()):
+    probabilities = 1 / (1 + np.exp(-logits / expected.temperature))
+    for convert in (np.asarray, np.ndarray.tolist, lambda array: torch.from_numpy(array).requires_grad_()):
         assert Calibration.fit(convert(logits), convert(targets)) == expected
-        torch.testing.assert_close(
-            expected.probabilities(convert(logits)).detach().double(),
-            torch.from_numpy(1 / (1 + np.exp(-logits / expected.temperature))),
-            rtol=1e-5,
-            atol=1e-7,
-        )
+        found = expected.probabilities(convert(logits)).detach()
+        np.testing.assert_allclose(found, probabilities, rtol=1e-5, atol=1e-7)
     assert Calibration.fit(logits[:, 0], targets[:, 0]) == Calibration.fit(logits[:, :1], targets[:, :1])
 
 
@@ -161,45 +146,32 @@ def test_probabilities_are_in_float32_at_least(given: torch.dtype, expected: tor
     assert calibration.positives(logits).tolist() == [[False, True], [True, True]]  # at the threshold as well
 
 
-def test_a_calibration_cannot_be_changed_and_compares_by_value() -> None:
-    calibration = Calibration(np.float32(2), [0, 1])
-    assert calibration == Calibration(2.0, (0.0, 1.0))
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        calibration.temperature = 1.0
+def test_calibrations_compare_by_value() -> None:
+    assert Calibration(np.float32(2), [0, 1]) == Calibration(2.0, (0.0, 1.0))
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf"), "1.5", True, None, [1.0]])
 def test_temperatures_that_are_none(temperature: Any) -> None:
-    with pytest.raises(ValueError, match=r"temperature must be a positive number, such as 1\.5, but got "):
+    with pytest.raises(ValueError, match="temperature must be a positive number"):
         Calibration(temperature, (0.5,))
 
 
 @pytest.mark.parametrize("thresholds", [(), 0.5, "01", (0.5, 1.1), (-0.1,), (float("nan"),), (True,), (None,)])
 def test_thresholds_that_are_none(thresholds: Any) -> None:
-    with pytest.raises(ValueError, match="thresholds must be numbers from 0 to 1, one a label, but got "):
+    with pytest.raises(ValueError, match="thresholds must be numbers from 0 to 1"):
         Calibration(1.0, thresholds)
 
 
 @pytest.mark.parametrize(
     ("logits", "targets", "message"),
     [
-        ([[1.0], [-1.0]], [[1.0]], r"logits and targets must have the same shape, got \(2, 1\) and \(1, 1\)"),
-        ([[1.0], [-1.0]], [[np.nan]] * 2, r"targets must have known values, 0 or 1, but all 2 are NaN \(unknown\)"),
-        ([[0.9], [0.2]], [[1], [0]], "before the sigmoid, of either sign, but lie from 0.2 to 0.9 like probabilities"),
+        ([[1.0], [-1.0]], [[1.0]], r"same shape, got \(2, 1\) and \(1, 1\)"),
+        ([[1.0], [-1.0]], [[np.nan]] * 2, "must have known values"),
+        ([[0.9], [0.2]], [[1], [0]], "before the sigmoid"),
+        ([[0.0, 1.0, 2.0]], None, r"\(N, K\), K=2, but got \(1, 3\)"),
+        ([[0.0, np.nan]], None, "finite"),
     ],
 )
-def test_scores_that_cannot_be_fitted(logits: Any, targets: Any, message: str) -> None:
+def test_scores_that_do_not_fit(logits: Any, targets: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Calibration.fit(logits, targets)
-
-
-@pytest.mark.parametrize(
-    ("logits", "message"),
-    [
-        (torch.zeros(2, 3), r"logits must have shape \(N, K\), K=2, but got \(2, 3\)"),
-        (torch.tensor([[0.0, torch.nan]]), "logits must be finite, but have NaN or infinity in 1 of 2 values"),
-    ],
-)
-def test_logits_that_do_not_fit(logits: torch.Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Calibration(1.0, (0.5, 0.5)).positives(logits)
+        Calibration(1.0, (0.5, 0.5)).positives(logits) if targets is None else Calibration.fit(logits, targets)

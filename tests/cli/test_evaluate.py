@@ -18,15 +18,13 @@ def tables(tmp_path):
     targets = rng.integers(0, 2, (60, 2)).astype(float)
     scores = (targets + rng.normal(size=(60, 2))).round(4)
     targets[3, 1] = np.nan
-    with (tmp_path / "scores.csv").open("w") as file:
-        print("path,Mass,Hernia", file=file)
-        for i in range(60):
-            print(f"here/{i}.png,{scores[i, 0]},{scores[i, 1]}", file=file)
-    with (tmp_path / "labels.csv").open("w") as file:
-        print("Hernia,image,Mass,patient,view", file=file)
-        for i in reversed(range(60)):
-            hernia = "" if np.isnan(targets[i, 1]) else int(targets[i, 1])
-            print(f"{hernia},there/{i}.png,{int(targets[i, 0])},p{i // 3},{'AP' if i < 24 else 'PA'}", file=file)
+    rows = ["path,Mass,Hernia", *(f"here/{i}.png,{scores[i, 0]},{scores[i, 1]}" for i in range(60))]
+    (tmp_path / "scores.csv").write_text("\n".join(rows))
+    rows = ["Hernia,image,Mass,patient,view"]
+    for i in reversed(range(60)):
+        hernia = "" if np.isnan(targets[i, 1]) else int(targets[i, 1])
+        rows.append(f"{hernia},there/{i}.png,{int(targets[i, 0])},p{i // 3},{'AP' if i < 24 else 'PA'}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
     return tmp_path / "scores.csv", tmp_path / "labels.csv", scores, targets
 
 
@@ -58,18 +56,14 @@ def test_evaluate_is_auroc_with_intervals_over_patients(run, tables):
 
 def test_evaluate_says_that_intervals_over_images_are_too_narrow(run, tables):
     code, out, err = run("evaluate", *tables[:2], "--format=csv")
-    assert (code, err) == (
-        0,
-        "warning: intervals over images are too narrow where a patient has several; give --patients COLUMN\n",
-    )
+    assert (code, "give --patients COLUMN" in err) == (0, True)
     expected = bootstrap_auroc(tables[2], tables[3])
     assert float(_rows(out)["all images", "Mass"]["low"]) == pytest.approx(expected.per_label.low[0])
 
 
-def test_evaluate_prints_a_table_and_strict_json(run, tables, tmp_path):
-    text = tables[1].read_text().replace("p0,AP", "p0,XX")
-    (tmp_path / "one.csv").write_text(text)
-    arguments = ["evaluate", tables[0], tmp_path / "one.csv", "--patients=patient", "--group=view"]
+def test_evaluate_prints_a_table_and_strict_json(run, tables):
+    tables[1].write_text(tables[1].read_text().replace("p0,AP", "p0,XX"))
+    arguments = ["evaluate", *tables[:2], "--patients=patient", "--group=view"]
     code, out, err = run(*arguments)
     assert (code, err) == (0, "warning: view = XX has one patient, so no interval: left out\n")
     lines = out.splitlines()
@@ -84,9 +78,8 @@ def test_an_interval_of_one_positive_patient_is_marked(run, tables):
     """All resamples with that patient agree, which looks certain."""
     arguments = ["evaluate", *tables[:2], "--patients=patient"]
     assert "*" not in run(*arguments)[1]
-    lines = tables[1].read_text().splitlines()
-    lines[1:] = [f"{int(',p5,' in line)}{line[line.index(',') :]}" for line in lines[1:]]
-    tables[1].write_text("\n".join(lines))
+    head, *rows = tables[1].read_text().splitlines()
+    tables[1].write_text("\n".join([head, *(f"{int(',p5,' in row)}{row[row.index(',') :]}" for row in rows)]))
     mass, hernia, mean, _, explanation = run(*arguments)[1].splitlines()[2:]
     assert [line.endswith(" *") for line in (mass, hernia, mean)] == [False, True, True]
     assert explanation.startswith("* may be too narrow")
@@ -105,12 +98,9 @@ def test_evaluate_reads_the_table_of_the_nih_release(run, tables, tmp_path):
 
 
 def test_columns_of_labels_hold_beside_the_findings_of_the_release(run, tables):
-    rows = [
-        f"{line},{'Finding Labels' if i == 0 else 'Mass'}" for i, line in enumerate(tables[1].read_text().splitlines())
-    ]
-    tables[1].write_text("\n".join(rows))
-    code, out, _ = run("evaluate", *tables[:2], "--format=csv")
-    assert code == 0
+    head, *rows = tables[1].read_text().splitlines()
+    tables[1].write_text("\n".join([f"{head},Finding Labels", *(f"{row},Mass" for row in rows)]))
+    out = run("evaluate", *tables[:2], "--format=csv")[1]
     assert float(_rows(out)["all images", "Mass"]["auroc"]) == auroc(tables[2][:, 0], tables[3][:, 0])[0]
 
 
@@ -125,42 +115,35 @@ def test_evaluate_leaves_out_labels_that_are_not_in_the_table(run, tables):
     ("table", "old", "new", "message"),
     [
         (0, "path,", "file,", "no column of image names (path, image, Image Index); its columns: file"),
-        (0, "here/7.png", "here/8.png", "several rows for '8.png' (images are matched by file name)"),
+        (0, "(?s)\n.*", "", "no rows"),
+        (0, "here/7.png", "here/8.png", "several rows for '8.png'"),
         (0, "here/7.png", "here/x.png", "1 images of "),
-        (0, "here/7.png,", "here/7.png,1,", "scores.csv, line 9: not 3 cells as in the header"),
-        (1, "Hernia,image,Mass", "a,image,b", "labels.csv has none of the labels Mass, Hernia; its columns: a, image"),
+        (0, "here/7.png,", "here/7.png,1,", "scores.csv, line 9: not 3 cells"),
+        (0, r"(here/7\.png),[^,]*", r"\1,x", "scores.csv: Mass of 7.png: could not convert string to float: 'x'"),
+        (0, r"(here/7\.png),[^,]*", r"\1,nan", "scores.csv: Mass of 7.png: scores must be finite, got nan"),
+        (
+            1,
+            r"(here/7\.png),[^,]*",
+            r"\1,2",
+            "labels.csv: Mass of 7.png: labels must be 0, 1 or empty",
+        ),
+        (1, r"(here/7\.png),[^,]*", r"\1,nan", "got nan"),
+        (1, "Hernia,image,Mass", "a,image,b", "none of the labels Mass, Hernia; its columns: a, image"),
         (1, "p2,AP", ",AP", "3 images have no 'patient'"),
-        (1, "patient", "person", "the labels have no column 'patient'; their columns: Hernia, image, Mass, person"),
+        (1, "patient", "person", "no column 'patient'; their columns: Hernia, image, Mass, person"),
     ],
 )
 def test_tables_that_do_not_fit_are_refused(run, tables, table, old, new, message):
-    text = tables[table].read_text()
-    assert old in text
-    tables[table].write_text(text.replace(old, new))
+    changed, count = re.subn(old, new, tables[table].read_text())
+    assert count
+    tables[table].write_text(changed)
     code, out, err = run("evaluate", *tables[:2], "--patients=patient", "--group=view")
     assert (code, out) == (2, "")
     assert message in err
 
 
-@pytest.mark.parametrize(
-    ("table", "cell", "message"),
-    [
-        (0, "x", "scores.csv: Mass of 7.png: could not convert string to float: 'x'"),
-        (0, "nan", "scores.csv: Mass of 7.png: scores must be finite, got nan"),
-        (1, "x", "labels.csv: Mass of 7.png: could not convert string to float: 'x'"),
-        (1, "2", "labels.csv: Mass of 7.png: labels must be 0, 1 or empty (unknown), got 2"),
-        (1, "nan", "labels.csv: Mass of 7.png: labels must be 0, 1 or empty (unknown), got nan"),
-    ],
-)
-def test_bad_cells_are_named(run, tables, table, cell, message):
-    tables[table].write_text(re.sub(r"(here/7\.png),[^,]*", rf"\1,{cell}", tables[table].read_text()))
-    code, out, err = run("evaluate", *tables[:2])
-    assert (code, out) == (2, "")
-    assert message in err
-
-
 def test_the_output_of_predict_is_the_input_of_evaluate(run, images, tmp_path):
-    (tmp_path / "scores.csv").write_text(run("predict", images / "a.png", images / "more", "--format=csv")[1])
+    run("predict", images / "a.png", images / "more", "--output", tmp_path / "scores.csv")
     (tmp_path / "labels.csv").write_text("path,Mass\nb.png,1\na.png,0\n")
     code, out, _ = run("evaluate", tmp_path / "scores.csv", tmp_path / "labels.csv", "--format=csv")
     assert code == 0

@@ -24,10 +24,10 @@ def drawn(monkeypatch):
 def test_heat_maps_are_laid_out_as_the_images(run, images, tmp_path):
     code, _, err = run("predict", images / "a.png", images / "more", "--heatmap", tmp_path / "maps")
     assert (code, err) == (0, "")
-    files = sorted(path.relative_to(tmp_path / "maps") for path in (tmp_path / "maps").rglob("*.png"))
-    assert [str(path) for path in files] == [f"{name}.heatmap.png" for name in ("a.png", "more/b.png")]
+    files = {path.relative_to(tmp_path / "maps").as_posix() for path in (tmp_path / "maps").rglob("*.png")}
+    assert files == {"a.png.heatmap.png", "more/b.png.heatmap.png"}
     with Image.open(tmp_path / "maps" / "a.png.heatmap.png") as picture:
-        assert picture.width > 4 * 600  # four pictures, 600 by 720
+        assert 4 * 600 < picture.width < 5 * 600  # the film and three findings, 600 by 720
         assert 720 < picture.height < 1000
 
 
@@ -53,11 +53,6 @@ def test_findings_are_chosen_by_name_with_their_maps(run, images, folder, tmp_pa
         torch.testing.assert_close(finding.heat_map, maps[NIH_LABELS.index(finding.label)])
 
 
-def test_without_thresholds_the_three_highest_are_drawn(run, images, tmp_path, drawn):
-    assert run("predict", images / "a.png", "--heatmap", tmp_path)[0] == 0
-    assert len(drawn[0][1]) == 3
-
-
 def test_all_maps_have_one_scale_and_the_colours_of_the_bar():
     generator = torch.Generator().manual_seed(0)
     grey = torch.randint(0, 256, (1, 40, 30), generator=generator) / 255
@@ -76,9 +71,7 @@ def test_all_maps_have_one_scale_and_the_colours_of_the_bar():
 def test_scores_survive_a_heat_map_that_cannot_be_written(run, images, tmp_path):
     (tmp_path / "a.png.heatmap.png").mkdir()
     code, out, err = run("predict", images / "a.png", "--heatmap", tmp_path, "--format", "csv")
-    assert code == 1
-    assert len(out.splitlines()) == 2
-    assert "a.png.heatmap.png" in err
+    assert (code, len(out.splitlines()), "a.png.heatmap.png" in err) == (1, 2, True)
 
 
 def test_a_heat_map_appears_when_it_is_complete(tmp_path, monkeypatch):
@@ -102,5 +95,5 @@ def test_what_cannot_be_drawn_ends_before_the_work(run, images, tmp_path, monkey
         assert (code, out) == (2, "")
         assert message in err
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    code, out, err = run("predict", images, "--heatmap", tmp_path)
-    assert (code, out, err) == (2, "", "error: heat maps need matplotlib: pip install matplotlib\n")
+    said = "error: heat maps need matplotlib: pip install matplotlib\n"
+    assert run("predict", images, "--heatmap", tmp_path) == (2, "", said)

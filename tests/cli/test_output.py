@@ -53,36 +53,33 @@ def test_a_killed_process_leaves_whole_rows(folder, images, tmp_path):
     assert paths_in(file) == [str(tmp_path / f"{number:02}.png") for number in range(40)]
 
 
-def test_rows_of_another_model_are_not_mixed(run, images, calibrated, tmp_path):
-    file = tmp_path / "scores.jsonl"
-    run("predict", images, "--output", file)
-    before = file.read_bytes()
-    code, out, err = run("predict", images, "--output", file, "--model", calibrated)
-    assert (code, out, file.read_bytes()) == (2, "", before)
-    assert "its rows are of the model" in err
-    causalcxr.save_pretrained(
-        causalcxr.create_model(calibrated), tmp_path / "trained", calibration=causalcxr.Calibration(1.0, [0.5] * 14)
-    )
-    for ending in ("csv", "jsonl"):
-        rows = tmp_path / f"trained.{ending}"
-        assert run("predict", images, "--output", rows, "--model", tmp_path / "trained")[0] == 0
-        assert run("predict", images, "--output", rows, "--model", tmp_path / "trained")[0] == 0
-    shutil.copytree(calibrated, tmp_path / "trained", dirs_exist_ok=True)  # trained anew into the same folder
-    for ending in ("csv", "jsonl"):
-        rows = tmp_path / f"trained.{ending}"
-        code, _, err = run("predict", images, "--output", rows, "--model", tmp_path / "trained")
-        assert (code, "its rows are of other weights of" in err) == (2, True)
-    for name, text in [
-        ("my.csv", "path,Mass\na.png,0.5\nb.png"),
-        ("my.jsonl", '{"path": "a.png"}\n'),
-        ("notes.csv", "a"),
-    ]:
-        (tmp_path / name).write_text(text)
-        code, _, err = run("predict", images, "--output", tmp_path / name)
-        assert (code, (tmp_path / name).read_text()) == (2, text)
-        assert f"cannot go on with {tmp_path / name}" in err
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_rows_of_other_weights_are_not_mixed(run, images, calibrated, tmp_path, suffix):
+    file, model = tmp_path / f"scores.{suffix}", tmp_path / "model"
+    shutil.copytree(calibrated, model)
+    command = ["predict", images, "--output", file, "--model"]
+    assert run(*command, model)[0] == run(*command, model)[0] == 0
+    before, trained_anew = file.read_bytes(), causalcxr.Calibration(1.0, [0.5] * 14)
+    causalcxr.save_pretrained(causalcxr.create_model(calibrated), model, calibration=trained_anew)
+    for other, message in ((model, "its rows are of other weights of"), (calibrated, "its rows are of the model")):
+        code, _, err = run(*command, other)
+        assert (code, message in err, file.read_bytes()) == (2, True, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("my.csv", "path,Mass\na.png,0.5\nb.png"), ("my.jsonl", '{"path": "a.png"}\n'), ("notes.csv", "a")],
+)
+def test_files_of_others_stay_as_they_are(run, images, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    code, _, err = run("predict", images, "--output", tmp_path / name)
+    assert (code, (tmp_path / name).read_text()) == (2, text)
+    assert f"cannot go on with {tmp_path / name}" in err
+
+
+def test_the_ending_of_the_file_is_its_format(run, images, tmp_path):
     assert run("predict", images, "--output", tmp_path / "scores.txt")[0] == 2
-    assert run("predict", images, "--output", file, "--format", "csv")[0] == 2
+    assert run("predict", images, "--output", tmp_path / "scores.jsonl", "--format", "csv")[0] == 2
 
 
 def test_damaged_files_are_tried_again(run, images, tmp_path):
