@@ -92,22 +92,14 @@ def test_study_knows_its_arguments(command: str, monkeypatch: pytest.MonkeyPatch
 
 def test_api_pages_have_every_public_name() -> None:
     text = "".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
-    named = [_resolve(name) for name in re.findall(r"^::: causalcxr\.(\S+)$", text, flags=re.MULTILINE)]
-    packages = [thing for thing in named if isinstance(thing, types.ModuleType)]
-    shown = named + [getattr(package, name) for package in packages for name in _shown_with(package)]
+    shown = [pkgutil.resolve_name(name) for name in re.findall(r"^::: (causalcxr\.\S+)$", text, flags=re.MULTILINE)]
+    packages = [thing for thing in shown if isinstance(thing, types.ModuleType)]
+    for package in packages:  # its entry has its public names, but for one that a file of the same name hides
+        names = [name for name in package.__all__ if f"{package.__name__}.{name}" not in sys.modules]
+        shown += [getattr(package, name) for name in names]
     for package in (causalcxr, *packages):
         names = [name for name in package.__all__ if not (package is causalcxr and name in ("models", "objectives"))]
         assert [name for name in names if not any(getattr(package, name) is thing for thing in shown)] == []
-
-
-def _shown_with(package: types.ModuleType) -> list[str]:
-    """Return the public names that come with a package's entry; a file of the same name hides one."""
-    return [name for name in package.__all__ if f"{package.__name__}.{name}" not in sys.modules]
-
-
-def _resolve(name: str) -> Any:
-    """Return what a dotted name below `causalcxr` stands for."""
-    return pkgutil.resolve_name(f"causalcxr.{name}")
 
 
 TABLE = [line.split("|")[1:-1] for line in (DOCS / "method.md").read_text().splitlines() if line.startswith("| ")]
@@ -121,4 +113,4 @@ def test_method_names_what_is_there(row: list[str]) -> None:
         assert (ROOT / file if file.startswith("examples/") else ROOT / "causalcxr" / file).is_file()
     head = causalcxr.CausalHead(8, 2, dim=8, num_heads=2)
     for name in re.findall(r"`([A-Za-z_.]+)`", classes):
-        assert hasattr(head, name) or _resolve(name)
+        assert hasattr(head, name) or pkgutil.resolve_name(f"causalcxr.{name}")

@@ -27,8 +27,7 @@ APP = Path(__file__).resolve().parents[2] / "examples" / "app.py"
 def address(tmp_path: Path) -> Iterator[str]:
     """Address of an app that runs in a process of its own, with a temporary folder of its own."""
     pytest.importorskip("gradio", reason="comes with causalcxr[app]")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (tmp_path / "temporary").mkdir()
     environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary"), "no_proxy": "127.0.0.1,localhost"}

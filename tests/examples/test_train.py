@@ -6,14 +6,15 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import timm
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import causalcxr
@@ -30,8 +31,7 @@ SMALL = ["--data=synthetic:64", "--model=causal_test_resnet", "--image-size=64",
 def run(output: Path, *options: str) -> list[dict]:
     """Train in this process on the CPU, and return the log without its times."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    on_backbone = any(option.startswith("--backbone=") for option in options)
-    small = [option for option in SMALL if not (on_backbone and option.startswith("--model="))]
+    small = [option for option in SMALL if not (option[:8] == "--model=" and "--backbone=" in " ".join(options))]
     train.main([*small, f"--output={output}", *options])
     return log(output)
 
@@ -41,18 +41,18 @@ def log(output: Path) -> list[dict]:
     return [{key: value for key, value in record.items() if key != "images_per_second"} for record in records]
 
 
-@pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+@pytest.fixture(scope="module", autouse=True)
+def on_the_cpu() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        yield
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a run of two epochs."""
     folder = tmp_path_factory.mktemp("runs") / "a"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ACCELERATE_USE_CPU", "true")
-        run(folder, "--epochs=2")
+    run(folder, "--epochs=2")
     return folder
 
 
@@ -73,8 +73,6 @@ def test_a_run_is_a_model(trained: Path) -> None:
 
 def test_the_command_line_and_evaluate_open_a_run(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     film = tmp_path / "film.png"
-    from PIL import Image
-
     Image.fromarray(np.tile(np.arange(0, 256, 2, dtype=np.uint8), (128, 1))).save(film)
     assert cli(["predict", str(film), "--model", str(trained)]) == 0
     assert "Effusion" in capsys.readouterr().out
@@ -82,27 +80,6 @@ def test_the_command_line_and_evaluate_open_a_run(trained: Path, tmp_path: Path,
     result = json.loads((trained / "test.json").read_text())
     causalcxr.save_pretrained(causalcxr.create_model(trained), tmp_path / "again", metrics=result)
     assert f"{result['auroc']['mean']['value']:.3f}" in (tmp_path / "again" / "README.md").read_text()
-
-
-def test_a_run_is_pushed_as_it_is(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Api:
-        """Keeps what would be sent."""
-
-        sent: ClassVar[dict[str, Any]] = {}
-
-        def __init__(self, token: str | None) -> None:
-            pass
-
-        def create_repo(self, repo_id: str, **_: Any) -> Any:
-            return argparse.Namespace(repo_id=repo_id)
-
-        def create_commit(self, repo_id: str, operations: list[Any], **_: Any) -> None:
-            self.sent.update({operation.path_in_repo: operation for operation in operations})
-
-    monkeypatch.setattr("causalcxr.hub.HfApi", Api)
-    causalcxr.push_to_hub(trained, "owner/repo")
-    assert set(Api.sent) == {"config.json", "model.safetensors", "README.md"}  # not the log, nor what resumes it
-    assert b"hf-hub:owner/repo" in Api.sent["README.md"].path_or_fileobj
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,9 +104,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_finished_run_is_not_trained_again(trained: Path, capsys: pytest.CaptureFixture) -> None:
     before = (trained / "model.safetensors").read_bytes()
     run(trained, "--epochs=2", "--resume")
-    said = capsys.readouterr().out
-    assert "resuming after epoch 2" in said
-    assert "done" in said
+    assert "resuming after epoch 2" in capsys.readouterr().out
     assert (trained / "model.safetensors").read_bytes() == before
 
 
@@ -141,27 +116,21 @@ def test_a_run_is_not_overwritten(trained: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "message"),
+    ("options", "message"),
     [
-        ("--data=nothere", "in 'nothere'; give the folder of the NIH release"),
-        ("--data=synthetic:many", "in 'synthetic:many'; give the folder of the NIH release"),
-        ("--model=resnet19", "unknown model 'resnet19'; close names: "),
-        ("--backbone=resnet19", "unknown backbone 'resnet19'; close names: "),
-        ("--backbone-weights=no.pt", "no file of backbone weights at no.pt"),
-        ("--adjust=nothing", "nothing not found"),
-        ("--output=FILE", "File exists: 'FILE'"),
+        (["--data=nothere"], "in 'nothere'; give the folder of the NIH release"),
+        (["--data=synthetic:many"], "in 'synthetic:many'; give the folder of the NIH release"),
+        (["--model=resnet19"], "unknown model 'resnet19'; close names: "),
+        (["--backbone=resnet19"], "unknown backbone 'resnet19'; close names: "),
+        (["--backbone-weights=no.pt"], "no file of backbone weights at no.pt"),
+        (["--model=test_resnet", "--backbone-weights=no.pt"], r"no\.pt"),
+        (["--adjust=nothing"], "nothing not found"),
+        ([f"--output={__file__}"], "File exists"),
     ],
 )
-def test_a_slip_gives_one_sentence(tmp_path: Path, option: str, message: str) -> None:
-    (tmp_path / "file").touch()
-    file = str(tmp_path / "file")
-    with pytest.raises(SystemExit, match=f"^cannot train with these options: .*{message.replace('FILE', file)}"):
-        run(tmp_path, option.replace("FILE", file))
-
-
-def test_weights_of_a_timm_model_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"^cannot train with these options: .*no\.pt"):
-        run(tmp_path, "--model=test_resnet", "--backbone-weights=no.pt")
+def test_a_slip_gives_one_sentence(tmp_path: Path, options: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match=f"^cannot train with these options: .*{message}"):
+        run(tmp_path, *options)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
@@ -200,16 +169,16 @@ def test_a_head_on_a_frozen_backbone(tmp_path: Path) -> None:
     [
         (["--model=resnet18", "--freeze-backbone"], "--backbone that it needs"),
         (["--model=resnet18", "--backbone=resnet50"], "--backbone: not allowed with argument --model"),
-        (["--model=FOLDER", "--backbone-weights=timm"], "is not for local-dir:.*, which has its own weights"),
+        (["--model=examples", "--backbone-weights=timm"], "is not for local-dir:examples, which has its own weights"),
         (["--model=hf-hub:owner/repo", "--backbone-weights=timm"], "is not for hf-hub:owner/repo, which"),
         (["--accumulate=0"], "--epochs and --accumulate must be 1 or more"),
         (["--accumulate=8", "--batch-size=4"], "--batch-size no less than --accumulate"),
     ],
 )
 def test_options_that_exclude_each_other(
-    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture
+    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    options = [option.replace("FOLDER", str(tmp_path)) for option in options]
+    monkeypatch.chdir(Path(train.__file__).parents[1])
     with pytest.raises(SystemExit):
         train.parse_args(["--data=nih", "--output=a", *options])
     assert re.search(message, capsys.readouterr().err)
@@ -230,11 +199,8 @@ def test_a_published_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     model = causalcxr.create_model(tmp_path / "run")
     assert model.pretrained_cfg["std"] == (row.std,) * 3
     first, last = (
-        (ours - weights).abs().max().item()
-        for ours, weights in (
-            (model.backbone.patch_embed.proj.weight, theirs.patch_embed.proj.weight),
-            (model.backbone.blocks[1].mlp.fc1.weight, theirs.blocks[1].mlp.fc1.weight),
-        )
+        (model.backbone.get_parameter(name) - theirs.get_parameter(name)).abs().max().item()
+        for name in ("patch_embed.proj.weight", "blocks.1.mlp.fc1.weight")
     )
     assert 0 < first < 0.01 * last
 
@@ -243,8 +209,7 @@ def test_a_run_starts_from_a_model_of_other_labels(
     trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its classifiers are new, also where there are as many labels."""
-    names = [f"finding {k}" for k in range(14)]
-    theirs = causalcxr.create_model(trained, label_names=names)
+    theirs = causalcxr.create_model(trained, label_names=[f"finding {k}" for k in range(14)])
     causalcxr.save_pretrained(theirs, tmp_path / "theirs")
     caplog.clear()
     run(tmp_path / "ours", f"--model={tmp_path / 'theirs'}", "--epochs=1")
@@ -258,17 +223,6 @@ def test_the_preset_is_what_the_paper_says_and_other_options_go_first() -> None:
     objective = train.build_objective(argparse.Namespace(**vars(args) | {"model": "causal_test_resnet"}), list("abc"))
     assert (objective.bank, args.optimizer) == (None, "adam")
     assert objective.criterion.partners == "random"
-
-
-def test_every_option_is_described(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setenv("COLUMNS", "400")  # an option a line
-    with pytest.raises(SystemExit):
-        train.parse_args(["--help"])
-    lines = capsys.readouterr().out.splitlines()
-    options = [i for i, line in enumerate(lines) if line.startswith("  -")]
-    assert 14 <= len(options) <= 26  # with --help
-    for i in options:  # a description beside a short option, or below a long one
-        assert "  " in lines[i].strip() or lines[i + 1].startswith(" " * 20), lines[i]
 
 
 def test_weights_by_a_recorded_confounder(made_release: Path, tmp_path: Path) -> None:
@@ -288,19 +242,21 @@ def test_weights_by_a_recorded_confounder(made_release: Path, tmp_path: Path) ->
             train.label_weights(dataset, f"{table}:{column}")
 
 
+def launch(script: str | Path, *arguments: object, processes: int = 2) -> None:
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    command = [sys.executable, *several, str(script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("objective", "tolerance"), [("plain", 1e-4), ("causal", 0.1)])
 def test_two_processes_train_as_one(tmp_path: Path, objective: str, tolerance: float) -> None:
     """Two processes see the halves that one sees in turn; the bank differs a little."""
     options = [*SMALL, "--epochs=2", "--no-augment", "--model-kwargs", "drop_rate=0", f"--objective={objective}"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    for name, start, extra in (("one", [], ["--accumulate=2"]), ("two", two, [])):
-        command = [sys.executable, *start, train.__file__, f"--output={tmp_path / name}", *options, *extra]
-        done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-    one, other = log(tmp_path / "one"), log(tmp_path / "two")
-    for ours, theirs in zip(other, one, strict=True):
+    launch(train.__file__, f"--output={tmp_path / 'one'}", *options, "--accumulate=2", processes=1)
+    launch(train.__file__, f"--output={tmp_path / 'two'}", *options)
+    for ours, theirs in zip(log(tmp_path / "two"), log(tmp_path / "one"), strict=True):
         assert ours["losses"]["loss"] == pytest.approx(theirs["losses"]["loss"], rel=tolerance)
 
 
@@ -318,11 +274,7 @@ def test_processes_validate_one_model(tmp_path: Path) -> None:
         "train['main'].__globals__['predict'] = keep\n"
         "train['main'](sys.argv[3:])\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    command += [train.__file__, str(tmp_path), *SMALL, f"--output={tmp_path / 'run'}", "--epochs=1"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    launch(script, train.__file__, tmp_path, *SMALL, f"--output={tmp_path / 'run'}", "--epochs=1")
     one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert len(one) > 10
     assert all(torch.equal(one[name], other[name]) for name in one)
