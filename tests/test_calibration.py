@@ -1,7 +1,5 @@
 """`Calibration`: temperature and thresholds against a search over all, and what cannot be fitted."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -28,13 +26,13 @@ def _scores(
 
 @pytest.mark.parametrize("sharpness", [0.3, 1.0, 4.0])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_temperature_is_that_of_a_grid_search(sharpness: float, seed: int) -> None:
+def test_temperature_is_that_of_a_grid_search(sharpness, seed):
     logits, targets = _scores(sharpness=sharpness, seed=seed)
     expected = reference.temperature(logits.tolist(), targets.tolist())
     assert Calibration.fit(logits, targets).temperature == pytest.approx(expected, rel=1e-6)
 
 
-def test_temperature_in_closed_form() -> None:
+def test_temperature_in_closed_form():
     """Of images with the same score, a share of positives p has its best temperature at logit(p)."""
     logits, targets = np.full((8, 1), 5.0), np.array([[1], [1], [1], [1], [1], [1], [0], [0]])
     with pytest.warns(UserWarning, match="no threshold can be fitted for labels"):
@@ -42,14 +40,14 @@ def test_temperature_in_closed_form() -> None:
 
 
 @pytest.mark.parametrize("factor", [1e-200, 0.25, 3.0, 1e200])
-def test_temperature_has_the_scale_of_the_logits(factor: float) -> None:
+def test_temperature_has_the_scale_of_the_logits(factor):
     logits, targets = _scores()
     one, other = Calibration.fit(logits + 3, targets), Calibration.fit(factor * (logits + 3), targets)
     assert other.temperature == pytest.approx(factor * one.temperature, rel=1e-12)
     np.testing.assert_allclose(other.thresholds, one.thresholds, rtol=1e-9)
 
 
-def test_scores_that_are_too_sure_become_probabilities_in_the_same_order() -> None:
+def test_scores_that_are_too_sure_become_probabilities_in_the_same_order():
     logits, targets = _scores(5000, 2, sharpness=3.0)
     probabilities = Calibration.fit(logits, targets).probabilities(logits)
     assert (expected_calibration_error(torch.from_numpy(logits).sigmoid(), targets) > 0.05).all()
@@ -58,7 +56,7 @@ def test_scores_that_are_too_sure_become_probabilities_in_the_same_order() -> No
 
 
 @pytest.mark.parametrize(("logits", "reason"), [([-3.0, -2.0, 1.0], "would be 0"), ([3.0, 3.5, 4.0], "infinite")])
-def test_scores_without_a_best_temperature_keep_theirs(logits: list[float], reason: str) -> None:
+def test_scores_without_a_best_temperature_keep_theirs(logits, reason):
     with pytest.warns(UserWarning, match=f"no temperature can be fitted, 1 is taken: .*{reason}") as caught:
         fitted = Calibration.fit(logits, [0, 0, 1])
     assert (fitted.temperature, caught[0].filename) == (1, __file__)
@@ -70,7 +68,7 @@ def test_scores_without_a_best_temperature_keep_theirs(logits: list[float], reas
 @pytest.mark.parametrize("criterion", ["youden", "f1"])
 @pytest.mark.parametrize("digits", [0, 1, 9], ids=["many ties", "ties", "no ties"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_thresholds_are_the_best_of_all(criterion: str, digits: int, seed: int) -> None:
+def test_thresholds_are_the_best_of_all(criterion, digits, seed):
     logits, targets = _scores(40, seed=seed)
     logits = logits.round(digits)
     fitted = Calibration.fit(logits, targets, criterion=criterion)
@@ -83,7 +81,7 @@ def test_thresholds_are_the_best_of_all(criterion: str, digits: int, seed: int) 
         assert reference.quality(found[:, k].tolist(), labels, True, criterion) == best
 
 
-def test_of_equal_cuts_the_highest_is_taken_halfway() -> None:
+def test_of_equal_cuts_the_highest_is_taken_halfway():
     """0 1 0 1: above the first and above the third, J is 1/2 both times."""
     logits = torch.tensor([[-3.0], [-1.0], [1.0], [3.0]])
     fitted = Calibration.fit(logits, [[0], [1], [0], [1]])
@@ -91,7 +89,7 @@ def test_of_equal_cuts_the_highest_is_taken_halfway() -> None:
     assert fitted.thresholds[0] == pytest.approx((probabilities[2] + probabilities[3]) / 2)
 
 
-def test_neighbouring_probabilities_are_kept_apart() -> None:
+def test_neighbouring_probabilities_are_kept_apart():
     """Halfway between two neighbours in floating point is one of the two: by rounding the lower, then the higher."""
     low = 0.25
     for _ in range(2):
@@ -100,7 +98,7 @@ def test_neighbouring_probabilities_are_kept_apart() -> None:
         low = high
 
 
-def test_f1_may_find_everything_and_youden_nothing_better_than_chance() -> None:
+def test_f1_may_find_everything_and_youden_nothing_better_than_chance():
     logits, targets = [[2.0], [1.0], [0.5], [3.0]], [[1], [1], [1], [0]]
     assert Calibration.fit(logits, targets, criterion="f1").positives(logits).all()
     with pytest.warns(UserWarning, match=r"for labels \[0\], 0\.5 is taken"):
@@ -109,7 +107,7 @@ def test_f1_may_find_everything_and_youden_nothing_better_than_chance() -> None:
 
 @pytest.mark.parametrize("criterion", ["youden", "f1"])
 @pytest.mark.parametrize("column", [[0, 0, 0, np.nan], [1, np.nan, 1, 1]])
-def test_labels_of_one_class_are_named(column: list[float], criterion: str) -> None:
+def test_labels_of_one_class_are_named(column, criterion):
     logits = np.array([[-0.5, 2.0, 0.3], [1.0, -2.0, 0.1], [-1.5, 1.0, 0.2], [2.0, 1.0, 0.6]])
     targets = np.stack([[0, 1, 1, 1], column, [1, 0, 0, 1]], axis=1)
     with pytest.warns(UserWarning, match=r"no threshold can be fitted for labels \[1\], 0\.5 is taken"):
@@ -122,7 +120,7 @@ def test_labels_of_one_class_are_named(column: list[float], criterion: str) -> N
 # --- inputs and outputs
 
 
-def test_inputs_are_tensors_arrays_or_lists() -> None:
+def test_inputs_are_tensors_arrays_or_lists():
     logits, targets = _scores(20, 2)
     expected = Calibration.fit(logits, targets)
     probabilities = 1 / (1 + np.exp(-logits / expected.temperature))
@@ -137,7 +135,7 @@ def test_inputs_are_tensors_arrays_or_lists() -> None:
     ("given", "expected"),
     [(torch.bfloat16, torch.float32), (torch.float64, torch.float64), (torch.int64, torch.float32)],
 )
-def test_probabilities_are_in_float32_at_least(given: torch.dtype, expected: torch.dtype) -> None:
+def test_probabilities_are_in_float32_at_least(given, expected):
     logits = torch.tensor([[-2, 0], [3, 70]], dtype=given)
     calibration = Calibration(2.0, (0.5, 0.5))
     probabilities = calibration.probabilities(logits)
@@ -146,18 +144,18 @@ def test_probabilities_are_in_float32_at_least(given: torch.dtype, expected: tor
     assert calibration.positives(logits).tolist() == [[False, True], [True, True]]  # at the threshold as well
 
 
-def test_calibrations_compare_by_value() -> None:
+def test_calibrations_compare_by_value():
     assert Calibration(np.float32(2), [0, 1]) == Calibration(2.0, (0.0, 1.0))
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf"), "1.5", True, None, [1.0]])
-def test_temperatures_that_are_none(temperature: Any) -> None:
+def test_temperatures_that_are_none(temperature):
     with pytest.raises(ValueError, match="temperature must be a positive number"):
         Calibration(temperature, (0.5,))
 
 
 @pytest.mark.parametrize("thresholds", [(), 0.5, "01", (0.5, 1.1), (-0.1,), (float("nan"),), (True,), (None,)])
-def test_thresholds_that_are_none(thresholds: Any) -> None:
+def test_thresholds_that_are_none(thresholds):
     with pytest.raises(ValueError, match="thresholds must be numbers from 0 to 1"):
         Calibration(1.0, thresholds)
 
@@ -172,6 +170,6 @@ def test_thresholds_that_are_none(thresholds: Any) -> None:
         ([[0.0, np.nan]], None, "finite"),
     ],
 )
-def test_scores_that_do_not_fit(logits: Any, targets: Any, message: str) -> None:
+def test_scores_that_do_not_fit(logits, targets, message):
     with pytest.raises(ValueError, match=message):
         Calibration(1.0, (0.5, 0.5)).positives(logits) if targets is None else Calibration.fit(logits, targets)

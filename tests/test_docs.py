@@ -37,7 +37,7 @@ def _commands(of: str, pages: list[Path] = PAGES) -> pytest.MarkDecorator:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page, "python")], ids=lambda page: page.stem)
-def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType(f"docs_{page.stem}")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # the registry looks for the module of an entry point
@@ -69,12 +69,12 @@ def _parse_only(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPat
 
 
 @_commands("^causalcxr | -m causalcxr ")
-def test_command_line_is_understood(command: str) -> None:
+def test_command_line_is_understood(command):
     assert parser().parse_args(_arguments(command, after="causalcxr"))
 
 
 @_commands("^(?!.* -m ).* examples/")
-def test_script_knows_its_arguments(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_script_knows_its_arguments(command, monkeypatch):
     script = next(word for word in shlex.split(command) if word.startswith("examples/"))
     pytest.importorskip({"app": "gradio", "export_onnx": "onnxruntime"}.get(Path(script).stem, "causalcxr"))
     assert (ROOT / script).is_file()
@@ -82,7 +82,7 @@ def test_script_knows_its_arguments(command: str, monkeypatch: pytest.MonkeyPatc
 
 
 @_commands(" -m (?!causalcxr )", [*PAGES, *STUDIES])
-def test_study_knows_its_arguments(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_study_knows_its_arguments(command, monkeypatch):
     name = command.split(" -m ")[1].split()[0]
     arguments = _arguments(command, after=name)
     monkeypatch.chdir(ROOT / "examples" / "research")
@@ -90,7 +90,7 @@ def test_study_knows_its_arguments(command: str, monkeypatch: pytest.MonkeyPatch
     _parse_only(name, arguments, monkeypatch)
 
 
-def test_api_pages_have_every_public_name() -> None:
+def test_api_pages_have_every_public_name():
     text = "".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
     shown = [pkgutil.resolve_name(name) for name in re.findall(r"^::: (causalcxr\.\S+)$", text, flags=re.MULTILINE)]
     packages = [thing for thing in shown if isinstance(thing, types.ModuleType)]
@@ -107,7 +107,7 @@ ROWS = [row for row in TABLE if re.match(r" (Eq|Fig)\. \d| Table \d", row[0])]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0].strip())
-def test_method_names_what_is_there(row: list[str]) -> None:
+def test_method_names_what_is_there(row):
     _, files, classes, _ = row
     for file in re.findall(r"`([\w/]+\.\w+)`", files):
         assert (ROOT / file if file.startswith("examples/") else ROOT / "causalcxr" / file).is_file()

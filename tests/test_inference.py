@@ -26,7 +26,7 @@ def films(number: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", ["causal_test_resnet", "test_resnet"])
-def test_logits_are_those_of_one_film_at_a_time(name: str) -> None:
+def test_logits_are_those_of_one_film_at_a_time(name):
     model, given = timm.create_model(name, num_classes=2).eval(), films(7)
     predictions = list(causalcxr.predict(model, given, batch_size=3, workers=2))
     assert all(prediction.film is film for prediction, film in zip(predictions, given, strict=True))
@@ -35,7 +35,7 @@ def test_logits_are_those_of_one_film_at_a_time(name: str) -> None:
     torch.testing.assert_close(torch.stack([logits for _, logits, _ in predictions]), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_films_that_cannot_be_scored_are_reported_in_their_place(model: nn.Module, tmp_path: Path) -> None:
+def test_films_that_cannot_be_scored_are_reported_in_their_place(model, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     good, other = films(2)
     given = [good, tmp_path / "absent.png", tmp_path / "bad.png", tmp_path / "bad.png", other]
@@ -47,7 +47,7 @@ def test_films_that_cannot_be_scored_are_reported_in_their_place(model: nn.Modul
     torch.testing.assert_close(predictions[-1].logits, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_scores_that_are_not_finite_are_an_error() -> None:
+def test_scores_that_are_not_finite_are_an_error():
     broken = causalcxr.create_model("causal_test_resnet")
     nn.init.constant_(broken.get_classifier().bias, torch.nan)
     [(_, logits, error)] = causalcxr.predict(broken, films(1))
@@ -55,7 +55,7 @@ def test_scores_that_are_not_finite_are_an_error() -> None:
     assert "not finite" in str(error)
 
 
-def test_few_batches_are_taken_in_advance(model: nn.Module) -> None:
+def test_few_batches_are_taken_in_advance(model):
     film, taken = films(1)[0], itertools.count()
     predictions = causalcxr.predict(model, (film for _ in taken), batch_size=4, workers=3)
     next(predictions)
@@ -63,13 +63,13 @@ def test_few_batches_are_taken_in_advance(model: nn.Module) -> None:
     assert next(taken) == 4 + 3 * 4
 
 
-def test_a_batch_is_read_by_all_workers(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_read_by_all_workers(model, monkeypatch):
     together, read = threading.Barrier(4, timeout=20), inference.read_resized
     monkeypatch.setattr(inference, "read_resized", lambda *args: (together.wait(), read(*args))[1])
     assert all(error is None for _, _, error in causalcxr.predict(model, films(4), batch_size=4, workers=4))
 
 
-def test_a_gpu_is_used_by_the_calling_thread_alone(model: nn.Module) -> None:
+def test_a_gpu_is_used_by_the_calling_thread_alone(model):
     """cuDNN plans its convolutions in each thread anew, which made `predict` 30 times slower than reading."""
     seen: list[int] = []
     handle = model.register_forward_hook(lambda *_: seen.append(threading.get_ident()))
@@ -83,7 +83,7 @@ def test_a_gpu_is_used_by_the_calling_thread_alone(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 @pytest.mark.parametrize("before", [0, 4, 7])
-def test_films_before_an_error_of_their_generator_are_scored(model: nn.Module, kind: str, before: int) -> None:
+def test_films_before_an_error_of_their_generator_are_scored(model, kind, before):
     def given() -> Iterator[Tensor]:
         yield from films(before)
         raise OSError("the drive is gone")
@@ -96,7 +96,7 @@ def test_films_before_an_error_of_their_generator_are_scored(model: nn.Module, k
     assert all(logits is not None for logits in seen)
 
 
-def test_a_model_in_training_stays_so() -> None:
+def test_a_model_in_training_stays_so():
     """Calls that overlap neither see nor leave a trace: flags, batch statistics, and the scores of each other."""
     model = causalcxr.create_model("causal_test_resnet").train()
     model.backbone.eval()
@@ -112,14 +112,14 @@ def test_a_model_in_training_stays_so() -> None:
     torch.testing.assert_close(torch.stack([*one, *two]), torch.stack([*expected, *expected]))
 
 
-def test_autocast_is_heeded(model: nn.Module) -> None:
+def test_autocast_is_heeded(model):
     with torch.autocast("cpu", torch.bfloat16):
         predictions = causalcxr.predict(model, films(1))
     exact = next(causalcxr.predict(model, films(1))).logits
     assert 1e-5 < (next(predictions).logits - exact).abs().max() < 0.1
 
 
-def test_threads_share_the_cores(model: nn.Module) -> None:
+def test_threads_share_the_cores(model):
     """Workers that each took all of them would wait for each other, for many times as long as the work takes."""
     before, seen = torch.get_num_threads(), []
     handle = model.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
@@ -143,7 +143,7 @@ def test_threads_share_the_cores(model: nn.Module) -> None:
     handle.remove()
 
 
-def test_errors_say_what_would_work(model: nn.Module) -> None:
+def test_errors_say_what_would_work(model):
     with pytest.raises(TypeError, match="Linear has no pretrained_cfg"):
         causalcxr.predict(nn.Linear(1, 1), [])
     for wrong in ({"batch_size": 0}, {"workers": 0}):

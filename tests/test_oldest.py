@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = ["train", "dicom", "dev"]  # what `make test-oldest` installs
 
 
-def test_oldest_versions_are_the_lower_bounds() -> None:
+def test_oldest_versions_are_the_lower_bounds():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = project["dependencies"] + [line for extra in EXTRAS for line in project["optional-dependencies"][extra]]
     bounds = [re.fullmatch(r"([\w-]+)(>=|==)([\d.]+)", line) for line in lines if not line.startswith("causalcxr[")]

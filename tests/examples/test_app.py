@@ -4,14 +4,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,33 +21,24 @@ APP = Path(__file__).resolve().parents[2] / "examples" / "app.py"
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
+def address(tmp_path):
     """Address of an app that runs in a process of its own, with a temporary folder of its own."""
     pytest.importorskip("gradio", reason="comes with causalcxr[app]")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (tmp_path / "temporary").mkdir()
     environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary"), "no_proxy": "127.0.0.1,localhost"}
-    process = subprocess.Popen([sys.executable, str(APP), f"--port={port}"], env=environment)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            assert process.poll() is None, "the app ended"
-            try:
-                urllib.request.urlopen(url, timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.5)
-        yield url
-    finally:
-        process.send_signal(2)  # as Ctrl-C does
-        process.wait(60)
+    command = [sys.executable, "-u", APP, f"--port={port}"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert any("Running on" in line for line in process.stdout), "the app ended"
+        yield f"http://127.0.0.1:{port}"
+        process.send_signal(signal.SIGINT)  # as Ctrl-C does
     assert list((tmp_path / "temporary").iterdir()) == []  # no film stays
 
 
 @pytest.fixture
-def page(address: str) -> Iterator[tuple[Any, list[str]]]:
-    """A page of headless Chromium, and the requests that it makes."""
+def page(address):
+    """A page of headless Chromium."""
     playwright = pytest.importorskip("playwright.sync_api")
     if (chromium := shutil.which("chromium")) is None:
         pytest.skip("no chromium")
@@ -58,15 +46,14 @@ def page(address: str) -> Iterator[tuple[Any, list[str]]]:
         browser = session.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         page.set_default_timeout(60_000)
-        requests: list[str] = []
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(address)
-        yield page, requests
+        yield page
         browser.close()
 
 
-def test_film_to_findings(page: tuple[Any, list[str]], address: str, tmp_path: Path) -> None:
-    page, requests = page
+def test_film_to_findings(page, address, tmp_path):
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(address)
     film = tmp_path / "film.png"
     Image.fromarray(np.rint(SyntheticCXR(1, image_size=256)[0][0][0].numpy() * 255).astype(np.uint8)).save(film)
     (tmp_path / "text.png").write_text("no film")

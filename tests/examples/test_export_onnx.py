@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "saved"
 
 
-def test_files_are_enough_to_predict(folder: Path, tmp_path: Path) -> None:
+def test_files_are_enough_to_predict(folder, tmp_path):
     export_onnx.main([str(folder), f"--output={tmp_path / 'out'}", "--any-size"])
     facts = json.loads((tmp_path / "out" / "model.json").read_text())
     assert facts["images"]["shape"] == ["batch", 1, "height", "width"]
@@ -44,9 +44,7 @@ def test_files_are_enough_to_predict(folder: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=0, atol=1e-4)
 
 
-def test_shipped_weights_run_as_the_page_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shipped_weights_run_as_the_page_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     export_onnx.main(["causal_efficientnet_lite0", "--output=exported"])
     (code,) = re.findall(r"^```py\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
@@ -55,12 +53,12 @@ def test_shipped_weights_run_as_the_page_says(
 
 
 @pytest.mark.parametrize("name", ["causal_efficientnet_lite0", "causal_efficientnetv2_s", "causal_swin_tiny"])
-def test_models_without_any_size_are_refused(name: str) -> None:
+def test_models_without_any_size_are_refused(name):
     with pytest.raises(SystemExit, match=f"--any-size is not for {name}"):
         export_onnx.check_any_size(causalcxr.create_model(name))
 
 
-def test_graph_that_disagrees_is_not_written(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graph_that_disagrees_is_not_written(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(export_onnx, "largest_difference", lambda *_: float("nan"))
     with pytest.raises(SystemExit, match="differ by nan"):
         export_onnx.main([str(folder), f"--output={tmp_path / 'out'}"])

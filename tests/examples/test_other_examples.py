@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 import demo
@@ -7,14 +5,14 @@ import existing_loop
 
 
 @pytest.mark.parametrize("extra", [[], ["--causal"]])
-def test_existing_loop_learns(extra: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_loop_learns(extra, capsys):
     existing_loop.main([*extra, "--steps=12"])
     losses = [float(line.rpartition(" ")[2]) for line in capsys.readouterr().out.splitlines()]
     assert sum(losses[-4:]) < sum(losses[:4])
 
 
 @pytest.mark.slow
-def test_demo(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_demo(tmp_path, capfd):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "log.jsonl").write_text("of the run before")
     demo.main([f"--output={tmp_path}", "--images=64", "--epochs=1"])

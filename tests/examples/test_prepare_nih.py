@@ -30,22 +30,21 @@ def some(*positions: int, folder: str = "") -> dict[str, bytes]:
     return {folder + NAMES[i]: PICTURES[NAMES[i]] for i in positions}
 
 
-def write_tables(root: Path, more: tuple[str, ...] = ()) -> Path:
-    return write_release(root, [*NAMES, *more], 4, boxes=[(NAMES[4], "Mass", 512, 256, 100, 50)])
-
-
-def write_folder(folder: Path, pictures: dict[str, bytes]) -> None:
-    folder.mkdir(parents=True)
-    for name, content in pictures.items():
-        (folder / name).write_bytes(content)
-
-
-def write_archive(path: Path, pictures: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
-        for name, content in pictures.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
+def write(root: Path, more: tuple[str, ...] = (), **places: dict[str, bytes]) -> Path:
+    """Write tables, and the pictures of each place, a folder or an archive."""
+    write_release(root, [*NAMES, *more], 4, boxes=[(NAMES[4], "Mass", 512, 256, 100, 50)])
+    for place, pictures in places.items():
+        if ".tar" not in place:
+            (root / place).mkdir(parents=True)
+            for name, content in pictures.items():
+                (root / place / name).write_bytes(content)
+            continue
+        with tarfile.open(root / place, "w:gz" if place.endswith(".gz") else "w") as archive:
+            for name, content in pictures.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return root
 
 
 def prepare(release: Path, output: Path, *options: str) -> int:
@@ -60,9 +59,7 @@ def images_of(output: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
-    root = write_tables(tmp_path / "nih")
-    write_folder(root / "images", PICTURES)
-    return root
+    return write(tmp_path / "nih", images=PICTURES)
 
 
 @pytest.fixture
@@ -72,7 +69,7 @@ def whole(release: Path, tmp_path: Path) -> dict[str, bytes]:
     return images_of(tmp_path / "whole")
 
 
-def test_copy_reads_as_the_release_does(release: Path, tmp_path: Path) -> None:
+def test_copy_reads_as_the_release_does(release, tmp_path):
     assert prepare(release, tmp_path / "copy") == 0
     copy, original = NIHChestXray14(tmp_path / "copy", "all"), NIHChestXray14(release, "all", image_size=16)
     assert copy.names == original.names == NAMES
@@ -95,29 +92,20 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_every_layout_gives_the_same_files(
-    tmp_path: Path, whole: dict[str, bytes], layout: dict[str, dict[str, bytes]]
-) -> None:
-    root = write_tables(tmp_path / "other")
-    for name, pictures in layout.items():
-        (write_archive if ".tar" in name else write_folder)(root / name, pictures)
-    assert prepare(root, tmp_path / "copy") == 0
+def test_every_layout_gives_the_same_files(tmp_path, whole, layout):
+    assert prepare(write(tmp_path / "other", **layout), tmp_path / "copy") == 0
     assert images_of(tmp_path / "copy") == whole
 
 
-def test_several_processes_write_the_same_files(tmp_path: Path, whole: dict[str, bytes], capsys) -> None:
-    root = write_tables(tmp_path / "other")
-    write_folder(root / "images", some(0, 1, 2))
-    write_archive(root / "images_001.tar.gz", some(3))
-    write_archive(root / "images_002.tar.gz", some(4) | {NAMES[5]: b"damaged"})
+def test_several_processes_write_the_same_files(tmp_path, whole, capsys):
+    archives = {"images_001.tar.gz": some(3), "images_002.tar.gz": some(4) | {NAMES[5]: b"damaged"}}
+    root = write(tmp_path / "other", images=some(0, 1, 2), **archives)
     assert prepare(root, tmp_path / "copy", "--workers=2") == 1
     assert f"{NAMES[5]}: cannot read image" in capsys.readouterr().out
     assert images_of(tmp_path / "copy") == {name: whole[name] for name in NAMES[:5]}
 
 
-def test_killed_copy_is_no_data_set_and_goes_on(
-    release: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_copy_is_no_data_set_and_goes_on(release, tmp_path, whole, monkeypatch):
     replace, output = Path.replace, tmp_path / "copy"
 
     def interrupted(source: Path, target: Path) -> None:
@@ -137,10 +125,10 @@ def test_killed_copy_is_no_data_set_and_goes_on(
     assert written == {name: (output / "images" / name).stat().st_mtime_ns for name in written}  # kept
 
 
-def test_faults_are_listed_and_the_rest_is_copied(tmp_path: Path, whole: dict[str, bytes], capsys) -> None:
-    root = write_tables(tmp_path / "other")
-    write_folder(root / "images", some(0) | {NAMES[1]: PICTURES[NAMES[1]][:-20], ".DS_Store": b"1"})
-    write_archive(root / "images_001.tar.gz", some(2) | {"images/stranger.png": picture(9), "images/" + NAMES[3]: b""})
+def test_faults_are_listed_and_the_rest_is_copied(tmp_path, whole, capsys):
+    images = some(0) | {NAMES[1]: PICTURES[NAMES[1]][:-20], ".DS_Store": b"1"}
+    archive = some(2) | {"images/stranger.png": picture(9), "images/" + NAMES[3]: b""}
+    root = write(tmp_path / "other", **{"images": images, "images_001.tar.gz": archive})
     assert prepare(root, tmp_path / "copy") == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[:-1]] == NAMES[1:2] + NAMES[3:]
@@ -150,10 +138,9 @@ def test_faults_are_listed_and_the_rest_is_copied(tmp_path: Path, whole: dict[st
 
 
 @pytest.mark.parametrize("length", [0, 50, -2500])
-def test_truncated_archive_leaves_the_others(tmp_path: Path, whole: dict[str, bytes], length: int, capsys) -> None:
-    root = write_tables(tmp_path / "other")
-    write_archive(root / "images_001.tar.gz", some(0, 1, 2))
-    write_archive(root / "images_002.tar.gz", some(3, 4, 5))
+def test_truncated_archive_leaves_the_others(tmp_path, whole, length, capsys):
+    archives = {"images_001.tar.gz": some(0, 1, 2), "images_002.tar.gz": some(3, 4, 5)}
+    root = write(tmp_path / "other", **archives)
     content = (root / "images_001.tar.gz").read_bytes()
     (root / "images_001.tar.gz").write_bytes(content[:length])
     assert prepare(root, tmp_path / "copy") == 1
@@ -164,22 +151,21 @@ def test_truncated_archive_leaves_the_others(tmp_path: Path, whole: dict[str, by
     assert set(NAMES[3:]) <= set(copied)
 
 
-def test_odd_names_stay_inside_the_copy(tmp_path: Path) -> None:
+def test_odd_names_stay_inside_the_copy(tmp_path):
     odd = ("../evil.png", "/tmp/evil.png")  # noqa: S108
-    root = write_tables(tmp_path / "nih", odd)
-    members = {"../" + NAMES[0]: PICTURES[NAMES[0]], "/tmp/" + NAMES[1]: PICTURES[NAMES[1]]}  # noqa: S108
-    write_archive(root / "images_001.tar.gz", members | dict.fromkeys(odd, picture(9)))
+    members = some(0, folder="../") | some(1, folder="/tmp/") | dict.fromkeys(odd, picture(9))  # noqa: S108
+    root = write(tmp_path / "nih", odd, **{"images_001.tar.gz": members})
     assert prepare(root, tmp_path / "deep" / "copy") == 1
     assert set(images_of(tmp_path / "deep" / "copy")) == set(NAMES[:2])
     assert not [path for path in tmp_path.rglob("*") if "evil" in path.name]
 
 
-def test_another_size_and_the_release_itself_are_refused(release: Path, tmp_path: Path) -> None:
+def test_another_size_and_the_release_itself_are_refused(release, tmp_path):
     prepare(release, tmp_path / "copy")
     with pytest.raises(SystemExit, match="images of 16 px"):
         prepare(release, tmp_path / "copy", "--size=20")
     with pytest.raises(SystemExit, match="the release itself"):
         prepare(release, release / ".." / "nih")
     with pytest.raises(SystemExit, match="no images in"):
-        prepare(write_tables(tmp_path / "tables"), tmp_path / "other")
+        prepare(write(tmp_path / "tables"), tmp_path / "other")
     assert not (tmp_path / "other").exists()

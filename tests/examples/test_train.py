@@ -59,7 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 pytestmark = pytest.mark.filterwarnings("ignore:AUROC is undefined", "ignore:no t", "ignore:Mean of empty slice")
 
 
-def test_a_run_is_a_model(trained: Path) -> None:
+def test_a_run_is_a_model(trained):
     model, images = causalcxr.create_model(trained).eval(), torch.randn(2, 3, 64, 64)
     assert model.label_names == causalcxr.data.NIH_LABELS
     assert model.pretrained_cfg["input_size"] == (3, 64, 64)
@@ -71,7 +71,7 @@ def test_a_run_is_a_model(trained: Path) -> None:
     assert f"\npython {Path(sys.argv[0]).name}" in card  # without the folder of the script
 
 
-def test_the_command_line_and_evaluate_open_a_run(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_line_and_evaluate_open_a_run(trained, tmp_path, capsys):
     film = tmp_path / "film.png"
     Image.fromarray(np.tile(np.arange(0, 256, 2, dtype=np.uint8), (128, 1))).save(film)
     assert cli(["predict", str(film), "--model", str(trained)]) == 0
@@ -82,7 +82,7 @@ def test_the_command_line_and_evaluate_open_a_run(trained: Path, tmp_path: Path,
     assert f"{result['auroc']['mean']['value']:.3f}" in (tmp_path / "again" / "README.md").read_text()
 
 
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
     options = ("--epochs=3", "--workers=1")
     unbroken = run(tmp_path / "unbroken", *options)
     predict, calls = train.predict, []
@@ -101,14 +101,14 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.Mo
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_a_finished_run_is_not_trained_again(trained: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_finished_run_is_not_trained_again(trained, capsys):
     before = (trained / "model.safetensors").read_bytes()
     run(trained, "--epochs=2", "--resume")
     assert "resuming after epoch 2" in capsys.readouterr().out
     assert (trained / "model.safetensors").read_bytes() == before
 
 
-def test_a_run_is_not_overwritten(trained: Path) -> None:
+def test_a_run_is_not_overwritten(trained):
     with pytest.raises(SystemExit, match="--resume"):
         run(trained, "--epochs=2")
     with pytest.raises(SystemExit, match=r"was trained with lr 0.0005: give the same, or another --output$"):
@@ -128,32 +128,32 @@ def test_a_run_is_not_overwritten(trained: Path) -> None:
         ([f"--output={__file__}"], "File exists"),
     ],
 )
-def test_a_slip_gives_one_sentence(tmp_path: Path, options: list[str], message: str) -> None:
+def test_a_slip_gives_one_sentence(tmp_path, options, message):
     with pytest.raises(SystemExit, match=f"^cannot train with these options: .*{message}"):
         run(tmp_path, *options)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(SystemExit, match=r"nan.*lower --lr"):
         run(tmp_path, "--lr=1e30", "--epochs=1")
     assert not (tmp_path / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("objective", ["plain", "agreement"])
-def test_a_timm_model_and_other_objectives(tmp_path: Path, objective: str) -> None:
+def test_a_timm_model_and_other_objectives(tmp_path, objective):
     run(tmp_path, "--model=test_resnet", f"--objective={objective}", "--adjust=view", "--epochs=1")
     model = causalcxr.create_model(tmp_path).eval()
     assert not isinstance(model, causalcxr.CausalCXR)
     assert model(torch.randn(1, 3, 64, 64)).shape == (1, 14)
 
 
-def test_a_run_starts_from_another(trained: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_another(trained, tmp_path):
     run(tmp_path, f"--model={trained}", "--epochs=1", "--lr=0", "--ema-decay=0", "--weight-decay=0")
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path, trained))
     assert torch.equal(ours["head.causal_classifier.weight"], theirs["head.causal_classifier.weight"])
 
 
-def test_a_head_on_a_frozen_backbone(tmp_path: Path) -> None:
+def test_a_head_on_a_frozen_backbone(tmp_path):
     """Neither weights nor batch statistics of the backbone change."""
     save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "theirs.safetensors")
     options = ["--backbone=test_resnet", f"--backbone-weights={tmp_path / 'theirs.safetensors'}", "--freeze-backbone"]
@@ -175,16 +175,14 @@ def test_a_head_on_a_frozen_backbone(tmp_path: Path) -> None:
         (["--accumulate=8", "--batch-size=4"], "--batch-size no less than --accumulate"),
     ],
 )
-def test_options_that_exclude_each_other(
-    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_options_that_exclude_each_other(options, message, monkeypatch, capsys):
     monkeypatch.chdir(Path(train.__file__).parents[1])
     with pytest.raises(SystemExit):
         train.parse_args(["--data=nih", "--output=a", *options])
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_published_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_published_backbone(tmp_path, monkeypatch):
     """The run has the images that the weights expect, and with layer-wise rates the first layers hardly move."""
     args = {"embed_dim": 48, "depth": 2, "num_heads": 2, "dynamic_img_size": True}
     theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0, **args)
@@ -205,9 +203,7 @@ def test_a_published_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert 0 < first < 0.01 * last
 
 
-def test_a_run_starts_from_a_model_of_other_labels(
-    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_starts_from_a_model_of_other_labels(trained, tmp_path, caplog):
     """Its classifiers are new, also where there are as many labels."""
     theirs = causalcxr.create_model(trained, label_names=[f"finding {k}" for k in range(14)])
     causalcxr.save_pretrained(theirs, tmp_path / "theirs")
@@ -217,7 +213,7 @@ def test_a_run_starts_from_a_model_of_other_labels(
     assert causalcxr.create_model(tmp_path / "ours").label_names == causalcxr.data.NIH_LABELS
 
 
-def test_the_preset_is_what_the_paper_says_and_other_options_go_first() -> None:
+def test_the_preset_is_what_the_paper_says_and_other_options_go_first():
     args = train.parse_args(["--data=nih", "--output=a", "--preset=paper", "--image-size=256"])
     assert (args.model, args.image_size, args.lr, args.weight_decay) == ("causal_resnet101", 256, 1e-3, 1e-2)
     objective = train.build_objective(argparse.Namespace(**vars(args) | {"model": "causal_test_resnet"}), list("abc"))
@@ -225,7 +221,7 @@ def test_the_preset_is_what_the_paper_says_and_other_options_go_first() -> None:
     assert objective.criterion.partners == "random"
 
 
-def test_weights_by_a_recorded_confounder(made_release: Path, tmp_path: Path) -> None:
+def test_weights_by_a_recorded_confounder(made_release, tmp_path):
     dataset = NIHChestXray14(made_release, "train", image_size=32)
     drains = {name: str(i % 2) for i, name in enumerate(dataset.names) if i % 3}
     table = tmp_path / "drains.csv"
@@ -251,7 +247,7 @@ def launch(script: str | Path, *arguments: object, processes: int = 2) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("objective", "tolerance"), [("plain", 1e-4), ("causal", 0.1)])
-def test_two_processes_train_as_one(tmp_path: Path, objective: str, tolerance: float) -> None:
+def test_two_processes_train_as_one(tmp_path, objective, tolerance):
     """Two processes see the halves that one sees in turn; the bank differs a little."""
     options = [*SMALL, "--epochs=2", "--no-augment", "--model-kwargs", "drop_rate=0", f"--objective={objective}"]
     launch(train.__file__, f"--output={tmp_path / 'one'}", *options, "--accumulate=2", processes=1)
@@ -261,7 +257,7 @@ def test_two_processes_train_as_one(tmp_path: Path, objective: str, tolerance: f
 
 
 @pytest.mark.slow
-def test_processes_validate_one_model(tmp_path: Path) -> None:
+def test_processes_validate_one_model(tmp_path):
     """Without accelerators batch statistics differ between processes; those of the averaged model must not."""
     script = tmp_path / "keeping.py"
     script.write_text(

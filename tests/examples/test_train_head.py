@@ -18,15 +18,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:AUROC is undefined", "ignore:no 
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     for name in ("test_resnet", "test_vit"):
         save_file(timm.create_model(name).state_dict(), folder / f"{name}.safetensors")
-    return {path.stem: path for path in folder.iterdir()}
+    return folder
 
 
-def _run(weights: dict[str, Path], output: Path, backbone: str, *options: str) -> Any:
-    what = [f"--output={output}", f"--backbone={backbone}", f"--weights={weights[backbone]}"]
+def _run(weights: Path, output: Path, backbone: str, *options: str) -> Any:
+    what = [f"--output={output}", f"--backbone={backbone}", f"--weights={weights / backbone}.safetensors"]
     train_head.main(["--data=synthetic:64", *what, "--batch-size=16", "--epochs=2", "--workers=0", *options])
     return causalcxr.create_model(output).eval()
 
@@ -39,16 +39,14 @@ def _run(weights: dict[str, Path], output: Path, backbone: str, *options: str) -
         ("linear", "test_vit", 160, (64,)),
     ],
 )
-def test_a_run_is_a_model(
-    weights: dict[str, Path], tmp_path: Path, head: str, backbone: str, size: int, shape: tuple[int, ...]
-) -> None:
+def test_a_run_is_a_model(weights, tmp_path, head, backbone, size, shape):
     """The backbone keeps its weights, and the kept features are those of the saved model."""
     model = _run(weights, tmp_path, backbone, f"--head={head}", f"--image-size={size}")
     assert isinstance(model, causalcxr.CausalCXR) == (head == "causal")
     assert model.label_names == causalcxr.data.NIH_LABELS
     assert model.pretrained_cfg["input_size"] == (3, size, size)
     assert model.calibration is not None
-    theirs = load_file(weights[backbone])
+    theirs = load_file(weights / f"{backbone}.safetensors")
     ours = (model.backbone if head == "causal" else model).state_dict()
     kept = [name for name in ours if not name.startswith(("fc.", "head."))]
     assert all(torch.equal(ours[name], theirs[name]) for name in kept)
@@ -64,23 +62,21 @@ def test_a_run_is_a_model(
 
 
 @pytest.mark.parametrize("head", ["causal", "linear"])
-def test_names_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str) -> None:
+def test_names_of_the_table(tmp_path, monkeypatch, head):
     """Their arguments reach the plain model as well: EVA-X is built as its row says, not as timm would."""
     arguments = {**BACKBONES["eva_x_tiny"].backbone_args, "embed_dim": 48, "depth": 1, "num_heads": 2}
     row = BACKBONES["eva_x_tiny"]._replace(name="tiny_eva", pixels=64, backbone_args={**arguments, "img_size": 64})
     monkeypatch.setitem(BACKBONES, "tiny_eva", row)
     network = timm.create_model(row.architecture, num_classes=0, **row.backbone_args)
-    save_file(network.state_dict(), tmp_path / "eva.safetensors")
-    model = _run({"tiny_eva": tmp_path / "eva.safetensors"}, tmp_path / "run", "tiny_eva", f"--head={head}")
+    save_file(network.state_dict(), tmp_path / "tiny_eva.safetensors")
+    model = _run(tmp_path, tmp_path / "run", "tiny_eva", f"--head={head}")
     assert model.pretrained_cfg["input_size"] == (3, 64, 64)
     assert model.pretrained_cfg["std"] == pytest.approx((row.std,) * 3)
     ours = (model.backbone if head == "causal" else model).norm.state_dict()
     assert ours.keys() == network.norm.state_dict().keys()
 
 
-def test_features_are_computed_once(
-    weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_features_are_computed_once(weights, tmp_path, monkeypatch, capsys):
     """Other options of training start from the file; another size has another file."""
     _run(weights, tmp_path, "test_resnet", "--image-size=64", "--lr=1e-4")
     first = capsys.readouterr().out
@@ -93,15 +89,14 @@ def test_features_are_computed_once(
     assert not list(tmp_path.glob("*.unfinished"))
 
 
-def test_other_weights_of_the_same_name_have_other_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_weights_of_the_same_name_have_other_features(tmp_path, monkeypatch):
     """Other numbers of images as well. The model card has the command without the folder of the script."""
     monkeypatch.setattr("sys.argv", ["/home/me/train_head.py", "--lr", "1e-3"])
-    path = tmp_path / "weights.safetensors"
     for seed in range(2):
         torch.manual_seed(seed)
-        save_file(timm.create_model("test_resnet").state_dict(), path)
-        _run({"test_resnet": path}, tmp_path / "run", "test_resnet", "--image-size=64")
+        save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "test_resnet.safetensors")
+        _run(tmp_path, tmp_path / "run", "test_resnet", "--image-size=64")
     monkeypatch.setattr(train_head, "build_data", lambda _, size: [SyntheticCXR(32, image_size=size)] * 2)
-    _run({"test_resnet": path}, tmp_path / "run", "test_resnet", "--image-size=64")
+    _run(tmp_path, tmp_path / "run", "test_resnet", "--image-size=64")
     assert len(list(tmp_path.glob("run/*.npy"))) == 6
     assert "\npython train_head.py --lr 1e-3\n" in (tmp_path / "run" / "README.md").read_text()

@@ -1,6 +1,5 @@
 """Weights that other libraries write, in backbones of timm: the same maps as in these libraries."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +25,7 @@ def _images(channels: int, size: int) -> Tensor:
 @pytest.mark.parametrize(
     ("registers", "gated", "below"), [(0, False, "dinov2."), (0, True, ""), (4, False, ""), (4, True, "dinov2.")]
 )
-def test_dinov2_of_transformers(tmp_path: Path, registers: int, gated: bool, below: str) -> None:
+def test_dinov2_of_transformers(tmp_path, registers, gated, below):
     """As `save_pretrained` writes it, alone or in a classifier; at 37 x 37 patches of 14 pixels, as RAD-DINO has."""
     transformers = pytest.importorskip("transformers")
     kind = "Dinov2WithRegisters" if registers else "Dinov2"
@@ -56,7 +55,7 @@ def xrv() -> Any:
 
 
 @pytest.mark.parametrize("in_chans", [1, 3])
-def test_densenet_of_torchxrayvision(xrv: Any, tmp_path: Path, in_chans: int) -> None:
+def test_densenet_of_torchxrayvision(xrv, tmp_path, in_chans):
     """Of one channel; three equal ones, of a third of it, are worth the same."""
     network = randomised(xrv.models.DenseNet(num_classes=18, op_threshs=torch.ones(18)), scale=0.1).float().eval()
     torch.save(network.state_dict(), tmp_path / "densenet.pth")
@@ -68,7 +67,7 @@ def test_densenet_of_torchxrayvision(xrv: Any, tmp_path: Path, in_chans: int) ->
     torch.testing.assert_close(maps, expected, rtol=1e-5, atol=1e-5 * float(expected.max()))
 
 
-def test_resnet_of_torchxrayvision(xrv: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resnet_of_torchxrayvision(xrv, tmp_path, monkeypatch):
     """Its constructor reads a file of weights, which is made here, and its own file has them below `model.`."""
     import torchvision
 
@@ -87,7 +86,7 @@ def test_resnet_of_torchxrayvision(xrv: Any, tmp_path: Path, monkeypatch: pytest
             torch.testing.assert_close(means, expected, rtol=1e-5, atol=1e-5 * float(expected.max()))
 
 
-def test_images_of_torchxrayvision(xrv: Any) -> None:
+def test_images_of_torchxrayvision(xrv):
     """`pretrained_cfg` scales films as its own function does."""
     model: Any = causalcxr.create_model("causal_timm", backbone="xrv_densenet121_all", pretrained_backbone=False)
     film = torch.arange(224 * 224, dtype=torch.uint8).reshape(224, 224).numpy()

@@ -1,9 +1,5 @@
 """pytorch-grad-cam and Captum explain the model as it is: heat maps by hand, and effects that add up."""
 
-from collections.abc import Callable
-from types import ModuleType
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -36,9 +32,7 @@ def to_unit(heat: Tensor) -> Tensor:
     [("causal_test_resnet", {}, (64, 96)), ("causal_timm", {"backbone": "test_vit"}, (160, 160))],
     ids=["convolutional", "transformer"],
 )
-def test_grad_cam_by_hand(
-    example: Callable[[str], ModuleType], method: str, name: str, options: dict[str, Any], size: tuple[int, int]
-) -> None:
+def test_grad_cam_by_hand(example, method, name, options, size):
     library = pytest.importorskip("pytorch_grad_cam")
     torch.manual_seed(0)
     model = causalcxr.create_model(name, **options).eval()
@@ -52,15 +46,13 @@ def test_grad_cam_by_hand(
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
 
 
-def test_grad_cam_example_finds_the_mass(printed: Callable[[str], str], numbers: Callable[[str], list[float]]) -> None:
+def test_grad_cam_example_finds_the_mass(printed, numbers):
     pytest.importorskip("pytorch_grad_cam")
     flat, grad_cam, hires_cam, _ = numbers(printed("grad_cam_maps"))
     assert min(grad_cam, hires_cam) > 1.2 * flat  # which a heat map without information has
 
 
-def test_captum_example_accounts_for_the_stamp(
-    printed: Callable[[str], str], numbers: Callable[[str], list[float]]
-) -> None:
+def test_captum_example_accounts_for_the_stamp(printed, numbers):
     pytest.importorskip("captum")
     effect, total, share, branch_effect, branch_total, branch_share, covered = numbers(printed("captum_attributions"))
     assert effect > 0.1  # in training the stamp went with the finding

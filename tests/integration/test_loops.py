@@ -2,9 +2,6 @@
 
 import copy
 import re
-from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -14,10 +11,11 @@ from torch.utils.data import DataLoader, TensorDataset
 import causalcxr
 from causalcxr.data import SyntheticCXR
 
-pytestmark = pytest.mark.integration
-
-# lightning 2.6 with torch 2.15
-quiet_lightning = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.integration,
+    # lightning 2.6 with torch 2.15
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
+]
 
 
 @pytest.fixture
@@ -39,10 +37,7 @@ def assert_equal_states(found: nn.Module, expected: nn.Module) -> None:
     torch.testing.assert_close(dict(found.state_dict()), dict(expected.state_dict()), atol=0, rtol=0)
 
 
-@quiet_lightning
-def test_lightning_trains_as_a_loop_by_hand(
-    example: Callable[[str], ModuleType], films: TensorDataset, tmp_path: Path
-) -> None:
+def test_lightning_trains_as_a_loop_by_hand(example, films, tmp_path):
     lightning = pytest.importorskip("lightning")
     torch.manual_seed(0)
     module = example("lightning_loop").CausalClassifier("causal_test_resnet", num_classes=2, bank_size=20)
@@ -69,18 +64,7 @@ def test_lightning_trains_as_a_loop_by_hand(
     torch.testing.assert_close(predicted, by_hand.model.predict_do(images, by_hand.bank))
 
 
-@quiet_lightning
-def test_lightning_example(printed: Callable[[str], str], numbers: Callable[[str], list[float]]) -> None:
-    pytest.importorskip("lightning")
-    text = printed("lightning_loop")
-    assert re.search(r"'loss': .*'sl': .*'conf': .*'bd': .*'val_auroc': ", text)
-    assert "64 confounders in the bank" in text
-    assert all(0 < probability < 1 for probability in numbers(text)[-6:])
-
-
-def test_accelerate_trains_as_a_loop_by_hand(
-    example: Callable[[str], ModuleType], films: TensorDataset, tmp_path: Path
-) -> None:
+def test_accelerate_trains_as_a_loop_by_hand(example, films, tmp_path):
     accelerate = pytest.importorskip("accelerate")
     torch.manual_seed(0)
     model = causalcxr.create_model("causal_test_resnet", num_classes=2, in_chans=1)
@@ -99,8 +83,9 @@ def test_accelerate_trains_as_a_loop_by_hand(
     assert_equal_states(objective, by_hand)
 
 
-def test_accelerate_example(printed: Callable[[str], str], numbers: Callable[[str], list[float]]) -> None:
-    pytest.importorskip("accelerate")
-    text = printed("accelerate_loop")
-    assert len(re.findall(r"^step \d+: loss", text, flags=re.MULTILINE)) == 4
-    assert all(0 < probability < 1 for probability in numbers(text)[-8:])
+@pytest.mark.parametrize("library", ["accelerate", "lightning"])
+def test_loops_fill_the_bank(library, printed, numbers):
+    pytest.importorskip(library)
+    text = printed(f"{library}_loop")
+    assert re.search("64 confounders", text)
+    assert all(0 < probability < 1 for probability in numbers(text)[-6:])

@@ -1,8 +1,5 @@
 """torchmetrics and scikit-learn measure what `causalcxr.metrics` measures."""
 
-from collections.abc import Callable
-from types import ModuleType
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +10,7 @@ from causalcxr.metrics import auroc, expected_calibration_error
 pytestmark = pytest.mark.integration
 
 
-def test_torchmetrics_by_batches(example: Callable[[str], ModuleType]) -> None:
+def test_torchmetrics_by_batches(example):
     """Logits with many ties in the last column, and targets of which some are unknown."""
     pytest.importorskip("torchmetrics")
     generator = torch.Generator().manual_seed(0)
@@ -30,9 +27,7 @@ def test_torchmetrics_by_batches(example: Callable[[str], ModuleType]) -> None:
     np.testing.assert_allclose(found["ece"], expected_calibration_error(logits.sigmoid(), targets), atol=1e-6)
 
 
-def test_torchmetrics_example_prints_equal_columns(
-    printed: Callable[[str], str], numbers: Callable[[str], list[float]]
-) -> None:
+def test_torchmetrics_example_prints_equal_columns(printed, numbers):
     pytest.importorskip("torchmetrics")
     _, *rows = printed("torchmetrics_auroc").splitlines()
     assert [row.split()[0] for row in rows] == list(NIH_LABELS)
@@ -40,11 +35,11 @@ def test_torchmetrics_example_prints_equal_columns(
     np.testing.assert_allclose(found[:, 0::2], found[:, 1::2], atol=1.1e-4)  # the last digit may be rounded otherwise
 
 
-def test_sklearn_example(printed: Callable[[str], str], numbers: Callable[[str], list[float]]) -> None:
+def test_sklearn_example(printed, numbers):
     pytest.importorskip("sklearn")
     areas, _, errors, *report = printed("sklearn_scores").splitlines()
     *theirs, first, second = numbers(areas)
     assert theirs == [first, second]
     raw, scaled = np.split(np.array(numbers(errors)), 2)
     assert scaled.mean() < raw.mean()  # the shipped weights are not calibrated for generated films
-    assert {"Cardiomegaly", "Mass"} < {line.split()[0] for line in report if line}
+    assert any(line.split()[:1] == ["Mass"] for line in report)
