@@ -266,13 +266,13 @@ class _Writer:
         content = output.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         lines = io.StringIO(whole.decode("utf-8", "surrogateescape"), newline="")
+        weights: dict[str, Any] = self.cells if self.format == "csv" else {"thresholds": self.thresholds}
         if self.format == "csv":
             rows: Iterable[dict[str, Any]] = (reader := csv.DictReader(lines))
-            same_labels, weights = reader.fieldnames == self.columns, self.cells
+            same_labels = reader.fieldnames == self.columns
         else:
             rows = [json.loads(line) for line in lines]
             same_labels = bool(rows) and all(list(row["scores"]) == self.labels for row in rows)
-            weights = {"thresholds": self.thresholds}
         if content and not same_labels:
             raise ValueError("it has other columns")
         done = set()

@@ -38,13 +38,8 @@ class Finding(NamedTuple):
 class Panels:
     """A folder of panels, laid out as the images are below their common folder.
 
-    Args:
-        model: A causal model.
-        labels: The names of its outputs.
-        folder: Where the panels go; it is made.
-        images: All images that may be drawn.
-        findings: Labels to draw. Without any, all at their threshold and the highest others, three at least.
-        attention: Draw `attention_maps`, not `evidence_maps`.
+    `findings` are the labels to draw. Without any, all at their threshold and the highest others are, three at least.
+    The maps are `evidence_maps`, or `attention_maps`.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -82,15 +77,9 @@ class Panels:
 
 
 def save_panel(path: Path, image: Tensor, findings: list[Finding], title: str, note: str, unit: str) -> None:
-    """Draw the radiograph beside the overlays of the findings, and save the picture as PNG.
+    """Draw the radiograph beside the overlays of the findings; the PNG appears when it is complete.
 
-    Args:
-        path: File to write; it appears when it is complete.
-        image: (1, H, W) radiograph with values in [0, 1], before normalisation.
-        findings: What to show, in this order.
-        title: Written above.
-        note: Written below.
-        unit: Of the maps, written at the bar.
+    The image is (1, H, W) with values in [0, 1]. The title stands above, the note below, the unit of the maps beside.
     """
     scale = SIDE / max(image.shape[1:])
     height, width = (max(1, round(side * scale)) for side in image.shape[1:])

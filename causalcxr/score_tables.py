@@ -39,16 +39,13 @@ class LabelAuroc(NamedTuple):
 
 
 def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) -> list[LabelAuroc]:
-    """Compare a table of scores with one of labels.
+    """Compare two CSV files, and return for all images and each group one row a label, then their mean.
 
     Args:
-        scores: A CSV file as `causalcxr predict` writes it. Images are matched by file name.
-        labels: A CSV file with 0, 1 or nothing (unknown) for each label, or the table of the NIH release.
+        scores: As `causalcxr predict` writes it. Images are matched by file name.
+        labels: With 0, 1 or nothing (unknown) for each label, or the table of the NIH release.
         groups: Columns of `labels`, within each value of which the figures are given as well.
         patients: Column of `labels` that names the patients, who are drawn for the intervals. None draws images.
-
-    Returns:
-        For all images and each group: one row a label, then their mean.
 
     Raises:
         ValueError: A table is damaged, or the two do not fit.

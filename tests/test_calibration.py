@@ -144,8 +144,11 @@ def test_probabilities_are_in_float32_at_least(given, expected):
     assert calibration.positives(logits).tolist() == [[False, True], [True, True]]  # at the threshold as well
 
 
-def test_calibrations_compare_by_value():
-    assert Calibration(np.float32(2), [0, 1]) == Calibration(2.0, (0.0, 1.0))
+def test_a_calibration_cannot_be_changed_and_compares_by_value():
+    calibration = Calibration(np.float32(2), [0, 1])
+    assert calibration == Calibration(2.0, (0.0, 1.0))
+    with pytest.raises(AttributeError):
+        calibration.temperature = 1.0
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf"), "1.5", True, None, [1.0]])

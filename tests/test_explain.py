@@ -129,7 +129,7 @@ def test_overlay_interpolates_between_colours():
     np.testing.assert_allclose(result[18], 18 / 32 * (HEAT[4] + HEAT[5]) / 2, atol=0.5 / 255)
 
 
-@pytest.mark.parametrize("heat", [np.zeros((4, 4)), -np.eye(4)])
+@pytest.mark.parametrize("heat", [np.zeros((4, 4)), -1 - np.eye(4)])
 def test_map_without_a_positive_value_leaves_the_radiograph_unchanged(heat):
     image = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0))
     result = overlay(image, heat)
