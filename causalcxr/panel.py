@@ -10,6 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from causalcxr.data.image import read_image, resize_image
+from causalcxr.data.transforms import normalise
 from causalcxr.explain import attention_maps, evidence_maps, overlay
 from causalcxr.models import CausalCXR
 
@@ -64,7 +65,8 @@ class Panels:
         """Draw the panel of one image; `OSError` if it cannot be written."""
         order = sorted(scores, key=lambda label: (label not in positives, -scores[label]))
         shown = self.findings or order[: max(NUM_SHOWN, len(positives))]
-        images, indices = self.model.preprocess(path), [self.labels.index(label) for label in shown]
+        film, cfg, indices = read_image(path), self.model.pretrained_cfg, [self.labels.index(label) for label in shown]
+        images = normalise(resize_image(film, cfg["input_size"][1:])[None], cfg).to(next(self.model.parameters()))
         if self.attention:
             maps = attention_maps(self.model, images)[0, indices].cpu()
         else:
@@ -73,7 +75,7 @@ class Panels:
         target = self.folder / f"{path.absolute().relative_to(self.shared)}{PANEL_SUFFIX}"
         target.parent.mkdir(parents=True, exist_ok=True)
         note, unit = ATTENTION if self.attention else EVIDENCE
-        save_panel(target, read_image(path), findings, path.name, f"{note} {NOTE}", unit)
+        save_panel(target, film, findings, path.name, f"{note} {NOTE}", unit)
 
 
 def save_panel(path: Path, image: Tensor, findings: list[Finding], title: str, note: str, unit: str) -> None:

@@ -83,9 +83,10 @@ def test_a_device_that_there_is_not_is_2(run, images):
     assert err.startswith("error: cannot use the device cuda:99")
 
 
-def test_warnings_name_the_file(run, images, tmp_path):
+def test_warnings_name_the_file_once(run, images, tmp_path):
     Image.open(images / "a.png").resize((40, 40)).save(tmp_path / "small.png")
-    assert f"warning: {tmp_path / 'small.png'}: 40x40 pixels" in run("predict", tmp_path / "small.png")[2]
+    err = run("predict", tmp_path / "small.png", "--heatmap", tmp_path / "maps")[2]
+    assert (err.count("\n"), f"warning: {tmp_path / 'small.png'}: 40x40 pixels" in err) == (1, True)
 
 
 def test_patterns_and_folders_name_each_image_once(images):
