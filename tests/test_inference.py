@@ -2,7 +2,8 @@
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,10 @@ def films(number: int) -> list[Tensor]:
     return list(torch.rand(number, 1, 110, 96, generator=torch.Generator().manual_seed(0)))
 
 
+def stacked(predictions: Iterable[causalcxr.Prediction]) -> Tensor:
+    return torch.stack([logits for _, logits, _ in predictions])
+
+
 @pytest.mark.parametrize("name", ["causal_test_resnet", "test_resnet"])
 def test_logits_are_those_of_one_film_at_a_time(name):
     model, given = timm.create_model(name, num_classes=2).eval(), films(7)
@@ -32,7 +37,7 @@ def test_logits_are_those_of_one_film_at_a_time(name):
     assert all(prediction.film is film for prediction, film in zip(predictions, given, strict=True))
     with torch.no_grad():
         expected = torch.cat([model(preprocess(film, model.pretrained_cfg)) for film in given])
-    torch.testing.assert_close(torch.stack([logits for _, logits, _ in predictions]), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(stacked(predictions), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_films_that_cannot_be_scored_are_reported_in_their_place(model, tmp_path):
@@ -71,24 +76,23 @@ def test_a_batch_is_read_by_all_workers(model, monkeypatch):
 
 def test_a_gpu_is_used_by_the_calling_thread_alone(model):
     """cuDNN plans its convolutions in each thread anew, which made `predict` 30 times slower than reading."""
-    seen: list[int] = []
+    seen = []
     handle = model.register_forward_hook(lambda *_: seen.append(threading.get_ident()))
     as_on_a_gpu = {"device_type": "cuda", "dtype": torch.float16, "enabled": False}
-    scored = [logits for _, logits, _ in inference._predict(model, films(7), 2, 3, as_on_a_gpu)]
+    found = stacked(inference._predict(model, films(7), 2, 3, as_on_a_gpu))
     handle.remove()
     assert seen == [threading.get_ident()] * 4
-    expected = [logits for _, logits, _ in causalcxr.predict(model, films(7))]
-    torch.testing.assert_close(torch.stack(scored), torch.stack(expected))
+    torch.testing.assert_close(found, stacked(causalcxr.predict(model, films(7))))
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 @pytest.mark.parametrize("before", [0, 4, 7])
 def test_films_before_an_error_of_their_generator_are_scored(model, kind, before):
-    def given() -> Iterator[Tensor]:
+    def given():
         yield from films(before)
         raise OSError("the drive is gone")
 
-    seen: list[Tensor | None] = []
+    seen = []
     precision = {"device_type": kind, "dtype": torch.float16, "enabled": False}
     with pytest.raises(OSError, match="the drive is gone"):
         seen.extend(logits for _, logits, _ in inference._predict(model, given(), 2, 3, precision))
@@ -102,14 +106,12 @@ def test_a_model_in_training_stays_so():
     model.backbone.eval()
     state = {name: value.clone() for name, value in model.state_dict().items()}
     first, other = (causalcxr.predict(model, films(4), batch_size=1, workers=1) for _ in range(2))
-    one = [next(first).logits]
-    two = [next(other).logits]
+    one, two = next(first), next(other)
     assert (model.training, model.backbone.training) == (True, False)
-    one += [logits for _, logits, _ in first]
-    two += [logits for _, logits, _ in other]
+    found = [stacked([one, *first]), stacked([two, *other])]
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    expected = [logits for _, logits, _ in causalcxr.predict(model.eval(), films(4), batch_size=1, workers=1)]
-    torch.testing.assert_close(torch.stack([*one, *two]), torch.stack([*expected, *expected]))
+    expected = stacked(causalcxr.predict(model.eval(), films(4), batch_size=1, workers=1))
+    torch.testing.assert_close(found, [expected, expected])
 
 
 def test_autocast_is_heeded(model):
@@ -121,24 +123,19 @@ def test_autocast_is_heeded(model):
 
 def test_threads_share_the_cores(model):
     """Workers that each took all of them would wait for each other, for many times as long as the work takes."""
+
+    def elsewhere(work):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(work).result()
+
     before, seen = torch.get_num_threads(), []
     handle = model.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
     torch.set_num_threads(6)
-    list(causalcxr.predict(model, films(4), batch_size=1, workers=3))
-    later: list[int] = []
-
-    def score_elsewhere() -> None:
-        list(causalcxr.predict(model, films(2), batch_size=1, workers=3))
-        later.append(torch.get_num_threads())
-
     running = causalcxr.predict(model, films(4), batch_size=1, workers=3)
     next(running)
-    (thread := threading.Thread(target=score_elsewhere)).start()  # begins while another call runs
-    thread.join()
+    elsewhere(lambda: list(causalcxr.predict(model, films(2), batch_size=1, workers=3)))  # while another call runs
     list(running)
-    (thread := threading.Thread(target=lambda: later.append(torch.get_num_threads()))).start()
-    thread.join()
-    assert (set(seen), torch.get_num_threads(), later[1:]) == ({2}, 6, [6])
+    assert (set(seen), torch.get_num_threads(), elsewhere(torch.get_num_threads)) == ({2}, 6, 6)
     torch.set_num_threads(before)
     handle.remove()
 
