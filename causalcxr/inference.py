@@ -125,7 +125,7 @@ def _predict(
             pool.shutdown(cancel_futures=True)
 
 
-_running: list[int] = []  # number of threads before each call that runs
+_running: list[int] = []  # number of threads when each call began; only that of the first counts
 _change = Lock()
 
 
@@ -133,7 +133,7 @@ _change = Lock()
 def _divided(workers: int) -> Iterator[int]:
     """Give the threads of PyTorch that a worker may have; new threads of others have as many as before afterwards."""
     with _change:
-        _running.append(_running[0] if _running else torch.get_num_threads())
+        _running.append(torch.get_num_threads())
     try:
         yield max(1, _running[0] // workers)
     finally:
