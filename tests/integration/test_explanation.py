@@ -12,15 +12,6 @@ pytestmark = pytest.mark.integration
 LABEL = 7
 
 
-def features_and_gradient(model: causalcxr.CausalCXR, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The encoded map (B, D, h, w), and the gradient of the label's logit there."""
-    kept: list[Tensor] = []
-    with model.head.feature_learning.register_forward_hook(lambda layer, given, found: kept.append(found)):
-        logits = model(images)
-    (gradient,) = torch.autograd.grad(logits[:, LABEL].sum(), kept[0])
-    return kept[0].detach(), gradient
-
-
 def to_unit(heat: Tensor) -> Tensor:
     heat = heat - heat.amin(dim=(2, 3), keepdim=True)
     return heat / (1e-7 + heat.amax(dim=(2, 3), keepdim=True))
@@ -37,9 +28,10 @@ def test_grad_cam_by_hand(example, method, name, options, size):
     torch.manual_seed(0)
     model = causalcxr.create_model(name, **options).eval()
     images = torch.randn(2, 3, *size)
-    features, gradient = features_and_gradient(model, images)
+    features = model.head.feature_learning(model.forward_features(images)).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.head.decode(features).logits[:, LABEL].sum(), features)
     weight = gradient.mean(dim=(2, 3), keepdim=True) if method == "GradCAM" else gradient
-    heat = to_unit((weight * features).sum(dim=1, keepdim=True).relu())
+    heat = to_unit((weight * features.detach()).sum(dim=1, keepdim=True).relu())
     expected = to_unit(F.interpolate(heat, size, mode="bilinear"))[:, 0]
     assert (expected.amax(dim=(1, 2)) > 0.99).all()  # not a map without heat
     found = example("grad_cam_maps").heat_maps(getattr(library, method), model, images, LABEL)
