@@ -6,7 +6,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 import causalcxr
 from causalcxr.explain import HEAT, attention_maps, evidence_maps, overlay
@@ -17,14 +17,10 @@ def _model(**options) -> causalcxr.CausalCXR:
     return causalcxr.create_model("causal_test_resnet", num_classes=3, dim=16, num_heads=2, **options)
 
 
-def _encoded(model: causalcxr.CausalCXR, images: Tensor) -> Tensor:
-    return model.head.feature_learning(model.forward_features(images)).detach()
-
-
 def test_evidence_is_the_gradient_times_the_encoded_map_summed_over_its_width():
     """By finite differences along the map itself: scaling one cell by 1 + h moves the logit by h times its evidence."""
     model, images = _model().double().eval(), torch.randn(2, 3, 64, 48, dtype=torch.float64)
-    encoded, h = _encoded(model, images), 1e-6
+    encoded, h = model.head.feature_learning(model.forward_features(images)).detach(), 1e-6
     _, _, rows, columns = encoded.shape
     expected = torch.empty(2, 3, rows, columns)
     for row in range(rows):
