@@ -1,6 +1,7 @@
 """One picture for one radiograph: the film, and what speaks for findings in it, all on one scale."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,6 @@ import numpy.typing as npt
 from torch import Tensor
 
 from causalcxr.data.image import read_image, resize_image
-from causalcxr.data.transforms import normalise
 from causalcxr.explain import attention_maps, evidence_maps, overlay
 from causalcxr.models import CausalCXR
 
@@ -65,8 +65,11 @@ class Panels:
         """Draw the panel of one image; `OSError` if it cannot be written."""
         order = sorted(scores, key=lambda label: (label not in positives, -scores[label]))
         shown = self.findings or order[: max(NUM_SHOWN, len(positives))]
-        film, cfg, indices = read_image(path), self.model.pretrained_cfg, [self.labels.index(label) for label in shown]
-        images = normalise(resize_image(film, cfg["input_size"][1:])[None], cfg).to(next(self.model.parameters()))
+        indices = [self.labels.index(label) for label in shown]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they came when it was scored
+            film = read_image(path)
+            images = self.model.preprocess(film)
         if self.attention:
             maps = attention_maps(self.model, images)[0, indices].cpu()
         else:
