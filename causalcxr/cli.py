@@ -39,9 +39,16 @@ class CommandError(Exception):
 def run(command: str, **arguments: Any) -> int:
     """Run a command with the arguments that `causalcxr_cli` read, and return the exit status."""
     commands: dict[str, Callable[..., int]] = {"predict": _predict, "models": _models, "evaluate": _evaluate}
+    said: set[str] = set()
+
+    def warn(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in said:  # a film is read for its scores, and again for its picture
+            said.add(str(message))
+            _say(f"warning: {message}")
+
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+        warnings.showwarning = warn
         try:
             return commands[command](**arguments)
         except CommandError as error:

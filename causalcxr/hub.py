@@ -299,8 +299,8 @@ def _checked(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Ca
     name, given, num_classes = config["architecture"], config["pretrained_cfg"], config["num_classes"]
     if not isinstance(name, str) or not timm.is_model(name):
         raise ValueError(f"unknown architecture {name!r:.100}")
-    if type(num_classes) is not int or num_classes < 0:
-        raise ValueError(f"num_classes must be an integer of 0 or more, but is {num_classes!r:.100}")
+    if type(num_classes) is not int or not 0 <= num_classes <= LARGEST:
+        raise ValueError(f"num_classes must be an integer from 0 to {LARGEST}, but is {num_classes!r:.100}")
     names, calibration = config.get("label_names") or given.get("label_names") or None, config.get("calibration")
     if calibration is not None:
         calibration = checked_calibration(Calibration(**calibration), num_classes)
@@ -317,7 +317,7 @@ def _checked_args(architecture: str, given: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"model_args must not have {', '.join(sorted(refused))}")
     for name, value in args.items():
         kind, most = CAUSAL_ARGS[name] if causal else (object, LARGEST)
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or (causal and isinstance(value, bool)):
             raise ValueError(f"{name} is of type {type(value).__name__}: {value!r:.100}")
         _check_numbers(name, value, most)
     return args

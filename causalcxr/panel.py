@@ -1,7 +1,6 @@
 """One picture for one radiograph: the film, and what speaks for findings in it, all on one scale."""
 
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,10 +65,7 @@ class Panels:
         order = sorted(scores, key=lambda label: (label not in positives, -scores[label]))
         shown = self.findings or order[: max(NUM_SHOWN, len(positives))]
         indices = [self.labels.index(label) for label in shown]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they came when it was scored
-            film = read_image(path)
-            images = self.model.preprocess(film)
+        images = self.model.preprocess(path)
         if self.attention:
             maps = attention_maps(self.model, images)[0, indices].cpu()
         else:
@@ -78,7 +74,7 @@ class Panels:
         target = self.folder / f"{path.absolute().relative_to(self.shared)}{PANEL_SUFFIX}"
         target.parent.mkdir(parents=True, exist_ok=True)
         note, unit = ATTENTION if self.attention else EVIDENCE
-        save_panel(target, film, findings, path.name, f"{note} {NOTE}", unit)
+        save_panel(target, read_image(path), findings, path.name, f"{note} {NOTE}", unit)
 
 
 def save_panel(path: Path, image: Tensor, findings: list[Finding], title: str, note: str, unit: str) -> None:

@@ -45,7 +45,8 @@ def classification_loss(
     Raises:
         ValueError: If shapes differ, a target lies outside [0, 1], `reduction` is unknown, or `criterion` does not
             return a value for each element.
-        TypeError: If an input is not a floating-point tensor.
+        TypeError: If logits or targets are not floating-point tensors, or the weight is no tensor.
+        RuntimeError: If the weight does not broadcast.
 
     Example:
         >>> import torch
@@ -230,6 +231,8 @@ def backdoor_loss(
 
 def check_prior(prior: Tensor, intervened: Tensor) -> None:
     """Raise `ValueError` unless `prior` holds probabilities (S,) or (B, S) for intervened logits (B, S, K)."""
+    if not isinstance(prior, Tensor):
+        raise TypeError(f"prior must be a tensor, but got {type(prior).__name__}; give torch.as_tensor(prior)")
     batch, num_confounders = intervened.shape[:2]
     if prior.shape not in ((num_confounders,), (batch, num_confounders)):
         raise ValueError(
@@ -255,6 +258,8 @@ def _reduce(loss: Tensor, known: Tensor, weight: Tensor | None, reduction: str) 
     """Weight the loss of each element, leave the unknown ones out, and take the mean of the known ones or the sum."""
     check_choice("reduction", reduction, ("none", "mean", "sum"))
     if weight is not None:
+        if not isinstance(weight, Tensor):
+            raise TypeError(f"weight must be a tensor, but got {type(weight).__name__}; give torch.as_tensor(weight)")
         loss = loss * weight.to(loss).expand_as(loss)  # a weight of more axes must not enlarge it
     loss = loss.where(known, 0.0)
     if reduction == "none":

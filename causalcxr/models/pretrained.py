@@ -26,7 +26,7 @@ def find_weights(source: str | Path) -> Path:
             return hub.weights_file(PretrainedCfg(source="local-dir", file=str(path)))
         if not path.is_file():
             raise FileNotFoundError(f"no file of backbone weights at {path}")
-        return path
+        return hub.weights_file(PretrainedCfg(source="", file=str(path))) if path.suffix == ".safetensors" else path
     if not (parts := re.fullmatch(r"hf-hub:([^/@:]+/[^/@:]+)(?:@([^:]+))?(?::(.+))?", str(source))):
         raise ValueError(f"weights on the Hub are 'hf-hub:owner/repo[@revision][:file]', but got {source!r}")
     repo_id, revision, filename = parts[1], parts[2] or "main", parts[3] or hub.WEIGHTS

@@ -1,6 +1,8 @@
 """`causalcxr predict --heatmap`: which findings are drawn, and on which scale."""
 
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from PIL import Image
 
 import causalcxr
 from causalcxr import panel
-from causalcxr.data import NIH_LABELS
+from causalcxr.data import NIH_LABELS, read_image
 from causalcxr.explain import attention_maps, evidence_maps
 
 
@@ -97,3 +99,15 @@ def test_what_cannot_be_drawn_ends_before_the_work(run, images, tmp_path, monkey
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     said = "error: heat maps need matplotlib: pip install matplotlib\n"
     assert run("predict", images, "--heatmap", tmp_path) == (2, "", said)
+
+
+def test_warnings_of_other_threads_are_said_while_a_film_is_drawn(run, images, tmp_path, monkeypatch):
+    """Filters of warnings are those of all threads, and some read the next films."""
+
+    def reading(path):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(warnings.warn, "of the next film").result()
+        return read_image(path)
+
+    monkeypatch.setattr(panel, "read_image", reading)
+    assert "warning: of the next film" in run("predict", images / "a.png", "--heatmap", tmp_path)[2]

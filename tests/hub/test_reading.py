@@ -144,6 +144,7 @@ def test_config_that_is_none(copied: Path, text: str) -> None:
         ("calibration", "temperature", 0),
         ("calibration", "thresholds", [0.5] * 13),
         ("model_args", "dim", "32"),
+        ("model_args", "dim", True),
         ("model_args", "depth", 1000),
         ("model_args", "dim", 2**14),
         ("model_args", "drop_path_rate", float("nan")),
@@ -164,6 +165,12 @@ def test_config_that_is_none(copied: Path, text: str) -> None:
 def test_config_that_was_tampered_with(copied: Path, part: str, key: str, value: Any) -> None:
     _change_config(copied, lambda config: (config[part] if part else config).update({key: value}))
     with pytest.raises(ValueError, match=r"config.json of local-dir:.* is not one of a model that can be opened"):
+        causalcxr.create_model(copied)
+
+
+def test_config_of_too_many_labels(copied: Path) -> None:
+    _change_config(copied, lambda config: config.update(num_classes=10**6, label_names=None, calibration=None))
+    with pytest.raises(ValueError, match="num_classes must be"):
         causalcxr.create_model(copied)
 
 
