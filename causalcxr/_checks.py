@@ -25,8 +25,10 @@ def check_tensor(name: str, x: Any, shape: str, **sizes: int) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a floating-point tensor of shape ({shape}), but got {type(x).__name__}")
     if not x.is_floating_point():
+        scale = " / 255, normalised" if name == "images" and x.dtype == torch.uint8 else ""
         raise TypeError(
-            f"{name} must be a floating-point tensor of shape ({shape}), but got dtype {x.dtype}; use {name}.float()"
+            f"{name} must be a floating-point tensor of shape ({shape}), but got dtype {x.dtype}; "
+            f"use {name}.float(){scale}"
         )
     axes = shape.split()
     fits = x.ndim >= len(axes) - 1 if axes[0] == "..." else x.ndim == len(axes)

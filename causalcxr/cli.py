@@ -102,8 +102,10 @@ def _predict(
         raise CommandError("--finding and --attention say what --heatmap draws; give --heatmap DIR")
     if output is not None:
         ending = output.suffix.removeprefix(".")
-        if ending not in ("csv", "jsonl") or format not in ("table", ending):
+        if ending not in ("csv", "jsonl"):
             raise CommandError(f"--output must end in .csv or .jsonl, which says the format, not {output.name}")
+        if format not in ("table", ending):
+            raise CommandError(f"--output {output.name} says the format; leave --format {format} out")
         format = ending
     processes = _launched(device)
     first = processes is None or processes.is_main_process
@@ -123,7 +125,7 @@ def _predict(
     left = writer.open(output, paths) if first else []
     failed, succeeded = bool(problems), len(left) < len(paths)
     if first and succeeded:
-        undrawn = "" if heatmap is None else "; no heat maps are drawn of them"
+        undrawn = "" if heatmap is None else "; their heat maps are not drawn: take another --output"
         _say(f"{len(paths) - len(left)} of {len(paths)} images are in {output} already{undrawn}")
     if processes is None:
         rows = _rows(loaded, labels, left, panels, batch_size, workers)

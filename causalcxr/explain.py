@@ -33,7 +33,7 @@ HEAT: FloatArray = np.array(_HEAT_RGB) / 255
 """Default colours of [`overlay`][causalcxr.explain.overlay], from dark blue to pale yellow."""
 
 
-def evidence_maps(model: Any, images: Tensor, labels: Sequence[int | str] | None = None) -> Tensor:
+def evidence_maps(model: Any, images: Tensor, labels: Sequence[int | str] | int | str | None = None) -> Tensor:
     r"""What each place of the image contributes to the logit of each label, for and against.
 
     The contribution of cell n of the encoded map f (the output of the head's `feature_learning`) to the logit z_k, to
@@ -50,7 +50,7 @@ def evidence_maps(model: Any, images: Tensor, labels: Sequence[int | str] | None
     Args:
         model: A causal model, such as any from `causalcxr.create_model`.
         images: Normalised as in training, on the model's device.
-        labels: Indices of the labels to explain, or names of `model.label_names`. Default: all.
+        labels: Label or labels to explain: indices, or names of `model.label_names`. Default: all.
 
     Shape:
         images: (B, C, H, W). Result: (B, K, H, W), float32, without gradient, K the number of `labels`.
@@ -68,6 +68,7 @@ def evidence_maps(model: Any, images: Tensor, labels: Sequence[int | str] | None
     _check(model, images, "forward_features")
     _check(getattr(model, "head", model), images, "decode")
     head = model.head
+    labels = [labels] if isinstance(labels, (int, str)) else labels
     chosen: list[Any] = list(range(head.num_classes)) if labels is None else list(labels)
     if any(isinstance(label, str) for label in chosen):
         chosen = list(label_positions(chosen, model.label_names or ()))

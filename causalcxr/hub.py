@@ -471,7 +471,9 @@ def _evaluation(metrics: Mapping[str, Any], labels: Sequence[str] | None) -> tup
             )
         )
         interval = "" if row.get("low") is None else f" ({row['low']:.3f}, {row['high']:.3f})"
-        rows.append((label, f"{row['value']:.3f}{interval}"))
+        positives = "" if row.get("positives") is None else f", {row['positives']} positive images"
+        positives += "" if row.get("positive_groups") is None else f" of {row['positive_groups']} patients"
+        rows.append((label, f"{row['value']:.3f}{interval}{positives}"))
     known = [key for key in ("images", "patients", "seed", "commit") if metrics.get(key) is not None]
     on = ", ".join([metrics["data"], metrics["split"], *(f"{key}: {metrics[key]}" for key in known)])
     text = f"AUROC on {on}, with 95 % intervals where there are some.\n\n{_table('AUROC', rows)}"

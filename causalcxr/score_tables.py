@@ -69,7 +69,9 @@ def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) 
     if not names:
         raise ValueError(f"{labels} has none of the labels {few(given)}; its columns: {few(columns)}")
     if missing := [name for name in given if name not in names]:
-        warnings.warn(f"{labels} has no column for {few(missing)}: left out", stacklevel=2)
+        others = [name for name in columns if name not in (*names, *IMAGE_COLUMNS, *groups, patients)]
+        unused = f"; columns that fit no score: {few(others)}" if others else ""
+        warnings.warn(f"{labels} has no column for {few(missing)}: left out{unused}", stacklevel=2)
     for column in [*groups, *([patients] if patients else [])]:
         if column not in columns:
             raise ValueError(f"the labels have no column {column!r}; their columns: {', '.join(columns)}")

@@ -41,6 +41,8 @@ def test_evidence_of_some_labels_is_theirs_in_the_given_order():
     expected = evidence_maps(model, images)[:, [2, 0]]
     for labels in ([2, 0], ["Edema", "Mass"]):
         torch.testing.assert_close(evidence_maps(model, images, labels), expected)
+    for label in (2, "Edema"):
+        torch.testing.assert_close(evidence_maps(model, images, label), expected[:, :1])
 
 
 @pytest.mark.parametrize("maps", [evidence_maps, attention_maps])

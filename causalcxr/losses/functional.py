@@ -35,7 +35,7 @@ def classification_loss(
         targets: (..., K) of the same shape, in [0, 1]; NaN where the label is unknown. The range is checked on the CPU
             alone: on an accelerator a look at values would stall every step.
         criterion: Another loss of each element in the place of cross-entropy. It never sees an unknown label.
-        weight: Weight of each element, of a shape that broadcasts, as from `backdoor_weights`.
+        weight: Weight of each element, as from `backdoor_weights`; or (..., 1) of each image, or (1, K) of each label.
         reduction: `"mean"` over the known labels, `"sum"`, or `"none"` for the shape of the logits, 0 where unknown.
             The mean divides by the number of known labels, not by the sum of the weights.
 
@@ -43,8 +43,8 @@ def classification_loss(
         The loss, a scalar or of the shape of `logits`.
 
     Raises:
-        ValueError: If shapes differ, a target lies outside [0, 1], `reduction` is unknown, or `criterion` does not
-            return a value for each element.
+        ValueError: If shapes differ, a target lies outside [0, 1], the weight has other axes than the logits,
+            `reduction` is unknown, or `criterion` does not return a value for each element.
         TypeError: If logits or targets are not floating-point tensors, or the weight is no tensor.
         RuntimeError: If the weight does not broadcast.
 
@@ -260,7 +260,12 @@ def _reduce(loss: Tensor, known: Tensor, weight: Tensor | None, reduction: str) 
     if weight is not None:
         if not isinstance(weight, Tensor):
             raise TypeError(f"weight must be a tensor, but got {type(weight).__name__}; give torch.as_tensor(weight)")
-        loss = loss * weight.to(loss).expand_as(loss)  # a weight of more axes must not enlarge it
+        if weight.ndim != loss.ndim:  # (B,) would weight the labels where B = K
+            raise ValueError(
+                f"weight must have the axes of the labels, {tuple(loss.shape)}, but got {tuple(weight.shape)}; give "
+                "weight[:, None] for one of each image, weight[None] for one of each label"
+            )
+        loss = loss * weight.to(loss).expand_as(loss)
     loss = loss.where(known, 0.0)
     if reduction == "none":
         return loss

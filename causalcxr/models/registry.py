@@ -26,7 +26,6 @@ from timm.models import (
     get_arch_pretrained_cfgs,
     get_model_input_config,
     get_pretrained_cfg,
-    parse_model_name,
     register_model,
     resolve_pretrained_cfg,
     split_model_name_tag,
@@ -382,8 +381,9 @@ def _check_name(name: str) -> None:
         hint = f"there is a folder of this name, which create_model(Path({name!r})) or 'local-dir:{name}' opens"
     elif name in BACKBONES or timm.is_model(get_arch_name(name)):
         hint = f"it is a backbone; create_model('causal_timm', backbone={name!r}) puts the causal head on it"
+    elif "/" in name:
+        hint = f"there is no folder of this name; write 'hf-hub:{name}' for the Hub"
     else:
-        parse_model_name(name)  # raises for what looks like a path or a repository
         close = difflib.get_close_matches(name, list_models(), n=4, cutoff=0.4)
         hint = f"close names: {', '.join(close)}" if close else "causalcxr.list_models() lists them"
     raise ValueError(f"unknown model {name!r}; {hint}")

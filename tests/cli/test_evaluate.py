@@ -107,7 +107,10 @@ def test_columns_of_labels_hold_beside_the_findings_of_the_release(run, tables):
 def test_evaluate_leaves_out_labels_that_are_not_in_the_table(run, tables):
     tables[1].write_text(tables[1].read_text().replace("Hernia", "Nodule", 1))
     code, out, err = run("evaluate", *tables[:2], "--patients=patient", "--format=csv")
-    assert (code, err) == (0, f"warning: {tables[1]} has no column for Hernia: left out\n")
+    assert (code, err) == (
+        0,
+        f"warning: {tables[1]} has no column for Hernia: left out; columns that fit no score: Nodule, view\n",
+    )
     assert [label for _, label in _rows(out)] == ["Mass", "mean of 1"]
 
 

@@ -49,7 +49,11 @@ def copied(folder: Path, tmp_path: Path) -> Path:
 def metrics() -> dict[str, Any]:
     """Figures of the form that a card takes, with a label that no test image has."""
     rows = {name: {"value": 0.6 + k / 100, "low": 0.6, "high": 0.68} for k, name in enumerate(NIH_LABELS)}
-    rows |= {"mean": {"value": 0.7, "low": 0.65, "high": 0.75}, "Hernia": {"value": None}, "Mass": {"value": 0.64}}
+    rows |= {
+        "mean": {"value": 0.7, "low": 0.65, "high": 0.75},
+        "Hernia": {"value": None},
+        "Mass": {"value": 0.64, "positives": 9, "positive_groups": 7},
+    }
     about = {"model": "causal_test_resnet", "data": "NIH ChestX-ray14", "split": "test", "images": 1492, "seed": 5}
     return json.loads(json.dumps({**about, "patients": 300, "auroc": rows, "commit": "abc"}))
 

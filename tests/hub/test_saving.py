@@ -185,7 +185,7 @@ def test_card_has_the_figures_that_are_given(model: CausalCXR, metrics: dict[str
     for said in (
         "**Not for clinical use.**",
         "| mean | 0.700 (0.650, 0.750) |",
-        "| Mass | 0.640 |",
+        "| Mass | 0.640, 9 positive images of 7 patients |",
         "NIH ChestX-ray14, test, images: 1492, patients: 300, seed: 5, commit: abc",
         "```bash\npython train.py --epochs 2\n```",
         "with temperature 1.23, ",

@@ -19,7 +19,7 @@ from causalcxr import CausalCXR
         ("rad_dino", ValueError, r"it is a backbone; create_model\('causal_timm', backbone='rad_dino'\)"),
         ("causal_resnet19", ValueError, "unknown model 'causal_resnet19'; close names: causal_resnet18"),
         ("resnet18", ValueError, r"it is a backbone; create_model\('causal_timm', backbone='resnet18'\)"),
-        ("owner/repo", ValueError, "Use 'hf-hub:owner/repo'.* or 'local-dir:owner/repo'"),
+        ("owner/repo", ValueError, "no folder of this name; write 'hf-hub:owner/repo'"),
         ("causal_resnet18.nih14", ValueError, "'causal_resnet18' has no tag 'nih14'; its tags: untrained"),
         (18, TypeError, "name must be a string or a Path, but got int"),
         (Path("no_such_folder"), FileNotFoundError, "no config.json in no_such_folder"),
