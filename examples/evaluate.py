@@ -116,12 +116,14 @@ def table(results):
         return f"{figure['value']:.3f} ({figure['low']:.3f}, {figure['high']:.3f})" if figure else "-"
 
     first = next(iter(results.values()))["auroc"]
-    lines = [["finding", "positives", *results, "paper"], ["---"] * (len(results) + 3)]
+    lines = [["finding", "positives (patients)", *results, "paper"], ["---"] * (len(results) + 3)]
     for label, paper in zip(NIH_LABELS, PAPER, strict=True):
         cells = [cell(result["auroc"].get(label)) for result in results.values()]
-        lines.append([label, str(first.get(label, {}).get("positives", 0)), *cells, f"{paper:.2f}"])
+        counts = "{positives} ({positive_groups})".format(**first[label]) if label in first else "one class"
+        lines.append([label, counts, *cells, f"{paper:.2f}"])
     for name, key in (("mean", "auroc"), ("mean, AP films", "auroc_ap"), ("mean, PA films", "auroc_pa")):
-        counts = f"{first['mean']['labels']} findings" if key == "auroc" else ""
+        of_mean = next(iter(results.values()))[key]["mean"]
+        counts = f"{of_mean['labels']} findings, {of_mean['incomplete']} resamples lack one"
         paper = "0.857" if key == "auroc" else ""
         lines.append([name, counts, *(cell(result[key]["mean"]) for result in results.values()), paper])
     errors = [f"{result['expected_calibration_error']:.3f}" for result in results.values()]
