@@ -1,18 +1,20 @@
-"""Train a causal classifier, or any timm model, on NIH ChestX-ray14 or on generated radiographs.
+"""Train a causal classifier, or any timm model, on your own films, NIH ChestX-ray14 or generated radiographs.
 
-    python examples/train.py --data path/to/nih --output runs/causal --backbone-weights timm
+    python examples/train.py --data films.csv --output runs/causal --backbone-weights timm
     accelerate launch examples/train.py --data path/to/nih --output runs/paper --preset paper
 
 The output folder is a model for `create_model`. Its `log.jsonl` has a line an epoch, and `--resume` takes `resume/`.
 """
 
 import argparse
+import functools
 import json
-import math
+import re
 import shlex
 import shutil
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +24,11 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3, ParseKwargs, distribute_bn
-from torch.utils.data import DataLoader, StackDataset
 from torchvision.transforms import v2
 from tqdm import tqdm
 
 import causalcxr
-from causalcxr.data import NIHChestXray14, SyntheticCXR, normalise
+from causalcxr.data import CSVDataset, NIHChestXray14, SyntheticCXR, normalise
 from causalcxr.losses import CausalLoss, backdoor_weights
 
 PAPER = {"model": "causal_resnet101", "image_size": 512, "lr": 1e-3, "weight_decay": 1e-2}  # what arXiv 2305.12072 says
@@ -37,30 +38,30 @@ PAPER |= {"model_kwargs": {"complement": "paper", "drop_rate": 0.0}, "ema_decay"
 def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data", required=True, help="folder in the layout of the NIH release, or synthetic:NUMBER")
+    add("--data", required=True, help="FILE.csv, a folder in the layout of the NIH release, or synthetic:NUMBER")
     add("--output", type=Path, required=True, help="folder for the model and its log")
     either = parser.add_mutually_exclusive_group().add_argument
-    either("--model", default="causal_efficientnet_lite0", help="name in the registry, in timm or on the Hub; folder")
+    either("--model", default="causal_efficientnet_lite0", help="registry, timm, Hub or folder; default: %(default)s")
     either("--backbone", help="in place of --model: a causal model on this one of timm or causalcxr.list_backbones()")
     add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, help="of the model; drop_rate=0.2 unless given")
     add("--preset", choices=["paper"], help="what the paper says; options beside it go first")
     add("--backbone-weights", help="'timm' to download them, or a file; default: none, with --backbone the published")
     add("--freeze-backbone", action="store_true", help="train the head alone; train_head.py keeps the features instead")
-    add("--objective", default="causal", choices=["causal", "plain", "agreement"], help="plain: L_sl alone")
+    add("--objective", default="causal", choices=["causal", "plain", "agreement"], help="default: causal; plain: L_sl")
     add("--adjust", help="weight labels by a recorded confounder: view, sex, age or FILE.csv:COLUMN")
-    add("--epochs", type=int, default=12, help="number of epochs")
+    add("--epochs", type=int, default=12, help="number of epochs; default: %(default)s")
     add("--image-size", type=int, help="side of the images in pixels; default: 224, or what --backbone was trained on")
-    add("--batch-size", type=int, default=64, help="images an update, over all processes")
+    add("--batch-size", type=int, default=64, help="images an update, over all processes; default: %(default)s")
     add("--accumulate", type=int, default=1, help="parts into which the images of an update are divided")
-    add("--lr", type=float, default=5e-4, help="largest rate; rises for a tenth of the training, falls as a cosine")
+    add("--lr", type=float, default=5e-4, help="largest rate; rises for a tenth, then a cosine; default: %(default)s")
     add("--layer-decay", type=float, help="the rate of a layer over that of the next, such as 0.75; default: one rate")
-    add("--weight-decay", type=float, default=0.05, help="weight decay")
-    add("--ema-decay", type=float, default=0.998, help="decay of the average of weights, which is kept; 0: none")
+    add("--weight-decay", type=float, default=0.05, help="weight decay; default: %(default)s")
+    add("--ema-decay", type=float, default=0.998, help="decay of the average of weights; 0: none; default: %(default)s")
     add("--no-augment", action="store_true", help="train on the images as they are")
     add("--mixed-precision", default="no", choices=["no", "bf16", "fp16"], help="type of the forward pass")
     add("--checkpointing", action="store_true", help="compute activations twice, for less memory")
-    add("--val-fraction", type=float, default=0.1, help="part of the training patients for validation")
-    add("--workers", type=int, default=2, help="processes that read images")
+    add("--val-fraction", type=float, default=0.1, help="part of the patients for validation; default: %(default)s")
+    add("--workers", type=int, default=2, help="processes that read images; default: %(default)s")
     add("--seed", type=int, default=0, help="of all that is random but the choice of validation patients")
     add("--resume", action="store_true", help="go on after the last finished epoch of --output")
     parser.set_defaults(**{"optimizer": "adamw"} | (PAPER if parser.parse_known_args(argv)[0].preset else {}))
@@ -78,14 +79,14 @@ def parse_args(argv):
 
 def build_data(args):
     px, (kind, _, n) = args.image_size, args.data.partition(":")
-    affine = v2.RandomAffine(10, (0.05, 0.05), scale=(0.85, 1.15), interpolation=v2.InterpolationMode.BILINEAR)
-    coarse = (v2.RandomShortestSize(range(px // 2, px + 1)), v2.Resize((px, px)))  # films of lower resolution
-    views = [affine, *coarse, v2.ColorJitter(brightness=0.2, contrast=0.2), v2.RandomHorizontalFlip()]
-    views = None if args.no_augment else v2.Compose(views)
+    shift = v2.RandomAffine(10, (0.05, 0.05), scale=(0.85, 1.15), interpolation=v2.InterpolationMode.BILINEAR)
+    blur = (v2.RandomShortestSize(range(px // 2, px + 1)), v2.Resize((px, px)))  # films of lower resolution
+    views = None if args.no_augment else v2.Compose([shift, *blur, v2.ColorJitter(0.2, 0.2), v2.RandomHorizontalFlip()])
     if kind == "synthetic" and n.isdigit():
         return SyntheticCXR(int(n), image_size=px, transform=views), SyntheticCXR(int(n) // 4, image_size=px, seed=1)
     options = {"val_fraction": args.val_fraction, "image_size": px}
-    return NIHChestXray14(args.data, "train", transform=views, **options), NIHChestXray14(args.data, "val", **options)
+    films = CSVDataset if args.data.endswith(".csv") else NIHChestXray14
+    return films(args.data, "train", transform=views, **options), films(args.data, "val", **options)
 
 
 def label_weights(dataset, adjust):
@@ -140,9 +141,9 @@ def predict(accelerator, model, loader):
 
 def save_model(args, model, dataset, logits, targets):
     auroc = causalcxr.metrics.bootstrap_auroc(logits, targets, dataset.patient).by_label(dataset.label_names)
-    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-    metrics = {"data": args.data, "split": "validation", "auroc": auroc, "seed": args.seed, "command": command}
-    metrics |= {"images": len(logits), "patients": len(np.unique(dataset.patient))}
+    words = ["python", Path(sys.argv[0]).name, *(re.sub(r"^([^/]*=)?/.*/(?=.)", r"\1", word) for word in sys.argv[1:])]
+    metrics = {"data": Path(args.data).name, "split": "validation", "auroc": auroc, "command": shlex.join(words)}
+    metrics |= {"images": len(logits), "patients": len(np.unique(dataset.patient)), "seed": args.seed}
     size = {"input_size": (model.pretrained_cfg["input_size"][0], args.image_size, args.image_size)}
     extras = {"calibration": causalcxr.Calibration.fit(logits, targets), "data_config": size, "metrics": metrics}
     causalcxr.save_pretrained(model, args.output, label_names=dataset.label_names, **extras)
@@ -163,7 +164,8 @@ def save_state(accelerator, output, options, log):
 
 
 def main(argv=None):
-    args = parse_args(argv)
+    args, say = parse_args(argv), functools.cache(tqdm.write)
+    warnings.showwarning = lambda warning, *_: say(f"warning: {warning}", file=sys.stderr)  # once, not each epoch
     plan = {"mixed_precision": args.mixed_precision, "gradient_accumulation_steps": args.accumulate}
     sampling = DataLoaderConfiguration(split_batches=True, data_seed=args.seed, use_seedable_sampler=True)
     accelerator = Accelerator(**plan, dataloader_config=sampling)
@@ -171,9 +173,9 @@ def main(argv=None):
     try:
         args.output.mkdir(parents=True, exist_ok=True)
         train_set, val_set = build_data(args)
-        weighted = StackDataset(train_set, label_weights(train_set, args.adjust))
+        weighted = torch.utils.data.StackDataset(train_set, label_weights(train_set, args.adjust))
         objective = build_objective(args, train_set.label_names).to(memory_format=torch.channels_last)
-    except (OSError, TypeError, ValueError) as error:
+    except (AttributeError, OSError, TypeError, ValueError) as error:
         raise SystemExit(f"cannot train with these options: {error}") from error
     model, share = objective.model, args.batch_size // args.accumulate
     model.set_grad_checkpointing(args.checkpointing)
@@ -183,10 +185,10 @@ def main(argv=None):
     if args.freeze_backbone:
         model.backbone.requires_grad_(False)
     optimizer = create_optimizer_v2(model, args.optimizer, args.lr, args.weight_decay, layer_decay=args.layer_decay)
-    loader = DataLoader(weighted, share, shuffle=True, num_workers=args.workers, drop_last=True)
-    val_loader = DataLoader(val_set, args.batch_size, num_workers=args.workers)
+    loader = torch.utils.data.DataLoader(weighted, share, shuffle=True, num_workers=args.workers, drop_last=True)
+    val_loader = torch.utils.data.DataLoader(val_set, args.batch_size, num_workers=args.workers)
     objective, optimizer, loader, val_loader = accelerator.prepare(objective, optimizer, loader, val_loader)
-    updates = math.ceil(len(loader) / args.accumulate)  # an epoch
+    updates = -(-len(loader) // args.accumulate)  # an epoch
     if updates == 0 or len(np.unique(val_set.patient)) < 2:
         raise SystemExit(f"{len(train_set)} training images must fill a batch of {share}. Validation needs 2 patients.")
     rates = {"warmup_t": args.epochs * updates // 10, "warmup_lr_init": args.lr / 25, "t_in_epochs": False}
@@ -210,8 +212,7 @@ def main(argv=None):
         getattr(model, "backbone", model).train(not args.freeze_backbone)  # batch statistics are frozen as well
         bar = tqdm(loader, f"epoch {epoch}/{args.epochs}", leave=False, disable=not accelerator.is_main_process)
         for step, ((images, targets), weight) in enumerate(bar, start=1):
-            update = (epoch - 1) * updates + (step - 1) // args.accumulate
-            scheduler.step_update(update)
+            scheduler.step_update(update := (epoch - 1) * updates + (step - 1) // args.accumulate)
             images = normalise(images, model.pretrained_cfg).contiguous(memory_format=torch.channels_last)
             with accelerator.accumulate(objective):
                 losses = objective(images, targets, weight=weight)
@@ -226,15 +227,14 @@ def main(argv=None):
             if step % 50 == 0 or step == len(loader):  # to look at a loss is to wait for the device
                 means = {name: accelerator.reduce(value / step, "mean").item() for name, value in totals.items()}
                 bar.set_postfix(loss=f"{means['loss']:.4f}")
-                if not math.isfinite(means["loss"]):
+                if not np.isfinite(means["loss"]):
                     raise SystemExit(f"epoch {epoch}: loss {means['loss']}; take a lower --lr or no --mixed-precision")
         speed = round(len(loader) * share / (time.perf_counter() - started), 1)
         if torch.distributed.is_initialized():
             distribute_bn(ema.module, accelerator.num_processes, reduce=True)
         logits, targets = predict(accelerator, ema.module, val_loader)
         mean = float(np.nanmean(causalcxr.metrics.auroc(logits, targets)))
-        record = {"epoch": epoch, "losses": means, "skipped_updates": skipped, "images_per_second": speed}
-        log.append(record | {"val_auroc": mean})
+        log.append(dict(epoch=epoch, losses=means, skipped_updates=skipped, images_per_second=speed, val_auroc=mean))
         accelerator.print(json.dumps(log[-1]))
         if accelerator.is_main_process and not any(mean <= old["val_auroc"] for old in log[:-1]):  # NaN is kept too
             save_model(args, ema.module, val_set, logits, targets)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from causalcxr._checks import check_choice
 from causalcxr.data.labels import NIH_LABELS, label_positions
 
-__all__ = ["Box", "NIHTables", "few", "read_nih_tables"]
+__all__ = ["Box", "NIHTables", "few", "read_nih_tables", "val_patients"]
 
 _SPLITS = ("train", "val", "train_val", "test", "all")
 _LABEL_FILES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
@@ -88,13 +88,12 @@ class NIHTables:
             ValueError: The split is unknown or has no rows, or `val_fraction` is not in [0, 1).
         """
         check_choice("split", split, _SPLITS)
-        if not 0 <= val_fraction < 1:
-            raise ValueError(f"val_fraction must be at least 0 and less than 1, got {val_fraction!r}")
+        held_out = val_patients(self.patient[self.official_split == "train_val"], val_fraction, seed)
         if split == "all":
             return self
         rows = self.official_split == ("test" if split == "test" else "train_val")
         if split in ("train", "val"):
-            in_val = np.isin(self.patient, _val_patients(self.patient[rows], val_fraction, seed))
+            in_val = np.isin(self.patient, held_out)
             rows = rows & (in_val if split == "val" else ~in_val)
         if not rows.any():
             raise ValueError(f"split {split!r} has no images (val_fraction={val_fraction}, {len(self)} images in all)")
@@ -160,8 +159,11 @@ def _first_file(root: Path, what: str, candidates: Sequence[str]) -> Path:
     raise FileNotFoundError(f"no {what} {' or '.join(candidates)} in {str(root)!r}; give the folder of the NIH release")
 
 
-def _val_patients(patients: npt.NDArray[np.int64], val_fraction: float, seed: int) -> list[int]:
-    unique = sorted({int(p) for p in patients}, key=lambda p: hashlib.sha256(f"{seed}:{p}".encode()).digest())
+def val_patients(patients: npt.NDArray[Any], val_fraction: float, seed: int) -> list[Any]:
+    """The patients, numbers or names, of the validation split: the first in the order of a hash."""
+    if not 0 <= val_fraction < 1:
+        raise ValueError(f"val_fraction must be at least 0 and less than 1, got {val_fraction!r}")
+    unique = sorted(set(patients.tolist()), key=lambda p: hashlib.sha256(f"{seed}:{p}".encode()).digest())
     if val_fraction == 0 or len(unique) < 2:
         return []
     return unique[: min(max(1, round(val_fraction * len(unique))), len(unique) - 1)]

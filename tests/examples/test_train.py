@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +81,39 @@ def test_the_command_line_and_evaluate_open_a_run(trained, tmp_path, capsys):
     result = json.loads((trained / "test.json").read_text())
     causalcxr.save_pretrained(causalcxr.create_model(trained), tmp_path / "again", metrics=result)
     assert f"{result['auroc']['mean']['value']:.3f}" in (tmp_path / "again" / "README.md").read_text()
+
+
+def test_own_films_from_a_table_to_an_evaluation(tmp_path, monkeypatch, capsys):
+    """One table trains and evaluates. The card has no folder of this machine, and a warning comes once."""
+    rng, rows = np.random.default_rng(0), []
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 255, (40, 32), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,p{i // 2},{i // 2 % 2},{i % 3 % 2 or ''},0")
+    table = tmp_path / "films.csv"
+    table.write_text("path,patient,Drain,Mass,Rare\n" + "\n".join(rows))
+    options = [f"--data={table}", "--batch-size=4", "--val-fraction=0.5", "--epochs=3"]
+    monkeypatch.setattr(sys, "argv", ["examples/train.py", *options, "--output", f"{tmp_path / 'run'}/"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        run(tmp_path / "run", *options)
+    said = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
+    assert sum("AUROC is undefined" in line for line in said) == 1
+    assert len(said) == len(set(said)) > 1
+    assert causalcxr.create_model(tmp_path / "run").label_names == ("Drain", "Mass", "Rare")
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "AUROC on films.csv, validation, images: 6, patients: 3" in card
+    assert "--data=films.csv --batch-size=4 --val-fraction=0.5 --epochs=3 --output run/" in card
+    assert str(tmp_path) not in card
+    scores = tmp_path / "scores.csv"
+    assert cli(["predict", str(tmp_path), "--model", str(tmp_path / "run"), "--format=csv", f"--output={scores}"]) == 0
+    capsys.readouterr()
+    assert cli(["evaluate", str(scores), str(table), "--patients", "patient"]) == 0
+    assert re.search(r"Drain +12 +6 +3 ", capsys.readouterr().out)
+    with pytest.raises(SystemExit, match=r"^cannot train with these options: .*no attribute 'view'"):
+        run(tmp_path / "other", *options, "--adjust=view")
+    others = tmp_path / "others.csv"
+    others.write_text("path,view\n" + "".join(f"{i}.png,{'AP' if i % 2 else 'PA'}\n" for i in range(12)))
+    run(tmp_path / "other", *options, f"--adjust={others}:view", "--epochs=1")
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):

@@ -1,0 +1,130 @@
+"""A table of one's own films as a data set of images and targets."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from causalcxr._checks import check_choice
+from causalcxr.data.image import read_image
+from causalcxr.data.nih_tables import few, val_patients
+
+__all__ = ["CSVDataset"]
+
+_TARGETS = {"": np.nan, "0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}  # pandas writes 1.0 beside empty cells
+
+
+class CSVDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    r"""Images and labels of a CSV file.
+
+    The file has a column `path`, which is relative to the folder of the file or absolute, and optionally a column
+    `patient`. Every other column is a label: 0, 1 or an empty cell, which means unknown. Without a column `patient`
+    each image is a patient of its own. Then no patient may have several images, or `train` and `val` share patients.
+
+    Construction opens no image. A damaged image is a `ValueError` that names the file, when the item is read.
+
+    Args:
+        table: The CSV file, in UTF-8 and with commas.
+        split: "train", "val" or "all". `val` is carved out by patient. It is the same on every platform and for every
+            order of the rows.
+        image_size: Side, or (height, width), of the images; `None` keeps the stored size.
+        transform: Applied to each image, a (1, H, W) float32 tensor in [0, 1].
+        val_fraction: Fraction of the patients in `val`; at least one patient unless 0.
+        seed: Number of the division into `train` and `val`.
+
+    Attributes:
+        names: Cells of `path`, in the order of the file, as all that follows.
+        label_names: Names of the columns of `targets`.
+        targets: (N, K) float32 tensor of 0, 1 and NaN (unknown).
+        patient: (N,) cells of `patient`, or else of `path`.
+
+    Shape:
+        Each item is an image (1, H, W) and its target (K,).
+
+    Raises:
+        FileNotFoundError: The table or images are missing.
+        ValueError: A damaged table, a label that is not 0, 1 or empty, or an unknown or empty split.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from PIL import Image
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> Image.new("L", (6, 4), 51).save(folder / "a.png")
+        >>> _ = (folder / "films.csv").write_text("path,patient,Effusion,Mass\na.png,p1,1,\n")
+        >>> image, target = CSVDataset(folder / "films.csv", "all")[0]
+        >>> image.shape, target
+        (torch.Size([1, 4, 6]), tensor([1., nan]))
+    """
+
+    def __init__(
+        self,
+        table: str | os.PathLike[str],
+        split: str = "train",
+        *,
+        image_size: int | tuple[int, int] | None = None,
+        transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        check_choice("split", split, ("train", "val", "all"))
+        self.image_size = image_size
+        self.transform = transform
+        names, patient, targets, self.label_names = _read(os.fspath(table))
+        in_val = np.isin(patient, val_patients(patient, val_fraction, seed))
+        rows = np.flatnonzero({"train": ~in_val, "val": in_val, "all": in_val | True}[split])
+        if not len(rows):
+            raise ValueError(f"{table}: split {split!r} has no images ({val_fraction=}, {len(names)} images in all)")
+        self.names, self.patient = [names[i] for i in rows], patient[rows]
+        self.targets = torch.from_numpy(targets[rows])
+        self._folder = os.path.dirname(table)
+        if missing := [name for name in self.names if not os.path.isfile(os.path.join(self._folder, name))]:
+            raise FileNotFoundError(
+                f"{table}: {len(missing)} of {len(rows)} images are missing: {few(missing)}; "
+                "a path is relative to the folder of the table, or absolute"
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image = read_image(os.path.join(self._folder, self.names[index]), size=self.image_size)
+        if self.transform is not None:
+            image = self.transform(image)
+        return image, self.targets[index].clone()  # a view would let callers change the labels
+
+
+def _read(table: str) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Return paths, patients, targets (N, K) and label names."""
+    with open(table, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = list(reader.fieldnames or ())
+        labels = tuple(name for name in columns if name not in ("path", "patient"))
+        if "path" not in columns or not labels or "" in columns or len(set(columns)) < len(columns):
+            raise ValueError(
+                f"{table}: the header must have 'path', optionally 'patient', and labels, each once and with a name, "
+                f"separated by commas, but is {','.join(columns)!r}"
+            )
+        names, patients, targets = [], [], []
+        for row in reader:
+            line = f"{table}, line {reader.line_num}"
+            if None in row or None in row.values():  # how csv marks surplus and missing cells
+                raise ValueError(f"{line}: not {len(columns)} cells as in the header")
+            if wrong := [name for name in labels if row[name].strip() not in _TARGETS]:
+                raise ValueError(
+                    f"{line}: column {wrong[0]!r} has {row[wrong[0]]!r}, but a label is 0, 1 or empty (unknown); "
+                    "columns that are no labels belong into another file"
+                )
+            names.append(row["path"])
+            patients.append(row.get("patient", row["path"]).strip())
+            targets.append([_TARGETS[row[name].strip()] for name in labels])
+            if not patients[-1]:
+                raise ValueError(f"{line}: the cell of 'patient' or 'path' is empty")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{table}: {len(twice)} paths occur more than once: {few(twice)}")
+    return names, np.array(patients), np.array(targets, dtype=np.float32), labels
