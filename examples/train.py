@@ -9,7 +9,7 @@ The output folder is a model for `create_model`. Its `log.jsonl` has a line an e
 import argparse
 import functools
 import json
-import re
+import math
 import shlex
 import shutil
 import sys
@@ -141,9 +141,9 @@ def predict(accelerator, model, loader):
 
 def save_model(args, model, dataset, logits, targets):
     auroc = causalcxr.metrics.bootstrap_auroc(logits, targets, dataset.patient).by_label(dataset.label_names)
-    words = ["python", Path(sys.argv[0]).name, *(re.sub(r"^([^/]*=)?/.*/(?=.)", r"\1", word) for word in sys.argv[1:])]
-    metrics = {"data": Path(args.data).name, "split": "validation", "auroc": auroc, "command": shlex.join(words)}
-    metrics |= {"images": len(logits), "patients": len(np.unique(dataset.patient)), "seed": args.seed}
+    words = ["python", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv)]  # no local paths
+    metrics = {"data": Path(args.data).name, "split": "validation", "auroc": auroc, "seed": args.seed}
+    metrics |= {"images": len(logits), "patients": len(np.unique(dataset.patient)), "command": shlex.join(words)}
     size = {"input_size": (model.pretrained_cfg["input_size"][0], args.image_size, args.image_size)}
     extras = {"calibration": causalcxr.Calibration.fit(logits, targets), "data_config": size, "metrics": metrics}
     causalcxr.save_pretrained(model, args.output, label_names=dataset.label_names, **extras)
@@ -188,7 +188,7 @@ def main(argv=None):
     loader = torch.utils.data.DataLoader(weighted, share, shuffle=True, num_workers=args.workers, drop_last=True)
     val_loader = torch.utils.data.DataLoader(val_set, args.batch_size, num_workers=args.workers)
     objective, optimizer, loader, val_loader = accelerator.prepare(objective, optimizer, loader, val_loader)
-    updates = -(-len(loader) // args.accumulate)  # an epoch
+    updates = math.ceil(len(loader) / args.accumulate)  # an epoch
     if updates == 0 or len(np.unique(val_set.patient)) < 2:
         raise SystemExit(f"{len(train_set)} training images must fill a batch of {share}. Validation needs 2 patients.")
     rates = {"warmup_t": args.epochs * updates // 10, "warmup_lr_init": args.lr / 25, "t_in_epochs": False}
@@ -227,7 +227,7 @@ def main(argv=None):
             if step % 50 == 0 or step == len(loader):  # to look at a loss is to wait for the device
                 means = {name: accelerator.reduce(value / step, "mean").item() for name, value in totals.items()}
                 bar.set_postfix(loss=f"{means['loss']:.4f}")
-                if not np.isfinite(means["loss"]):
+                if not math.isfinite(means["loss"]):
                     raise SystemExit(f"epoch {epoch}: loss {means['loss']}; take a lower --lr or no --mixed-precision")
         speed = round(len(loader) * share / (time.perf_counter() - started), 1)
         if torch.distributed.is_initialized():

@@ -91,8 +91,8 @@ def test_own_films_from_a_table_to_an_evaluation(tmp_path, monkeypatch, capsys):
         rows.append(f"{i}.png,p{i // 2},{i // 2 % 2},{i % 3 % 2 or ''},0")
     table = tmp_path / "films.csv"
     table.write_text("path,patient,Drain,Mass,Rare\n" + "\n".join(rows))
-    options = [f"--data={table}", "--batch-size=4", "--val-fraction=0.5", "--epochs=3"]
-    monkeypatch.setattr(sys, "argv", ["examples/train.py", *options, "--output", f"{tmp_path / 'run'}/"])
+    options = ["--data", str(table), "--batch-size=4", "--val-fraction=0.5", "--epochs=3"]
+    monkeypatch.setattr(sys, "argv", ["examples/train.py", *options, "--output", str(tmp_path / "run")])
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         run(tmp_path / "run", *options)
@@ -102,7 +102,7 @@ def test_own_films_from_a_table_to_an_evaluation(tmp_path, monkeypatch, capsys):
     assert causalcxr.create_model(tmp_path / "run").label_names == ("Drain", "Mass", "Rare")
     card = (tmp_path / "run" / "README.md").read_text()
     assert "AUROC on films.csv, validation, images: 6, patients: 3" in card
-    assert "--data=films.csv --batch-size=4 --val-fraction=0.5 --epochs=3 --output run/" in card
+    assert "python examples/train.py --data films.csv --batch-size=4 --val-fraction=0.5 --epochs=3 --output run" in card
     assert str(tmp_path) not in card
     scores = tmp_path / "scores.csv"
     assert cli(["predict", str(tmp_path), "--model", str(tmp_path / "run"), "--format=csv", f"--output={scores}"]) == 0
