@@ -19,6 +19,7 @@ def test_notebook_runs(tmp_path, monkeypatch):
         exec(compile("".join(cell["source"]), f"{NOTEBOOK.name}, cell {number}", "exec"), names)  # noqa: S102
     assert names["loaded"].label_names == tuple(names["labels"])
     assert (tmp_path / "my-model" / "model.safetensors").is_file()
+    assert names["auroc"](names["logits"], names["test_set"].targets).min() > 0.8  # reopened, at the size of training
 
 
 def test_notebook_is_stored_with_its_outputs():
