@@ -1,4 +1,4 @@
-"""Train a small causal classifier on generated radiographs, in two to three minutes on two cores, and look at it.
+"""Train a small causal classifier on generated radiographs, in a few minutes on two cores, and look at it.
 
     python examples/demo.py
 
