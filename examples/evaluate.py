@@ -90,8 +90,9 @@ def figures(args, model, logits, targets, dataset):
     """Return the AUROC of all films and of each view, and the calibration error, as for a model card."""
     views = {"auroc": np.ones(len(targets), bool)}
     views |= {f"auroc_{view.lower()}": dataset.view == view for view in ("AP", "PA")}
-    result = {"data": args.data, "split": args.split, "labels": str(args.labels or "NIH"), "commit": commit()}
+    result = {"data": Path(args.data).name, "split": args.split, "labels": str(args.labels or "NIH")}
     result |= {"images": len(targets), "patients": len(np.unique(dataset.patient)), "resamples": args.resamples}
+    result["commit"] = commit()
     for name, chosen in views.items():
         boot = bootstrap_auroc(logits[chosen], targets[chosen], dataset.patient[chosen], n_resamples=args.resamples)
         result[name] = boot.by_label(NIH_LABELS)

@@ -116,8 +116,9 @@ def main(argv=None):
         print(json.dumps({"epoch": epoch, "loss": round(loss.item(), 4), "val_auroc": round(mean, 4)}))
         if not mean <= best:  # NaN too, where no label has both classes
             best, calibration = mean, causalcxr.Calibration.fit(logits, val_targets)
-            metrics = {"data": args.data, "split": "validation", "images": len(val), "auroc": result.by_label(labels)}
-            metrics["command"] = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+            metrics = {"data": Path(args.data).name, "split": "validation", "images": len(val)}
+            words = (Path(word).name if Path(word).is_absolute() else word for word in sys.argv)  # no local paths
+            metrics |= {"auroc": result.by_label(labels), "command": shlex.join(["python", *words])}
             causalcxr.save_pretrained(model, args.output, metrics=metrics, calibration=calibration, **saved)
 
 
