@@ -77,7 +77,7 @@ class CSVDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.transform = transform
         names, patient, targets, self.label_names = _read(os.fspath(table))
         in_val = np.isin(patient, val_patients(patient, val_fraction, seed))
-        rows = np.flatnonzero({"train": ~in_val, "val": in_val, "all": in_val | True}[split])
+        rows = np.arange(len(names)) if split == "all" else np.flatnonzero(in_val == (split == "val"))
         if not len(rows):
             raise ValueError(f"{table}: split {split!r} has no images ({val_fraction=}, {len(names)} images in all)")
         self.names, self.patient = [names[i] for i in rows], patient[rows]

@@ -230,7 +230,7 @@ def backdoor_loss(
 
 
 def check_prior(prior: Tensor, intervened: Tensor) -> None:
-    """Raise `ValueError` unless `prior` holds probabilities (S,) or (B, S) for intervened logits (B, S, K)."""
+    """Raise unless `prior` is a tensor of probabilities (S,) or (B, S) for intervened logits (B, S, K)."""
     if not isinstance(prior, Tensor):
         raise TypeError(f"prior must be a tensor, but got {type(prior).__name__}; give torch.as_tensor(prior)")
     batch, num_confounders = intervened.shape[:2]

@@ -38,25 +38,24 @@ def _change_config(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Non
 
 
 @pytest.mark.parametrize(
-    "create",
+    ("create", "names"),
     [
-        lambda path: causalcxr.create_model(path, num_classes=5, in_chans=1),
-        lambda path: timm.create_model(f"local-dir:{path}", True, num_classes=5, in_chans=1),
-        lambda path: causalcxr.create_model(path, label_names=["a", "b"]),
-        lambda path: causalcxr.create_model(path, label_names=[f"other {k}" for k in range(14)]),
+        (lambda path, _: causalcxr.create_model(path, num_classes=5, in_chans=1), None),
+        (lambda path, _: timm.create_model(f"local-dir:{path}", True, num_classes=5, in_chans=1), None),
+        (lambda path, names: causalcxr.create_model(path, label_names=names), ("a", "b")),
+        (lambda path, names: causalcxr.create_model(path, label_names=names), tuple(f"other {k}" for k in range(14))),
     ],
 )
 def test_new_weights_are_named(
-    folder: Path, model: CausalCXR, create: Callable[[Path], CausalCXR], caplog: pytest.LogCaptureFixture
+    folder: Path, model: CausalCXR, create: Callable[..., CausalCXR], names: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "causalcxr"):
-        tuned = create(folder)
+        tuned = create(folder, names)
     (record,) = (record for record in caplog.records if record.name.startswith("causalcxr."))
-    said, _, names = record.getMessage().partition("; train them: ")
+    said, _, new = record.getMessage().partition("; train them: ")
     assert said == "7 weights of causal_test_resnet are new, since the others were trained with other labels"
-    assert set(names.split(", ")) == set(CLASSIFIERS)
-    assert tuned.label_names in (None, ("a", "b"), tuple(f"other {k}" for k in range(14)))
-    assert tuned.calibration is None
+    assert set(new.split(", ")) == set(CLASSIFIERS)
+    assert (tuned.label_names, tuned.calibration) == (names, None)
     before, after = model.state_dict(), tuned.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before if name.startswith("head.feature_learning"))
     assert not any(torch.equal(after[name], before[name]) for name in CLASSIFIERS if not name.endswith("bias"))
