@@ -1,6 +1,7 @@
 """How much a classifier relies on the confounder: its figures on tests that differ in nothing but the confounder."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -68,7 +69,7 @@ def evaluate(
     model: Callable[[Tensor], Tensor],
     tests: Mapping[str, StratifiedImages],
     *,
-    label: int | None = None,
+    label: int | str | None = None,
     prepare: Callable[[Tensor], Tensor] | None = None,
     batch_size: int = 64,
     n_resamples: int = 2000,
@@ -100,16 +101,19 @@ def evaluate(
 
     Raises:
         ImportError: A probe is due, and scikit-learn is not installed.
-        TypeError: A test is no `StratifiedImages`.
+        TypeError: `tests` is no mapping, or a test is no `StratifiedImages`.
         ValueError: As for `predict`. Or there is no test, a test has one class only, or some tests have patients and
             others none. Or half of "none" has the confounder on all images or on none, too few for a probe.
+
+    Warns:
+        UserWarning: All logits lie in [0, 1], as probabilities would. Then only the AUROCs hold.
 
     Example:
         >>> import torch
         >>> from causalcxr.bench import ConfoundedDataset
         >>> same = ConfoundedDataset(torch.rand(80, 1, 64, 64), [0, 1] * 40, marker="letter", correlation=0.95)
         >>> tests = {"same": same, "none": same.with_correlation(0.5), "reversed": same.with_correlation(0.05)}
-        >>> result = evaluate(lambda images: images.amax(dim=(2, 3)), tests, n_resamples=100)
+        >>> result = evaluate(lambda images: images.amax(dim=(2, 3)) - 1, tests, n_resamples=100)
         >>> list(result.tests), result.probe_causal
         (['same', 'none', 'reversed'], None)
     """
@@ -117,6 +121,12 @@ def evaluate(
     predictions = {
         name: predict(model, test, label=label, prepare=prepare, batch_size=batch_size) for name, test in tests.items()
     }
+    if all(logits.min() >= 0 and logits.max() <= 1 for logits, *_ in predictions.values()):
+        warnings.warn(
+            "the model's logits all lie in [0, 1] like probabilities; its sigmoid is taken once more for ece, "
+            "mean_probability and shift: give probabilities.logit(eps=1e-6)",
+            stacklevel=2,
+        )
     aurocs = _resample(predictions, tests, n_resamples, seed)
     probes: list[float | None] = [None, None]
     if "none" in tests:
@@ -234,6 +244,8 @@ def _groups_of(test: StratifiedImages) -> Any:
 
 
 def _check_tests(tests: Mapping[str, Any], probed: bool, seed: int) -> None:
+    if not isinstance(tests, Mapping):
+        raise TypeError(f"tests must be a mapping such as {{'same': data_set}}, got {type(tests).__name__}")
     for name, test in tests.items():
         if not isinstance(test, StratifiedImages):
             raise TypeError(f"test {name!r} must be a causalcxr.bench.StratifiedImages, got {type(test).__name__}")

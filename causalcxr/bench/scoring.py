@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from causalcxr._checks import check_tensor
 from causalcxr._modes import eval_mode
 from causalcxr.data import normalise
+from causalcxr.data.labels import label_positions
 
 __all__ = ["Predictions", "predict"]
 
@@ -40,7 +41,7 @@ def predict(
     model: Callable[[Tensor], Tensor],
     dataset: Any,
     *,
-    label: int | None = None,
+    label: int | str | None = None,
     prepare: Callable[[Tensor], Tensor] | None = None,
     batch_size: int = 64,
 ) -> Predictions:
@@ -55,7 +56,8 @@ def predict(
             parameters, and on the CPU for another callable.
         dataset: Items (image, target) with images (1, H, W) in [0, 1], such as
             [`ConfoundedDataset`][causalcxr.bench.ConfoundedDataset]; perhaps with `mask(index)` and `strata`.
-        label: Which of the K logits is the finding's; may be left out for K = 1.
+        label: Which of the K logits is the finding's, by index or by its name in `model.label_names`; may be left out
+            for K = 1.
         prepare: From images (B, 1, H, W) in [0, 1] to what the model takes. It may resize them, but must not crop or
             turn them, or the marker's place is lost. Default: normalised as the model's `pretrained_cfg` says; a model
             without one gets them as they are.
@@ -66,7 +68,7 @@ def predict(
 
     Raises:
         ValueError: The model gives other shapes than (B, K), logits that are not finite, more than one logit although
-            `label` is not given, or fewer than `label` asks for.
+            `label` is not given, or fewer than `label` asks for. Or it has no label of this name.
         TypeError: The model gives no tensor.
 
     Example:
@@ -75,6 +77,7 @@ def predict(
         >>> predict(lambda images: images.mean(dim=(2, 3)), dataset).logits.shape
         torch.Size([40])
     """
+    finding = label_positions([label], getattr(model, "label_names", ()) or ())[0] if isinstance(label, str) else label
     prepare = _normalise_for(model) if prepare is None else prepare
     parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
     device = next((parameter.device for parameter in parameters), torch.device("cpu"))
@@ -85,14 +88,14 @@ def predict(
         for indices in torch.arange(len(dataset)).split(batch_size):
             images = prepare(torch.stack([dataset[int(index)][0] for index in indices]).to(device))
             if causal_forward is None:
-                parts.append([_finding(model(images), len(indices), label)])
+                parts.append([_finding(model(images), len(indices), finding)])
                 continue
             output = causal_forward(images, need_attention=masked)
-            part = [_finding(output.logits, len(indices), label)]
-            part += [features[:, label or 0].float().cpu() for features in (output.causal, output.confounder)]
+            part = [_finding(output.logits, len(indices), finding)]
+            part += [features[:, finding or 0].float().cpu() for features in (output.causal, output.confounder)]
             if masked:
                 masks = torch.stack([dataset.mask(int(index)) for index in indices])
-                part += _shares(output.attention[:, label or 0].float().cpu(), masks)
+                part += _shares(output.attention[:, finding or 0].float().cpu(), masks)
             parts.append(part)
     return Predictions(*map(torch.cat, zip(*parts, strict=True)))
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from causalcxr._checks import readable
 from causalcxr.data.image import ImageLike, height_and_width, read_image, resize_image
 
 __all__ = ["normalise", "preprocess"]
@@ -78,7 +79,8 @@ def normalise(images: Tensor, cfg: Mapping[str, Any]) -> Tensor:
         images: (B, 1, H, W). Result: (B, C, H, W), of the images' type and on their device.
 
     Raises:
-        ValueError: The images have another shape, or are not of floating point.
+        ValueError: The images have another shape, or are not of floating point, or reach beyond 2 like pixels of 0 to
+            255. On an accelerator values are not looked at.
 
     Example:
         >>> cfg = {"input_size": (3, 96, 96), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
@@ -90,6 +92,8 @@ def normalise(images: Tensor, cfg: Mapping[str, Any]) -> Tensor:
             f"images must be a floating-point (B, 1, H, W), got {images.dtype} {tuple(images.shape)}; "
             "`preprocess` takes other images"
         )
+    if readable(images) and images.numel() and (largest := float(images.detach().abs().amax())) > 2:  # noise may pass 1
+        raise ValueError(f"images must lie in [0, 1], but reach {largest:g}; divide 8-bit values by 255")
     mean, std = (_of_channels(cfg[key], cfg["input_size"][0]) for key in ("mean", "std"))
     # Numbers of Python, not a tensor: copying one to an accelerator at every step would stall it.
     return torch.cat([(images - m) / s for m, s in zip(mean, std, strict=True)], dim=1)

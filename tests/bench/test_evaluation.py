@@ -165,11 +165,8 @@ def test_halves_of_the_probe_share_no_patient(films):
     names = nn.functional.one_hot(torch.from_numpy(patient)).float()
     for given, least, most in ((patient, 0.35, 0.65), (None, 0.65, 1.0)):
         test = stratified(films.targets, patient % 2, given)
-        assert (
-            least
-            < run(known(films.targets.float(), causal=names, confounder=names), {"none": test}).probe_causal
-            < most
-        )
+        model = known(noisy(test), causal=names, confounder=names)
+        assert least < run(model, {"none": test}).probe_causal < most
 
 
 def test_a_probe_reads_what_is_linearly_there_at_any_scale(films):
@@ -179,8 +176,8 @@ def test_a_probe_reads_what_is_linearly_there_at_any_scale(films):
     nonlinear[:, 0] = noise[:, 1].sign() * (1 + strata)  # further from zero, on either side
     noise[:, 3] += 8 * strata
     scaled = noise * torch.tensor([1e3, 1e-3, 1, 1e-4, 1, 1]) + 50
-    model = known(films.targets.float(), causal=scaled, confounder=nonlinear)
-    result = run(model, {"none": stratified(films.targets, strata)})
+    test = stratified(films.targets, strata)
+    result = run(known(noisy(test), causal=scaled, confounder=nonlinear), {"none": test})
     assert result.probe_causal > 0.99
     assert result.probe_confounder == pytest.approx(0.5, abs=0.15)
 
@@ -196,10 +193,18 @@ def test_seeds_decide(films):
     assert results[0].probe_causal != results[2].probe_causal
 
 
+def test_probabilities_in_the_place_of_logits_are_noticed(tests):
+    with pytest.warns(UserWarning, match="like probabilities"):
+        given = run(lambda images: reads_finding(images).sigmoid(), tests)
+    expected = run(reads_finding, tests)
+    assert given.tests["none"].auroc == expected.tests["none"].auroc
+
+
 def test_bad_tests_are_refused_before_anything_is_scored(films, tests):
     patients = ConfoundedDataset(*films, marker="letter", correlation=0.9, patient=np.arange(200))
     for given, error, message in (
         ({}, ValueError, "there must be tests"),
+        ([tests["same"]], TypeError, "mapping"),
         ({"same": torch.utils.data.TensorDataset(films.images)}, TypeError, "TensorDataset"),
         ({"absent": stratified([0, 0], [0, 1])}, ValueError, "'absent'"),
         ({"same": tests["same"], "reversed": patients}, ValueError, "none: .*same"),

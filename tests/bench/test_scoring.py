@@ -46,6 +46,8 @@ def test_logits_features_and_shares_of_a_causal_model_are_those_of_the_label(fil
         expected += _shares(output.attention[:, label], masks)
         for given, each in zip(predictions, expected, strict=True):
             torch.testing.assert_close(given, each, atol=1e-4, rtol=1e-4, equal_nan=True)
+    model.label_names = causalcxr.data.NIH_LABELS
+    assert torch.equal(predict(model, dataset, label="Mass", batch_size=10).logits, predictions.logits)
     assert predict(model, StratifiedImages(*films, strata=films.targets), label=0)[3:] == (None, None)  # no masks
 
 
@@ -81,6 +83,7 @@ def test_share_of_constructed_maps(scale):
     [
         (lambda x: x[:, 0, 0, :3], {}, "label="),
         (lambda x: x[:, 0, 0, :3], {"label": 3}, "got 3"),
+        (lambda x: x[:, 0, 0, :3], {"label": "Mass"}, "'Mass'"),
         (lambda x: x[:, 0, 0, 0], {}, r"\(64,\)"),
         (lambda x: x[:1, 0, 0, :1], {}, r"B=64, but got \(1, 1\)"),
         (lambda x: x[:, 0, 0, :1] / 0 * 0, {}, "not finite"),

@@ -77,6 +77,8 @@ def test_normalising_keeps_type_and_refuses_what_is_no_grey_batch():
     for images in (torch.rand(2, 3, 8, 8), torch.rand(1, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.uint8)):
         with pytest.raises(ValueError, match="got torch"):
             normalise(images, CFG)
+    with pytest.raises(ValueError, match="reach 255"):
+        normalise(torch.full((1, 1, 4, 4), 255.0), CFG)
     with pytest.raises(ValueError, match="no image"):
         preprocess([], CFG)
 

@@ -86,7 +86,8 @@ def table(found: dict[str, Row]) -> str:
         low, high = row["quartiles"]
         speeds = [f"{row['films_per_second'][name]:.0f}" for name in ("reading", "one", "batched")]
         body.append([format, *speeds, f"**{row['ratio']:.3g}** ({low:.3g}, {high:.3g})"])
-    header = ["films of 1024 px", "reading alone, films/s", "one at a time, films/s", "`causalcxr.predict`, films/s"]
+    [side] = {row["side"] for row in found.values()}
+    header = [f"films of {side} px", "reading alone, films/s", "one at a time, films/s", "`causalcxr.predict`, films/s"]
     return markdown_table([*header, "times faster (quartiles)"], body)
 
 
