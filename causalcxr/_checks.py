@@ -64,7 +64,7 @@ def check_heads(dim: int, num_heads: int) -> None:
 def check_strata(strata: Any, batch: int) -> None:
     """Raise unless `strata` is a tensor of `batch` integers."""
     if not isinstance(strata, Tensor) or strata.is_floating_point() or strata.is_complex():
-        given = getattr(strata, "dtype", type(strata).__name__)
+        given = strata.dtype if isinstance(strata, Tensor) else f"{type(strata).__name__}; give torch.as_tensor(strata)"
         raise TypeError(f"strata must be a tensor of integers, but got {given}")
     if strata.shape != (batch,):
         raise ValueError(f"strata must have shape ({batch},), but got {tuple(strata.shape)}")

@@ -68,11 +68,11 @@ def evidence_maps(model: Any, images: Tensor, labels: Sequence[int | str] | int 
     _check(model, images, "forward_features")
     _check(getattr(model, "head", model), images, "decode")
     head = model.head
-    labels = [labels] if isinstance(labels, (int, str)) else labels
-    chosen: list[Any] = list(range(head.num_classes)) if labels is None else list(labels)
+    given: Any = range(head.num_classes) if labels is None else labels
+    chosen = [given] if isinstance(given, str) or np.ndim(given) == 0 else list(given)
     if any(isinstance(label, str) for label in chosen):
         chosen = list(label_positions(chosen, model.label_names or ()))
-    if not all(0 <= k < head.num_classes for k in chosen):
+    if not chosen or not all(0 <= k < head.num_classes for k in chosen):
         raise ValueError(f"labels must be indices from 0 to {head.num_classes - 1}, but got {chosen}")
     with torch.inference_mode(False), eval_mode(model):
         with torch.no_grad():

@@ -41,7 +41,7 @@ def test_evidence_of_some_labels_is_theirs_in_the_given_order():
     expected = evidence_maps(model, images)[:, [2, 0]]
     for labels in ([2, 0], ["Edema", "Mass"]):
         torch.testing.assert_close(evidence_maps(model, images, labels), expected)
-    for label in (2, "Edema"):
+    for label in (2, "Edema", np.int64(2), torch.tensor(2)):
         torch.testing.assert_close(evidence_maps(model, images, label), expected[:, :1])
 
 
@@ -74,7 +74,7 @@ def test_maps_need_a_causal_model(maps, model):
         maps(model, torch.zeros(1, 3, 64, 64))
 
 
-@pytest.mark.parametrize("labels", [[3], [-1], ["Masses"]])
+@pytest.mark.parametrize("labels", [[3], [-1], [], ["Masses"]])
 def test_labels_that_do_not_exist_have_no_evidence(labels):
     with pytest.raises(ValueError, match=r"indices from 0 to 2|unknown label"):
         evidence_maps(_model(label_names=["Mass", "Nodule", "Edema"]), torch.zeros(1, 3, 64, 64), labels)

@@ -51,9 +51,10 @@ def predict(
     and attention in the same pass.
 
     Args:
-        model: A module or another callable from images (B, C, H, W) to logits (B, K). Adjusted probabilities can be
-            scored as `lambda x: model.predict_do(x, bank).logit(eps=1e-6)`. Images come on the device of a module's
-            parameters, and on the CPU for another callable.
+        model: A module or another callable from images (B, C, H, W) to logits (B, K), of labels that do not exclude
+            each other. Of two classes under a softmax give the difference, `lambda x: model(x).diff(dim=1)`, and of
+            adjusted probabilities `lambda x: model.predict_do(x, bank).logit(eps=1e-6)`. Images come on the device of a
+            module's parameters, and on the CPU for another callable.
         dataset: Items (image, target) with images (1, H, W) in [0, 1], such as
             [`ConfoundedDataset`][causalcxr.bench.ConfoundedDataset]; perhaps with `mask(index)` and `strata`.
         label: Which of the K logits is the finding's, by index or by its name in `model.label_names`; may be left out
@@ -69,7 +70,7 @@ def predict(
     Raises:
         ValueError: The model gives other shapes than (B, K), logits that are not finite, more than one logit although
             `label` is not given, or fewer than `label` asks for. Or it has no label of this name.
-        TypeError: The model gives no tensor.
+        TypeError: The model gives no tensor, or is wrapped, as in `DistributedDataParallel`.
 
     Example:
         >>> from causalcxr.bench import ConfoundedDataset
@@ -77,6 +78,8 @@ def predict(
         >>> predict(lambda images: images.mean(dim=(2, 3)), dataset).logits.shape
         torch.Size([40])
     """
+    if isinstance(model, nn.Module) and isinstance(getattr(model, "module", None), nn.Module):
+        raise TypeError(f"{type(model).__name__} hides how the model takes images; give its .module")
     finding = label_positions([label], getattr(model, "label_names", ()) or ())[0] if isinstance(label, str) else label
     prepare = _normalise_for(model) if prepare is None else prepare
     parameters = model.parameters() if isinstance(model, nn.Module) else iter(())

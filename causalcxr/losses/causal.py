@@ -1,7 +1,5 @@
 """The losses as modules: the objective of the paper, and the asymmetric loss."""
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +12,7 @@ from causalcxr.losses.functional import (
     classification_loss,
     cross_entropy,
     uniform_kl_loss,
+    without_reduction,
 )
 from causalcxr.outputs import CausalOutput
 
@@ -105,18 +104,10 @@ class CausalLoss(nn.Module):
         super().__init__()
         if not (alpha_conf >= 0 and alpha_bd >= 0):
             raise ValueError(f"alpha_conf and alpha_bd must be 0 or more, but got {alpha_conf} and {alpha_bd}")
-        if not callable(classification) or isinstance(classification, type):
-            raise TypeError(
-                "classification must be a loss such as nn.BCEWithLogitsLoss(pos_weight=...) or AsymmetricLoss(), "
-                f"but got {classification!r}"
-            )
         check_choice("uniform", uniform, ("categorical", "bernoulli"))
         check_choice("partners", partners, ("all", "random"))
-        if isinstance(classification, nn.Module) and hasattr(classification, "reduction"):
-            classification = copy.copy(classification)
-            classification.reduction = "none"  # type: ignore[assignment]
         self.alpha_conf, self.alpha_bd = alpha_conf, alpha_bd
-        self.classification, self.uniform, self.partners = classification, uniform, partners
+        self.classification, self.uniform, self.partners = without_reduction(classification), uniform, partners
 
     def forward(
         self, output: CausalOutput, targets: Tensor, *, prior: Tensor | None = None, weight: Tensor | None = None

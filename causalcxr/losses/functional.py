@@ -1,12 +1,13 @@
 """The losses of the causal objective as functions of logits."""
 
+import copy
 import functools
 import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from causalcxr._checks import check_choice, check_tensor, readable
 
@@ -16,6 +17,19 @@ ElementwiseLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits and targets (..., K) to the loss of each element, such as `nn.BCEWithLogitsLoss(reduction="none")`."""
 
 cross_entropy: ElementwiseLoss = functools.partial(F.binary_cross_entropy_with_logits, reduction="none")
+
+
+def without_reduction(criterion: ElementwiseLoss) -> ElementwiseLoss:
+    """Return the loss of each element: a copy with `reduction="none"` of a loss of torch, a function as it is."""
+    if not callable(criterion) or isinstance(criterion, type):
+        raise TypeError(
+            "a classification loss is one such as nn.BCEWithLogitsLoss(pos_weight=...) or AsymmetricLoss(), "
+            f"but got {criterion!r}"
+        )
+    if isinstance(criterion, nn.Module) and hasattr(criterion, "reduction"):
+        criterion = copy.copy(criterion)
+        criterion.reduction = "none"  # type: ignore[assignment]
+    return criterion
 
 
 def classification_loss(
@@ -70,8 +84,8 @@ def classification_loss(
     loss = criterion(logits.to(dtype).where(known, 0.0), targets.to(dtype).where(known, 0.0))
     if loss.shape != logits.shape:
         raise ValueError(
-            f"the loss must be that of each element, of shape {tuple(logits.shape)}, but has {tuple(loss.shape)}; "
-            'use reduction="none"'
+            f"the loss must be that of each element, of shape {tuple(logits.shape)}, but has {tuple(loss.shape)}; use "
+            'reduction="none". Labels are independent of each other: a softmax over classes is not supported'
         )
     return _reduce(loss, known, weight, reduction)
 
@@ -177,7 +191,7 @@ def uniform_kl_loss(logits: Tensor, *, uniform: str = "categorical", reduction: 
         divergence = -(F.logsigmoid(logits) + F.logsigmoid(-logits)).mean(dim=-1) / 2 - math.log(2)
     if reduction == "none":
         return divergence
-    return divergence.sum() if reduction == "sum" else divergence.mean()
+    return divergence.sum() if reduction == "sum" else divergence.sum() / max(divergence.numel(), 1)
 
 
 def backdoor_loss(
@@ -218,9 +232,8 @@ def backdoor_loss(
     """
     check_tensor("intervened", intervened, "B S K")
     check_tensor("targets", targets, "B K", B=intervened.shape[0], K=intervened.shape[2])
-    each = classification_loss(
-        intervened, targets[:, None].expand_as(intervened), criterion=criterion, reduction="none"
-    )
+    pairs, of_pairs = intervened.flatten(0, 1), targets.repeat_interleave(intervened.shape[1], dim=0)  # (B S, K)
+    each = classification_loss(pairs, of_pairs, criterion=criterion, reduction="none").view_as(intervened)
     if prior is None:
         loss = each.sum(dim=1) / max(intervened.shape[1], 1)
     else:

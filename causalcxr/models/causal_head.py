@@ -109,15 +109,16 @@ class CausalHead(nn.Module):
         if self.num_classes == 0:
             raise ValueError("there are no labels (num_classes=0) to predict; call reset_classifier(num_classes) first")
         decoded = self.decoder(encoded, need_attention=need_attention)
-        causal = self.drop(decoded.causal + self.causal_mlp(decoded.causal))
-        confounder = self.drop(decoded.confounder + self.confounder_mlp(decoded.confounder))
+        causal = decoded.causal + self.causal_mlp(decoded.causal)
+        confounder = decoded.confounder + self.confounder_mlp(decoded.confounder)
+        dropped, own = self.drop(causal), self.drop(confounder)
         if confounders is None:
-            intervened = _without_own(self.intervention(causal, confounder))
+            intervened = _without_own(self.intervention(dropped, own))
         else:
-            intervened = self.intervention(causal, confounders)
+            intervened = self.intervention(dropped, self.drop(confounders))
         return CausalOutput(
-            logits=self.causal_classifier(causal),
-            confounder_logits=self.confounder_classifier(confounder),
+            logits=self.causal_classifier(dropped),
+            confounder_logits=self.confounder_classifier(own),
             intervened=intervened,
             causal=causal,
             confounder=confounder,
@@ -139,7 +140,7 @@ def _check_map(features: Tensor, in_chs: int) -> None:
         raise ValueError(
             f"features must be a map (B, C, H, W), but got tokens {tuple(features.shape)}; lay them out without the "
             "class token: tokens[:, num_prefix_tokens:].mT.unflatten(2, (height, width)), or take the map from timm: "
-            'backbone.forward_intermediates(x, indices=1, output_fmt="NCHW", intermediates_only=True)[0]'
+            'backbone.forward_intermediates(x, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True)[0]'
         )
     if isinstance(features, Tensor) and features.ndim == 4 and features.shape[1] != in_chs == features.shape[3]:
         raise ValueError(

@@ -1,12 +1,15 @@
 """A training objective for any classifier: no small region of an image may decide."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from causalcxr._checks import check_count, check_range, check_tensor
 from causalcxr.losses import classification_loss
-from causalcxr.objectives.classification import freeze_unused
+from causalcxr.losses.functional import ElementwiseLoss, cross_entropy, without_reduction
+from causalcxr.objectives.classification import unused
 
 __all__ = ["AgreementObjective"]
 
@@ -36,6 +39,7 @@ class AgreementObjective(nn.Module):
 
     Args:
         model: A classifier from images to logits (B, K), differentiable in the images.
+        criterion: Multi-label loss in the place of cross-entropy, see `CausalLoss(classification=...)`.
         strength: Factor lambda of the agreement, 0 or more.
         num_boxes: Boxes in the second view.
         size: Range of the boxes' sides, in parts of the image's. Boxes should be larger than the marker and smaller
@@ -63,6 +67,7 @@ class AgreementObjective(nn.Module):
         self,
         model: nn.Module,
         *,
+        criterion: ElementwiseLoss = cross_entropy,
         strength: float = 0.3,
         num_boxes: int = 3,
         size: tuple[float, float] = (0.1, 0.35),
@@ -74,15 +79,16 @@ class AgreementObjective(nn.Module):
         check_count("num_boxes", num_boxes)
         check_count("num_places", num_places)
         check_range("size", size, example=(0.1, 0.35))
-        freeze_unused(model)
-        self.model = model
+        for part in unused(model):
+            part.requires_grad_(False)
+        self.model, self.criterion = model, without_reduction(criterion)
         self.strength, self.num_boxes, self.size, self.num_places = strength, num_boxes, size, num_places
 
     def forward(self, images: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Return the losses of a batch, see the class."""
         check_tensor("images", images, "B C H W")
         if not self.training or len(images) < 2 or not torch.is_grad_enabled():
-            loss = classification_loss(self.model(images), targets, weight=weight)
+            loss = classification_loss(self.model(images), targets, criterion=self.criterion, weight=weight)
             return {"loss": loss, "sl": loss, "agreement": torch.zeros_like(loss)}
         images = images if images.requires_grad else images.detach().requires_grad_()
         logits = self.model(images)
@@ -92,7 +98,8 @@ class AgreementObjective(nn.Module):
         sign = 2 * torch.randint(2, (len(logits), 1), device=logits.device) - 1
         (gradient,) = torch.autograd.grad((sign * logits.gather(1, followed)).sum(), images, retain_graph=True)
         others = self.model(self._without_evidence(images, gradient))
-        sl = torch.stack([classification_loss(z, targets, weight=weight) for z in (logits, others)]).mean()
+        options: dict[str, Any] = {"criterion": self.criterion, "weight": weight}
+        sl = (classification_loss(logits, targets, **options) + classification_loss(others, targets, **options)) / 2
         exact = torch.promote_types(logits.dtype, torch.float32)
         agreement = F.mse_loss(others.to(exact), logits.to(exact))
         return {"loss": sl + self.strength * agreement, "sl": sl, "agreement": agreement}

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from causalcxr.layers import ConfounderBank
 from causalcxr.losses import CausalLoss
 from causalcxr.models import CausalHead
+from causalcxr.objectives.classification import unused
 
 __all__ = ["CausalObjective"]
 
@@ -15,7 +16,8 @@ class CausalObjective(nn.Module):
     """A causal model with its loss: the thing to train, and to wrap in `DistributedDataParallel`.
 
     With a bank, confounders are those of past batches with their P(c), and this batch's are stored afterwards. Without
-    one they are those of the other images of the batch (of this process).
+    one they are those of the other images of the batch (of this process). Average the weights of `model`, not of the
+    objective: an average of the bank is of features that no image had.
 
     Args:
         model: A model with `forward_causal`, such as `CausalCXR`.
@@ -63,6 +65,8 @@ class CausalObjective(nn.Module):
             )
         if bank is not None:
             _check_bank(bank, model)
+        for part in unused(model):  # by an objective before this one
+            part.requires_grad_()
         self.model = model
         self.criterion = CausalLoss() if criterion is None else criterion
         self.bank = bank

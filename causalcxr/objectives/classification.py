@@ -3,9 +3,10 @@
 from torch import Tensor, nn
 
 from causalcxr.losses import classification_loss
+from causalcxr.losses.functional import ElementwiseLoss, cross_entropy, without_reduction
 from causalcxr.models import CausalHead
 
-__all__ = ["ClassificationObjective", "freeze_unused"]
+__all__ = ["ClassificationObjective", "unused"]
 
 
 class ClassificationObjective(nn.Module):
@@ -15,9 +16,11 @@ class ClassificationObjective(nn.Module):
 
     Of a causal model it trains the causal branch alone, which makes the logits. The parameters of the confounding
     branch and of the intervention are frozen (`requires_grad=False`), as `DistributedDataParallel` asks for.
+    `CausalObjective` trains them again.
 
     Args:
         model: A classifier from images to logits (B, K).
+        criterion: Multi-label loss in the place of cross-entropy, see `CausalLoss(classification=...)`.
 
     Shape:
         - images: (B, C, H, W)
@@ -31,18 +34,18 @@ class ClassificationObjective(nn.Module):
         >>> objective(torch.randn(4, 3, 64, 64), torch.zeros(4, 14))["loss"].backward()
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, criterion: ElementwiseLoss = cross_entropy) -> None:
         super().__init__()
-        freeze_unused(model)
-        self.model = model
+        for part in unused(model):
+            part.requires_grad_(False)
+        self.model, self.criterion = model, without_reduction(criterion)
 
     def forward(self, images: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Return the loss of a batch, see the class."""
-        return {"loss": classification_loss(self.model(images), targets, weight=weight)}
+        return {"loss": classification_loss(self.model(images), targets, criterion=self.criterion, weight=weight)}
 
 
-def freeze_unused(model: nn.Module) -> None:
-    """Freeze what the logits of causal heads in the model do not depend on."""
-    for head in (module for module in model.modules() if isinstance(module, CausalHead)):
-        for unused in (head.confounder_mlp, head.confounder_classifier, head.intervention):
-            unused.requires_grad_(False)
+def unused(model: nn.Module) -> list[nn.Module]:
+    """Return what the logits of causal heads in the model do not depend on."""
+    heads = (module for module in model.modules() if isinstance(module, CausalHead))
+    return [part for head in heads for part in (head.confounder_mlp, head.confounder_classifier, head.intervention)]

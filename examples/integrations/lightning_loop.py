@@ -2,7 +2,8 @@
 
     python examples/integrations/lightning_loop.py
 
-The bank is a buffer of the module, so that Lightning moves it, saves it in its checkpoints and resumes with it.
+The bank is a buffer of the module, so that Lightning moves it, saves it in its checkpoints and resumes with it. An
+average of weights must leave it out: `EMAWeightAveraging(use_buffers=False)`.
 """
 
 import lightning

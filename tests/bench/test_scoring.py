@@ -87,8 +87,9 @@ def test_share_of_constructed_maps(scale):
         (lambda x: x[:, 0, 0, 0], {}, r"\(64,\)"),
         (lambda x: x[:1, 0, 0, :1], {}, r"B=64, but got \(1, 1\)"),
         (lambda x: x[:, 0, 0, :1] / 0 * 0, {}, "not finite"),
+        (nn.DataParallel(linear()), {}, "give its .module"),
     ],
 )
 def test_bad_models_are_refused(dataset, model, kwargs, match):
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises((TypeError, ValueError), match=match):
         predict(model, dataset, **kwargs)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from causalcxr import CausalOutput
+from causalcxr import CausalHead, CausalOutput
 from causalcxr.losses import AsymmetricLoss, CausalLoss, classification_loss
 from reference.comparison import normal
 from reference.losses import asymmetric, backdoor, cross_entropy, known_mean, uniform_kl
@@ -45,6 +45,24 @@ def test_losses_equal_the_reference(uniform: str, prior: Tensor | None, weighted
     bd = backdoor(output.intervened.tolist(), TARGETS.tolist(), element, p_c, rows)
     expected = {"loss": sl + 0.7 * conf + 0.2 * bd, "sl": sl, "conf": conf, "bd": bd}
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_classification_loss_has_labels_on_its_second_axis() -> None:
+    """As in training without confounders, where a loss may look at the axis itself."""
+    shapes = []
+
+    def each(logits: Tensor, targets: Tensor) -> Tensor:
+        shapes.append(logits.shape[1:])
+        return (logits - targets).square()
+
+    CausalLoss(classification=each)(_output(), TARGETS)
+    assert shapes == [(3,), (3,)]
+
+
+def test_a_batch_of_no_images_costs_nothing() -> None:
+    head = CausalHead(5, 3, dim=8, num_heads=2)
+    losses = CausalLoss()(head(torch.zeros(0, 5, 2, 2)), torch.zeros(0, 3))
+    assert {name: value.item() for name, value in losses.items()} == dict.fromkeys(("loss", "sl", "conf", "bd"), 0.0)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

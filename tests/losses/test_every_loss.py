@@ -136,6 +136,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: backdoor_weights(Y + 0.5, S), ValueError, "0, 1 or NaN"),
     (lambda: backdoor_weights(Y, torch.zeros(3).long()), ValueError, "strata must"),
     (lambda: backdoor_weights(Y, S.float()), TypeError, "strata must"),
+    (lambda: backdoor_weights(Y, S.numpy()), TypeError, "ndarray; give torch.as_tensor"),
     (lambda: backdoor_weights(Y, S, smoothing=-1.0), ValueError, "0 or more"),
     (lambda: backdoor_weights(Y, S, smoothing=float("inf")), ValueError, "0 or more"),
 ]

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import causalcxr
 from causalcxr import AgreementObjective
-from causalcxr.losses import classification_loss
+from causalcxr.losses import AsymmetricLoss, asymmetric_loss, classification_loss
 from two_processes import in_two_processes
 
 
@@ -95,15 +95,17 @@ def test_every_label_is_followed() -> None:
     assert 16 < int(upper.sum()) < 48
 
 
-def test_losses_and_gradient_are_those_of_the_two_views() -> None:
+@pytest.mark.parametrize("options", [{}, {"criterion": AsymmetricLoss()}], ids=["cross-entropy", "asymmetric"])
+def test_losses_and_gradient_are_those_of_the_two_views(options: dict[str, Any]) -> None:
     """Choosing the boxes leaves no gradient behind, neither in the weights nor in the caller's images."""
     torch.manual_seed(0)
     model = Recorder(Linear(torch.randn(3, 16, 16)))
     images, weight, targets = torch.rand(5, 1, 16, 16), torch.rand(5, 3), torch.rand(5, 3).round()
     targets[0, 0] = float("nan")
-    losses = AgreementObjective(model, strength=0.7)(images, targets, weight=weight)
+    losses = AgreementObjective(model, strength=0.7, **options)(images, targets, weight=weight)
     z, other = (model.model(each) for each in model.given)
-    sl = (classification_loss(z, targets, weight=weight) + classification_loss(other, targets, weight=weight)) / 2
+    each = asymmetric_loss if options else classification_loss
+    sl = (each(z, targets, weight=weight) + each(other, targets, weight=weight)) / 2
     agreement = (z - other).square().mean()
     torch.testing.assert_close(losses, {"loss": sl + 0.7 * agreement, "sl": sl, "agreement": agreement})
     found, expected = (torch.autograd.grad(loss, model.model.weight) for loss in (losses["loss"], sl + 0.7 * agreement))

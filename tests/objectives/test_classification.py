@@ -5,7 +5,7 @@ import torch
 
 import causalcxr
 from causalcxr import ClassificationObjective
-from causalcxr.losses import classification_loss
+from causalcxr.losses import AsymmetricLoss, asymmetric_loss, classification_loss
 
 
 def test_the_loss_is_that_of_the_logits() -> None:
@@ -14,6 +14,8 @@ def test_the_loss_is_that_of_the_logits() -> None:
     images, targets, weight = torch.randn(4, 3, 64, 64), torch.tensor([[0.0, 1.0, float("nan")]] * 4), torch.rand(4, 3)
     loss = ClassificationObjective(model)(images, targets, weight=weight)["loss"]
     torch.testing.assert_close(loss, classification_loss(model(images), targets, weight=weight))
+    loss = ClassificationObjective(model, criterion=AsymmetricLoss())(images, targets, weight=weight)["loss"]
+    torch.testing.assert_close(loss, asymmetric_loss(model(images), targets, weight=weight))
 
 
 def test_every_parameter_that_trains_has_a_gradient() -> None:
@@ -23,3 +25,5 @@ def test_every_parameter_that_trains_has_a_gradient() -> None:
     assert all((parameter.grad is not None) == parameter.requires_grad for parameter in model.parameters())
     assert not any(parameter.requires_grad for parameter in model.head.confounder_classifier.parameters())
     assert all(parameter.requires_grad for parameter in model.head.causal_classifier.parameters())
+    causalcxr.CausalObjective(model)  # trains all of them again
+    assert all(parameter.requires_grad for parameter in model.head.parameters())
