@@ -153,6 +153,8 @@ def test_better_takes_an_interval_and_every_seed() -> None:
     zero = {seed: np.full(102, 0.5) for seed in range(3)}
     assert report.difference(seeds(0.52, 0.53, 0.55), zero)["verdict"] == "better"
     assert report.difference(seeds(0.48, 0.47, 0.45), zero)["verdict"] == "worse"
+    assert report.difference(seeds(0.52, 0.53, 0.55), zero, lower_is_better=True)["verdict"] == "worse"
+    assert report.difference(seeds(0.48, 0.47, 0.45), zero, lower_is_better=True)["verdict"] == "better"
     assert report.difference(seeds(0.499, 0.56, 0.55), zero)["verdict"] == "not told apart"  # one seed says otherwise
     assert report.difference(seeds(0.505, 0.501, 0.502), zero)["verdict"] == "not told apart"
     assert report.difference(seeds(0.6), zero)["verdict"] == "not told apart"  # a single seed

@@ -6,7 +6,8 @@ Several folders of one study, such as of different seeds, are read together. All
 patients, who are drawn with replacement. Every run and every part sees the same draws, so that differences are paired.
 A figure is an array (1 + R,): its value, then its value on each of R resamples. That of a variant is the mean of the
 figures of its seeds, not that of an ensemble. One variant is called better than another if the interval of the
-difference excludes 0 and the difference has the same sign for every seed, of which there are three at least.
+difference excludes 0 and the difference has the same sign for every seed, of which there are three at least. Of a
+calibration error less is better.
 """
 
 import argparse
@@ -44,6 +45,7 @@ TITLES = {
     "pointing_evidence": "evidence in box",
     "pointing_attention": "attention in box",
 }
+LOWER_IS_BETTER = ("calibration_error", "calibration_error_fitted")
 COMPARED = ("mean_of_14", "mean_of_frequent", "within_AP", "within_PA", "worst_view")
 BRANCHES = {
     "norm_causal": "norm of h_x",
@@ -129,16 +131,17 @@ def summary(of_seeds: list[Array]) -> dict[str, Any]:
     }
 
 
-def difference(of_one: dict[int, Array], of_other: dict[int, Array]) -> dict[str, Any]:
+def difference(
+    of_one: dict[int, Array], of_other: dict[int, Array], *, lower_is_better: bool = False
+) -> dict[str, Any]:
     """Return the mean difference over the seeds that both have, paired over patients and seeds."""
     seeds = sorted(set(of_one) & set(of_other))
     found = summary([of_one[seed] - of_other[seed] for seed in seeds])
     low, high = found["interval"]
+    higher, lower = low > 0 and min(found["seeds"]) > 0, high < 0 and max(found["seeds"]) < 0
     verdict = "not told apart"
-    if len(seeds) >= MIN_SEEDS and low > 0 and min(found["seeds"]) > 0:
-        verdict = "better"
-    elif len(seeds) >= MIN_SEEDS and high < 0 and max(found["seeds"]) < 0:
-        verdict = "worse"
+    if len(seeds) >= MIN_SEEDS and (higher or lower):
+        verdict = "better" if lower == lower_is_better else "worse"
     return found | {"verdict": verdict}
 
 
@@ -173,7 +176,7 @@ def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str,
         }
     differences = {
         f"{one} - {other}": {
-            name: difference(of_one, figures[other][name])
+            name: difference(of_one, figures[other][name], lower_is_better=name in LOWER_IS_BETTER)
             for name, of_one in figures[one].items()
             if name in figures[other]
         }
