@@ -1,5 +1,6 @@
 """The study on NIH films: what it reads, what it draws, and that it runs from films to a model folder."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -142,6 +143,18 @@ def test_report_has_the_figures_of_the_library(release: Path) -> None:
     error = report.calibration_figure(scores, tables.targets.astype(float), report.drawn(tables.patient, 5))
     expected = expected_calibration_error(1 / (1 + np.exp(-scores)), tables.targets)
     assert error[0] == pytest.approx(expected.mean())
+
+
+def test_means_within_views_are_of_labels_that_both_views_have(release: Path) -> None:
+    tables = films.read_tables(release)
+    targets, pa = tables.targets.copy(), tables.view == "PA"
+    targets[pa, 0] = 0
+    tables = dataclasses.replace(tables, targets=targets)
+    assert report.judged_in_both_views(tables).tolist() == [False] + 13 * [True]
+    scores = np.random.default_rng(0).normal(size=targets.shape) + targets
+    figures = report.ranking_figures(scores, tables, 20)
+    assert figures["mean_of_both_views"][0] == pytest.approx(auroc(scores, targets)[1:].mean())
+    assert figures["within_PA"][0] == pytest.approx(auroc(scores[pa], targets[pa])[1:].mean())
 
 
 def test_better_takes_an_interval_and_every_seed() -> None:

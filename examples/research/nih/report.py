@@ -37,16 +37,16 @@ PAIRS += [(name, "label_queries") for name in ("causal", "label_queries_view", "
 TITLES = {
     "mean_of_14": "test AUROC, mean of 14",
     "mean_of_frequent": "mean of {frequent} findings",
-    "within_AP": "within AP",
-    "within_PA": "within PA",
-    "worst_view": "worst view",
+    "mean_of_both_views": "mean of {both} findings",
+    "within_AP": "{both} findings within AP",
+    "within_PA": "{both} findings within PA",
+    "worst_view": "{both} findings, worse view",
     "calibration_error": "calibration error",
-    "calibration_error_fitted": "after temperature",
+    "calibration_error_fitted": "calibration error after temperature",
     "pointing_evidence": "evidence in box",
     "pointing_attention": "attention in box",
 }
 LOWER_IS_BETTER = ("calibration_error", "calibration_error_fitted")
-COMPARED = ("mean_of_14", "mean_of_frequent", "within_AP", "within_PA", "worst_view")
 BRANCHES = {
     "norm_causal": "norm of h_x",
     "norm_confounder": "norm of h_c",
@@ -63,13 +63,20 @@ def patients_with(targets: Array, patient: npt.NDArray[Any]) -> npt.NDArray[np.i
     return np.array([len(np.unique(patient[column == 1])) for column in targets.T])
 
 
+def judged_in_both_views(tables: NIHTables) -> npt.NDArray[np.bool_]:
+    """Return which labels enough patients have in each view, lest the means of the views be of different labels."""
+    of_views = [tables.view == view for view in VIEWS]
+    counts = [patients_with(tables.targets[rows], tables.patient[rows]) for rows in of_views]
+    enough: npt.NDArray[np.bool_] = np.min(counts, axis=0) >= MIN_PATIENTS
+    return enough
+
+
 def ranking_figures(scores: Array, tables: NIHTables, n_resamples: int) -> Figures:
     """Return the means of AUROC of one run, over all films and within each view."""
     targets, patient = tables.targets.astype(float), tables.patient
     frequent = patients_with(targets, patient) >= MIN_PATIENTS
     within = {view: np.where((tables.view == view)[:, None], targets, np.nan) for view in VIEWS}
-    # The labels that both views have, lest their means be of different ones.
-    both = np.min([patients_with(of_view, patient) for of_view in within.values()], axis=0) >= MIN_PATIENTS
+    both = judged_in_both_views(tables)
 
     def figure(labelled: Array, labels: npt.NDArray[np.bool_]) -> Array:
         result = bootstrap_auroc(scores[:, labels], labelled[:, labels], patient, n_resamples=n_resamples, seed=0)
@@ -79,6 +86,7 @@ def ranking_figures(scores: Array, tables: NIHTables, n_resamples: int) -> Figur
     if frequent.any():
         figures["mean_of_frequent"] = figure(targets, frequent)
     if both.any():
+        figures["mean_of_both_views"] = figure(targets, both)
         figures |= {f"within_{view}": figure(of_view, both) for view, of_view in within.items()}
         figures["worst_view"] = np.min([figures[f"within_{view}"] for view in VIEWS], axis=0)
     return figures
@@ -194,6 +202,7 @@ def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str,
             "patients": len(np.unique(test.patient)),
             "positives": dict(zip(NIH_LABELS, test.targets.sum(axis=0).astype(int).tolist(), strict=True)),
             "positive_patients": dict(zip(NIH_LABELS, patients_with(test.targets, test.patient).tolist(), strict=True)),
+            "judged_in_both_views": np.array(NIH_LABELS)[judged_in_both_views(test)].tolist(),
             "marked_findings": len(in_the_middle),
             "middle_of_the_image": round(float(np.mean(in_the_middle)), 4) if in_the_middle else None,
         },
@@ -220,7 +229,8 @@ def study_tables(found: dict[str, Any]) -> str:
     """Return the tables of a study as Markdown."""
     test, variants = found["test"], found["variants"]
     frequent = sum(count >= MIN_PATIENTS for count in test["positive_patients"].values())
-    titles = {name: title.format(frequent=frequent) for name, title in TITLES.items()}
+    both = len(test["judged_in_both_views"])
+    titles = {name: title.format(frequent=frequent, both=both) for name, title in TITLES.items()}
     header = ["variant", "seeds", "validation AUROC of each", *titles.values()]
     body = []
     for variant, of in variants.items():
@@ -229,12 +239,13 @@ def study_tables(found: dict[str, Any]) -> str:
     blocks = [markdown_table(header, body)]
     blocks.append(
         f"{test['images']} films of {test['patients']} patients; 95 % intervals over patients of the mean over seeds. "
-        f"{test['marked_findings']} marked findings; the middle of the image lies in the box of "
-        f"{test['middle_of_the_image']} of them."
+        f"{frequent} findings have {MIN_PATIENTS} patients or more, {both} have as many in each view: "
+        f"{', '.join(test['judged_in_both_views'])}. {test['marked_findings']} marked findings; the middle of the image "
+        f"lies in the box of {test['middle_of_the_image']} of them."
     )
     body = []
     for pair, figures in found["differences"].items():
-        for name, of in ((name, figures[name]) for name in COMPARED if name in figures):
+        for name, of in ((name, figures[name]) for name in titles if name in figures):
             seeds = ", ".join(f"{value:+.3f}" for value in of["seeds"])
             body.append([pair, titles[name], with_interval(of, "{:+.3f}"), seeds, of["verdict"]])
     blocks.append(markdown_table(["difference", "of", "mean over seeds", "of each seed", ""], body))
