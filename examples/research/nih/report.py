@@ -240,8 +240,9 @@ def study_tables(found: dict[str, Any]) -> str:
     blocks.append(
         f"{test['images']} films of {test['patients']} patients; 95 % intervals over patients of the mean over seeds. "
         f"{frequent} findings have {MIN_PATIENTS} patients or more, {both} have as many in each view: "
-        f"{', '.join(test['judged_in_both_views'])}. {test['marked_findings']} marked findings; the middle of the image "
-        f"lies in the box of {test['middle_of_the_image']} of them."
+        f"{', '.join(test['judged_in_both_views'])}. "
+        f"{test['marked_findings']} marked findings; the middle of the image lies in the box of "
+        f"{test['middle_of_the_image']} of them."
     )
     body = []
     for pair, figures in found["differences"].items():
