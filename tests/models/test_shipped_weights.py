@@ -59,6 +59,10 @@ def test_card_has_what_a_user_must_know(name: str) -> None:
     low, high = test["interval"]
     assert f"**{test['mean_auroc']:.3f} ({low:.3f}, {high:.3f})**" in card
     assert f"Temperature {manifest['calibration']['temperature']:.3f};" in card
+    for group, found in test["groups"].items():
+        of_all = np.mean([test["labels"][label]["auroc"] for label in found["labels"]])
+        row = [group, found["images"], len(found["labels"]), "{:.3f} ({:.3f}, {:.3f})", f"{of_all:.3f}"]
+        assert " | ".join(map(str, row)).format(found["mean_auroc"], *found["interval"]) in card
 
 
 @pytest.mark.parametrize("create_model", [causalcxr.create_model, timm.create_model])

@@ -1,5 +1,6 @@
 """The study on NIH films: what it reads, what it draws, and that it runs from films to a model folder."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -144,6 +145,18 @@ def test_report_has_the_figures_of_the_library(release: Path) -> None:
     assert error[0] == pytest.approx(expected.mean())
 
 
+def test_means_within_views_are_of_labels_that_both_views_have(release: Path) -> None:
+    tables = films.read_tables(release)
+    targets, pa = tables.targets.copy(), tables.view == "PA"
+    targets[pa, 0] = 0
+    tables = dataclasses.replace(tables, targets=targets)
+    assert report.judged_in_both_views(tables).tolist() == [False] + 13 * [True]
+    scores = np.random.default_rng(0).normal(size=targets.shape) + targets
+    figures = report.ranking_figures(scores, tables, 20)
+    assert figures["mean_of_both_views"][0] == pytest.approx(auroc(scores, targets)[1:].mean())
+    assert figures["within_PA"][0] == pytest.approx(auroc(scores[pa, 1:], targets[pa, 1:]).mean())
+
+
 def test_better_takes_an_interval_and_every_seed() -> None:
     spread = np.linspace(-0.01, 0.01, 101)
 
@@ -153,6 +166,8 @@ def test_better_takes_an_interval_and_every_seed() -> None:
     zero = {seed: np.full(102, 0.5) for seed in range(3)}
     assert report.difference(seeds(0.52, 0.53, 0.55), zero)["verdict"] == "better"
     assert report.difference(seeds(0.48, 0.47, 0.45), zero)["verdict"] == "worse"
+    assert report.difference(seeds(0.52, 0.53, 0.55), zero, lower_is_better=True)["verdict"] == "worse"
+    assert report.difference(seeds(0.48, 0.47, 0.45), zero, lower_is_better=True)["verdict"] == "better"
     assert report.difference(seeds(0.499, 0.56, 0.55), zero)["verdict"] == "not told apart"  # one seed says otherwise
     assert report.difference(seeds(0.505, 0.501, 0.502), zero)["verdict"] == "not told apart"
     assert report.difference(seeds(0.6), zero)["verdict"] == "not told apart"  # a single seed

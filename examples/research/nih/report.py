@@ -6,7 +6,8 @@ Several folders of one study, such as of different seeds, are read together. All
 patients, who are drawn with replacement. Every run and every part sees the same draws, so that differences are paired.
 A figure is an array (1 + R,): its value, then its value on each of R resamples. That of a variant is the mean of the
 figures of its seeds, not that of an ensemble. One variant is called better than another if the interval of the
-difference excludes 0 and the difference has the same sign for every seed, of which there are three at least.
+difference excludes 0 and the difference has the same sign for every seed, of which there are three at least. Of a
+calibration error less is better.
 """
 
 import argparse
@@ -36,15 +37,16 @@ PAIRS += [(name, "label_queries") for name in ("causal", "label_queries_view", "
 TITLES = {
     "mean_of_14": "test AUROC, mean of 14",
     "mean_of_frequent": "mean of {frequent} findings",
-    "within_AP": "within AP",
-    "within_PA": "within PA",
-    "worst_view": "worst view",
+    "mean_of_both_views": "mean of {both} findings",
+    "within_AP": "{both} findings within AP",
+    "within_PA": "{both} findings within PA",
+    "worst_view": "{both} findings, worse view",
     "calibration_error": "calibration error",
-    "calibration_error_fitted": "after temperature",
+    "calibration_error_fitted": "calibration error after temperature",
     "pointing_evidence": "evidence in box",
     "pointing_attention": "attention in box",
 }
-COMPARED = ("mean_of_14", "mean_of_frequent", "within_AP", "within_PA", "worst_view")
+LOWER_IS_BETTER = ("calibration_error", "calibration_error_fitted")
 BRANCHES = {
     "norm_causal": "norm of h_x",
     "norm_confounder": "norm of h_c",
@@ -61,13 +63,20 @@ def patients_with(targets: Array, patient: npt.NDArray[Any]) -> npt.NDArray[np.i
     return np.array([len(np.unique(patient[column == 1])) for column in targets.T])
 
 
+def judged_in_both_views(tables: NIHTables) -> npt.NDArray[np.bool_]:
+    """Return which labels enough patients have in each view, lest the means of the views be of different labels."""
+    of_views = [tables.view == view for view in VIEWS]
+    counts = [patients_with(tables.targets[rows], tables.patient[rows]) for rows in of_views]
+    enough: npt.NDArray[np.bool_] = np.min(counts, axis=0) >= MIN_PATIENTS
+    return enough
+
+
 def ranking_figures(scores: Array, tables: NIHTables, n_resamples: int) -> Figures:
     """Return the means of AUROC of one run, over all films and within each view."""
     targets, patient = tables.targets.astype(float), tables.patient
     frequent = patients_with(targets, patient) >= MIN_PATIENTS
     within = {view: np.where((tables.view == view)[:, None], targets, np.nan) for view in VIEWS}
-    # The labels that both views have, lest their means be of different ones.
-    both = np.min([patients_with(of_view, patient) for of_view in within.values()], axis=0) >= MIN_PATIENTS
+    both = judged_in_both_views(tables)
 
     def figure(labelled: Array, labels: npt.NDArray[np.bool_]) -> Array:
         result = bootstrap_auroc(scores[:, labels], labelled[:, labels], patient, n_resamples=n_resamples, seed=0)
@@ -77,6 +86,7 @@ def ranking_figures(scores: Array, tables: NIHTables, n_resamples: int) -> Figur
     if frequent.any():
         figures["mean_of_frequent"] = figure(targets, frequent)
     if both.any():
+        figures["mean_of_both_views"] = figure(targets, both)
         figures |= {f"within_{view}": figure(of_view, both) for view, of_view in within.items()}
         figures["worst_view"] = np.min([figures[f"within_{view}"] for view in VIEWS], axis=0)
     return figures
@@ -129,16 +139,17 @@ def summary(of_seeds: list[Array]) -> dict[str, Any]:
     }
 
 
-def difference(of_one: dict[int, Array], of_other: dict[int, Array]) -> dict[str, Any]:
+def difference(
+    of_one: dict[int, Array], of_other: dict[int, Array], *, lower_is_better: bool = False
+) -> dict[str, Any]:
     """Return the mean difference over the seeds that both have, paired over patients and seeds."""
     seeds = sorted(set(of_one) & set(of_other))
     found = summary([of_one[seed] - of_other[seed] for seed in seeds])
     low, high = found["interval"]
+    higher, lower = low > 0 and min(found["seeds"]) > 0, high < 0 and max(found["seeds"]) < 0
     verdict = "not told apart"
-    if len(seeds) >= MIN_SEEDS and low > 0 and min(found["seeds"]) > 0:
-        verdict = "better"
-    elif len(seeds) >= MIN_SEEDS and high < 0 and max(found["seeds"]) < 0:
-        verdict = "worse"
+    if len(seeds) >= MIN_SEEDS and (higher or lower):
+        verdict = "better" if lower == lower_is_better else "worse"
     return found | {"verdict": verdict}
 
 
@@ -173,7 +184,7 @@ def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str,
         }
     differences = {
         f"{one} - {other}": {
-            name: difference(of_one, figures[other][name])
+            name: difference(of_one, figures[other][name], lower_is_better=name in LOWER_IS_BETTER)
             for name, of_one in figures[one].items()
             if name in figures[other]
         }
@@ -191,6 +202,7 @@ def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str,
             "patients": len(np.unique(test.patient)),
             "positives": dict(zip(NIH_LABELS, test.targets.sum(axis=0).astype(int).tolist(), strict=True)),
             "positive_patients": dict(zip(NIH_LABELS, patients_with(test.targets, test.patient).tolist(), strict=True)),
+            "judged_in_both_views": np.array(NIH_LABELS)[judged_in_both_views(test)].tolist(),
             "marked_findings": len(in_the_middle),
             "middle_of_the_image": round(float(np.mean(in_the_middle)), 4) if in_the_middle else None,
         },
@@ -217,7 +229,8 @@ def study_tables(found: dict[str, Any]) -> str:
     """Return the tables of a study as Markdown."""
     test, variants = found["test"], found["variants"]
     frequent = sum(count >= MIN_PATIENTS for count in test["positive_patients"].values())
-    titles = {name: title.format(frequent=frequent) for name, title in TITLES.items()}
+    both = len(test["judged_in_both_views"])
+    titles = {name: title.format(frequent=frequent, both=both) for name, title in TITLES.items()}
     header = ["variant", "seeds", "validation AUROC of each", *titles.values()]
     body = []
     for variant, of in variants.items():
@@ -226,12 +239,14 @@ def study_tables(found: dict[str, Any]) -> str:
     blocks = [markdown_table(header, body)]
     blocks.append(
         f"{test['images']} films of {test['patients']} patients; 95 % intervals over patients of the mean over seeds. "
+        f"{frequent} findings have {MIN_PATIENTS} patients or more, {both} have as many in each view: "
+        f"{', '.join(test['judged_in_both_views'])}. "
         f"{test['marked_findings']} marked findings; the middle of the image lies in the box of "
         f"{test['middle_of_the_image']} of them."
     )
     body = []
     for pair, figures in found["differences"].items():
-        for name, of in ((name, figures[name]) for name in COMPARED if name in figures):
+        for name, of in ((name, figures[name]) for name in titles if name in figures):
             seeds = ", ".join(f"{value:+.3f}" for value in of["seeds"])
             body.append([pair, titles[name], with_interval(of, "{:+.3f}"), seeds, of["verdict"]])
     blocks.append(markdown_table(["difference", "of", "mean over seeds", "of each seed", ""], body))
