@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import timm
+import torch
 from huggingface_hub import (
     CommitInfo,
     CommitOperationAdd,
@@ -121,8 +122,9 @@ def save_pretrained(
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".saving-", dir=folder) as unfinished:
         weights, description = Path(unfinished, WEIGHTS), Path(unfinished, CONFIG)
-        state_dict = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        save_file(state_dict, weights, metadata={"format": "pt"})
+        # Copies, since safetensors takes no two names of one tensor, as backbones with shared layers have.
+        copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in model.state_dict().items()}
+        save_file(copies, weights, metadata={"format": "pt"})
         config["sha256"] = _sha256(weights)
         description.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         weights.chmod(description.stat().st_mode)  # safetensors writes for the owner alone

@@ -72,6 +72,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
         "file": str(SHIPPED / "causal_efficientnet_lite0.nih10k.safetensors"),
         "input_size": (3, 192, 192),
         "label_names": list(NIH_LABELS),
+        "license": "apache-2.0",
     },
 }
 IMAGE_SIZES = {"causal_test_resnet": (3, 96, 96)}
@@ -96,9 +97,9 @@ def _cfg(name: str, **weights: Any) -> dict[str, Any]:
         "num_classes": len(NIH_LABELS),
         "input_size": IMAGE_SIZES.get(name, (3, 512, 512)),
         "crop_pct": 1.0,
+        "crop_mode": "squash",  # as `preprocess` does
         "interpolation": "bilinear",
         "classifier": CLASSIFIER,
-        "license": "apache-2.0",
         **(_of_backbone(backbone) if backbone else {"first_conv": ()}),
         **weights,
     }
@@ -112,7 +113,9 @@ default_cfgs = generate_default_cfgs(
 
 def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
     """Build a model of the table, with weights where asked for; what every entry point does."""
-    kwargs = _arguments(name, given)
+    if given.get("feature_cls", "getter") != "getter":
+        raise ValueError(f"feature_cls must be 'getter', which any backbone takes, but got {given['feature_cls']!r}")
+    kwargs = _arguments(name, pretrained, given)
     overlay, num_classes = kwargs["pretrained_cfg_overlay"], kwargs.get("num_classes")
     if pretrained:
         cfg = resolve_pretrained_cfg(name, kwargs.get("pretrained_cfg"), overlay)
@@ -142,7 +145,7 @@ def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
     return model
 
 
-def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
+def _arguments(name: str, pretrained: bool, given: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a model: those of the table, and over them those that are given."""
     usual, defaults = MODELS[name]
     kwargs: dict[str, Any] = {"backbone": usual} | defaults | given
@@ -159,6 +162,7 @@ def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
     if not backbone:
         raise ValueError(f"{name} needs the name of a timm model, as create_model({name!r}, backbone='resnet26d')")
     check_backbone_name(backbone)
+    cfg = get_pretrained_cfg(backbone) or PretrainedCfg()
     overlay = _of_backbone(backbone) if backbone != usual or published else {}
     if saved:
         overlay = {"first_conv": overlay["first_conv"]} if overlay else {}
@@ -169,16 +173,20 @@ def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
             "std": (published.std,) * published.channels,
             "license": published.license,
         }
-    elif overlay:
-        cfg = get_pretrained_cfg(backbone) or PretrainedCfg()
-        if cfg.fixed_input_size and not backbone_args.keys() & {"dynamic_img_size", "strict_img_size"}:
+    else:
+        if overlay and cfg.fixed_input_size and not backbone_args.keys() & {"dynamic_img_size", "strict_img_size"}:
             overlay["input_size"] = cfg.input_size
+        if not pretrained:  # a cfg of ours has the licence of weights of ours
+            overlay["license"] = cfg.license if kwargs.get("pretrained_backbone") is True else None
     if img_size is not None:
         backbone_args["img_size"] = img_size
         sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         channels = resolve_pretrained_cfg(name, kwargs.get("pretrained_cfg")).input_size[0]
         overlay["input_size"] = (channels, *sides)
-    kwargs["pretrained_cfg_overlay"] = overlay | (given.get("pretrained_cfg_overlay") or {})
+    own = given.get("pretrained_cfg_overlay") or {}
+    if "file" in own:  # weights of somebody else
+        overlay |= {"label_names": None, "license": None}
+    kwargs["pretrained_cfg_overlay"] = overlay | own
     return kwargs
 
 
@@ -195,9 +203,12 @@ def _weights_of(published: PublishedBackbone, wanted: Any) -> Any:
 
 def _describe(model: Any, pretrained: bool, num_classes: int | None, calibration: Calibration | None) -> None:
     """Note what a new model takes and what its weights know, and give it so many labels as are asked for."""
-    channels = get_model_input_config(model)["input_size"][0]
-    model.pretrained_cfg["input_size"] = (channels, *model.pretrained_cfg["input_size"][1:])
-    model.label_names, model.calibration = model.pretrained_cfg.get("label_names") if pretrained else None, None
+    cfg, channels = model.pretrained_cfg, get_model_input_config(model)["input_size"][0]
+    cfg["input_size"] = (channels, *cfg["input_size"][1:])
+    for key in ("mean", "std"):
+        if len(cfg[key]) != channels:
+            cfg[key] = (sum(cfg[key]) / len(cfg[key]),) * channels
+    model.label_names, model.calibration = cfg.get("label_names") if pretrained else None, None
     if pretrained and num_classes not in (None, model.num_classes):
         _new_labels(model, num_classes)
     elif pretrained and calibration:
@@ -303,6 +314,8 @@ def create_model(
         raise TypeError(f"name must be a string or a Path, but got {type(name).__name__}")
     somewhere = name.startswith(hub.SOURCES)
     pretrained = somewhere if pretrained is None else bool(pretrained)
+    if pretrained and kwargs.get("checkpoint_path"):
+        raise ValueError("checkpoint_path replaces the weights that are loaded: give pretrained=False with it")
     if kwargs.get("features_only"):  # maps have no labels
         label_names = None
     if label_names is not None:
