@@ -197,8 +197,7 @@ class CausalCXR(nn.Module):
             raise ValueError(
                 "the model has no pretrained_cfg, which says how images are scaled; build it by causalcxr.create_model"
             )
-        input_size = (self.in_chans, *cfg["input_size"][1:])
-        return preprocess(image, {**cfg, "input_size": input_size}, size=size).to(next(self.parameters()))
+        return preprocess(image, cfg, size=size).to(next(self.parameters()))
 
     @torch.no_grad()
     def predict_do(self, x: Tensor, bank: ConfounderBank) -> Tensor:
