@@ -69,7 +69,7 @@ NOT_ARGS = {
     *("pretrained_backbone", "features_only", "out_indices", "feature_cls", "pruned", "device", "dtype"),
 }
 # What a config may say of the images; what else timm knows of a model is taken from the registry.
-IMAGE_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "fixed_input_size", "license")
+IMAGE_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "fixed_input_size")
 
 
 def save_pretrained(
@@ -121,7 +121,8 @@ def save_pretrained(
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".saving-", dir=folder) as unfinished:
         weights, description = Path(unfinished, WEIGHTS), Path(unfinished, CONFIG)
-        state_dict = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        # Copies, since safetensors takes no two names of one tensor, as backbones with shared layers have.
+        state_dict = {name: tensor.cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
         save_file(state_dict, weights, metadata={"format": "pt"})
         config["sha256"] = _sha256(weights)
         description.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -342,7 +343,7 @@ def _checked_cfg(architecture: str, given: dict[str, Any]) -> dict[str, Any]:
     if not all(value > 0 for value in cfg["input_size"] + cfg["std"]):
         raise ValueError(f"input_size and std must be positive, but are {cfg['input_size']} and {cfg['std']}")
     network = {key: getattr(registered, key) for key in ("first_conv", "classifier")}
-    return cfg | network | {"architecture": architecture}
+    return cfg | network | {"architecture": architecture, "license": given.get("license")}
 
 
 def _is_causal(architecture: str) -> bool:

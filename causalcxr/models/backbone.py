@@ -109,8 +109,11 @@ def check_feature_map(model: Any, img_size: Any = None) -> None:
     try:
         with torch.device("meta"), torch.enable_grad():
             features = feature_map(twin, next(twin.parameters()).new_empty(2, model.in_chans, height, width))
-    except (AssertionError, AttributeError, NotImplementedError, RuntimeError) as error:
+    except (AssertionError, AttributeError, NotImplementedError) as error:
         raise _no_feature_map(name, str(error)) from error
+    except RuntimeError as error:
+        shape = f"(B, {model.in_chans}, {height}, {width})"
+        raise ValueError(f"backbone {name!r} does not run on images {shape}: {error}") from error
     if features.ndim != 4 or features.shape[1] != in_chs:
         raise _no_feature_map(name, f"shape {tuple(features.shape)} instead of (B, {in_chs}, H, W)")
     features.sum().backward()

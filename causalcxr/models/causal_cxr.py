@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.optim import auto_group_layers
 from torch import Tensor, nn
 
 from causalcxr._checks import check_tensor, readable
+from causalcxr._modes import eval_mode
 from causalcxr.calibration import Calibration
 from causalcxr.data.image import ImageLike
 from causalcxr.data.labels import check_label_names
@@ -195,14 +197,16 @@ class CausalCXR(nn.Module):
             raise ValueError(
                 "the model has no pretrained_cfg, which says how images are scaled; build it by causalcxr.create_model"
             )
-        input_size = (self.in_chans, *cfg["input_size"][1:])
-        return preprocess(image, {**cfg, "input_size": input_size}, size=size).to(next(self.parameters()))
+        return preprocess(image, cfg, size=size).to(next(self.parameters()))
 
     @torch.no_grad()
     def predict_do(self, x: Tensor, bank: ConfounderBank) -> Tensor:
         r"""Return the adjusted probabilities (B, K), in float32 at least (arXiv 2305.12072, Eq. 1).
 
         .. math:: P(Y \mid do(X)) = \sum_c P(c) \, \sigma(\Phi(h_x + c))
+
+        They are of the intervention's classifier Phi, which ranks images otherwise than Phi_x, that of `model(x)`. The
+        model is in evaluation mode for it.
 
         Args:
             x: (B, C, H, W) normalised images.
@@ -213,7 +217,8 @@ class CausalCXR(nn.Module):
         prior = bank.prior
         if not bool(prior.any()):
             raise ValueError("the bank has no confounder features; fill it by training or with bank.update(features)")
-        intervened = self.forward_causal(x, bank.features).intervened
+        with eval_mode(self):
+            intervened = self.forward_causal(x, bank.features).intervened
         probabilities = intervened.to(torch.promote_types(intervened.dtype, torch.float32)).sigmoid()
         # Not a matrix product, which autocast would take in half precision.
         return (probabilities * prior.to(probabilities)[:, None]).sum(dim=1)
@@ -275,7 +280,10 @@ class CausalCXR(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> Any:
         """Group the backbone's parameters by depth for layer-wise learning rates; the head comes last."""
-        matcher = self.backbone.group_matcher(coarse=coarse)
+        if hasattr(self.backbone, "group_matcher"):
+            matcher = self.backbone.group_matcher(coarse=coarse)
+        else:
+            matcher = auto_group_layers(self.backbone).__getitem__  # as timm groups models without
         if callable(matcher):
             return lambda name: matcher(name.removeprefix("backbone.")) if name.startswith("backbone.") else math.inf
         return {group: _under_backbone(patterns) for group, patterns in matcher.items()}

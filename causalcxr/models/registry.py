@@ -38,7 +38,7 @@ from causalcxr.data.labels import NIH_LABELS, check_label_names
 from causalcxr.models.backbone import check_backbone_name, check_feature_map
 from causalcxr.models.causal_cxr import CausalCXR
 from causalcxr.models.metadata import calibrate, checked_names
-from causalcxr.models.published import BACKBONES, PublishedBackbone
+from causalcxr.models.published import BACKBONES
 
 __all__ = ["create_model", "is_model", "list_models", "list_pretrained"]
 
@@ -72,6 +72,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
         "file": str(SHIPPED / "causal_efficientnet_lite0.nih10k.safetensors"),
         "input_size": (3, 192, 192),
         "label_names": list(NIH_LABELS),
+        "license": "apache-2.0",
     },
 }
 IMAGE_SIZES = {"causal_test_resnet": (3, 96, 96)}
@@ -96,9 +97,9 @@ def _cfg(name: str, **weights: Any) -> dict[str, Any]:
         "num_classes": len(NIH_LABELS),
         "input_size": IMAGE_SIZES.get(name, (3, 512, 512)),
         "crop_pct": 1.0,
+        "crop_mode": "squash",  # as `preprocess` does
         "interpolation": "bilinear",
         "classifier": CLASSIFIER,
-        "license": "apache-2.0",
         **(_of_backbone(backbone) if backbone else {"first_conv": ()}),
         **weights,
     }
@@ -112,7 +113,9 @@ default_cfgs = generate_default_cfgs(
 
 def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
     """Build a model of the table, with weights where asked for; what every entry point does."""
-    kwargs = _arguments(name, given)
+    if given.get("feature_cls", "getter") != "getter":
+        raise ValueError(f"feature_cls must be 'getter', which any backbone takes, but got {given['feature_cls']!r}")
+    kwargs = _arguments(name, pretrained, given)
     overlay, num_classes = kwargs["pretrained_cfg_overlay"], kwargs.get("num_classes")
     if pretrained:
         cfg = resolve_pretrained_cfg(name, kwargs.get("pretrained_cfg"), overlay)
@@ -136,13 +139,13 @@ def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
             raise
         raise _misfit(name, error) from error
     if isinstance(model, CausalCXR):  # not with features_only
-        _describe(model, pretrained, num_classes, _shipped_calibration(model.pretrained_cfg))
+        _describe(model, pretrained, num_classes)
         if not MODELS[name][0]:
             check_feature_map(model, kwargs["backbone_args"].get("img_size"))
     return model
 
 
-def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
+def _arguments(name: str, pretrained: bool, given: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a model: those of the table, and over them those that are given."""
     usual, defaults = MODELS[name]
     kwargs: dict[str, Any] = {"backbone": usual} | defaults | given
@@ -150,7 +153,15 @@ def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
     published = BACKBONES.get(kwargs["backbone"])
     backbone_args = defaults.get("backbone_args", {})
     if published:
-        weights = _weights_of(published, given.get("pretrained_backbone", not saved))
+        weights = given.get("pretrained_backbone", not saved)
+        if weights is True:
+            weights = published.address
+            if not weights.startswith("hf-hub:"):
+                raise ValueError(
+                    f"the weights of {published.name!r} are a pickle, {weights}, which is not opened from there; "
+                    "fetch it, save its state_dict() as safetensors, and give pretrained_backbone='file.safetensors', "
+                    "or pretrained_backbone=False for none"
+                )
         kwargs = {"in_chans": published.channels} | kwargs
         kwargs |= {"backbone": published.architecture, "pretrained_backbone": weights}
         backbone_args = backbone_args | published.backbone_args
@@ -159,6 +170,7 @@ def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
     if not backbone:
         raise ValueError(f"{name} needs the name of a timm model, as create_model({name!r}, backbone='resnet26d')")
     check_backbone_name(backbone)
+    cfg = get_pretrained_cfg(backbone) or PretrainedCfg()
     overlay = _of_backbone(backbone) if backbone != usual or published else {}
     if saved:
         overlay = {"first_conv": overlay["first_conv"]} if overlay else {}
@@ -169,39 +181,36 @@ def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:
             "std": (published.std,) * published.channels,
             "license": published.license,
         }
-    elif overlay:
-        cfg = get_pretrained_cfg(backbone) or PretrainedCfg()
-        if cfg.fixed_input_size and not backbone_args.keys() & {"dynamic_img_size", "strict_img_size"}:
+    else:
+        if overlay and cfg.fixed_input_size and not backbone_args.keys() & {"dynamic_img_size", "strict_img_size"}:
             overlay["input_size"] = cfg.input_size
+        if not pretrained:  # a cfg of ours has the licence of weights of ours
+            overlay["license"] = cfg.license if kwargs.get("pretrained_backbone") is True else None
     if img_size is not None:
         backbone_args["img_size"] = img_size
         sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         channels = resolve_pretrained_cfg(name, kwargs.get("pretrained_cfg")).input_size[0]
         overlay["input_size"] = (channels, *sides)
-    kwargs["pretrained_cfg_overlay"] = overlay | (given.get("pretrained_cfg_overlay") or {})
+    own = given.get("pretrained_cfg_overlay") or {}
+    if "file" in own:  # other weights than those of the tag
+        overlay |= {"label_names": None, "license": None}
+    kwargs["pretrained_cfg_overlay"] = overlay | own
     return kwargs
 
 
-def _weights_of(published: PublishedBackbone, wanted: Any) -> Any:
-    """Return where the weights of a row of the table are, unless others are wanted, or none."""
-    if wanted is True and not published.address.startswith("hf-hub:"):
-        raise ValueError(
-            f"the weights of {published.name!r} are a pickle, {published.address}, which is not opened from there; "
-            "fetch it, save its state_dict() as safetensors, and give pretrained_backbone='file.safetensors', "
-            "or pretrained_backbone=False for none"
-        )
-    return published.address if wanted is True else wanted
-
-
-def _describe(model: Any, pretrained: bool, num_classes: int | None, calibration: Calibration | None) -> None:
+def _describe(model: Any, pretrained: bool, num_classes: int | None) -> None:
     """Note what a new model takes and what its weights know, and give it so many labels as are asked for."""
-    channels = get_model_input_config(model)["input_size"][0]
-    model.pretrained_cfg["input_size"] = (channels, *model.pretrained_cfg["input_size"][1:])
-    model.label_names, model.calibration = model.pretrained_cfg.get("label_names") if pretrained else None, None
+    cfg, channels = model.pretrained_cfg, get_model_input_config(model)["input_size"][0]
+    cfg["input_size"] = (channels, *cfg["input_size"][1:])
+    for key in ("mean", "std"):
+        if len(cfg[key]) != channels:
+            cfg[key] = (sum(cfg[key]) / len(cfg[key]),) * channels
+    model.label_names, model.calibration = cfg.get("label_names") if pretrained else None, None
     if pretrained and num_classes not in (None, model.num_classes):
         _new_labels(model, num_classes)
-    elif pretrained and calibration:
-        calibrate(model, calibration)
+    elif pretrained and (file := Path(cfg.get("file") or "")).parent == SHIPPED:
+        manifest = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        calibrate(model, Calibration(**manifest["calibration"]))
 
 
 def _new_labels(model: Any, num_classes: int, names: Sequence[str] = ()) -> None:
@@ -303,6 +312,8 @@ def create_model(
         raise TypeError(f"name must be a string or a Path, but got {type(name).__name__}")
     somewhere = name.startswith(hub.SOURCES)
     pretrained = somewhere if pretrained is None else bool(pretrained)
+    if pretrained and kwargs.get("checkpoint_path"):
+        raise ValueError("checkpoint_path replaces the weights that are loaded: give pretrained=False with it")
     if kwargs.get("features_only"):  # maps have no labels
         label_names = None
     if label_names is not None:
@@ -339,7 +350,7 @@ def _open(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
     if kwargs.get("features_only"):
         return model
     if plain:
-        _describe(model, pretrained, num_classes, None)
+        _describe(model, pretrained, num_classes)
     if pretrained and calibration and model.num_classes == cfg["num_classes"]:
         calibrate(model, calibration)
     return model
@@ -387,11 +398,3 @@ def _check_name(name: str) -> None:
         close = difflib.get_close_matches(name, list_models(), n=4, cutoff=0.4)
         hint = f"close names: {', '.join(close)}" if close else "causalcxr.list_models() lists them"
     raise ValueError(f"unknown model {name!r}; {hint}")
-
-
-def _shipped_calibration(cfg: dict[str, Any]) -> Calibration | None:
-    """Return the calibration of weights that come with the package."""
-    file = Path(cfg.get("file") or "")
-    if file.parent != SHIPPED:
-        return None
-    return Calibration(**json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["calibration"])

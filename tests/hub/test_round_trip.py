@@ -72,6 +72,14 @@ def test_any_backbone_comes_back(tmp_path: Path) -> None:
     torch.testing.assert_close(gray(_images(1)), model(_images(1).expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
 
 
+def test_backbone_that_uses_a_layer_twice_comes_back(tmp_path: Path) -> None:
+    model = causalcxr.create_model("causal_timm", backbone="coat_lite_tiny", dim=32, num_heads=4).eval()
+    assert len(dict(model.named_parameters())) < len(dict(model.named_parameters(remove_duplicate=False)))
+    causalcxr.save_pretrained(model, tmp_path)
+    images = torch.randn(1, 3, 224, 224)
+    assert torch.equal(causalcxr.create_model(tmp_path).eval()(images), model(images))
+
+
 @pytest.mark.parametrize("num_classes", [14, 5, 0])
 @pytest.mark.parametrize(
     ("change", "message"),

@@ -1,5 +1,6 @@
 """What `save_pretrained` writes, and refuses to write."""
 
+import dataclasses
 import inspect
 import json
 import logging
@@ -12,6 +13,7 @@ import pytest
 import timm
 import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import causalcxr
@@ -181,7 +183,7 @@ def test_card_has_the_figures_that_are_given(model: CausalCXR, metrics: dict[str
         assert (result.dataset_name, result.dataset_type) == ("NIH ChestX-ray14", "nih-chestx-ray14")
         assert (result.dataset_split, result.metric_type) == ("test", "roc_auc")
     assert (results["AUROC, mean"].metric_value, results["AUROC, Mass"].metric_value) == (0.7, 0.64)
-    assert (card.data.library_name, card.data.license) == ("causalcxr", "apache-2.0")
+    assert (card.data.library_name, card.data.license) == ("causalcxr", None)
     for said in (
         "**Not for clinical use.**",
         "| mean | 0.700 (0.650, 0.750) |",
@@ -193,6 +195,28 @@ def test_card_has_the_figures_that_are_given(model: CausalCXR, metrics: dict[str
         "96 x 96 px",
     ):
         assert said in card.text
+
+
+def test_licence_is_that_of_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of timm's, where they are loaded, or of ours; of others it has to be given."""
+    weights, cfg = tmp_path / "w.safetensors", timm.get_pretrained_cfg("test_resnet")
+    save_file(timm.create_model("test_resnet").state_dict(), weights)
+    ours, timms = {"name": "causal_efficientnet_lite0"}, {"pretrained_backbone": True}
+    known = dataclasses.replace(cfg, license="cc-by-nc-4.0", hf_hub_id=None, file=str(weights))
+    monkeypatch.setitem(timm.models._registry._model_pretrained_cfgs, "test_resnet", known)
+    for expected, options in (
+        (None, {}),
+        (None, ours),
+        (None, {"pretrained_backbone": weights}),
+        ("mit", {"pretrained_backbone": weights, "pretrained_cfg_overlay": {"license": "mit"}}),
+        ("cc-by-nc-4.0", timms),
+        ("apache-2.0", ours | {"pretrained": True}),
+        ("apache-2.0", ours | timms | {"pretrained": True}),
+    ):
+        model = causalcxr.create_model(**({"name": "causal_test_resnet"} | options))
+        causalcxr.save_pretrained(model, tmp_path / "saved", metrics={"data": "a", "split": "b", "auroc": {}})
+        assert ModelCard.load(tmp_path / "saved" / "README.md").data.license == expected, options
+        assert causalcxr.create_model(tmp_path / "saved").pretrained_cfg.get("license") == expected
 
 
 def test_card_written_by_hand_stays_unless_there_are_figures(

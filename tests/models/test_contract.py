@@ -136,6 +136,14 @@ def test_layers_are_grouped_as_the_backbone_groups_them(model: CausalCXR) -> Non
         assert len(set(expected.values())) > 2
 
 
+def test_layers_of_a_backbone_that_does_not_group_them() -> None:
+    model = causalcxr.create_model("causal_timm", backbone="poolformer_s12", device="meta")
+    groups = timm.models.group_parameters(model, model.group_matcher(), reverse=True)
+    expected = timm.optim.auto_group_layers(model.backbone)
+    assert {name: groups[f"backbone.{name}"] for name in expected} == expected
+    assert {groups[name] for name in groups if name.startswith("head.")} == {max(expected.values()) + 1}
+
+
 def test_every_parameter_has_a_gradient_and_checkpointing_recomputes_blocks_for_it(model: CausalCXR) -> None:
     plain, recomputing = _trainable(model), _trainable(model)
     recomputing.set_grad_checkpointing()

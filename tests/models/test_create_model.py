@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
 import causalcxr
 from causalcxr import CausalCXR
@@ -52,6 +53,8 @@ def test_weights_that_are_not_published(create_model: Callable[..., CausalCXR], 
         ({"backbone": 18}, TypeError, "backbone must be the name of a timm model, but got int"),
         ({"in_chans": 0}, ValueError, "in_chans must be at least 1, but got 0"),
         ({"pretrained_backbone": "no_such_file"}, FileNotFoundError, "no file of backbone weights at no_such_file"),
+        ({"features_only": True, "feature_cls": "fx"}, ValueError, "feature_cls must be 'getter', .* but got 'fx'"),
+        ({"pretrained": True, "checkpoint_path": "own.pth"}, ValueError, "give pretrained=False with it"),
     ],
 )
 def test_options_that_do_not_fit(options: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -119,6 +122,23 @@ def test_image_size_of_any_backbone(tmp_path: Path) -> None:
     images = torch.randn(1, 3, 64, 64)
     assert torch.equal(causalcxr.create_model(tmp_path).eval()(images), model(images))
     assert torch.equal(timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()(images), model(images))
+
+
+@pytest.mark.parametrize("in_chans", [3, 1])
+@pytest.mark.parametrize("name", ["causal_test_resnet", "causal_resnet18"])  # one scale for all channels, or three
+def test_transform_of_timm_does_what_preprocess_does(
+    name: str, in_chans: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Up to 8 bits, to which it rounds after each direction, on a film that is not square; in a folder too."""
+    model = causalcxr.create_model(name, in_chans=in_chans, pretrained_cfg_overlay={"input_size": (3, 96, 96)})
+    causalcxr.save_pretrained(model, tmp_path)
+    film = Image.fromarray(np.random.default_rng(0).integers(0, 256, (180, 120), dtype=np.uint8))
+    for each in (model, timm.create_model(f"local-dir:{tmp_path}", pretrained=True)):
+        transform = timm.data.create_transform(**timm.data.resolve_model_data_config(each))
+        given = transform(film if in_chans == 1 else film.convert("RGB"))[None]
+        atol = 1.01 / 255 / min(each.pretrained_cfg["std"])
+        torch.testing.assert_close(given, model.preprocess(film), rtol=0, atol=atol)
+    assert caplog.records == []
 
 
 def test_rate_of_stochastic_depth() -> None:

@@ -1,5 +1,7 @@
 """The adjusted prediction against the literal sum over confounders (arXiv 2305.12072, Eq. 1)."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -60,6 +62,13 @@ def test_average_stays_in_float32_under_autocast() -> None:
         expected = model.forward_causal(images, bank.features).intervened[:, 0]
     assert given.dtype == torch.float32
     torch.testing.assert_close(given, expected.detach().float().sigmoid(), rtol=1e-6, atol=0)
+
+
+def test_model_in_training_predicts_as_in_evaluation_and_stays_as_it_is(model: CausalCXR) -> None:
+    training, bank = copy.deepcopy(model).train(), _bank(0)
+    assert torch.equal(training.predict_do(_images(), bank), model.predict_do(_images(), bank))
+    assert all(module.training for module in training.modules())
+    torch.testing.assert_close(training.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
 def test_bank_must_be_a_filled_bank_of_the_same_labels(model: CausalCXR) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,14 @@ def test_calibration_is_that_of_the_manifest(name: str) -> None:
     assert causalcxr.create_model(name, pretrained=True, in_chans=1).calibration == expected
     assert causalcxr.create_model(name, pretrained=True, num_classes=3).calibration is None
     assert causalcxr.create_model(name).calibration is None
+
+
+@pytest.mark.parametrize("create_model", [causalcxr.create_model, timm.create_model])
+def test_weights_of_somebody_else_have_neither_names_nor_calibration(create_model: Any, tmp_path: Path) -> None:
+    shutil.copy(_weights(NAMES[0]), tmp_path / "own.safetensors")
+    overlay = {"file": str(tmp_path / "own.safetensors")}
+    model = create_model(NAMES[0], pretrained=True, pretrained_cfg_overlay=overlay)
+    assert (model.label_names, model.calibration, model.pretrained_cfg.get("license")) == (None, None, None)
 
 
 @pytest.mark.parametrize("name", NAMES)
