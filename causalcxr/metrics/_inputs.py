@@ -18,9 +18,9 @@ def as_floats(given: Any) -> FloatArray:
     if isinstance(given, torch.Tensor):
         given = given.detach().cpu().double()  # NumPy has no bfloat16
     try:
-        return np.array(given, dtype=np.float64)
+        return np.require(given, np.float64, ["WRITEABLE", "ENSUREARRAY"])  # pandas gives views to read only
     except TypeError:  # of the NA of pandas
-        cells = np.array(given, dtype=object)
+        cells = np.asarray(given, dtype=object)
         return np.where(np.vectorize(_is_missing, otypes=[bool])(cells), np.nan, cells).astype(np.float64)
 
 
