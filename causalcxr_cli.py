@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     options = add(
         "evaluate",
         "AUROC of scores against labels, with intervals",
-        "The intervals hold 95 of 100 resamples. Images are matched by file name, and by folders too where names repeat.",
+        "The intervals hold 95 of 100 resamples. Images are matched by file name, or by path where names repeat.",
     )
     options.add_argument("scores", type=Path, metavar="SCORES.csv", help="as written by predict")
     options.add_argument(
