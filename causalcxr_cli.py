@@ -5,6 +5,8 @@ They are outside the package, whose import takes seconds, so that `--help` and `
 
 import argparse
 import importlib.metadata
+import io
+import sys
 from pathlib import Path
 
 __all__ = ["main", "parser"]
@@ -23,6 +25,8 @@ def main(argv: list[str] | None = None) -> int:
         0 if all is done, 1 if some images failed, 2 if the arguments are wrong or nothing could be done.
     """
     arguments = vars(parser().parse_args(argv))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 leaves as it came
     from causalcxr.cli import run
 
     return run(**arguments)
@@ -78,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     options = add(
         "evaluate",
         "AUROC of scores against labels, with intervals",
-        "The intervals hold 95 of 100 resamples. Images are matched by file name.",
+        "The intervals hold 95 of 100 resamples. Images are matched by file name, or by path where names repeat.",
     )
     options.add_argument("scores", type=Path, metavar="SCORES.csv", help="as written by predict")
     options.add_argument(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from causalcxr._checks import check_choice
-from causalcxr.metrics._inputs import FloatArray, check_inputs
+from causalcxr.metrics._inputs import FloatArray, as_floats, check_inputs
 
 __all__ = ["Calibration"]
 
@@ -112,12 +112,13 @@ class Calibration:
         """Return the calibrated probabilities (N, K), in float32 at least, on the device of the logits.
 
         Args:
-            logits: (N, K) finite scores before the sigmoid; tensor, array or nested list.
+            logits: (N, K) finite scores before the sigmoid; tensor, array, data frame or nested list.
 
         Raises:
             ValueError: If the logits are not (N, K), with as many labels as there are thresholds, or not finite.
         """
-        scores, num_labels = torch.as_tensor(logits), len(self.thresholds)
+        given = as_floats(logits) if hasattr(logits, "to_numpy") else logits
+        scores, num_labels = torch.as_tensor(given), len(self.thresholds)
         if scores.ndim != 2 or scores.shape[1] != num_labels:
             raise ValueError(f"logits must have shape (N, K), K={num_labels}, but got {tuple(scores.shape)}")
         if count := scores.numel() - int(scores.isfinite().sum()):

@@ -70,8 +70,8 @@ def _write(text: str, file: TextIO | None = None) -> None:
 
 def _csv_line(cells: Iterable[Any]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()
+    csv.writer(line).writerow(cells)  # with an end of line, else one in a file name is not quoted
+    return line.getvalue().removesuffix("\r\n")
 
 
 # ---- predict
@@ -107,6 +107,7 @@ def _predict(
         if format not in ("table", ending):
             raise CommandError(f"--output {output.name} says the format; leave --format {format} out")
         format = ending
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     processes = _launched(device)
     first = processes is None or processes.is_main_process
     paths, problems = find_images(images)
@@ -115,16 +116,14 @@ def _predict(
     if not paths:
         raise CommandError("no image found")
     loaded, labels = _load(model, processes.device if processes else device)
-    panels = None
     try:
-        if heatmap is not None:
-            panels = Panels(loaded, labels, heatmap, paths, finding, attention)
+        panels = None if heatmap is None else Panels(loaded, labels, heatmap, paths, finding, attention)
     except (ImportError, OSError, ValueError) as error:
         raise CommandError(error) from error
     writer = _Writer(format, model, labels, getattr(loaded.calibration, "thresholds", None))
     left = writer.open(output, paths) if first else []
-    failed, succeeded = bool(problems), len(left) < len(paths)
-    if first and succeeded:
+    failed = bool(problems)
+    if first and len(left) < len(paths):
         undrawn = "" if heatmap is None else "; their heat maps are not drawn: take another --output"
         _say(f"{len(paths) - len(left)} of {len(paths)} images are in {output} already{undrawn}")
     if processes is None:
@@ -137,7 +136,6 @@ def _predict(
             rows = _together(_rows(loaded, labels, part, panels, batch_size, workers), batch_size)
     for row in tqdm(rows, "scoring", len(left), unit=" images", leave=False, disable=None if first else True):
         failed |= row.problem is not None
-        succeeded |= row.scores is not None
         if first and row.problem is not None:
             _say(f"error: {row.problem}")
         if first and row.scores is not None:
@@ -149,20 +147,23 @@ def _predict(
     writer.close()
     if output is not None:
         _say(f"wrote {writer.rows} rows to {output}")
-    if failed:
-        return SOME_FAILED if succeeded else NOTHING_DONE
-    return DONE
+    if not failed:
+        return DONE
+    return SOME_FAILED if writer.rows or len(left) < len(paths) else NOTHING_DONE
 
 
-def _launched(device: str | None) -> Any:
+def _launched(device: str) -> Any:
     """Return the processes that torchrun or `accelerate launch` started, or None if this one is alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if (started := int(os.environ.get("WORLD_SIZE", "1"))) == 1:
         return None
     try:
         from accelerate import PartialState
     except ImportError as error:
         raise CommandError("several processes need accelerate: pip install accelerate") from error
-    return PartialState(cpu=device == "cpu")
+    processes = PartialState(cpu=device == "cpu")
+    if processes.num_processes != started:  # each would score all images
+        raise CommandError(f"cannot use the device {device} in {started} processes")
+    return processes
 
 
 def _together(rows: Iterator[Row], every: int) -> Iterator[Row]:
@@ -191,7 +192,8 @@ def find_images(arguments: list[str]) -> tuple[list[Path], list[str]]:
 
 
 def _is_image(file: Path) -> bool:
-    if file.name.startswith(".") or file.name == "DICOMDIR" or file.name.endswith(PANEL_SUFFIX) or not file.is_file():
+    special = file.exists() and not file.is_file()  # a link to nothing is read, which says why it fails
+    if special or file.name.startswith(".") or file.name == "DICOMDIR" or file.name.endswith(PANEL_SUFFIX):
         return False
     if file.suffix.lower() in SUFFIXES:
         return True
@@ -212,7 +214,7 @@ def _load(name: str, device: Any) -> tuple[Any, list[str]]:
     if model.num_classes == 0:
         raise CommandError(f"the model {name} has no labels")
     try:
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model.to(device)
     except (RuntimeError, AssertionError) as error:  # as torch meets a device that there is not
         raise CommandError(f"cannot use the device {device}: {error}") from error
     return model.eval(), list(model.label_names or (f"label_{k}" for k in range(model.num_classes)))
@@ -274,7 +276,9 @@ class _Writer:
         """Return the paths of the rows, and cut off one that was not finished, once the file is known as ours."""
         content = output.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
-        lines = io.StringIO(whole.decode("utf-8", "surrogateescape"), newline="")
+        while self.format == "csv" and whole.count(b'"') % 2:  # the end of line is one of a file name
+            whole = whole[: whole[:-1].rfind(b"\n") + 1]
+        lines = io.StringIO(whole.decode("utf-8-sig", "surrogateescape"), newline="")
         weights: dict[str, Any] = self.cells if self.format == "csv" else {"thresholds": self.thresholds}
         if self.format == "csv":
             rows: Iterable[dict[str, Any]] = (reader := csv.DictReader(lines))
@@ -286,7 +290,7 @@ class _Writer:
             raise ValueError("it has other columns")
         done = set()
         for row in rows:
-            if row["model"] != self.model:
+            if os.path.normpath(row["model"]) != os.path.normpath(self.model):  # of a folder, however it was written
                 raise ValueError(f"its rows are of the model {row['model']}")
             if row | weights != row:  # as after training anew
                 raise ValueError(f"its rows are of other weights of {self.model}, with other thresholds")
@@ -335,7 +339,7 @@ def _evaluate(scores: Path, labels: Path, group: list[str], patients: str | None
         _say("warning: intervals over images are too narrow where a patient has several; give --patients COLUMN")
     try:
         results = aurocs(scores, labels, group, patients)
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         raise CommandError(error) from error
     if format == "json":
         _write(json.dumps([row._asdict() for row in results], indent=1, allow_nan=False))

@@ -80,7 +80,7 @@ def predict(
             f"{type(model).__name__} has no pretrained_cfg, which says how films are scaled; build the model with "
             "causalcxr.create_model or timm.create_model (of a wrapped one, give its .module)"
         )
-    single = isinstance(films, (str, os.PathLike)) or hasattr(films, "read") or getattr(films, "ndim", 3) < 3
+    single = isinstance(films, (str, os.PathLike)) or hasattr(films, "read") or getattr(films, "ndim", 1) in (0, 2)
     if single or not isinstance(films, Iterable):
         raise TypeError(f"films must be a list of films, or another iterable, got {type(films).__name__}: give [film]")
     kind = next(model.parameters()).device.type

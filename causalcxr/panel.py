@@ -90,7 +90,8 @@ def save_panel(path: Path, image: Tensor, findings: list[Finding], title: str, n
     rows = -(-(1 + len(findings)) // columns)
     size = (1.0 + columns * (width / DPI + 0.1), 0.7 + rows * (height / DPI + 0.3))  # with room for texts
     figure = _figure()(figsize=size, layout="constrained", facecolor="white")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    title = title.encode(errors="replace").decode()  # a file name need not be UTF-8, nor a formula
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK, parse_math=False)
     figure.supxlabel(note, x=0.01, ha="left", fontsize=8.5, color=FAINT)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:

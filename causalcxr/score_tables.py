@@ -1,15 +1,16 @@
 """AUROC of a table of scores against a table of labels: what `causalcxr evaluate` prints."""
 
-import csv
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import groupby
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from causalcxr.data.films import TARGETS, read_rows
 from causalcxr.data.labels import NIH_LABELS
 from causalcxr.data.nih_tables import few
 from causalcxr.metrics import bootstrap_auroc
@@ -21,7 +22,7 @@ NIH_FINDINGS = "Finding Labels"
 INCOMPLETE = "* may be too narrow: some resamples of the interval lack a positive or a negative image"
 
 Table = dict[str, dict[str, str]]
-"""The rows of a CSV file by the file name of their image."""
+"""The rows of a CSV file by their image."""
 
 
 class LabelAuroc(NamedTuple):
@@ -42,7 +43,8 @@ def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) 
     """Compare two CSV files, and return for all images and each group one row a label, then their mean.
 
     Args:
-        scores: As `causalcxr predict` writes it. Images are matched by file name.
+        scores: As `causalcxr predict` writes it. Images are matched by file name or, where names repeat, by as many
+            folders above it as tell all images apart.
         labels: With 0, 1 or nothing (unknown) for each label, or the table of the NIH release.
         groups: Columns of `labels`, within each value of which the figures are given as well.
         patients: Column of `labels` that names the patients, who are drawn for the intervals. None draws images.
@@ -50,7 +52,8 @@ def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) 
     Raises:
         ValueError: A table is damaged, or the two do not fit.
     """
-    scored, labelled = _read(scores), _read(labels)
+    # Paths are relative to the working directory, and to the table; one that is not UTF-8 is written as it is.
+    scored, labelled = _by_name(_read(scores, "", "surrogateescape"), _read(labels, labels.parent, "strict"))
     if unlabelled := [image for image in scored if image not in labelled]:
         raise ValueError(f"{len(unlabelled)} images of {scores} are not in {labels}: {few(unlabelled)}")
     if unscored := [image for image in labelled if image not in scored]:
@@ -76,8 +79,8 @@ def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) 
         if column not in columns:
             raise ValueError(f"the labels have no column {column!r}; their columns: {', '.join(columns)}")
     drawn = np.array([row[patients] for row in rows.values()]) if patients else np.arange(len(rows))
-    if patients and "" in drawn:
-        raise ValueError(f"{np.sum(drawn == '')} images have no {patients!r}")
+    if unnamed := [image for image, row in rows.items() if patients and not row[patients]]:
+        raise ValueError(f"{labels}: {len(unnamed)} images have no {patients!r}: {few(unnamed)}")
     members = {"all images": np.ones(len(rows), dtype=bool)}
     for column in groups:
         values = np.array([row[column] for row in rows.values()])
@@ -90,26 +93,34 @@ def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) 
     ]
 
 
-def _read(path: Path) -> Table:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = list(reader.fieldnames or ())
-        image_column = next((name for name in IMAGE_COLUMNS if name in columns), None)
-        if image_column is None:
-            raise ValueError(
-                f"{path} has no column of image names ({', '.join(IMAGE_COLUMNS)}); its columns: {few(columns)}"
-            )
-        rows: Table = {}
-        for row in reader:
-            if None in row or None in row.values():  # how csv marks surplus and missing cells
-                raise ValueError(f"{path}, line {reader.line_num}: not {len(columns)} cells as in the header")
-            image = PurePath(row[image_column].replace("\\", "/")).name
-            if image in rows:
-                raise ValueError(f"{path} has several rows for {image!r} (images are matched by file name)")
-            rows[image] = row
+def _read(table: Path, folder: str | Path, errors: str) -> dict[tuple[str, ...], dict[str, str]]:
+    """Return the rows by the parts of the path of their image."""
+    columns, lines = read_rows(table, errors)
+    image_column = next((name for name in IMAGE_COLUMNS if name in columns), None)
+    if image_column is None:
+        names = ", ".join(IMAGE_COLUMNS)
+        raise ValueError(
+            f"{table} has no column of image names ({names}), separated by commas; its columns: {few(columns)}"
+        )
+    rows = {}
+    for line, row in lines:
+        image = Path(os.path.abspath(os.path.join(folder, row[image_column].replace("\\", "/")))).parts
+        if image in rows:
+            raise ValueError(f"{line}: another row for {row[image_column]!r}")
+        rows[image] = row
     if not rows:
-        raise ValueError(f"{path} has no rows")
+        raise ValueError(f"{table} has no rows")
     return rows
+
+
+def _by_name(*tables: dict[tuple[str, ...], dict[str, str]]) -> list[Table]:
+    """Return the rows by file name, or by the end of the path that tells the images of each table apart."""
+    parts = 1
+    while True:
+        named = [{"/".join(image[-parts:]): row for image, row in table.items()} for table in tables]
+        if [*map(len, named)] == [*map(len, tables)]:
+            return named
+        parts += 1
 
 
 def _numbers(path: Path, table: Table, names: list[str], read: Callable[[str], float]) -> np.ndarray:
@@ -131,9 +142,9 @@ def _score(cell: str) -> float:
 
 
 def _target(cell: str) -> float:
-    if cell and float(cell) not in (0, 1):
+    if cell.lower() not in TARGETS:
         raise ValueError(f"labels must be 0, 1 or empty (unknown), got {cell}")
-    return float(cell or "nan")
+    return TARGETS[cell.lower()]
 
 
 def _of_group(

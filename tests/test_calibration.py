@@ -120,11 +120,23 @@ def test_labels_of_one_class_are_named(column, criterion):
 # --- inputs and outputs
 
 
-def test_inputs_are_tensors_arrays_or_lists():
+class Frame:
+    """What a data frame has of an array."""
+
+    def __init__(self, values):
+        self.to_numpy = values.copy
+
+    def __array__(self, dtype=None, copy=None):
+        values = np.array(self.to_numpy(), dtype)
+        values.flags.writeable = False
+        return values
+
+
+def test_inputs_are_tensors_arrays_frames_or_lists():
     logits, targets = _scores(20, 2)
     expected = Calibration.fit(logits, targets)
     probabilities = 1 / (1 + np.exp(-logits / expected.temperature))
-    for convert in (np.asarray, np.ndarray.tolist, lambda array: torch.from_numpy(array).requires_grad_()):
+    for convert in (np.asarray, np.ndarray.tolist, Frame, lambda array: torch.from_numpy(array).requires_grad_()):
         assert Calibration.fit(convert(logits), convert(targets)) == expected
         found = expected.probabilities(convert(logits)).detach()
         np.testing.assert_allclose(found, probabilities, rtol=1e-5, atol=1e-7)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -50,6 +51,12 @@ def test_films_that_cannot_be_scored_are_reported_in_their_place(model, tmp_path
     assert [type(error) for _, _, error in predictions[1:4]] == [FileNotFoundError, ValueError, ValueError]
     alone = next(causalcxr.predict(model, [other])).logits
     torch.testing.assert_close(predictions[-1].logits, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_paths_may_be_in_an_array(model):
+    """Or a column of a data frame, which has one axis as well."""
+    paths = np.array(["a.png", "b.png"])
+    assert [film for film, _, _ in causalcxr.predict(model, paths)] == ["a.png", "b.png"]
 
 
 def test_scores_that_are_not_finite_are_an_error():
@@ -146,7 +153,7 @@ def test_errors_say_what_would_work(model):
     for wrong in ({"batch_size": 0}, {"workers": 0}):
         with pytest.raises(ValueError, match="positive integer"):
             causalcxr.predict(model, [], **wrong)
-    for film in ("film.png", Path("film.png"), torch.rand(80, 80)):
+    for film in ("film.png", Path("film.png"), torch.rand(80, 80), torch.tensor(0.5)):
         with pytest.raises(TypeError, match=r"give \[film\]"):
             causalcxr.predict(model, film)
     with pytest.raises(TypeError, match="an image is a path"):

@@ -35,8 +35,10 @@ def read_dicom(data: bytes) -> npt.NDArray[Any]:
         return stored
     if kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(f"photometric interpretation {kind}; save it as MONOCHROME2 or RGB")
+    padding = _is_padding(stored, dataset)
     with np.errstate(all="ignore"):  # what is not finite is refused below
-        shown = _shown_values(stored.astype(np.float64), dataset).astype(np.float32)
+        shown = _shown_values(stored.astype(np.float64), dataset, padding).astype(np.float32)
+    shown[padding] = kind == "MONOCHROME1"  # black in the end
     if not (shown.min() >= 0 and shown.max() <= 1):  # written so that NaN fails
         raise ValueError(
             f"its rescale, window or table gives grey values from {shown.min():g} to {shown.max():g}, not from 0 to 1"
@@ -44,7 +46,20 @@ def read_dicom(data: bytes) -> npt.NDArray[Any]:
     return 1 - shown if kind == "MONOCHROME1" else shown
 
 
-def _shown_values(stored: npt.NDArray[np.float64], dataset: Any) -> npt.NDArray[np.float64]:
+def _is_padding(stored: npt.NDArray[Any], dataset: Any) -> npt.NDArray[np.bool_]:
+    """Which stored values fill up the rows and columns, and are no part of the image (PS3.3, C.7.5.1.1.2)."""
+    ends = [dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")]
+    ends = [ends[0] if end is None else end for end in ends]  # without a limit, a single value
+    if ends[0] is None:
+        return np.zeros(stored.shape, dtype=bool)
+    # Some writers give a signed value as unsigned, and the other way round.
+    low, high = np.sort(np.array(ends, dtype=np.int64).astype(np.int16 if dataset.PixelRepresentation else np.uint16))
+    return (low <= stored) & (stored <= high)
+
+
+def _shown_values(
+    stored: npt.NDArray[np.float64], dataset: Any, padding: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
     """What a screen shows of the stored values, in [0, 1]."""
     from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
 
@@ -77,6 +92,7 @@ def _shown_values(stored: npt.NDArray[np.float64], dataset: Any) -> npt.NDArray[
     if "WindowCenter" in dataset and "WindowWidth" in dataset:
         black, white = apply_windowing(np.array([-np.inf, np.inf]), dataset)
         return ((apply_windowing(values, dataset) - black) / (white - black)).clip(0, 1)
-    if 0 < np.ptp(values) < np.ptp(ends) / 2:
-        ends = values
+    seen = values[~padding]
+    if seen.size and 0 < np.ptp(seen) < np.ptp(ends) / 2:
+        ends = seen
     return (values - ends.min()) / np.ptp(ends)

@@ -17,7 +17,8 @@ from causalcxr.data.nih_tables import few, val_patients
 
 __all__ = ["CSVDataset"]
 
-_TARGETS = {"": np.nan, "0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}  # pandas writes 1.0 beside empty cells
+# In small letters: pandas writes 1.0 beside empty cells, and True; Excel writes TRUE.
+TARGETS = {"": np.nan, "0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
 
 
 class CSVDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -99,32 +100,44 @@ class CSVDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return image, self.targets[index].clone()  # a view would let callers change the labels
 
 
+def read_rows(
+    table: str | os.PathLike[str], errors: str = "strict"
+) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """Return the columns of a CSV file, and its rows, each with the words that say where it is."""
+    with open(table, newline="", encoding="utf-8-sig", errors=errors) as file:
+        reader = csv.DictReader(file)
+        try:
+            columns = list(reader.fieldnames or ())
+            rows = [(f"{table}, line {reader.line_num}", row) for row in reader]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{table}: {error}; save it as UTF-8, with commas") from error
+    for line, row in rows:
+        if None in row or None in row.values():  # how csv marks surplus and missing cells
+            raise ValueError(f"{line}: not {len(columns)} cells, separated by commas, as in the header")
+    return columns, rows
+
+
 def _read(table: str) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]]:
     """Return paths, patients, targets (N, K) and label names."""
-    with open(table, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = list(reader.fieldnames or ())
-        labels = tuple(name for name in columns if name not in ("path", "patient"))
-        if "path" not in columns or not labels or "" in columns or len(set(columns)) < len(columns):
+    columns, rows = read_rows(table)
+    labels = tuple(name for name in columns if name not in ("path", "patient"))
+    if "path" not in columns or not labels or "" in columns or len(set(columns)) < len(columns):
+        raise ValueError(
+            f"{table}: the header must have 'path', optionally 'patient', and labels, each once and with a name, "
+            f"separated by commas, but is {','.join(columns)!r}"
+        )
+    names, patients, targets = [], [], []
+    for line, row in rows:
+        if wrong := [name for name in labels if row[name].strip().lower() not in TARGETS]:
             raise ValueError(
-                f"{table}: the header must have 'path', optionally 'patient', and labels, each once and with a name, "
-                f"separated by commas, but is {','.join(columns)!r}"
+                f"{line}: column {wrong[0]!r} has {row[wrong[0]]!r}, but a label is 0, 1 or empty (unknown); "
+                "columns that are no labels belong into another file"
             )
-        names, patients, targets = [], [], []
-        for row in reader:
-            line = f"{table}, line {reader.line_num}"
-            if None in row or None in row.values():  # how csv marks surplus and missing cells
-                raise ValueError(f"{line}: not {len(columns)} cells as in the header")
-            if wrong := [name for name in labels if row[name].strip() not in _TARGETS]:
-                raise ValueError(
-                    f"{line}: column {wrong[0]!r} has {row[wrong[0]]!r}, but a label is 0, 1 or empty (unknown); "
-                    "columns that are no labels belong into another file"
-                )
-            names.append(row["path"])
-            patients.append(row.get("patient", row["path"]).strip())
-            targets.append([_TARGETS[row[name].strip()] for name in labels])
-            if not patients[-1]:
-                raise ValueError(f"{line}: the cell of 'patient' or 'path' is empty")
+        names.append(row["path"])
+        patients.append(row.get("patient", row["path"]).strip())
+        targets.append([TARGETS[row[name].strip().lower()] for name in labels])
+        if not patients[-1]:
+            raise ValueError(f"{line}: the cell of 'patient' or 'path' is empty")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"{table}: {len(twice)} paths occur more than once: {few(twice)}")
     return names, np.array(patients), np.array(targets, dtype=np.float32), labels

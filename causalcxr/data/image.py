@@ -38,7 +38,8 @@ def read_image(image: ImageLike, *, size: int | tuple[int, int] | None = None) -
 
     DICOM needs pydicom. The image is what a screen shows: after the modality look-up table or rescale, then the VOI
     look-up table or the first window, with MONOCHROME1 inverted. Without a window, the range of the declared bits
-    becomes [0, 1]. If the pixels span less than half of that range, their own range becomes [0, 1].
+    becomes [0, 1]. If the pixels span less than half of that range, their own range becomes [0, 1]. Pixels that the
+    file declares as padding do not count for it, and are black.
 
     Args:
         image: One of these:

@@ -7,19 +7,34 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["FloatArray", "IntArray", "check_inputs", "group_indices", "warn_undefined"]
+__all__ = ["FloatArray", "IntArray", "as_floats", "check_inputs", "group_indices", "warn_undefined"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
+def as_floats(given: Any) -> FloatArray:
+    """Return a tensor, array, data frame or nested list in float64, with NaN for missing values."""
+    if isinstance(given, torch.Tensor):
+        given = given.detach().cpu().double()  # NumPy has no bfloat16
+    try:
+        return np.require(given, np.float64, ["WRITEABLE", "ENSUREARRAY"])  # pandas gives views to read only
+    except TypeError:  # of the NA of pandas
+        cells = np.asarray(given, dtype=object)
+        return np.where(np.vectorize(_is_missing, otypes=[bool])(cells), np.nan, cells).astype(np.float64)
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a value is None, NaN or the NA of pandas, which is neither true nor false."""
+    try:
+        return value is None or bool(value != value)
+    except TypeError:
+        return True
+
+
 def check_inputs(scores: Any, targets: Any, name: str = "scores") -> tuple[FloatArray, FloatArray]:
     """Scores and targets (N, K) in float64; `name` is what the message calls the scores."""
-    # Tensors first become ones of float64: NumPy has no bfloat16.
-    values, labels = (
-        np.asarray(given.detach().cpu().double() if isinstance(given, torch.Tensor) else given, dtype=np.float64)
-        for given in (scores, targets)
-    )
+    values, labels = as_floats(scores), as_floats(targets)
     if values.shape != labels.shape:
         raise ValueError(f"{name} and targets must have the same shape, got {values.shape} and {labels.shape}")
     if values.ndim not in (1, 2) or values.size == 0:
@@ -39,7 +54,7 @@ def group_indices(groups: Any, num_images: int) -> IntArray:
     if names.shape != (num_images,):
         raise ValueError(f"groups must name one group an image, shape ({num_images},), got {names.shape}")
     listed = groups.tolist() if hasattr(groups, "tolist") else groups  # before NumPy writes NaN as "nan"
-    if missing := sum(name is None or name != name for name in listed):
+    if missing := sum(map(_is_missing, listed)):
         raise ValueError(f"groups must not have missing values, got {missing} of {num_images}")
     return np.unique(names, return_inverse=True)[1]
 

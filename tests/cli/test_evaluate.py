@@ -114,12 +114,46 @@ def test_evaluate_leaves_out_labels_that_are_not_in_the_table(run, tables):
     assert [label for _, label in _rows(out)] == ["Mass", "mean of 1"]
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_another_encoding_is_named(run, tables, encoding):
+    tables[1].write_text(tables[1].read_text().replace("view", "größe"), encoding=encoding)
+    code, _, err = run("evaluate", *tables[:2])
+    assert (code, f"error: {tables[1]}: " in err, "; save it as UTF-8" in err) == (2, True, True)
+
+
+@pytest.mark.parametrize("yes", ["1.0", "True", "TRUE"])
+def test_labels_may_be_written_as_pandas_and_excel_do(run, tables, yes):
+    no = {"1.0": "0.0", "True": "False", "TRUE": "FALSE"}[yes]
+    expected = run("evaluate", *tables[:2], "--patients=patient")
+    text = tables[1].read_text()
+    for old, new in (("0", no), ("1", yes)):
+        text = re.sub(rf"(?m)^{old},|(?<=png,){old},", f"{new},", text)
+    tables[1].write_text(text)
+    assert run("evaluate", *tables[:2], "--patients=patient") == expected
+
+
+@pytest.mark.parametrize("place", ["films", "films/p0", "."])
+def test_equal_names_are_told_apart_by_their_folders(run, tmp_path, monkeypatch, place):
+    """Relative to where the scores were made and to the table of the labels, whose rows have another order."""
+    (tmp_path / "films" / "p0").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / place)
+    names = [f"p{i}/s{i % 2}/IM{k}" for i in range(6) for k in range(2)]
+    scores = {"films": names, "films/p0": [f"../{name}" for name in names], ".": [f"films/{name}" for name in names]}
+    rows = [f"{path},{i}" for i, path in enumerate(scores[place])]
+    (tmp_path / "scores.csv").write_text("\n".join(["path,Mass", *rows]))
+    rows = [f"{name},{int(i > 7)}" for i, name in enumerate(names)]
+    (tmp_path / "films" / "labels.csv").write_text("\n".join(["path,Mass", *rows[::-1], "p9/s1/IM0,1"]))
+    code, out, err = run("evaluate", tmp_path / "scores.csv", tmp_path / "films" / "labels.csv", "--format=csv")
+    assert (code, _rows(out)["all images", "Mass"]["auroc"]) == (0, "1.0")
+    assert "have no scores and are left out: p9/s1/IM0\n" in err
+
+
 @pytest.mark.parametrize(
     ("table", "old", "new", "message"),
     [
-        (0, "path,", "file,", "no column of image names (path, image, Image Index); its columns: file"),
+        (0, "path,", "file,", "no column of image names (path, image, Image Index), separated by commas; its"),
         (0, "(?s)\n.*", "", "no rows"),
-        (0, "here/7.png", "here/8.png", "several rows for '8.png'"),
+        (0, "here/7.png", "here/8.png", "scores.csv, line 10: another row for 'here/8.png'"),
         (0, "here/7.png", "here/x.png", "1 images of "),
         (0, "here/7.png,", "here/7.png,1,", "scores.csv, line 9: not 3 cells"),
         (0, r"(here/7\.png),[^,]*", r"\1,x", "scores.csv: Mass of 7.png: could not convert string to float: 'x'"),
@@ -132,7 +166,8 @@ def test_evaluate_leaves_out_labels_that_are_not_in_the_table(run, tables):
         ),
         (1, r"(here/7\.png),[^,]*", r"\1,nan", "got nan"),
         (1, "Hernia,image,Mass", "a,image,b", "none of the labels Mass, Hernia; its columns: a, image"),
-        (1, "p2,AP", ",AP", "3 images have no 'patient'"),
+        (1, "p2,AP", ",AP", "labels.csv: 3 images have no 'patient': 6.png, 7.png, 8.png"),
+        (1, ",", ";", "its columns: Hernia;image;Mass;patient;view"),
         (1, "patient", "person", "no column 'patient'; their columns: Hernia, image, Mass, person"),
     ],
 )

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,6 +30,31 @@ def test_a_run_that_was_killed_goes_on(run, images, tmp_path, suffix):
         said = f"{there} of 3 images are in {file} already\nwrote {3 - there} rows to {file}\n"
         assert run("predict", images, "--output", file) == (0, "", said)
         assert paths_in(file) == paths_in(whole) == [str(images / name) for name in ("a.jpg", "a.png", "more/b.png")]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_run_that_was_killed_within_a_name_of_two_lines_goes_on(run, images, tmp_path, suffix):
+    paths, file = [tmp_path / f'{number}"\n\r.png' for number in range(3)], tmp_path / f"scores{suffix}"
+    for path in paths:
+        path.symlink_to(images / "a.png")
+    assert run("predict", *paths, "--output", file)[0] == 0
+    whole = file.read_bytes()
+    end_of_name = whole.rindex(b".png")
+    for length in (end_of_name - 1, end_of_name, end_of_name + 9):
+        file.write_bytes(whole[:length])
+        assert run("predict", *paths, "--output", file)[0] == 0
+        assert paths_in(file) == [str(path) for path in paths]
+
+
+def test_a_file_that_a_spreadsheet_saved_again_goes_on(run, folder, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    file = tmp_path / "scores.csv"
+    assert run("predict", images / "a.png", "--output", file, "--model", folder.name)[0] == 0
+    file.write_text(file.read_text(), encoding="utf-8-sig", newline="\r\n")
+    for name in (f"{folder.name}/", f"./{folder.name}"):
+        assert run("predict", images, "--output", file, "--model", name)[0] == 0
+    with file.open(encoding="utf-8-sig", newline="") as opened:
+        assert len([*csv.DictReader(opened)]) == 3
 
 
 @pytest.mark.slow
@@ -91,11 +118,19 @@ def test_two_processes_write_one_output(folder, images, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     file = tmp_path / "scores.jsonl"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = ["-m", "causalcxr", "predict", str(tmp_path), f"--model={folder}", f"--output={file}", "--device=cpu"]
-    done = subprocess.run([*launch, *command, "--batch-size=2"], capture_output=True, text=True)
+    command = ["-m", "causalcxr", "predict", str(tmp_path), f"--model={folder}", f"--output={file}"]
+    no_gpu = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*launch, *command, "--batch-size=2"], capture_output=True, text=True, env=no_gpu)
     assert (done.returncode, done.stderr.count("error: cannot read image")) == (1, 1)
     assert sorted(paths_in(file)) == [str(tmp_path / f"{number}.png") for number in range(5)]
     (tmp_path / "bad.png").unlink()
     (tmp_path / "6.png").symlink_to(images / "a.png")  # one image for two processes
-    subprocess.run([*launch, *command], check=True, capture_output=True)
+    subprocess.run([*launch, *command, "--device=cpu"], check=True, capture_output=True)
     assert len(paths_in(file)) == 6
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(run, images, monkeypatch):
+    accelerate = pytest.importorskip("accelerate")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(accelerate, "PartialState", lambda cpu: SimpleNamespace(num_processes=1))
+    assert run("predict", images, "--device=cuda") == (2, "", "error: cannot use the device cuda in 2 processes\n")

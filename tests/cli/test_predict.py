@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,26 @@ def test_warnings_name_the_file_once(run, images, tmp_path):
     assert (err.count("\n"), f"warning: {tmp_path / 'small.png'}: 40x40 pixels" in err) == (1, True)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_may_be_any_bytes(run, images, tmp_path, monkeypatch):
+    """Not UTF-8, a formula that is none, of two lines: scored, drawn and evaluated all the same."""
+    odd, table, maps = os.fsdecode(b"a$x_{$\xff\n.png"), tmp_path / "scores.csv", tmp_path / "maps"
+    (tmp_path / odd).mkdir()
+    for name in (odd, "a.png"):
+        (tmp_path / odd / name).symlink_to(images / "a.png")
+    assert run("predict", tmp_path / odd / odd, "--heatmap", maps, "--output", tmp_path / "odd.csv")[0] == 0
+    assert (maps / f"{odd}.heatmap.png").is_file()
+    for format in ("csv", "table"):
+        strict = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "stdout", strict)
+            assert run("predict", tmp_path / odd, "--format", format)[0] == 0
+        assert os.fsencode(tmp_path / odd / odd) in strict.buffer.getvalue()
+    run("predict", tmp_path / odd / "a.png", images / "more", "--output", table)
+    (tmp_path / "labels.csv").write_text("path,Mass\nb.png,1\na.png,0\n")
+    assert run("evaluate", table, tmp_path / "labels.csv")[0] == 0
+
+
 def test_patterns_and_folders_name_each_image_once(images):
     paths, problems = cli.find_images([str(images / "*.png"), str(images), str(images / "**" / "*.png")])
     assert sorted(paths) == [images / "a.jpg", images / "a.png", images / "more" / "b.png"]
@@ -103,6 +125,10 @@ def test_images_of_a_folder_are_known_by_ending_or_content(tmp_path, monkeypatch
     assert cli.find_images([str(tmp_path / "notes.txt")]) == ([tmp_path / "notes.txt"], [])  # named, so tried
     (tmp_path / "1.2.840.113").write_bytes(bytes(128) + b"DICM")
     assert cli.find_images([str(tmp_path)]) == ([tmp_path / "1.2.840.113"], [])
+    (tmp_path / "to_folder.png").symlink_to(tmp_path)
+    (tmp_path / "to_nothing.png").symlink_to(tmp_path / "absent")  # tried as well, so that an error says so
+    assert cli.find_images([str(tmp_path)]) == ([tmp_path / "1.2.840.113", tmp_path / "to_nothing.png"], [])
+    (tmp_path / "to_nothing.png").unlink()
 
     def refuse(*args: object) -> None:
         raise PermissionError

@@ -88,6 +88,39 @@ def test_without_a_window_fewer_bits_than_declared_are_stretched_to_their_own_ra
     np.testing.assert_allclose(windowed, values / (2**declared - 1), atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(
+    ("dtype", "vr", "padding", "filled"),
+    [
+        ("uint16", "US", [0], 0),
+        ("uint16", "US", [65535], 65535),
+        ("uint16", "SS", [-1], 65535),  # of the other sign than the pixels, as some write it
+        ("int16", "SS", [-2000], -2000),
+        ("int16", "US", [63536], -2000),
+        ("int16", "SS", [-30000, -10], -2000),
+        ("uint16", "US", [65535, 60000], 62000),  # the limit is the lower one where white is low
+    ],
+)
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 22000, "WindowWidth": 4001, "VOILUTFunction": "LINEAR_EXACT"}])
+def test_padding_is_black_and_no_part_of_the_range(tmp_path, kind, dtype, vr, padding, filled, window):
+    film = np.linspace(20000, 24000, 24 * 40).astype(dtype).reshape(24, 40)
+    ds = make(np.pad(film, 8, constant_values=filled), bits=16, PhotometricInterpretation=kind, **window)
+    for name, value in zip(("PixelPaddingValue", "PixelPaddingRangeLimit"), padding, strict=False):
+        ds.add_new(name, vr, value)
+    shown = read_image(save(ds, tmp_path / "padded.dcm"))[0].double().numpy()
+    within = shown[8:-8, 8:-8].copy()
+    # LINEAR_EXACT, PS3.3 C.11.2.1.3.2; its width differs by one from the span of the pixels.
+    expected = (film - 20000.0) / 4000
+    np.testing.assert_allclose(within, 1 - expected if kind == "MONOCHROME1" else expected, atol=3e-4)
+    shown[8:-8, 8:-8] = 0
+    assert not shown.any()
+
+
+def test_a_film_of_padding_alone_is_black(read):
+    assert not read(np.full((8, 8), 4095, dtype=np.uint16), PixelPaddingValue=4095).any()
+    assert read(np.full((8, 8), 4095, dtype=np.uint16), PixelPaddingValue=None).all()
+
+
 def test_a_constant_film_is_not_stretched(read):
     np.testing.assert_allclose(read(np.full((8, 8), 819, dtype=np.uint16)), 0.2, atol=1e-6)
 

@@ -16,7 +16,7 @@ def write(folder, text, images=("a.png", "b.png", "c.png")):
 def test_items_are_images_and_targets(tmp_path):
     elsewhere = tmp_path / "elsewhere" / "d.png"
     elsewhere.parent.mkdir()
-    text = f"path,Mass,patient,Drain\na.png,1,p1,\n{elsewhere},0.0,p2,1.0\nc.png,,p1, 0\n"
+    text = f"path,Mass,patient,Drain\na.png,True,p1,\n{elsewhere},0.0,p2,1.0\nc.png,,p1, FALSE\n"
     table = write(tmp_path, text, ["a.png", "elsewhere/d.png", "c.png"])
     dataset = CSVDataset(table, "all", image_size=(4, 5), transform=lambda image: image * 2)
     assert (dataset.names, dataset.label_names) == (["a.png", str(elsewhere), "c.png"], ("Mass", "Drain"))
@@ -74,6 +74,13 @@ def test_train_and_val_share_no_patient_and_are_all(tmp_path, column):
 def test_a_damaged_table_is_refused(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         CSVDataset(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_another_encoding_is_named(tmp_path, encoding):
+    (tmp_path / "films.csv").write_text("path,Größe\na.png,1\n", encoding=encoding)
+    with pytest.raises(ValueError, match=r"films.csv: .*; save it as UTF-8, with commas"):
+        CSVDataset(tmp_path / "films.csv")
 
 
 def test_missing_files_are_reported_and_damaged_ones_when_read(tmp_path):

@@ -92,7 +92,34 @@ def test_bad_scores_and_targets_are_refused(name, scores, targets, given):
         FUNCTIONS[name](scores, targets)
 
 
-@pytest.mark.parametrize("groups", [[1, 2, 3], [[1], [2], [3], [4]], [1.0, np.nan, 2.0, 2.0], ["a", None, "a", "b"]])
+class NotAvailable:
+    """As `pandas.NA`, which is neither equal to itself nor unequal, and no number."""
+
+    def __eq__(self, other):
+        return self
+
+    __ne__, __hash__ = __eq__, object.__hash__
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+
+NA = NotAvailable()
+
+
+@pytest.mark.parametrize("missing", [np.nan, None, NA])
+def test_a_missing_target_is_unknown(missing):
+    given = np.array([[1, 0], [0, missing], [missing, 1], [1, 1]], dtype=object)
+    for targets in (given, given.tolist()):
+        np.testing.assert_array_equal(auroc([[0.3, 0.1], [0.5, 0.5], [0.1, 0.2], [0.9, 0.0]], targets), [0.5, 0.5])
+    assert given[1, 1] is missing
+    with pytest.raises(ValueError, match="NaN or infinity in 1 of 2"):
+        auroc([0.1, missing], [0, 1])
+
+
+@pytest.mark.parametrize(
+    "groups", [[1, 2, 3], [[1], [2], [3], [4]], [1.0, np.nan, 2.0, 2.0], ["a", None, "a", "b"], ["a", NA, "a", "b"]]
+)
 def test_bad_groups_are_refused(groups):
     for function in (worst_group_auroc, bootstrap_auroc):
         with pytest.raises(ValueError, match="groups must"):
