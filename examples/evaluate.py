@@ -1,9 +1,10 @@
-"""Evaluate trained models on NIH ChestX-ray14, beside Table 1 of the paper.
+"""Evaluate trained models on your own films, or on NIH ChestX-ray14 beside Table 1 of the paper.
 
     python examples/evaluate.py runs/causal runs/plain --data path/to/nih --output results
     python examples/evaluate.py runs/causal --data path/to/nih --labels radiologists.csv
+    python examples/evaluate.py runs/mine --data test/films.csv
 
-Prints the AUROC of each finding, within AP and within PA films, with 95 % intervals over patients, and the calibration
+Prints the AUROC of each label, within AP and within PA films, with 95 % intervals over patients, and the calibration
 error. Writes a JSON file for each model, which `causalcxr.push_to_hub` puts on the card. Several models are compared
 with the first one on the same resamples of patients. Choose nothing on the test images.
 """
@@ -20,10 +21,10 @@ import torch
 from tqdm import tqdm
 
 import causalcxr
-from causalcxr.data import NIH_LABELS, NIHChestXray14, SyntheticCXR
+from causalcxr.data import NIH_LABELS, CSVDataset, NIHChestXray14, SyntheticCXR
 from causalcxr.metrics import bootstrap_auroc, expected_calibration_error, paired_difference
 
-# Table 1 of arXiv 2305.12072, column "Ours", in the order of NIH_LABELS. Its list of test images is not released.
+# Table 1 of arXiv 2305.12072, column "Ours", in the order of NIH_LABELS. It says that it follows the official split.
 PAPER = (0.81, 0.94, 0.91, 0.75, 0.89, 0.76, 0.82, 0.91, 0.82, 0.90, 0.94, 0.84, 0.77, 0.94)
 MEANINGS = {"1": 1.0, "yes": 1.0, "0": 0.0, "no": 0.0}
 
@@ -31,43 +32,47 @@ MEANINGS = {"1": 1.0, "yes": 1.0, "0": 0.0, "no": 0.0}
 def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="folders that train.py left, or names of pretrained models")
-    parser.add_argument("--data", required=True, help="folder in the layout of the NIH release, or synthetic:NUMBER")
+    parser.add_argument("--data", required=True, help="FILE.csv, a folder of the NIH release, or synthetic:NUMBER")
     parser.add_argument("--labels", type=Path, help="CSV of other labels, 0/1 or YES/NO, a row an image")
-    parser.add_argument("--split", default="test", choices=["test", "val"], help="default: test")
+    parser.add_argument("--split", default="test", choices=["test", "val"], help="default: test; of FILE.csv all films")
     parser.add_argument("--val-fraction", type=float, default=0.1, help="that of the training, for --split val")
     parser.add_argument("--output", type=Path, help="folder for the JSON files; default: that of each model")
     parser.add_argument("--resamples", type=int, default=2000, help="resamples of patients; default: 2000")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2, help="threads that read images")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.split = "all" if args.data.endswith(".csv") and args.split == "test" else args.split
+    return args
 
 
 def build_data(args, model):
     size = tuple(model.pretrained_cfg["input_size"][1:])
     if args.data.startswith("synthetic:"):
         return SyntheticCXR(int(args.data.removeprefix("synthetic:")), image_size=size, seed=2)
-    return NIHChestXray14(args.data, args.split, image_size=size, val_fraction=args.val_fraction)
+    films = CSVDataset if args.data.endswith(".csv") else NIHChestXray14
+    return films(args.data, args.split, image_size=size, val_fraction=args.val_fraction)
 
 
-def other_labels(path, names):
+def other_labels(path, dataset):
     """Return targets (N, K) of the images by name; NaN where the table says neither yes nor no."""
 
     def plain(name):
         return name.replace("_", " ").strip().lower()
 
+    names, labels = dataset.names, dataset.label_names
     with open(path, newline="") as file:
         rows = list(csv.reader(file))
     columns = {plain(column): k for k, column in enumerate(rows[0])}
-    judged = [label for label in NIH_LABELS if plain(label) in columns]
+    judged = [label for label in labels if plain(label) in columns]
     if not judged:
         raise SystemExit(f"--labels: {path} has no column of a finding, but {rows[0]}")
     found = {row[0]: row for row in rows[1:]}  # the first column names the image
-    targets = np.full((len(names), len(NIH_LABELS)), np.nan, np.float32)
+    targets = np.full((len(names), len(labels)), np.nan, np.float32)
     for i, name in enumerate(names):
         for label in judged if name in found else ():
             cell = found[name][columns[plain(label)]].strip().lower()
-            targets[i, NIH_LABELS.index(label)] = MEANINGS.get(cell.removesuffix(".0"), np.nan)
+            targets[i, labels.index(label)] = MEANINGS.get(cell.removesuffix(".0"), np.nan)
     if np.isnan(targets).all():
         raise SystemExit(f"--labels: {path} has no label of these {len(names)} images in its rows")
     return targets
@@ -75,8 +80,11 @@ def other_labels(path, names):
 
 def predict(args, model, dataset):
     """Return the logits (N, K) of all images."""
-    real = isinstance(dataset, NIHChestXray14)
-    films = (dataset.image_path(i) if real else dataset[i][0] for i in range(len(dataset)))
+    if isinstance(dataset, CSVDataset):
+        films = (Path(args.data).parent / name for name in dataset.names)
+    else:
+        real = isinstance(dataset, NIHChestXray14)
+        films = (dataset.image_path(i) if real else dataset[i][0] for i in range(len(dataset)))
     predictions = causalcxr.predict(model.to(args.device), films, batch_size=args.batch_size, workers=args.workers)
     logits = []
     for _, scores, error in tqdm(predictions, "images", len(dataset), leave=False):
@@ -89,13 +97,13 @@ def predict(args, model, dataset):
 def figures(args, model, logits, targets, dataset):
     """Return the AUROC of all films and of each view, and the calibration error, as for a model card."""
     views = {"auroc": np.ones(len(targets), bool)}
-    views |= {f"auroc_{view.lower()}": dataset.view == view for view in ("AP", "PA")}
-    result = {"data": Path(args.data).name, "split": args.split, "labels": str(args.labels or "NIH")}
+    views |= {f"auroc_{view.lower()}": dataset.view == view for view in ("AP", "PA") if hasattr(dataset, "view")}
+    result = {"data": Path(args.data).name, "split": args.split, "labels": str(args.labels or "of the data")}
     result |= {"images": len(targets), "patients": len(np.unique(dataset.patient)), "resamples": args.resamples}
     result["commit"] = commit()
     for name, chosen in views.items():
         boot = bootstrap_auroc(logits[chosen], targets[chosen], dataset.patient[chosen], n_resamples=args.resamples)
-        result[name] = boot.by_label(NIH_LABELS)
+        result[name] = boot.by_label(dataset.label_names)
     calibration = getattr(model, "calibration", None)
     probabilities = calibration.probabilities(logits) if calibration else logits.sigmoid()
     errors = expected_calibration_error(probabilities, targets)
@@ -110,25 +118,26 @@ def commit():
         return "unknown"
 
 
-def table(results):
-    """Return the figures of all models, a row a finding, as Markdown."""
+def table(results, labels):
+    """Return the figures of all models, a row a label, as Markdown; beside the labels of NIH those of the paper."""
 
     def cell(figure):
         return f"{figure['value']:.3f} ({figure['low']:.3f}, {figure['high']:.3f})" if figure else "-"
 
-    first = next(iter(results.values()))["auroc"]
-    lines = [["finding", "positives (patients)", *results, "paper"], ["---"] * (len(results) + 3)]
-    for label, paper in zip(NIH_LABELS, PAPER, strict=True):
+    first = next(iter(results.values()))
+    lines = [["label", "positives (patients)", *results], ["---"] * (len(results) + 2)]
+    for label in labels:
         cells = [cell(result["auroc"].get(label)) for result in results.values()]
-        counts = "{positives} ({positive_groups})".format(**first[label]) if label in first else "one class"
-        lines.append([label, counts, *cells, f"{paper:.2f}"])
+        row = first["auroc"].get(label)
+        lines.append([label, "{positives} ({positive_groups})".format(**row) if row else "one class", *cells])
     for name, key in (("mean", "auroc"), ("mean, AP films", "auroc_ap"), ("mean, PA films", "auroc_pa")):
-        of_mean = next(iter(results.values()))[key]["mean"]
-        counts = f"{of_mean['labels']} findings, {of_mean['incomplete']} resamples lack one"
-        paper = "0.857" if key == "auroc" else ""
-        lines.append([name, counts, *(cell(result[key]["mean"]) for result in results.values()), paper])
-    errors = [f"{result['expected_calibration_error']:.3f}" for result in results.values()]
-    lines.append(["calibration error", "", *errors, ""])
+        if key in first:
+            counts = "{labels} labels, {incomplete} resamples lack one".format(**first[key]["mean"])
+            lines.append([name, counts, *(cell(result[key]["mean"]) for result in results.values())])
+    lines.append(["calibration error", "", *(f"{row['expected_calibration_error']:.3f}" for row in results.values())])
+    if labels == NIH_LABELS:
+        paper = ["paper", "---", *(f"{value:.2f}" for value in PAPER), "0.857", "", "", ""]
+        lines = [[*line, figure] for line, figure in zip(lines, paper, strict=False)]  # own films have no views
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -137,10 +146,13 @@ def main(argv=None):
     warnings.filterwarnings("ignore", "AUROC is|calibration error is")  # of labels that a view lacks
     results, scores = {}, {}
     for name in args.models:
-        model = causalcxr.create_model(Path(name)) if Path(name).is_dir() else causalcxr.create_model(name, True)
-        causalcxr.data.check_label_names(model.label_names or (), NIH_LABELS)
-        dataset = build_data(args, model)
-        targets = dataset.targets.numpy() if args.labels is None else other_labels(args.labels, dataset.names)
+        try:
+            model = causalcxr.create_model(Path(name)) if Path(name).is_dir() else causalcxr.create_model(name, True)
+            dataset = build_data(args, model)
+            causalcxr.data.check_label_names(model.label_names or (), dataset.label_names)
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"cannot evaluate {name}: {error}") from error
+        targets = dataset.targets.numpy() if args.labels is None else other_labels(args.labels, dataset)
         scores[name] = predict(args, model, dataset)
         results[name] = {"model": name} | figures(args, model, scores[name], targets, dataset)
         if len(scores) > 1:
@@ -148,7 +160,7 @@ def main(argv=None):
             difference = paired_difference(*pair, targets, groups, n_resamples=args.resamples).mean
             results[name]["difference"] = difference._asdict() | {"from": args.models[0]}
             print(f"{name} less {args.models[0]}: mean AUROC {'{:+.4f} ({:+.4f}, {:+.4f})'.format(*difference)}")
-    print(table(results))
+    print(table(results, dataset.label_names))
     for name, result in results.items():
         folder = args.output or Path(name)
         path = folder / f"{Path(name).name}-{args.split}.json" if args.output else folder / f"{args.split}.json"

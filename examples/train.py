@@ -3,13 +3,12 @@
     python examples/train.py --data films.csv --output runs/causal --backbone-weights timm
     accelerate launch examples/train.py --data path/to/nih --output runs/paper --preset paper
 
-The output folder is a model for `create_model`. Its `log.jsonl` has a line an epoch, and `--resume` takes `resume/`.
-"""
+The output folder is a model for `create_model`. Its `log.jsonl` has a line an epoch, and `--resume` takes `resume/`."""
 
 import argparse
 import functools
+import hashlib
 import json
-import math
 import shlex
 import shutil
 import sys
@@ -84,9 +83,8 @@ def build_data(args):
     views = None if args.no_augment else v2.Compose([shift, *blur, v2.ColorJitter(0.2, 0.2), v2.RandomHorizontalFlip()])
     if kind == "synthetic" and n.isdigit():
         return SyntheticCXR(int(n), image_size=px, transform=views), SyntheticCXR(int(n) // 4, image_size=px, seed=1)
-    options = {"val_fraction": args.val_fraction, "image_size": px}
-    films = CSVDataset if args.data.endswith(".csv") else NIHChestXray14
-    return films(args.data, "train", transform=views, **options), films(args.data, "val", **options)
+    films = functools.partial(CSVDataset if args.data.endswith(".csv") else NIHChestXray14, args.data, image_size=px)
+    return (films(split, transform=t, val_fraction=args.val_fraction) for split, t in (("train", views), ("val", None)))
 
 
 def label_weights(dataset, adjust):
@@ -141,9 +139,9 @@ def predict(accelerator, model, loader):
 
 def save_model(args, model, dataset, logits, targets):
     auroc = causalcxr.metrics.bootstrap_auroc(logits, targets, dataset.patient).by_label(dataset.label_names)
-    words = ["python", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv)]  # no local paths
-    metrics = {"data": Path(args.data).name, "split": "validation", "auroc": auroc, "seed": args.seed}
-    metrics |= {"images": len(logits), "patients": len(np.unique(dataset.patient)), "command": shlex.join(words)}
+    words = ("=".join(Path(w).name if Path(w).is_absolute() else w for w in word.split("=")) for word in sys.argv)
+    metrics = {"data": Path(args.data).name, "split": "validation", "auroc": auroc, "images": len(logits)}
+    metrics |= {"patients": len(set(dataset.patient)), "seed": args.seed, "command": f"python {shlex.join(words)}"}
     size = {"input_size": (model.pretrained_cfg["input_size"][0], args.image_size, args.image_size)}
     extras = {"calibration": causalcxr.Calibration.fit(logits, targets), "data_config": size, "metrics": metrics}
     causalcxr.save_pretrained(model, args.output, label_names=dataset.label_names, **extras)
@@ -159,8 +157,7 @@ def save_state(accelerator, output, options, log):
         new.rename(folder)
         for before in set(output.glob("resume/epoch-*")) - {folder}:
             shutil.rmtree(before)
-        (output / "log.jsonl.new").write_text("".join(f"{json.dumps(record)}\n" for record in log))
-        (output / "log.jsonl.new").replace(output / "log.jsonl")
+        (output / "log.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in log))
 
 
 def main(argv=None):
@@ -168,7 +165,8 @@ def main(argv=None):
     warnings.showwarning = lambda warning, *_: say(f"warning: {warning}", file=sys.stderr)  # once, not each epoch
     plan = {"mixed_precision": args.mixed_precision, "gradient_accumulation_steps": args.accumulate}
     sampling = DataLoaderConfiguration(split_batches=True, data_seed=args.seed, use_seedable_sampler=True)
-    accelerator = Accelerator(**plan, dataloader_config=sampling)
+    cpu = torch.distributed.is_torchelastic_launched() and not torch.cuda.is_available()  # or each would run alone
+    accelerator = Accelerator(cpu=cpu, **plan, dataloader_config=sampling)
     torch.manual_seed(args.seed)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
@@ -177,7 +175,7 @@ def main(argv=None):
         objective = build_objective(args, train_set.label_names).to(memory_format=torch.channels_last)
     except (AttributeError, OSError, TypeError, ValueError) as error:
         raise SystemExit(f"cannot train with these options: {error}") from error
-    model, share = objective.model, args.batch_size // args.accumulate
+    model, share, processes = objective.model, args.batch_size // args.accumulate, accelerator.num_processes
     model.set_grad_checkpointing(args.checkpointing)
     ema = ModelEmaV3(model, decay=args.ema_decay, use_warmup=True, device=accelerator.device)
     if torch.distributed.is_initialized() and accelerator.device.type == "cuda":
@@ -188,13 +186,15 @@ def main(argv=None):
     loader = torch.utils.data.DataLoader(weighted, share, shuffle=True, num_workers=args.workers, drop_last=True)
     val_loader = torch.utils.data.DataLoader(val_set, args.batch_size, num_workers=args.workers)
     objective, optimizer, loader, val_loader = accelerator.prepare(objective, optimizer, loader, val_loader)
-    updates = math.ceil(len(loader) / args.accumulate)  # an epoch
+    updates = int(np.ceil(len(loader) / args.accumulate))  # an epoch
     if updates == 0 or len(np.unique(val_set.patient)) < 2:
         raise SystemExit(f"{len(train_set)} training images must fill a batch of {share}. Validation needs 2 patients.")
     rates = {"warmup_t": args.epochs * updates // 10, "warmup_lr_init": args.lr / 25, "t_in_epochs": False}
     scheduler = CosineLRScheduler(optimizer, args.epochs * updates, **rates)
     accelerator.register_for_checkpointing(ema)
     options = {name: str(value) for name, value in vars(args).items() if name not in ("output", "resume", "workers")}
+    content = [(vars(part).get("names"), part.patient.tolist(), part.targets.tolist()) for part in (train_set, val_set)]
+    options["data of checksum"] = hashlib.sha256(repr((train_set.label_names, content)).encode()).hexdigest()[:8]
     log, folders = [], sorted(args.output.glob("resume/epoch-*"))
     if folders and not args.resume:
         raise SystemExit(f"{args.output} holds a run: give --resume to go on with it, or another --output")
@@ -204,7 +204,7 @@ def main(argv=None):
             raise SystemExit(f"{args.output} was trained with {', '.join(other)}: give the same, or another --output")
         accelerator.load_state(str(folders[-1]))
         accelerator.print(f"resuming after epoch {len(log)} of {args.epochs} from {folders[-1]}")
-    accelerator.print(f"{len(train_set)} training and {len(val_set)} validation images, {updates} updates an epoch")
+    accelerator.print(f"{len(train_set)} training and {len(val_set)} validation images, processes: {processes}")
     for epoch in range(len(log) + 1, args.epochs + 1):
         started, totals, skipped = time.perf_counter(), {}, 0
         loader.set_epoch(epoch)
@@ -227,11 +227,11 @@ def main(argv=None):
             if step % 50 == 0 or step == len(loader):  # to look at a loss is to wait for the device
                 means = {name: accelerator.reduce(value / step, "mean").item() for name, value in totals.items()}
                 bar.set_postfix(loss=f"{means['loss']:.4f}")
-                if not math.isfinite(means["loss"]):
+                if not np.isfinite(means["loss"]):
                     raise SystemExit(f"epoch {epoch}: loss {means['loss']}; take a lower --lr or no --mixed-precision")
         speed = round(len(loader) * share / (time.perf_counter() - started), 1)
         if torch.distributed.is_initialized():
-            distribute_bn(ema.module, accelerator.num_processes, reduce=True)
+            distribute_bn(ema.module, processes, reduce=True)
         logits, targets = predict(accelerator, ema.module, val_loader)
         mean = float(np.nanmean(causalcxr.metrics.auroc(logits, targets)))
         log.append(dict(epoch=epoch, losses=means, skipped_updates=skipped, images_per_second=speed, val_auroc=mean))

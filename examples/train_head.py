@@ -79,6 +79,8 @@ def keep_features(path, dataset, model, cfg, args):
 
 def main(argv=None):
     args, labels = parse_args(argv), causalcxr.data.NIH_LABELS
+    words = ("=".join(Path(w).name if Path(w).is_absolute() else w for w in word.split("=")) for word in sys.argv)
+    command = f"python {shlex.join(words)}"  # without local paths
     torch.manual_seed(0)
     options = {"num_classes": len(labels), "drop_rate": 0.2, "pretrained_backbone": args.weights}
     model = causalcxr.create_model("causal_timm", backbone=args.backbone, **options).to(DEVICE).eval()
@@ -117,8 +119,7 @@ def main(argv=None):
         if not mean <= best:  # NaN too, where no label has both classes
             best, calibration = mean, causalcxr.Calibration.fit(logits, val_targets)
             metrics = {"data": Path(args.data).name, "split": "validation", "images": len(val)}
-            words = (Path(word).name if Path(word).is_absolute() else word for word in sys.argv)  # no local paths
-            metrics |= {"auroc": result.by_label(labels), "command": shlex.join(["python", *words])}
+            metrics |= {"auroc": result.by_label(labels), "command": command}
             causalcxr.save_pretrained(model, args.output, metrics=metrics, calibration=calibration, **saved)
 
 

@@ -1,6 +1,7 @@
 """The evaluation of trained models on films with labels."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 import causalcxr
 import evaluate
-from causalcxr.data import NIH_LABELS, NIHChestXray14
+from causalcxr.data import NIH_LABELS, CSVDataset, NIHChestXray14
 from causalcxr.metrics import auroc
 
 pytestmark = pytest.mark.filterwarnings("ignore:AUROC is undefined")
@@ -47,7 +48,9 @@ def test_a_model_is_compared_with_the_first(model, made_release, capsys):
     again.symlink_to(model)
     run(model, again, "--data", made_release)
     assert json.loads((again / "test.json").read_text())["difference"]["value"] == 0
-    assert "| Mass |" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert re.search(r"\| Mass \|.* 0\.89 \|\n", said)  # of the paper
+    assert "| mean, AP films |" in said
 
 
 def test_labels_of_another_table(model, made_release, tmp_path):
@@ -56,7 +59,7 @@ def test_labels_of_another_table(model, made_release, tmp_path):
     table = tmp_path / "labels.csv"
     first, second, third = dataset.names[:3]
     table.write_text(f"Image ID,Pleural Thickening,Mass\n{first},YES,0\n{second},NO,?\n{third},no,1\nother.png,YES,1\n")
-    targets = evaluate.other_labels(table, dataset.names)
+    targets = evaluate.other_labels(table, dataset)
     expected = np.full((len(dataset), 14), np.nan)
     expected[:3, NIH_LABELS.index("Pleural_Thickening")] = 1, 0, 0
     expected[[0, 2], NIH_LABELS.index("Mass")] = 0, 1
@@ -65,4 +68,33 @@ def test_labels_of_another_table(model, made_release, tmp_path):
     assert json.loads((tmp_path / "model-test.json").read_text())["auroc"]["mean"]["labels"] == 2
     table.write_text("Image ID,Fracture\n")
     with pytest.raises(SystemExit, match="no column of a finding"):
-        evaluate.other_labels(table, dataset.names)
+        evaluate.other_labels(table, dataset)
+
+
+def test_own_films_from_a_table(model, made_release, tmp_path, capsys):
+    """The figures are those of the logits. Views and the paper are not there, a damaged film is named."""
+    films = NIHChestXray14(made_release, "test", image_size=64)
+    named = causalcxr.create_model(model, label_names=["Drain", "Mass"])
+    causalcxr.save_pretrained(named, tmp_path / "mine", data_config={"input_size": (3, 64, 64)})
+    rows = [f"{films.image_path(i)},p{films.patient[i]},{i % 2},{i % 3 % 2 or ''}" for i in range(len(films))]
+    table = tmp_path / "films.csv"
+    table.write_text("path,patient,Drain,Mass\n" + "\n".join(rows))
+    run(tmp_path / "mine", "--data", table)
+    result, said = json.loads((tmp_path / "mine" / "all.json").read_text()), capsys.readouterr().out
+    opened, dataset = causalcxr.create_model(tmp_path / "mine").eval(), CSVDataset(table, "all")
+    with torch.no_grad():
+        logits = torch.cat([opened(opened.preprocess(image)) for image, _ in dataset])
+    assert result["auroc"]["Drain"]["value"] == pytest.approx(auroc(logits, dataset.targets)[0], abs=1e-3)
+    assert (result["data"], result["split"], result["images"]) == ("films.csv", "all", len(films))
+    assert "| Drain |" in said
+    assert "paper" not in said
+    assert "AP films" not in said
+    run(tmp_path / "mine", "--data", table, "--split=val", "--val-fraction=0.5")
+    assert json.loads((tmp_path / "mine" / "val.json").read_text())["patients"] == len({*films.patient}) // 2
+    table.write_text("path,patient,Mass,Drain\n" + "\n".join(rows))
+    with pytest.raises(SystemExit, match=r"^cannot evaluate .*mine: label names are the same but in another order"):
+        run(tmp_path / "mine", "--data", table)
+    (tmp_path / "damaged.png").write_bytes(b"no picture")
+    table.write_text("path,Drain,Mass\ndamaged.png,1,0\n")
+    with pytest.raises(SystemExit, match=r"cannot read image .*damaged\.png"):
+        run(tmp_path / "mine", "--data", table)

@@ -83,16 +83,22 @@ def test_the_command_line_and_evaluate_open_a_run(trained, tmp_path, capsys):
     assert f"{result['auroc']['mean']['value']:.3f}" in (tmp_path / "again" / "README.md").read_text()
 
 
-def test_own_films_from_a_table_to_an_evaluation(tmp_path, monkeypatch, capsys):
-    """One table trains and evaluates. The card has no folder of this machine, and a warning comes once."""
+def own_films(folder: Path) -> Path:
+    """Table of twelve films of six patients."""
     rng, rows = np.random.default_rng(0), []
     for i in range(12):
-        Image.fromarray(rng.integers(0, 255, (40, 32), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        Image.fromarray(rng.integers(0, 255, (40, 32), dtype=np.uint8)).save(folder / f"{i}.png")
         rows.append(f"{i}.png,p{i // 2},{i // 2 % 2},{i % 3 % 2 or ''},0")
-    table = tmp_path / "films.csv"
+    table = folder / "films.csv"
     table.write_text("path,patient,Drain,Mass,Rare\n" + "\n".join(rows))
+    return table
+
+
+def test_own_films_from_a_table_to_an_evaluation(tmp_path, monkeypatch, capsys):
+    """One table trains and evaluates. The card has no folder of this machine, and a warning comes once."""
+    table = own_films(tmp_path)
     options = ["--data", str(table), "--batch-size=4", "--val-fraction=0.5", "--epochs=3"]
-    monkeypatch.setattr(sys, "argv", ["examples/train.py", *options, "--output", str(tmp_path / "run")])
+    monkeypatch.setattr(sys, "argv", ["examples/train.py", *options, f"--output={tmp_path / 'run'}"])
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         run(tmp_path / "run", *options)
@@ -102,7 +108,7 @@ def test_own_films_from_a_table_to_an_evaluation(tmp_path, monkeypatch, capsys):
     assert causalcxr.create_model(tmp_path / "run").label_names == ("Drain", "Mass", "Rare")
     card = (tmp_path / "run" / "README.md").read_text()
     assert "AUROC on films.csv, validation, images: 6, patients: 3" in card
-    assert "python examples/train.py --data films.csv --batch-size=4 --val-fraction=0.5 --epochs=3 --output run" in card
+    assert "python examples/train.py --data films.csv --batch-size=4 --val-fraction=0.5 --epochs=3 --output=run" in card
     assert str(tmp_path) not in card
     scores = tmp_path / "scores.csv"
     assert cli(["predict", str(tmp_path), "--model", str(tmp_path / "run"), "--format=csv", f"--output={scores}"]) == 0
@@ -114,6 +120,21 @@ def test_own_films_from_a_table_to_an_evaluation(tmp_path, monkeypatch, capsys):
     others = tmp_path / "others.csv"
     others.write_text("path,view\n" + "".join(f"{i}.png,{'AP' if i % 2 else 'PA'}\n" for i in range(12)))
     run(tmp_path / "other", *options, f"--adjust={others}:view", "--epochs=1")
+
+
+def test_a_run_goes_on_with_the_same_data_alone(tmp_path):
+    table = own_films(tmp_path)
+    options = [f"--data={table}", "--batch-size=4", "--val-fraction=0.5", "--epochs=1"]
+    run(tmp_path / "run", *options)
+    text = table.read_text()
+    changes = {"Drain,Mass": "Mass,Drain", "p4,": "q4,", "11.png,p5,1,": "11.png,p5,0,", "11.png": "./11.png"}
+    for before, after in changes.items():
+        assert before in text
+        table.write_text(text.replace(before, after))
+        with pytest.raises(SystemExit, match=r"was trained with data of checksum \w{8}: give the same, or another"):
+            run(tmp_path / "run", *options, "--resume")
+    table.write_text(text)
+    run(tmp_path / "run", *options, "--resume")
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
@@ -284,7 +305,9 @@ def test_weights_by_a_recorded_confounder(made_release, tmp_path):
 def launch(script: str | Path, *arguments: object, processes: int = 2) -> None:
     several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     command = [sys.executable, *several, str(script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    env = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
+    env |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # a machine without a GPU
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -90,8 +90,8 @@ def test_features_are_computed_once(weights, tmp_path, monkeypatch, capsys):
 
 
 def test_other_weights_of_the_same_name_have_other_features(tmp_path, monkeypatch):
-    """Other numbers of images as well. The model card has the command without the folder of the script."""
-    monkeypatch.setattr("sys.argv", ["/home/me/train_head.py", "--lr", "1e-3"])
+    """Other numbers of images as well. The model card has the command without local paths."""
+    monkeypatch.setattr("sys.argv", ["/home/me/train_head.py", "--data=/home/me/nih", "--lr", "1e-3"])
     for seed in range(2):
         torch.manual_seed(seed)
         save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "test_resnet.safetensors")
@@ -99,4 +99,4 @@ def test_other_weights_of_the_same_name_have_other_features(tmp_path, monkeypatc
     monkeypatch.setattr(train_head, "build_data", lambda _, size: [SyntheticCXR(32, image_size=size)] * 2)
     _run(tmp_path, tmp_path / "run", "test_resnet", "--image-size=64")
     assert len(list(tmp_path.glob("run/*.npy"))) == 6
-    assert "\npython train_head.py --lr 1e-3\n" in (tmp_path / "run" / "README.md").read_text()
+    assert "\npython train_head.py --data=nih --lr 1e-3\n" in (tmp_path / "run" / "README.md").read_text()
