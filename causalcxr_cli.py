@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         0 if all is done, 1 if some images failed, 2 if the arguments are wrong or nothing could be done.
     """
     arguments = vars(parser().parse_args(argv))
-    if isinstance(sys.stdout, io.TextIOWrapper):
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 leaves as it came
     from causalcxr.cli import run
 

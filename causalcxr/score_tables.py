@@ -142,9 +142,10 @@ def _score(cell: str) -> float:
 
 
 def _target(cell: str) -> float:
-    if cell.lower() not in TARGETS:
+    value = TARGETS[cell.lower()] if cell.lower() in TARGETS else float(cell)  # such as 1.00
+    if cell and value not in (0, 1):
         raise ValueError(f"labels must be 0, 1 or empty (unknown), got {cell}")
-    return TARGETS[cell.lower()]
+    return value
 
 
 def _of_group(

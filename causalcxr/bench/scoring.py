@@ -78,7 +78,7 @@ def predict(
         >>> predict(lambda images: images.mean(dim=(2, 3)), dataset).logits.shape
         torch.Size([40])
     """
-    if isinstance(model, nn.Module) and isinstance(getattr(model, "module", None), nn.Module):
+    if prepare is None and isinstance(getattr(model, "module", None), nn.Module):
         raise TypeError(f"{type(model).__name__} hides how the model takes images; give its .module")
     finding = label_positions([label], getattr(model, "label_names", ()) or ())[0] if isinstance(label, str) else label
     prepare = _normalise_for(model) if prepare is None else prepare

@@ -174,6 +174,7 @@ def _arguments(name: str, pretrained: bool, given: dict[str, Any]) -> dict[str, 
     overlay = _of_backbone(backbone) if backbone != usual or published else {}
     if saved:
         overlay = {"first_conv": overlay["first_conv"]} if overlay else {}
+        overlay |= {} if pretrained else {"license": None}
     elif published:
         overlay |= {
             "input_size": (published.channels, published.pixels, published.pixels),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from causalcxr._checks import check_count, check_range, check_tensor
 from causalcxr.losses import classification_loss
 from causalcxr.losses.functional import ElementwiseLoss, cross_entropy, without_reduction
-from causalcxr.objectives.classification import unused
+from causalcxr.objectives.classification import freeze_unused
 
 __all__ = ["AgreementObjective"]
 
@@ -79,8 +79,7 @@ class AgreementObjective(nn.Module):
         check_count("num_boxes", num_boxes)
         check_count("num_places", num_places)
         check_range("size", size, example=(0.1, 0.35))
-        for part in unused(model):
-            part.requires_grad_(False)
+        freeze_unused(model)
         self.model, self.criterion = model, without_reduction(criterion)
         self.strength, self.num_boxes, self.size, self.num_places = strength, num_boxes, size, num_places
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from causalcxr.layers import ConfounderBank
 from causalcxr.losses import CausalLoss
 from causalcxr.models import CausalHead
-from causalcxr.objectives.classification import unused
+from causalcxr.objectives.classification import train_unused
 
 __all__ = ["CausalObjective"]
 
@@ -65,8 +65,7 @@ class CausalObjective(nn.Module):
             )
         if bank is not None:
             _check_bank(bank, model)
-        for part in unused(model):  # by an objective before this one
-            part.requires_grad_()
+        train_unused(model)  # what an objective before this one froze
         self.model = model
         self.criterion = CausalLoss() if criterion is None else criterion
         self.bank = bank

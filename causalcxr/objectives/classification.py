@@ -6,7 +6,7 @@ from causalcxr.losses import classification_loss
 from causalcxr.losses.functional import ElementwiseLoss, cross_entropy, without_reduction
 from causalcxr.models import CausalHead
 
-__all__ = ["ClassificationObjective", "unused"]
+__all__ = ["ClassificationObjective", "freeze_unused", "train_unused"]
 
 
 class ClassificationObjective(nn.Module):
@@ -36,8 +36,7 @@ class ClassificationObjective(nn.Module):
 
     def __init__(self, model: nn.Module, *, criterion: ElementwiseLoss = cross_entropy) -> None:
         super().__init__()
-        for part in unused(model):
-            part.requires_grad_(False)
+        freeze_unused(model)
         self.model, self.criterion = model, without_reduction(criterion)
 
     def forward(self, images: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> dict[str, Tensor]:
@@ -45,7 +44,21 @@ class ClassificationObjective(nn.Module):
         return {"loss": classification_loss(self.model(images), targets, criterion=self.criterion, weight=weight)}
 
 
-def unused(model: nn.Module) -> list[nn.Module]:
-    """Return what the logits of causal heads in the model do not depend on."""
+def freeze_unused(model: nn.Module) -> None:
+    """Freeze what the logits of causal heads in the model do not depend on."""
+    for part in _unused(model):
+        if any(parameter.requires_grad for parameter in part.parameters()):
+            part.requires_grad_(False)
+            part.frozen_as_unused = True  # type: ignore[assignment]
+
+
+def train_unused(model: nn.Module) -> None:
+    """Train again what `freeze_unused` froze, and nothing that the caller did."""
+    for part in _unused(model):
+        if part.__dict__.pop("frozen_as_unused", False):
+            part.requires_grad_()
+
+
+def _unused(model: nn.Module) -> list[nn.Module]:
     heads = (module for module in model.modules() if isinstance(module, CausalHead))
     return [part for head in heads for part in (head.confounder_mlp, head.confounder_classifier, head.intervention)]

@@ -5,6 +5,7 @@ from torch import nn
 import causalcxr
 from causalcxr.bench import ConfoundedDataset, StratifiedImages, predict
 from causalcxr.bench.scoring import _shares
+from causalcxr.data import normalise
 
 
 def linear():
@@ -48,6 +49,8 @@ def test_logits_features_and_shares_of_a_causal_model_are_those_of_the_label(fil
             torch.testing.assert_close(given, each, atol=1e-4, rtol=1e-4, equal_nan=True)
     model.label_names = causalcxr.data.NIH_LABELS
     assert torch.equal(predict(model, dataset, label="Mass", batch_size=10).logits, predictions.logits)
+    wrapped = predict(nn.DataParallel(model), dataset, label=4, prepare=lambda x: normalise(x, model.pretrained_cfg))
+    torch.testing.assert_close(wrapped.logits, predictions.logits)
     assert predict(model, StratifiedImages(*films, strata=films.targets), label=0)[3:] == (None, None)  # no masks
 
 

@@ -121,9 +121,9 @@ def test_another_encoding_is_named(run, tables, encoding):
     assert (code, f"error: {tables[1]}: " in err, "; save it as UTF-8" in err) == (2, True, True)
 
 
-@pytest.mark.parametrize("yes", ["1.0", "True", "TRUE"])
+@pytest.mark.parametrize("yes", ["1.0", "1.00", "True", "TRUE"])
 def test_labels_may_be_written_as_pandas_and_excel_do(run, tables, yes):
-    no = {"1.0": "0.0", "True": "False", "TRUE": "FALSE"}[yes]
+    no = {"1.0": "0.0", "1.00": "0.00", "True": "False", "TRUE": "FALSE"}[yes]
     expected = run("evaluate", *tables[:2], "--patients=patient")
     text = tables[1].read_text()
     for old, new in (("0", no), ("1", yes)):

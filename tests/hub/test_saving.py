@@ -217,6 +217,7 @@ def test_licence_is_that_of_the_weights(tmp_path: Path, monkeypatch: pytest.Monk
         causalcxr.save_pretrained(model, tmp_path / "saved", metrics={"data": "a", "split": "b", "auroc": {}})
         assert ModelCard.load(tmp_path / "saved" / "README.md").data.license == expected, options
         assert causalcxr.create_model(tmp_path / "saved").pretrained_cfg.get("license") == expected
+    assert causalcxr.create_model(tmp_path / "saved", pretrained=False).pretrained_cfg.get("license") is None
 
 
 def test_card_written_by_hand_stays_unless_there_are_figures(

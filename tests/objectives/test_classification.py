@@ -25,5 +25,7 @@ def test_every_parameter_that_trains_has_a_gradient() -> None:
     assert all((parameter.grad is not None) == parameter.requires_grad for parameter in model.parameters())
     assert not any(parameter.requires_grad for parameter in model.head.confounder_classifier.parameters())
     assert all(parameter.requires_grad for parameter in model.head.causal_classifier.parameters())
-    causalcxr.CausalObjective(model)  # trains all of them again
+    causalcxr.CausalObjective(model)  # trains all of them again, and nothing that the caller froze
     assert all(parameter.requires_grad for parameter in model.head.parameters())
+    causalcxr.CausalObjective(model.requires_grad_(False))
+    assert not any(parameter.requires_grad for parameter in model.parameters())
