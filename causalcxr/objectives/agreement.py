@@ -54,7 +54,7 @@ class AgreementObjective(nn.Module):
 
     Raises:
         ValueError: If an option is out of range, or the shape of images, logits or targets does not fit.
-        TypeError: If images or logits are not tensors of floating point.
+        TypeError: If images or logits are not tensors of floating point, or the criterion cannot be called.
 
     Example:
         >>> import torch, causalcxr

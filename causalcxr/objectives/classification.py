@@ -28,6 +28,10 @@ class ClassificationObjective(nn.Module):
         - weight: (B, K) weights of the labels, as from `causalcxr.losses.backdoor_weights`
         - Output: dict of the scalar `loss`
 
+    Raises:
+        ValueError: If shapes do not fit, or a target lies outside [0, 1], as `classification_loss` does.
+        TypeError: If the criterion cannot be called or is a class, or the logits are not of floating point.
+
     Example:
         >>> import timm, torch
         >>> objective = ClassificationObjective(timm.create_model("test_resnet", num_classes=14))

@@ -106,6 +106,10 @@ def test_a_name_may_be_any_bytes(run, images, tmp_path, monkeypatch):
             patched.setattr(sys, "stdout", strict)
             assert run("predict", tmp_path / odd, "--format", format)[0] == 0
         assert os.fsencode(tmp_path / odd / odd) in strict.buffer.getvalue()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", chosen := io.TextIOWrapper(io.BytesIO(), errors="backslashreplace"))
+        run("models", "causal_test")
+    assert chosen.errors == "backslashreplace"  # of the user, so it stays
     run("predict", tmp_path / odd / "a.png", images / "more", "--output", table)
     (tmp_path / "labels.csv").write_text("path,Mass\nb.png,1\na.png,0\n")
     assert run("evaluate", table, tmp_path / "labels.csv")[0] == 0
