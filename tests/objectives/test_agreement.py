@@ -189,6 +189,7 @@ def _train(rank: int) -> dict[str, Tensor]:
     return dict(objective.module.model.named_parameters())
 
 
+@pytest.mark.filterwarnings("ignore:Grad strides do not match")  # torch's, of 1 x 1 kernels on several threads
 def test_two_processes_train_one_causal_model(tmp_path: Path) -> None:
     first, second = in_two_processes(_train, tmp_path)
     torch.manual_seed(0)
