@@ -17,10 +17,6 @@ def check_tensor(name: str, x: Any, shape: str, **sizes: int) -> None:
         x: The value to check.
         shape: Names of the axes, such as `"B C H W"`; `"... K D"` allows any number of axes before.
         **sizes: Sizes that some of these axes must have.
-
-    Raises:
-        TypeError: If `x` is not a tensor or not of floating point.
-        ValueError: If the number of axes or one of `sizes` differs.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a floating-point tensor of shape ({shape}), but got {type(x).__name__}")

@@ -30,7 +30,7 @@ _HEAT_RGB = [  # steps of 9.25 in CIELAB lightness, the hue turning from blue ov
     (254, 231, 161),
 ]
 HEAT: FloatArray = np.array(_HEAT_RGB) / 255
-"""Default colours of [`overlay`][causalcxr.explain.overlay], from dark blue to pale yellow."""
+"""Colours of [`overlay`][causalcxr.explain.overlay], from dark blue to pale yellow."""
 
 
 def evidence_maps(model: Any, images: Tensor, labels: Sequence[int | str] | int | str | None = None) -> Tensor:
@@ -127,9 +127,7 @@ def _to_images(maps: Tensor, images: Tensor) -> Tensor:
     return F.interpolate(maps.float(), size=images.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def overlay(
-    image: Any, heatmap: Any, *, alpha: float = 0.5, colormap: Any = HEAT, vmax: float | None = None
-) -> npt.NDArray[np.uint8]:
+def overlay(image: Any, heatmap: Any, *, alpha: float = 0.5, vmax: float | None = None) -> npt.NDArray[np.uint8]:
     """Lay a heat map over a radiograph.
 
     The heat map is resized to the image and scaled to v = heatmap / vmax, cut off to [0, 1]. What is zero or negative,
@@ -140,30 +138,24 @@ def overlay(
         image: The radiograph, before normalisation, as `causalcxr.data.read_image` takes it.
         heatmap: Any finite values, at any resolution; tensor or array.
         alpha: Opacity at the maximum of the heat map, from 0 to 1.
-        colormap: RGB colours in [0, 1], evenly spaced from low to high, with linear interpolation between them. For a
-            colour map of matplotlib: `matplotlib.colormaps["viridis"](np.linspace(0, 1, 16))[:, :3]`.
         vmax: Value of the heat map that gets the last colour, more than 0. Default: the heat map's maximum. A map
             without a positive value has nothing to show.
 
     Shape:
-        heatmap: (h, w). colormap: (M, 3) with M >= 2. Result: (H, W, 3), RGB in uint8.
+        heatmap: (h, w). Result: (H, W, 3), RGB in uint8.
 
     Raises:
-        ValueError: A shape differs from these, the image is bad (see `read_image`), the colours lie outside [0, 1], the
-            heat map has values that are not finite, alpha lies outside [0, 1], vmax is not positive.
+        ValueError: The heat map is not (h, w) or not finite, the image is bad (see `read_image`), alpha lies outside
+            [0, 1], or vmax is not positive.
 
     Example:
         >>> picture = overlay(torch.rand(1, 64, 64), torch.rand(8, 8), alpha=0.4)
         >>> picture.shape, picture.dtype
         ((64, 64, 3), dtype('uint8'))
     """
-    grey, heat, colours = _to_numpy(read_image(image)[0]), _to_numpy(heatmap), _to_numpy(colormap)
+    grey, heat = _to_numpy(read_image(image)[0]), _to_numpy(heatmap)
     if heat.ndim != 2:
         raise ValueError(f"heatmap must be (h, w), the map of one image and one label, got {heat.shape}")
-    if colours.ndim != 2 or colours.shape[1] != 3 or len(colours) < 2:
-        raise ValueError(f"colormap must be (M, 3) with at least two colours, got {colours.shape}")
-    if not (colours.min() >= 0 and colours.max() <= 1):  # written so that NaN fails
-        raise ValueError(f"colormap must lie in [0, 1], got values to {colours.max():g}; divide 8-bit colours by 255")
     if not np.isfinite(heat).all():
         raise ValueError(f"heatmap must be finite, got NaN or infinity in {np.sum(~np.isfinite(heat))} of {heat.size}")
     if not 0 <= alpha <= 1:
@@ -175,8 +167,8 @@ def overlay(
     value = resized[0, 0].numpy()
     highest = max(value.max(), 0.0) if vmax is None else vmax
     value = (value / highest if highest else value).clip(0, 1)
-    positions = np.linspace(0, 1, len(colours))
-    colour = np.stack([np.interp(value, positions, channel) for channel in colours.T], axis=-1)
+    positions = np.linspace(0, 1, len(HEAT))
+    colour = np.stack([np.interp(value, positions, channel) for channel in HEAT.T], axis=-1)
     opacity = alpha * value[..., None]
     return np.rint(255 * ((1 - opacity) * grey[..., None] + opacity * colour)).astype(np.uint8)
 

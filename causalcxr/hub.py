@@ -214,11 +214,6 @@ def read(name: str, cache_dir: str | Path | None = None) -> tuple[dict[str, Any]
     """Return the pretrained cfg, the arguments and the calibration in the config of a folder or a repository.
 
     The cfg has the architecture, the labels, and where the weights are: for a repository, at the commit of now.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ConnectionError: If it is not in the cache, and the Hub cannot be reached.
-        ValueError: If it says what it may not.
     """
     source, place = parse_model_name(name)
     if source == "local-dir":
@@ -237,13 +232,7 @@ def read(name: str, cache_dir: str | Path | None = None) -> tuple[dict[str, Any]
 
 
 def weights_file(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -> Path:
-    """Return the file of weights that a pretrained cfg names, downloaded if need be; safetensors alone.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ConnectionError: If it is not in the cache, and the Hub cannot be reached.
-        ValueError: If it is of another format, or not the one of the config beside it.
-    """
+    """Return the file of weights that a pretrained cfg names, downloaded if need be; safetensors alone."""
     remote = cfg.source == "hf-hub" or (cfg.hf_hub_id and not cfg.file)
     name = (cfg.hf_hub_filename or WEIGHTS) if remote else (cfg.file or "")
     path = Path(name, WEIGHTS) if cfg.source == "local-dir" else Path(name)

@@ -40,11 +40,6 @@ class Panels:
 
     `findings` are the labels to draw. Without any, all at their threshold and the highest others are, three at least.
     The maps are `evidence_maps`, or `attention_maps`.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        OSError: The folder cannot be made.
-        ValueError: The model has no heat maps, or there is no such finding.
     """
 
     def __init__(

@@ -48,9 +48,6 @@ def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) 
         labels: With 0, 1 or nothing (unknown) for each label, or the table of the NIH release.
         groups: Columns of `labels`, within each value of which the figures are given as well.
         patients: Column of `labels` that names the patients, who are drawn for the intervals. None draws images.
-
-    Raises:
-        ValueError: A table is damaged, or the two do not fit.
     """
     # Paths are relative to the working directory, and to the table; one that is not UTF-8 is written as it is.
     scored, labelled = _by_name(_read(scores, "", "surrogateescape"), _read(labels, labels.parent, "strict"))

@@ -80,11 +80,7 @@ def other_labels(path, dataset):
 
 def predict(args, model, dataset):
     """Return the logits (N, K) of all images."""
-    if isinstance(dataset, CSVDataset):
-        films = (Path(args.data).parent / name for name in dataset.names)
-    else:
-        real = isinstance(dataset, NIHChestXray14)
-        films = (dataset.image_path(i) if real else dataset[i][0] for i in range(len(dataset)))
+    films = (dataset[i][0] for i in range(len(dataset))) if isinstance(dataset, SyntheticCXR) else dataset.paths
     predictions = causalcxr.predict(model.to(args.device), films, batch_size=args.batch_size, workers=args.workers)
     logits = []
     for _, scores, error in tqdm(predictions, "images", len(dataset), leave=False):

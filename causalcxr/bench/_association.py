@@ -36,11 +36,7 @@ def check_patient(patient: Any, length: int) -> Any:
 
 
 def count_agreeing(n: int, correlation: float, what: str) -> int:
-    """How many of n images have the confounder that the association gives their label; halves are rounded up.
-
-    Raises:
-        ValueError: The correlation is no share, or rounding would turn an association into a certainty.
-    """
+    """How many of n images have the confounder that the association gives their label; halves are rounded up."""
     if not 0 <= correlation <= 1:
         raise ValueError(
             "correlation must lie in [0, 1]: the share of positives with the confounder and of negatives without it, "

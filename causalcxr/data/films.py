@@ -21,7 +21,25 @@ __all__ = ["CSVDataset"]
 TARGETS = {"": np.nan, "0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
 
 
-class CSVDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+class FilmFiles(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Images in files, read when they are asked for, and their targets."""
+
+    paths: list[str]
+    targets: torch.Tensor
+    image_size: int | tuple[int, int] | None
+    transform: Callable[[torch.Tensor], torch.Tensor] | None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image = read_image(self.paths[index], size=self.image_size)
+        if self.transform is not None:
+            image = self.transform(image)
+        return image, self.targets[index].clone()  # a view would let callers change the labels
+
+
+class CSVDataset(FilmFiles):
     r"""Images and labels of a CSV file.
 
     The file has a column `path`, which is relative to the folder of the file or absolute, and optionally a column
@@ -41,6 +59,7 @@ class CSVDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     Attributes:
         names: Cells of `path`, in the order of the file, as all that follows.
+        paths: Path of each image, with the folder of the file.
         label_names: Names of the columns of `targets`.
         targets: (N, K) float32 tensor of 0, 1 and NaN (unknown).
         patient: (N,) cells of `patient`, or else of `path`.
@@ -83,21 +102,12 @@ class CSVDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             raise ValueError(f"{table}: split {split!r} has no images ({val_fraction=}, {len(names)} images in all)")
         self.names, self.patient = [names[i] for i in rows], patient[rows]
         self.targets = torch.from_numpy(targets[rows])
-        self._folder = os.path.dirname(table)
-        if missing := [name for name in self.names if not os.path.isfile(os.path.join(self._folder, name))]:
+        self.paths = [os.path.join(os.path.dirname(table), name) for name in self.names]
+        if missing := [name for name, path in zip(self.names, self.paths, strict=True) if not os.path.isfile(path)]:
             raise FileNotFoundError(
                 f"{table}: {len(missing)} of {len(rows)} images are missing: {few(missing)}; "
                 "a path is relative to the folder of the table, or absolute"
             )
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image = read_image(os.path.join(self._folder, self.names[index]), size=self.image_size)
-        if self.transform is not None:
-            image = self.transform(image)
-        return image, self.targets[index].clone()  # a view would let callers change the labels
 
 
 def read_rows(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 from collections.abc import Sequence
 
 __all__ = ["NIH_LABELS", "check_label_names", "label_positions"]
@@ -38,29 +37,18 @@ def check_label_names(given: Sequence[str], expected: Sequence[str]) -> None:
         expected: Names in the order in which they are used.
 
     Raises:
-        ValueError: The lists differ, and the message says where first. Or one is a single string.
+        ValueError: The lists differ.
 
     Example:
         >>> check_label_names(["Mass", "Nodule"], ("Mass", "Nodule"))
         >>> check_label_names(["Nodule", "Mass"], ("Mass", "Nodule"))
         Traceback (most recent call last):
-        ValueError: label names are the same but in another order: position 0 is 'Nodule', expected 'Mass'; give \
-exactly these: Mass, Nodule
+        ValueError: label names must be exactly these, in this order: Mass, Nodule; but got ['Nodule', 'Mass']
     """
-    if isinstance(given, str) or isinstance(expected, str):
-        raise ValueError(f"label names must be lists of strings, got {given!r} and {expected!r}")
-    given, expected = list(map(str, given)), list(map(str, expected))
-    pairs = enumerate(itertools.zip_longest(map(repr, given), map(repr, expected), fillvalue="missing"))
-    for position, (here, there) in pairs:
-        if here != there:
-            problem = "label names differ"
-            if len(given) != len(expected):
-                problem = f"{len(given)} label names given, {len(expected)} expected"
-            elif sorted(given) == sorted(expected):
-                problem = "label names are the same but in another order"
-            raise ValueError(
-                f"{problem}: position {position} is {here}, expected {there}; give exactly these: {', '.join(expected)}"
-            )
+    if isinstance(given, str) or [*map(str, given)] != [*map(str, expected)]:
+        raise ValueError(
+            f"label names must be exactly these, in this order: {', '.join(expected)}; but got {given!r:.500}"
+        )
 
 
 def label_positions(names: Sequence[str], valid: Sequence[str] = NIH_LABELS) -> list[int]:

@@ -8,17 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch.utils.data import Dataset
 
 from causalcxr._checks import check_choice
-from causalcxr.data.image import read_image
+from causalcxr.data.films import FilmFiles
 from causalcxr.data.labels import NIH_LABELS
 from causalcxr.data.nih_tables import Box, few, read_nih_tables
 
 __all__ = ["Box", "NIHChestXray14"]
 
 
-class NIHChestXray14(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+class NIHChestXray14(FilmFiles):
     """Images and labels of NIH ChestX-ray14, in the layout of the release.
 
     Wang et al., "ChestX-ray8: Hospital-scale Chest X-ray Database and Benchmarks on Weakly-Supervised Classification
@@ -44,6 +43,7 @@ class NIHChestXray14(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     Attributes:
         names: File names, in the order of the label file, as all that follows.
+        paths: Path of each image, with its folder.
         label_names: Names of the columns of `targets`.
         targets: (N, K) float32 tensor.
         patient: (N,) patient numbers.
@@ -97,22 +97,9 @@ class NIHChestXray14(Dataset[tuple[torch.Tensor, torch.Tensor]]):
                 )
             warnings.warn(f"{problem}; they are left out", stacklevel=2)
         tables = tables.select([name in path_of for name in tables.names])
-        self._paths = [path_of[name] for name in tables.names]
+        self.paths = [path_of[name] for name in tables.names]
         self.names = tables.names
         self.label_names = tables.label_names
         self.targets = torch.from_numpy(tables.targets)
         self.patient, self.view, self.sex, self.age = tables.patient, tables.view, tables.sex, tables.age
         self.boxes, self.label_file = tables.boxes, tables.label_file
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image = read_image(self.image_path(index), size=self.image_size)
-        if self.transform is not None:
-            image = self.transform(image)
-        return image, self.targets[index].clone()  # a view would let callers change the labels
-
-    def image_path(self, index: int) -> str:
-        """Path, below `root`, of the image of one item."""
-        return self._paths[index]

@@ -18,7 +18,7 @@ class BackdoorIntervention(nn.Module):
     joining each pair. It also means that a borrowed confounder shifts the logits of all images alike.
 
     Args:
-        num_classes: Number of labels K.
+        num_classes: Number of labels K; 0 for none.
         dim: Width D.
         combine: `"add"` classifies h_x + h_c (Eq. 6), `"cat"` their concatenation, which separates as well.
         device: Device of the parameters.
@@ -52,25 +52,12 @@ class BackdoorIntervention(nn.Module):
         super().__init__()
         check_choice("combine", combine, ("add", "cat"))
         self.dim, self.combine = dim, combine
-        self.classifier: nn.Module = nn.Identity()
-        self.reset_classes(num_classes, device=device, dtype=dtype)
-
-    def reset_classes(
-        self, num_classes: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> None:
-        """Replace the classifier Phi by a new one for `num_classes` labels; 0 leaves none."""
-        in_features = self.dim * (2 if self.combine == "cat" else 1)
-        self.classifier = (
-            GroupLinear(num_classes, in_features, device=device, dtype=dtype) if num_classes else nn.Identity()
-        )
+        in_features = dim * (2 if combine == "cat" else 1)
+        self.classifier = GroupLinear(num_classes, in_features, device=device, dtype=dtype)
 
     def forward(self, causal: Tensor, borrowed: Tensor) -> Tensor:
         """Return the logits (B, S, K) of every image with every borrowed confounder."""
         phi = self.classifier
-        if not isinstance(phi, GroupLinear):
-            raise ValueError(
-                "the intervention has no labels (num_classes=0); give it some with reset_classes(num_classes)"
-            )
         check_tensor("causal", causal, "B K D", K=phi.num_groups, D=self.dim)
         check_tensor("confounders", borrowed, "S K D", K=phi.num_groups, D=self.dim)
         # With "add" both are the whole weight, with "cat" its halves.

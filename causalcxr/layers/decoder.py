@@ -51,7 +51,7 @@ class CausalDecoder(nn.Module):
     no attention among labels: the equations have none, and labels may then be added without changing the others.
 
     Args:
-        num_classes: Number of labels K.
+        num_classes: Number of labels K; 0 for none.
         dim: Width D, a multiple of 4 (sine and cosine for two axes) and of `num_heads`.
         depth: Number of layers.
         num_heads: Number of heads.
@@ -94,30 +94,15 @@ class CausalDecoder(nn.Module):
             raise ValueError(f"depth must be at least 1, but got {depth}")
         self.dim = dim
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.label_embed: nn.Module = nn.Identity()
         self.layers = nn.ModuleList(
             CausalDecoderLayer(dim, num_heads=num_heads, complement=complement, proj_drop=proj_drop, **dd)
             for _ in range(depth)
         )
-        self.reset_classes(num_classes, **dd)
-
-    def reset_classes(
-        self, num_classes: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> None:
-        """Replace the label embeddings by new ones for `num_classes` labels; 0 leaves none."""
-        if num_classes < 0:
-            raise ValueError(f"num_classes must be 0 or more, but got {num_classes}")
-        self.num_classes = num_classes
-        if num_classes:
-            self.label_embed = nn.Embedding(num_classes, self.dim, device=device, dtype=dtype)
-        else:
-            self.label_embed = nn.Identity()
+        self.label_embed = nn.Embedding(num_classes, dim, **dd)
 
     def forward(self, features: Tensor, *, need_attention: bool = False) -> DisentangledAttention:
         """Decode a feature map, see the class."""
         check_tensor("features", features, "B D H W", D=self.dim)
-        if not isinstance(self.label_embed, nn.Embedding):
-            raise ValueError("the decoder has no labels (num_classes=0); give it some with reset_classes(num_classes)")
         batch, _, height, width = features.shape
         tokens = rearrange(features, "b d h w -> b (h w) d")
         position = build_sincos2d_pos_embed([height, width], self.dim, dtype=torch.float32, device=features.device)

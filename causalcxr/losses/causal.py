@@ -46,15 +46,8 @@ class AsymmetricLoss(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> Tensor:
         """Return the loss, see `asymmetric_loss`."""
-        return asymmetric_loss(
-            logits,
-            targets,
-            gamma_pos=self.gamma_pos,
-            gamma_neg=self.gamma_neg,
-            margin=self.margin,
-            weight=weight,
-            reduction=self.reduction,
-        )
+        options = {"gamma_pos": self.gamma_pos, "gamma_neg": self.gamma_neg, "margin": self.margin}
+        return asymmetric_loss(logits, targets, **options, weight=weight, reduction=self.reduction)
 
 
 class CausalLoss(nn.Module):

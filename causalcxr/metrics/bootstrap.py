@@ -180,30 +180,16 @@ def paired_difference(
     compare ways to train by several runs of each, average the `resamples` of `bootstrap_auroc` over the runs of each
     side, and give the difference to `Interval.from_resamples`: the same seed and groups give the same draws.
 
-    Args:
-        scores: As for [`auroc`][causalcxr.metrics.auroc].
-        baseline: Scores of the model to compare with, on the same images in the same order.
-        targets: As for [`auroc`][causalcxr.metrics.auroc].
-        groups: What is drawn, such as the patient of each image; None draws images.
-        n_resamples: Number of resamples R.
-        confidence: Coverage of the intervals, between 0 and 1.
-        seed: Seed of the draws.
-
-    Shape:
-        scores, baseline and targets: (N, K), or (N,) for a single label. groups: (N,).
+    Arguments, shapes and errors are those of `bootstrap_auroc`. `baseline` has the scores of the model to compare with,
+    on the same images in the same order.
 
     Returns:
         A [`BootstrapResult`][causalcxr.metrics.BootstrapResult] of the differences. An interval that holds zero means
         that these patients do not tell the two apart.
 
-    Raises:
-        ValueError: As for `bootstrap_auroc`, of either side.
-
     Example:
-        >>> rng = np.random.default_rng(0)
-        >>> targets = rng.integers(0, 2, size=(300, 2))
-        >>> good, better = targets + rng.normal(size=(300, 2)), 2 * targets + rng.normal(size=(300, 2))
-        >>> result = paired_difference(better, good, targets, np.arange(300) // 3, n_resamples=100)
+        >>> targets, noise = np.tile([0, 1], 50), np.random.default_rng(0).normal(size=100)
+        >>> result = paired_difference(2 * targets + noise, targets + noise, targets, n_resamples=100)
         >>> bool(0 < result.mean.low < result.mean.value < result.mean.high)
         True
     """

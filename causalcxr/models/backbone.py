@@ -40,14 +40,6 @@ def create_backbone(
 
     Returns:
         The backbone, the channels of its last feature map, and its stride.
-
-    Raises:
-        ValueError: If the name is unknown or one of ours, if the model yields no feature map, if the stride cannot be
-            had or if the weights do not fit.
-        TypeError: If the backbone does not take an argument.
-        FileNotFoundError: If there is no such file of weights.
-        ConnectionError: If published weights are neither in the cache nor can be downloaded.
-        huggingface_hub.errors.HfHubHTTPError: If there is no such repository, revision or file.
     """
     check_backbone_name(name)
     kwargs: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans, **(backbone_args or {})}

@@ -76,24 +76,22 @@ class CausalHead(nn.Module):
         self.causal_mlp = Mlp(dim, **dd)
         self.confounder_mlp = Mlp(dim, **dd)
         self.drop = nn.Dropout(drop_rate)
-        self.causal_classifier: nn.Module = nn.Identity()
-        self.confounder_classifier: nn.Module = nn.Identity()
         self.intervention = BackdoorIntervention(num_classes, dim, combine=combine, **dd)
         self.reset_classifier(num_classes)
 
     @property
     def num_classes(self) -> int:
         """Number of labels K."""
-        return self.decoder.num_classes
+        return self.decoder.label_embed.num_embeddings
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace everything whose shape depends on the labels by new parameters for `num_classes` labels, or none."""
         like = self.causal_mlp.fc1.weight
-        dd = {"device": like.device, "dtype": like.dtype}
-        self.decoder.reset_classes(num_classes, **dd)
-        self.intervention.reset_classes(num_classes, **dd)
-        for name in ("causal_classifier", "confounder_classifier"):
-            setattr(self, name, GroupLinear(num_classes, self.dim, **dd) if num_classes else nn.Identity())
+        dd: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
+        self.decoder.label_embed = nn.Embedding(num_classes, self.dim, **dd)
+        self.intervention = BackdoorIntervention(num_classes, self.dim, combine=self.intervention.combine, **dd)
+        self.causal_classifier = GroupLinear(num_classes, self.dim, **dd)
+        self.confounder_classifier = GroupLinear(num_classes, self.dim, **dd)
 
     def forward(
         self, features: Tensor, confounders: Tensor | None = None, *, need_attention: bool = False

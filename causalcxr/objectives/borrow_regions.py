@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from causalcxr._checks import check_choice, check_count, check_range, check_tensor
@@ -25,32 +24,28 @@ class BorrowRegions(nn.Module):
     What lies outside the kept region is then independent of the label. Labels are not mixed, unlike in CutMix (Yun et
     al., ICCV 2019). The price is the evidence that the borrowed regions held.
 
-    Three kinds of region are kept:
+    Two kinds of region are kept:
 
     - `"boxes"`: all but a few boxes at random places. Options: `num_boxes=2`, and `size=(0.14, 0.36)`, the range of the
       boxes' sides in parts of the image's.
     - `"thorax"`: a soft ellipse around the middle, for marks that lie at the border. Its size and place are random.
       Options: `size=(0.6, 0.95)`, the range of its axes in parts of the image's sides, `shift=0.05`, how far its centre
       may lie off, and `softness=0.1`, the width of its border.
-    - `"attention"`: where a given map is highest. Option: `keep=0.5`, the part of the image that is kept. A map of the
-      model's own attention keeps the marks. The same map negated, with `keep=0.9`, borrows what the model looks at.
 
     Every image lends to exactly one other. The module is active in training mode, and the identity after `eval()`.
 
     Args:
-        region: `"boxes"`, `"thorax"` or `"attention"`.
+        region: `"boxes"` or `"thorax"`.
         probability: Part of the images that borrow. The others still show their marks. Where the finding is hard to
             see, these few are enough for a model to rely on them, so take 1 there.
         **options: Options of the region, as above.
 
     Shape:
         - images: (B, C, H, W); a batch of one has nobody to borrow from and stays as it is
-        - attention: (B, h, w), of any resolution and range, for `"attention"` alone
         - Output: (B, C, H, W)
 
     Raises:
-        ValueError: If the region is unknown, an option out of range, a shape does not fit, or `attention` is given for
-            another region, or not given for this one.
+        ValueError: If the region is unknown, an option out of range, or a shape does not fit.
         TypeError: If an option is unknown, or images are not of floating point.
 
     Example:
@@ -72,25 +67,15 @@ class BorrowRegions(nn.Module):
             _check_option(name, value)
         self.region, self.probability, self.options = region, probability, options
 
-    def forward(
-        self, images: Tensor, attention: Tensor | None = None, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def forward(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Return the images with borrowed regions, see the class. `generator` (on the CPU) draws all that is random."""
         check_tensor("images", images, "B C H W")
-        if (attention is None) == (self.region == "attention"):
-            raise ValueError(
-                f"region {self.region!r} takes {'' if attention is None else 'no '}attention (B, h, w); "
-                'only region="attention" does, and it needs one'
-            )
-        if attention is not None:
-            check_tensor("attention", attention, "B h w", B=len(images))
         if not self.training or len(images) < 2:
             return images
         draw = functools.partial(torch.rand, generator=generator)
         borrows = draw(len(images), 1, 1, 1) < self.probability
         shift = int(torch.randint(1, len(images), (), generator=generator))
-        place = images if attention is None else attention
-        keep = REGIONS[self.region](place, images.shape[-2:], draw, **self.options)
+        keep = REGIONS[self.region](images.shape, draw, **self.options)
         borrows, keep = (x.to(images.device, non_blocking=True) for x in (borrows, keep))
         keep = torch.where(borrows, keep.to(images.dtype), 1.0)
         return torch.lerp(images.roll(shift, dims=0), images, keep)
@@ -101,14 +86,12 @@ class BorrowRegions(nn.Module):
         return f"{self.region!r}, probability={self.probability}{options}"
 
 
-def _boxes(
-    images: Tensor, shape: tuple[int, int], draw: Any, *, num_boxes: int = 2, size: tuple[float, float] = (0.14, 0.36)
-) -> Tensor:
+def _boxes(shape: torch.Size, draw: Any, *, num_boxes: int = 2, size: tuple[float, float] = (0.14, 0.36)) -> Tensor:
     """Return 0 within boxes that lie inside the image, 1 elsewhere, (B, 1, H, W)."""
-    sides = size[0] + draw(len(images), num_boxes, 2) * (size[1] - size[0])
-    starts = draw(len(images), num_boxes, 2) * (1 - sides)
+    sides = size[0] + draw(shape[0], num_boxes, 2) * (size[1] - size[0])
+    starts = draw(shape[0], num_boxes, 2) * (1 - sides)
     inside = []
-    for axis, length in enumerate(shape):
+    for axis, length in enumerate(shape[-2:]):
         centres = (torch.arange(length) + 0.5) / length
         start, side = starts[..., axis, None], sides[..., axis, None]
         inside.append((centres >= start) & (centres < start + side))  # (B, boxes, length)
@@ -117,8 +100,7 @@ def _boxes(
 
 
 def _thorax(
-    images: Tensor,
-    shape: tuple[int, int],
+    shape: torch.Size,
     draw: Any,
     *,
     size: tuple[float, float] = (0.6, 0.95),
@@ -126,23 +108,17 @@ def _thorax(
     softness: float = 0.1,
 ) -> Tensor:
     """Return 1 within an ellipse, falling to 0 at its border, (B, 1, H, W)."""
-    axes = size[0] + draw(len(images), 2, 1) * (size[1] - size[0])
-    centres = (2 * draw(len(images), 2, 1) - 1) * 2 * shift
+    axes = size[0] + draw(shape[0], 2, 1) * (size[1] - size[0])
+    centres = (2 * draw(shape[0], 2, 1) - 1) * 2 * shift
     rows, cols = (
         ((torch.arange(1 - length, length, 2) / length - centres[:, axis]) / axes[:, axis]).square()
-        for axis, length in enumerate(shape)
+        for axis, length in enumerate(shape[-2:])
     )
     radius = (rows[:, None, :, None] + cols[:, None, None, :]).sqrt()
     return ((1 - radius) / softness + 0.5).clamp(0, 1)
 
 
-def _attention(attention: Tensor, shape: tuple[int, int], draw: Any, *, keep: float = 0.5) -> Tensor:
-    """Return 1 where the attention is among its highest values, 0 elsewhere, (B, 1, H, W)."""
-    values = F.interpolate(attention.detach()[:, None].float(), size=shape, mode="bilinear", align_corners=False)
-    return values >= values.flatten(1).quantile(1 - keep, dim=1).view(-1, 1, 1, 1)
-
-
-REGIONS: dict[str, Callable[..., Tensor]] = {"boxes": _boxes, "thorax": _thorax, "attention": _attention}
+REGIONS: dict[str, Callable[..., Tensor]] = {"boxes": _boxes, "thorax": _thorax}
 
 
 def _check_option(name: str, value: Any) -> None:

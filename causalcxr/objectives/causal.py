@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from causalcxr.layers import ConfounderBank
 from causalcxr.losses import CausalLoss
-from causalcxr.models import CausalHead
 from causalcxr.objectives.classification import train_unused
 
 __all__ = ["CausalObjective"]
@@ -32,8 +31,7 @@ class CausalObjective(nn.Module):
         - Output: dict of scalars `loss`, `sl`, `conf`, `bd`
 
     Raises:
-        ValueError: If the bank's sizes are not those of the model, strata are given without a bank to keep them, and as
-            the model, the loss and the bank do.
+        ValueError: If strata are given without a bank to keep them, and as the model, the loss and the bank do.
         TypeError: If the model has no `forward_causal`, or the criterion is no `CausalLoss`.
 
     Example:
@@ -63,8 +61,6 @@ class CausalObjective(nn.Module):
                 f"criterion must be a causalcxr.losses.CausalLoss, but got {type(criterion).__name__}; give a bank as "
                 "bank=..., and another classification loss as CausalLoss(classification=...)"
             )
-        if bank is not None:
-            _check_bank(bank, model)
         train_unused(model)  # what an objective before this one froze
         self.model = model
         self.criterion = CausalLoss() if criterion is None else criterion
@@ -86,13 +82,3 @@ class CausalObjective(nn.Module):
         if self.training:
             self.bank.update(output.confounder, strata)
         return losses
-
-
-def _check_bank(bank: ConfounderBank, model: nn.Module) -> None:
-    for head in (module for module in model.modules() if isinstance(module, CausalHead)):
-        held, needed = tuple(bank.stored.shape[1:]), (head.num_classes, head.dim)
-        if held != needed:
-            raise ValueError(
-                f"the bank holds {held[0]} labels x {held[1]}, but the model has {needed[0]} x {needed[1]}; "
-                f"build it with ConfounderBank({bank.size}, num_classes={needed[0]}, dim={needed[1]})"
-            )

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -13,21 +15,10 @@ def test_nih_labels_are_the_fourteen_findings_in_the_order_of_the_release():
         check_label_names(given, NIH_LABELS)
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (["a", "c", "b"], "another order: position 1 is 'c', expected 'b'"),
-        (["a", "x", "c"], "position 1 is 'x', expected 'b'"),
-        (["a", "b"], "position 2 is missing, expected 'c'"),
-        (["a", "b", "c", "d"], "3 expected: position 3 is 'd'"),
-        ("abc", "lists of strings"),
-    ],
-)
-def test_differing_names_are_refused_with_the_first_difference(given, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("given", [["a", "c", "b"], ["a", "x", "c"], ["a", "b"], ["a", "b", "c", "d"], "abc"])
+def test_differing_names_are_refused(given):
+    with pytest.raises(ValueError, match=f"in this order: a, b, c; but got {re.escape(repr(given))}"):
         check_label_names(given, ("a", "b", "c"))
-    with pytest.raises(ValueError, match="label names"):
-        check_label_names(("a", "b", "c"), given)
 
 
 def test_positions_follow_the_order_asked_for():

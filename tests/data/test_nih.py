@@ -35,7 +35,7 @@ def test_items_are_images_and_targets_aligned_with_the_columns_of_the_tables(rel
         assert torch.equal(image, torch.full((1, 8, 6), 10 * i / 255))
         assert [NIH_LABELS[k] for k in target.nonzero()[:, 0]] == sorted(FINDINGS[i], key=NIH_LABELS.index)
         assert torch.equal(target, dataset.targets[i])
-        assert dataset.image_path(i) == str(find(release, dataset.names[i]))
+        assert dataset.paths[i] == str(find(release, dataset.names[i]))
     assert (dataset.names, dataset.label_names, dataset.skipped) == (NAMES, NIH_LABELS, [])
     assert dataset.patient.tolist() == [0, 0, 1, 1]
     assert dataset.boxes == {NAMES[3]: [Box("Infiltration", 1, 2, 3, 4)]}
@@ -95,7 +95,7 @@ def test_full_size_real_images_have_the_grey_values_of_their_files(shared_data):
     dataset = NIHChestXray14(shared_data / "nih-1024", "all")
     modes = []
     for i, (image, _) in enumerate(dataset):
-        with Image.open(dataset.image_path(i)) as stored:
+        with Image.open(dataset.paths[i]) as stored:
             modes.append(stored.mode)
             grey = np.asarray(stored if stored.mode == "L" else stored.getchannel("R"))
         assert torch.equal(image[0], torch.from_numpy(grey / np.float32(255)))

@@ -48,7 +48,7 @@ def test_training_and_use_see_the_same_pixels(path, model, tmp_path):
     root = write_release(tmp_path / "nih", ["1.png", "2.png"], 1, pictures=[np.array(Image.open(path))] * 2)
     dataset = NIHChestXray14(root, "train_val", image_size=model.pretrained_cfg["input_size"][1:])
     images = dataset[0][0][None]
-    assert torch.equal(normalise(images, model.pretrained_cfg), model.preprocess(dataset.image_path(0)))
+    assert torch.equal(normalise(images, model.pretrained_cfg), model.preprocess(dataset.paths[0]))
 
 
 def test_the_model_knows_its_channels_type_and_size(path):

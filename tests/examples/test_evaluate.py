@@ -35,7 +35,7 @@ def test_the_figures_are_those_of_the_logits(model, made_release, tmp_path):
     dataset = NIHChestXray14(made_release, "test", image_size=64)
     opened = causalcxr.create_model(model).eval()
     with torch.no_grad():
-        logits = torch.cat([opened(opened.preprocess(dataset.image_path(i))) for i in range(len(dataset))])
+        logits = torch.cat([opened(opened.preprocess(path)) for path in dataset.paths])
     expected = auroc(logits, dataset.targets)
     found = [result["auroc"].get(label, {"value": np.nan})["value"] for label in NIH_LABELS]
     np.testing.assert_allclose(found, expected, atol=1e-3)
@@ -76,7 +76,7 @@ def test_own_films_from_a_table(model, made_release, tmp_path, capsys):
     films = NIHChestXray14(made_release, "test", image_size=64)
     named = causalcxr.create_model(model, label_names=["Drain", "Mass"])
     causalcxr.save_pretrained(named, tmp_path / "mine", data_config={"input_size": (3, 64, 64)})
-    rows = [f"{films.image_path(i)},p{films.patient[i]},{i % 2},{i % 3 % 2 or ''}" for i in range(len(films))]
+    rows = [f"{films.paths[i]},p{films.patient[i]},{i % 2},{i % 3 % 2 or ''}" for i in range(len(films))]
     table = tmp_path / "films.csv"
     table.write_text("path,patient,Drain,Mass\n" + "\n".join(rows))
     run(tmp_path / "mine", "--data", table)
@@ -92,7 +92,7 @@ def test_own_films_from_a_table(model, made_release, tmp_path, capsys):
     run(tmp_path / "mine", "--data", table, "--split=val", "--val-fraction=0.5")
     assert json.loads((tmp_path / "mine" / "val.json").read_text())["patients"] == len({*films.patient}) // 2
     table.write_text("path,patient,Mass,Drain\n" + "\n".join(rows))
-    with pytest.raises(SystemExit, match=r"^cannot evaluate .*mine: label names are the same but in another order"):
+    with pytest.raises(SystemExit, match=r"^cannot evaluate .*mine: label names must be exactly these, in this order"):
         run(tmp_path / "mine", "--data", table)
     (tmp_path / "damaged.png").write_bytes(b"no picture")
     table.write_text("path,Drain,Mass\ndamaged.png,1,0\n")

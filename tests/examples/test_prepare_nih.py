@@ -76,7 +76,7 @@ def test_copy_reads_as_the_release_does(release, tmp_path):
     assert copy.boxes == original.boxes != {}  # in pixels of the release
     for (small, _), (image, _) in zip(copy, original, strict=True):
         assert (small - image).abs().max() <= 0.5 / 255 + 1e-6
-    with Image.open(copy.image_path(0)) as stored:
+    with Image.open(copy.paths[0]) as stored:
         assert stored.mode == "L"
 
 

@@ -114,7 +114,7 @@ def test_labels_that_the_weights_know_keep_their_logits(
 
 def test_names_that_do_not_fit(folder: Path) -> None:
     """The same labels in another order are a mistake."""
-    with pytest.raises(ValueError, match="another order"):
+    with pytest.raises(ValueError, match="in this order"):
         causalcxr.create_model(folder, label_names=NIH_LABELS[::-1])
     with pytest.raises(ValueError, match=r"label_names must be one name for each of 3 labels, but got \['a', 'b'\]"):
         causalcxr.create_model(folder, num_classes=3, label_names=["a", "b"])

@@ -94,9 +94,9 @@ def test_saving_that_breaks_off(model: CausalCXR, tmp_path: Path, monkeypatch: p
 
 def test_outputs_that_have_names_keep_them(model: CausalCXR, tmp_path: Path) -> None:
     """Else Hernia would name the output of Atelectasis when the model is opened again."""
-    with pytest.raises(ValueError, match="another order: position 0 is 'Hernia', expected 'Atelectasis'"):
+    with pytest.raises(ValueError, match=r"in this order: Atelectasis,.* but got \('Hernia'"):
         causalcxr.save_pretrained(model, tmp_path / "saved", label_names=NIH_LABELS[::-1])
-    with pytest.raises(ValueError, match="another order"):
+    with pytest.raises(ValueError, match="in this order"):
         model.label_names = NIH_LABELS[::-1]
     assert not (tmp_path / "saved").exists()
     assert model.label_names == NIH_LABELS
@@ -141,7 +141,7 @@ def test_calibration_goes_when_the_weights_change(
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"label_names": ["Mass"]}, ValueError, "1 label names given, 14 expected"),
+        ({"label_names": ["Mass"]}, ValueError, "but got \\['Mass'\\]"),
         ({"calibration": Calibration(1, [0.5])}, ValueError, "a threshold for each of 14 labels, but has 1"),
         ({"calibration": [0.5] * 14}, TypeError, r"must be a causalcxr.Calibration, but got list"),
         ({"data_config": {"size": 128}}, ValueError, "data_config may have input_size, .*, but has size"),
@@ -256,7 +256,7 @@ def test_plain_model_comes_back(name: str, options: dict[str, Any], metrics: dic
     assert timm.data.resolve_model_data_config(other)["input_size"] == data["input_size"]
     causalcxr.save_pretrained(loaded, tmp_path / "again")
     assert _config(tmp_path / "again") == _config(tmp_path)
-    with pytest.raises(ValueError, match="another order"):
+    with pytest.raises(ValueError, match="in this order"):
         causalcxr.save_pretrained(loaded, tmp_path, label_names=NIH_LABELS[::-1])
 
 

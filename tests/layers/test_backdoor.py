@@ -35,9 +35,3 @@ def test_nothing_to_borrow_gives_no_column_and_zero_gradients(sizes: tuple[int, 
     assert output.shape == (*sizes, 3)
     for gradient in torch.autograd.grad(output.sum(), [causal, *layer.parameters()]):
         assert not gradient.any()
-
-
-def test_new_labels_get_a_new_classifier_of_the_right_width() -> None:
-    layer = _layer("cat")
-    layer.reset_classes(7)
-    assert layer.classifier.weight.shape == (7, 8)

@@ -75,7 +75,6 @@ X = torch.zeros(2, 5, 2, 3)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: CausalHead(5, -1, dim=8, num_heads=2), "0 or more, but got -1"),
         (lambda: CausalHead(5, 3, dim=10, num_heads=4), "but got 10 and 4"),
         (lambda: CausalHead(5, 3, dim=8, num_heads=2, complement="printed"), "'paper', but got 'printed'"),
         (lambda: CausalHead(5, 3, dim=8, num_heads=2, combine="mul"), "'cat', but got 'mul'"),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from causalcxr import BorrowRegions
 
-REGIONS = ["boxes", "thorax", "attention"]
+REGIONS = ["boxes", "thorax"]
 
 
 def shades(batch: int, size: int = 32) -> Tensor:
@@ -19,9 +19,7 @@ def shades(batch: int, size: int = 32) -> Tensor:
 
 
 def borrow(region: str, images: Tensor, seed: int = 0, **options: Any) -> Tensor:
-    attention = torch.rand(len(images), 4, 4) if region == "attention" else None
-    generator = torch.Generator().manual_seed(seed)
-    return BorrowRegions(region, **options)(images, attention, generator=generator)
+    return BorrowRegions(region, **options)(images, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("region", REGIONS)
@@ -37,7 +35,7 @@ def test_every_image_borrows_from_one_other_and_lends_to_one(region: str) -> Non
         assert sorted(lenders) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("region", ["boxes", "thorax"])
+@pytest.mark.parametrize("region", REGIONS)
 def test_seeds_decide(region: str) -> None:
     first, again, other = (borrow(region, shades(4), seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
@@ -46,11 +44,10 @@ def test_seeds_decide(region: str) -> None:
 
 @pytest.mark.parametrize("region", REGIONS)
 def test_leaves_images_alone_in_evaluation_alone_and_at_probability_zero(region: str) -> None:
-    images, attention = torch.rand(3, 1, 8, 8), torch.rand(3, 2, 2) if region == "attention" else None
-    assert BorrowRegions(region).eval()(images, attention) is images
-    one = None if attention is None else attention[:1]
-    torch.testing.assert_close(BorrowRegions(region)(images[:1], one), images[:1], rtol=0, atol=0)
-    assert torch.equal(BorrowRegions(region, probability=0.0)(images, attention), images)
+    images = torch.rand(3, 1, 8, 8)
+    assert BorrowRegions(region).eval()(images) is images
+    torch.testing.assert_close(BorrowRegions(region)(images[:1]), images[:1], rtol=0, atol=0)
+    assert torch.equal(BorrowRegions(region, probability=0.0)(images), images)
 
 
 def test_probability_is_the_share_of_images_that_borrow() -> None:
@@ -82,16 +79,6 @@ def test_thorax_is_an_ellipse_in_the_middle_with_a_soft_border(softness: float) 
     assert float(kept.mean()) == pytest.approx(math.pi / 4 * 0.8**2, abs=4e-3)
 
 
-@pytest.mark.parametrize("keep", [0.25, 0.5])
-def test_attention_keeps_its_highest_values(keep: float) -> None:
-    images, attention = shades(2, size=8), torch.rand(2, 8, 8)
-    output = BorrowRegions("attention", probability=1.0, keep=keep)(images, attention)
-    for i in range(2):
-        kept = output[i, 0] == i
-        assert int(kept.sum()) == 64 * keep
-        assert attention[i][kept].min() > attention[i][~kept].max()
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_keeps_dtype_and_passes_gradients(dtype: torch.dtype) -> None:
     images = torch.rand(4, 2, 16, 16, dtype=dtype, requires_grad=True)
@@ -108,18 +95,14 @@ X = torch.rand(2, 1, 8, 8)
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: BorrowRegions("heart"), ValueError, "'attention', but got 'heart'"),
+        (lambda: BorrowRegions("heart"), ValueError, "'thorax', but got 'heart'"),
         (lambda: BorrowRegions(probability=1.5), ValueError, "but got 1.5"),
         (lambda: BorrowRegions(keep=0.5), TypeError, "no option 'keep', its options are num_boxes, size"),
         (lambda: BorrowRegions(num_boxes=0), ValueError, "a positive integer, but got 0"),
         (lambda: BorrowRegions(size=(0.5, 0.2)), ValueError, "a range within"),
         (lambda: BorrowRegions("thorax", softness=0), ValueError, "but got 0"),
-        (lambda: BorrowRegions("attention", keep=2), ValueError, "but got 2"),
         (lambda: BorrowRegions()(X[0]), ValueError, "images must have shape"),
         (lambda: BorrowRegions()(X.byte()), TypeError, "floating-point"),
-        (lambda: BorrowRegions()(X, torch.rand(2, 4, 4)), ValueError, "takes no attention"),
-        (lambda: BorrowRegions("attention")(X), ValueError, "takes attention"),
-        (lambda: BorrowRegions("attention")(X, torch.rand(3, 4, 4)), ValueError, "attention must have shape"),
     ],
 )
 def test_what_does_not_fit_is_refused(call: Callable[[], object], error: type[Exception], message: str) -> None:

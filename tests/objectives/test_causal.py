@@ -85,8 +85,7 @@ def test_bank_is_filled_in_training_and_left_alone_in_evaluation() -> None:
         (lambda: CausalObjective(nn.Linear(2, 2)), TypeError, "Linear has none; put a causalcxr.CausalHead"),
         (lambda: CausalObjective(_Model(), _bank()), TypeError, "got ConfounderBank; give a bank as bank="),
         (lambda: CausalObjective(_Model(), AsymmetricLoss()), TypeError, r"CausalLoss\(classification="),
-        (lambda: CausalObjective(_Model(), bank=ConfounderBank(6, 3, 4)), ValueError, "the model has 2 x 4; build"),
-        (lambda: CausalObjective(_Model(), bank=ConfounderBank(6, 2, 8)), ValueError, "the model has 2 x 4; build"),
+        (lambda: CausalObjective(_Model(), bank=ConfounderBank(6, 3, 4))(_images(), TARGETS), ValueError, "K=2, D=4"),
         (lambda: CausalObjective(_Model())(_images(), TARGETS, STRATA), ValueError, "strata need a bank"),
     ],
 )
