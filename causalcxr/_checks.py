@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 __all__ = ["check_choice", "check_count", "check_heads", "check_range", "check_strata", "check_tensor", "readable"]
 
@@ -67,5 +68,7 @@ def check_strata(strata: Any, batch: int) -> None:
 
 
 def readable(x: Tensor) -> bool:
-    """Whether values may be looked at: not on an accelerator, which would stall, nor while a graph is captured."""
-    return x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+    """Whether values may be looked at: not on an accelerator, which would stall, nor where there are none yet."""
+    graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    stands_for_others = torch._C._functorch.is_functorch_wrapped_tensor(x) or isinstance(x, FakeTensor)
+    return x.device.type == "cpu" and not (graph or stands_for_others)

@@ -83,15 +83,16 @@ class Calibration:
             logits and targets: (N, K), or (N,) for a single label, which is read as (N, 1).
 
         Raises:
-            ValueError: Shapes that differ or are not (N, K), no images, NaN or infinite logits, logits that look like
-                probabilities, a target that is not 0, 1 or NaN, no known target, an unknown criterion.
+            ValueError: Shapes that differ or are not (N, K), no images, NaN or infinite logits, a target that is not 0,
+                1 or NaN, no known target, an unknown criterion.
         """
         check_choice("criterion", criterion, ("youden", "f1"))
         scores, labels = check_inputs(logits, targets, "logits")
         if scores.min() >= 0 and scores.max() <= 1:
-            raise ValueError(
-                f"logits must be scores before the sigmoid, of either sign, but lie from {scores.min():g} to "
-                f"{scores.max():g} like probabilities"
+            warnings.warn(
+                f"the logits lie from {scores.min():g} to {scores.max():g} like probabilities; if they are, give the "
+                "scores before the sigmoid",
+                stacklevel=2,
             )
         known = ~np.isnan(labels)
         if not known.any():

@@ -85,13 +85,14 @@ def save_pretrained(
 
     It gets `config.json`, `model.safetensors` and `README.md`, the model card. A card that is there already is kept
     unless `metrics` are given. Other files in the folder are left alone. The config has the SHA-256 sum of the
-    weights, so that files of different models are not taken for one.
+    weights, so that files of different models are not taken for one. The licence on the card is
+    `model.pretrained_cfg["license"]`, that of the weights which the model began with: set it to yours.
 
     Args:
         model: A model from `causalcxr.create_model` or `timm.create_model`.
         folder: Where to write; made if it is not there.
         label_names: Names of the labels in the order of the logits. Default: `model.label_names`. If the model has
-            names, they must be these.
+            names, they must be these. After `reset_classifier` of a plain timm model set `model.label_names = None`.
         calibration: What makes probabilities and findings of the logits. Default: `model.calibration`, unless the
             weights have changed since it was set, which the logger `causalcxr` says.
         metrics: Figures for the card. `{"data": str, "split": str, "images": int, "patients": int, "auroc": {"mean":
@@ -466,7 +467,7 @@ def _evaluation(metrics: Mapping[str, Any], labels: Sequence[str] | None) -> tup
         rows.append((label, f"{row['value']:.3f}{interval}{positives}"))
     known = [key for key in ("images", "patients", "seed", "commit") if metrics.get(key) is not None]
     on = ", ".join([metrics["data"], metrics["split"], *(f"{key}: {metrics[key]}" for key in known)])
-    text = f"AUROC on {on}, with 95 % intervals where there are some.\n\n{_table('AUROC', rows)}"
+    text = f"AUROC on {on}, with 95 % intervals, which are too narrow for few patients.\n\n{_table('AUROC', rows)}"
     return results or None, f"{text}\n\n```bash\n{metrics['command']}\n```" if metrics.get("command") else text
 
 

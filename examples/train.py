@@ -98,8 +98,10 @@ def label_weights(dataset, adjust):
         head, *rows = np.loadtxt(file or adjust, str, delimiter=",", comments=None, quotechar='"')  # names come first
         recorded = {row[0]: cell for row in rows for name, cell in zip(head, row, strict=True) if name == column}
         values = np.array([recorded.get(name, "not recorded") for name in dataset.names])
-        if (values == "not recorded").all():
-            raise SystemExit(f"--adjust: {file} has no column {column}, or none of the {len(values)} training images")
+        if missing := sum(values == "not recorded"):
+            print(f"--adjust: {missing} of {len(values)} training images are not in {file}, as if a value of their own")
+        if missing == len(values):
+            raise SystemExit(f"--adjust: {file} has no column {column}, or none of the training images")
     return backdoor_weights(dataset.targets, torch.from_numpy(np.unique(values, return_inverse=True)[1]), smoothing=1)
 
 
@@ -111,18 +113,20 @@ def build_objective(args, labels):
         model = causalcxr.create_model("causal_timm", **options)
     elif causalcxr.is_model(args.model) or not timm.is_model(args.model):
         options |= {"pretrained_backbone": weights} if weights else {}
+        options |= {"pretrained": True} if causalcxr.is_model(args.model) and "." in args.model else {}  # has a tag
         model = causalcxr.create_model(args.model, label_names=labels, **options)  # other labels: a new classifier
     else:
-        overlay = {"file": str(Path(weights).resolve(strict=True))} if isinstance(weights, str) else None
+        overlay = {"file": str(Path(weights).resolve(strict=True))} if isinstance(weights, str) else {}
+        overlay |= {} if weights is True else {"license": None}  # of timm's weights
         model = timm.create_model(args.model, pretrained=bool(weights), pretrained_cfg_overlay=overlay, **options)
     if args.objective == "agreement":
         return causalcxr.AgreementObjective(model)
     if args.objective == "plain" or not isinstance(model, causalcxr.CausalCXR):
         return causalcxr.ClassificationObjective(model)
-    if args.preset == "paper":
-        return causalcxr.CausalObjective(model, CausalLoss(partners="random"))
+    uniform = "categorical" if len(labels) > 1 else "bernoulli"  # one label has no distribution over labels
+    criterion = CausalLoss(uniform=uniform, partners="random" if args.preset == "paper" else "all")
     bank = causalcxr.layers.ConfounderBank(1024, len(labels), model.head_hidden_size)
-    return causalcxr.CausalObjective(model, bank=bank)
+    return causalcxr.CausalObjective(model, criterion, bank=None if args.preset == "paper" else bank)
 
 
 @torch.inference_mode()

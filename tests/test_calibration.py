@@ -180,7 +180,6 @@ def test_thresholds_that_are_none(thresholds):
     [
         ([[1.0], [-1.0]], [[1.0]], r"same shape, got \(2, 1\) and \(1, 1\)"),
         ([[1.0], [-1.0]], [[np.nan]] * 2, "must have known values"),
-        ([[0.9], [0.2]], [[1], [0]], "before the sigmoid"),
         ([[0.0, 1.0, 2.0]], None, r"\(N, K\), K=2, but got \(1, 3\)"),
         ([[0.0, np.nan]], None, "finite"),
     ],
@@ -188,3 +187,10 @@ def test_thresholds_that_are_none(thresholds):
 def test_scores_that_do_not_fit(logits, targets, message):
     with pytest.raises(ValueError, match=message):
         Calibration(1.0, (0.5, 0.5)).positives(logits) if targets is None else Calibration.fit(logits, targets)
+
+
+def test_logits_like_probabilities_are_fitted_with_a_warning():
+    """A classifier that has just begun may have such logits, and must not end its training."""
+    with pytest.warns(UserWarning, match="scores before the sigmoid"):
+        calibration = Calibration.fit([[0.4], [0.2], [0.3], [0.1]], [[1], [0], [1], [0]])
+    assert calibration.positives([[0.35], [0.15]]).tolist() == [[True], [False]]

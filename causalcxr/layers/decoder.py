@@ -46,9 +46,11 @@ class CausalDecoder(nn.Module):
     """Decode a feature map into one causal and one confounding feature for each label (arXiv 2305.12072, Eq. 2).
 
     K label queries start with zero content; the learned label embedding is their position, added before each
-    attention. Keys carry a fixed sine-cosine position of the map, values do not. Each layer updates the queries by its
-    causal branch. The confounding feature and the attention, averaged over heads, are those of the last layer. There is
-    no attention among labels: the equations have none, and labels may then be added without changing the others.
+    attention. Keys carry a fixed position of the map, sin y, sin x, cos y and cos x to the base 10,000, values do not.
+    Each layer updates the queries by its causal branch, x = norm(x + Q) and x = norm(x + MLP(x)), with 4 D hidden
+    units. The confounding feature, before norm and MLP, and the attention, averaged over heads, are those of the last
+    layer. There is no attention among labels: the equations have none, and labels may then be added without changing
+    the others.
 
     Args:
         num_classes: Number of labels K; 0 for none.

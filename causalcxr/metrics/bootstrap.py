@@ -53,9 +53,9 @@ class Interval(NamedTuple):
 class BootstrapResult(NamedTuple):
     """Figures with percentile intervals, from `bootstrap_auroc` and `paired_difference`.
 
-    The AUROC of a label with few positive patients is hardly known. So read `positive_groups`, `undefined` and
-    `incomplete` beside the intervals. For a mean over some labels only, give `Interval.from_resamples` the mean of
-    their columns of `resamples`.
+    With fewer than about ten positive patients an interval is too narrow, and one of a difference excludes zero too
+    often. So read `positive_groups`, `undefined` and `incomplete` beside the intervals. For a mean over some labels
+    only, give `Interval.from_resamples` the mean of their columns of `resamples`.
 
     Attributes:
         per_label: [`Interval`][causalcxr.metrics.Interval] of each label, three arrays (K,). NaN where a label has one

@@ -25,7 +25,7 @@ class CausalHead(nn.Module):
 
     Args:
         in_chs: Channels C of the feature map.
-        num_classes: Number of labels K; 0 leaves no classifier, see `reset_classifier`.
+        num_classes: Number of labels K; 0 for none, see `reset_classifier`.
         dim: Width D.
         num_heads: Number of attention heads in the encoder and the decoder.
         depth: Number of decoder layers.
@@ -113,6 +113,7 @@ class CausalHead(nn.Module):
         if confounders is None:
             intervened = _without_own(self.intervention(dropped, own))
         else:
+            check_tensor("confounders", confounders, "S K D")
             intervened = self.intervention(dropped, self.drop(confounders))
         return CausalOutput(
             logits=self.causal_classifier(dropped),

@@ -352,8 +352,16 @@ def _open(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
         return model
     if plain:
         _describe(model, pretrained, num_classes)
+    # Other channels are the same film where all are scaled alike.
+    alike = (
+        cfg["input_size"][0] == model.pretrained_cfg["input_size"][0]
+        or len({*zip(cfg["mean"], cfg["std"], strict=True)}) == 1
+    )
     if pretrained and calibration and model.num_classes == cfg["num_classes"]:
-        calibrate(model, calibration)
+        if alike:
+            calibrate(model, calibration)
+        else:
+            _logger.warning("the calibration is left out: with other channels the weights give other logits")
     return model
 
 

@@ -208,6 +208,24 @@ def test_a_timm_model_and_other_objectives(tmp_path, objective):
     model = causalcxr.create_model(tmp_path).eval()
     assert not isinstance(model, causalcxr.CausalCXR)
     assert model(torch.randn(1, 3, 64, 64)).shape == (1, 14)
+    assert "license: " not in (tmp_path / "README.md").read_text()  # of weights that it did not begin with
+
+
+def test_a_name_with_a_tag_starts_from_its_weights(tmp_path):
+    run(tmp_path, "--model=causal_efficientnet_lite0.nih10k", "--epochs=1", "--lr=0", "--ema-decay=0")
+    shipped = causalcxr.create_model("causal_efficientnet_lite0", pretrained=True).state_dict()
+    name = "head.causal_classifier.weight"
+    assert torch.equal(load_file(tmp_path / "model.safetensors")[name], shipped[name])
+
+
+@pytest.mark.filterwarnings("ignore:.*like probabilities", "ignore:no threshold can be fitted")  # of a young classifier
+@pytest.mark.parametrize("objective", ["causal", "plain"])
+def test_a_table_of_one_finding_trains(tmp_path, objective):
+    table = own_films(tmp_path)
+    table.write_text("\n".join(",".join(row.split(",")[:3]) for row in table.read_text().splitlines()))
+    options = [f"--data={table}", f"--objective={objective}", "--batch-size=4", "--val-fraction=0.5", "--lr=1e-9"]
+    run(tmp_path / "run", *options, "--epochs=1")
+    assert causalcxr.create_model(tmp_path / "run").label_names == ("Drain",)
 
 
 def test_a_run_starts_from_another(trained, tmp_path):
@@ -293,7 +311,7 @@ def test_every_option_is_described(monkeypatch):
     assert [action.dest for action in parsers[0]._actions if not action.help] == []
 
 
-def test_weights_by_a_recorded_confounder(made_release, tmp_path):
+def test_weights_by_a_recorded_confounder(made_release, tmp_path, capsys):
     dataset = NIHChestXray14(made_release, "train", image_size=32)
     drains = {name: str(i % 2) for i, name in enumerate(dataset.names) if i % 3}
     table = tmp_path / "drains.csv"
@@ -301,6 +319,7 @@ def test_weights_by_a_recorded_confounder(made_release, tmp_path):
     strata = torch.tensor([int(drains.get(name, 2)) for name in dataset.names])
     expected = backdoor_weights(dataset.targets, strata, smoothing=1)
     torch.testing.assert_close(train.label_weights(dataset, f"{table}:Drain"), expected)
+    assert f"{len(dataset) - len(drains)} of {len(dataset)} training images are not in" in capsys.readouterr().out
     view = torch.from_numpy((dataset.view == "PA").astype(int))
     expected = backdoor_weights(dataset.targets, view, smoothing=1)
     torch.testing.assert_close(train.label_weights(dataset, "view"), expected)

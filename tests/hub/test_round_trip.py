@@ -72,6 +72,18 @@ def test_any_backbone_comes_back(tmp_path: Path) -> None:
     torch.testing.assert_close(gray(_images(1)), model(_images(1).expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
 
 
+def test_other_channels_keep_the_calibration_where_a_film_stays_the_same(tmp_path, caplog) -> None:
+    """With a mean for each colour, one channel of their mean gives other logits."""
+    for mean in ((0.5, 0.5, 0.5), (0.4, 0.5, 0.6)):
+        model = causalcxr.create_model("causal_test_resnet", num_classes=1)
+        calibration, data = causalcxr.Calibration(2.0, (0.3,)), {"mean": mean, "std": (0.5, 0.5, 0.5)}
+        causalcxr.save_pretrained(model, tmp_path, calibration=calibration, data_config=data)
+        assert causalcxr.create_model(tmp_path).calibration == calibration
+        kept = mean[0] == 0.5
+        assert causalcxr.create_model(tmp_path, in_chans=1).calibration == (calibration if kept else None)
+        assert ("the calibration is left out" in caplog.text) != kept
+
+
 def test_backbone_that_uses_a_layer_twice_comes_back(tmp_path: Path) -> None:
     model = causalcxr.create_model("causal_timm", backbone="coat_lite_tiny", dim=32, num_heads=4).eval()
     assert len(dict(model.named_parameters())) < len(dict(model.named_parameters(remove_duplicate=False)))

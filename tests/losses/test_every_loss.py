@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from causalcxr.losses import (
     AsymmetricLoss,
@@ -37,6 +38,18 @@ def test_half_precision_is_computed_in_float32(loss: str, dtype: torch.dtype) ->
     torch.testing.assert_close(given.double(), expected, rtol=2e-6, atol=1e-6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(LOSSES[loss](rounded.float(), TARGETS.to(dtype)), given, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_of_each_sample_and_shapes_without_values(loss: str) -> None:
+    logits = normal(3, 4).requires_grad_()
+    function = LOSSES[loss]
+    of_each = torch.func.vmap(torch.func.grad(lambda z, y: function(z[None], y[None])))(logits.detach(), TARGETS)
+    for i in range(3):
+        (expected,) = torch.autograd.grad(function(logits[i : i + 1], TARGETS[i : i + 1]), logits)
+        torch.testing.assert_close(of_each[i], expected[i])
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert function(torch.empty(3, 4), torch.empty(3, 4)).shape == ()
 
 
 @LOW
@@ -121,9 +134,10 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: backdoor_loss(PAIRS, Y, prior=[0.25] * 4), TypeError, "prior must"),
     (lambda: backdoor_loss(PAIRS, Y, prior=torch.ones(1)), ValueError, r"each of the 4 confounders .* got \(1,\)"),
     (lambda: backdoor_loss(PAIRS, Y, prior=torch.ones(3, 4)), ValueError, r"got \(3, 4\)"),
-    (lambda: backdoor_loss(PAIRS, Y, prior=torch.ones(4)), ValueError, "sum 4"),
+    (lambda: backdoor_loss(PAIRS, Y, prior=torch.ones(4)), ValueError, r"sum \[4.0"),
+    (lambda: backdoor_loss(PAIRS, Y, prior=torch.full((4,), 0.1)), ValueError, r"sum \[0.4"),
     (lambda: backdoor_loss(PAIRS, Y, prior=torch.tensor([1.0, 1, -1, 0])), ValueError, "lowest is -1"),
-    (lambda: backdoor_loss(PAIRS, Y, prior=torch.eye(4)[:2] * 3), ValueError, "sum 3"),
+    (lambda: backdoor_loss(PAIRS, Y, prior=torch.eye(4)[:2] * 3), ValueError, r"sum \[3.0"),
     (lambda: CausalLoss(-1.0, 0.5), ValueError, "0 or more"),
     (lambda: CausalLoss(1.0, NAN), ValueError, "0 or more"),
     (lambda: CausalLoss(classification="bce"), TypeError, "such as nn.BCEWithLogitsLoss"),

@@ -31,6 +31,28 @@ def test_auroc_takes_tensors_of_any_floating_type(dtype):
     np.testing.assert_allclose(auroc(given, torch.tensor(targets)), expected, **EXACT)
 
 
+class Frame:
+    """What a data frame has of an array."""
+
+    def __init__(self, values, columns, index):
+        self.values, self.columns, self.index = values, columns, index
+
+    def to_numpy(self):
+        return self.values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.values, dtype)
+
+
+@pytest.mark.parametrize(("columns", "index"), [(["b", "a"], range(4)), (["a", "b"], [0, 1, 3, 2])])
+def test_frames_in_another_order_are_refused(columns, index):
+    values = np.array([[0, 1], [1, 0], [0, 1], [1, 0]])
+    targets = Frame(values, ["a", "b"], range(4))
+    assert auroc(Frame(values, ["x", "y"], range(4)), targets).tolist() == [1, 1]  # their own names
+    with pytest.raises(ValueError, match="in another order"):
+        auroc(Frame(values, columns, index), targets)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_auroc_takes_tensors_on_another_device():
