@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from sklearn.metrics import brier_score_loss
 from torch.testing import assert_close
 
 import causalcxr
@@ -140,9 +141,17 @@ def test_report_has_the_figures_of_the_library(release: Path) -> None:
     pa = tables.view == "PA"
     assert figures["within_PA"][0] == pytest.approx(auroc(scores[pa], tables.targets[pa]).mean())
     assert figures["worst_view"][0] == min(figures[f"within_{view}"][0] for view in ("AP", "PA"))
-    error = report.calibration_figure(scores, tables.targets.astype(float), report.drawn(tables.patient, 5))
-    expected = expected_calibration_error(1 / (1 + np.exp(-scores)), tables.targets)
-    assert error[0] == pytest.approx(expected.mean())
+    drawn, probabilities = report.drawn(tables.patient, 5), 1 / (1 + np.exp(-scores))
+    error = report.calibration_figure(scores, tables.targets, drawn)
+    assert error[0] == pytest.approx(expected_calibration_error(probabilities, tables.targets).mean())
+    brier = report.brier_figure(scores, tables.targets, drawn)
+    copies = np.repeat(np.arange(len(scores)), drawn[1].astype(int))
+    for found, rows in zip(brier, (slice(None), copies), strict=False):
+        labels = zip(tables.targets[rows].T, probabilities[rows].T, strict=True)
+        assert found == pytest.approx(np.mean([brier_score_loss(*of_label) for of_label in labels]))
+    n_marked = len(pointing.marked_findings(tables))
+    assert report.pointing_figure([[0.125, 0.125]] * n_marked, tables, 5).tolist() == [1] * 6
+    assert report.pointing_figure([[0.5, 0.5]] * n_marked, tables, 5).tolist() == [0] * 6
 
 
 def test_means_within_views_are_of_labels_that_both_views_have(release: Path) -> None:
@@ -214,6 +223,10 @@ def test_from_films_to_a_model_folder(packed: Path, tmp_path: Path) -> None:
         report.main([str(folder), "--data", str(packed), "--output", str(tmp_path / "docs"), "--resamples", "20"])
     table = json.loads((tmp_path / "docs" / "study.json").read_text())
     assert set(table["variants"]) == set(VARIANTS)
+    for variant, of in table["variants"].items():
+        to_middle = table["differences"][f"{variant} - middle of the image"]["pointing_evidence"]
+        assert to_middle["mean"] == of["figures"]["pointing_evidence"]["mean"]  # the middle lies in no box
+    assert table["variants"]["causal"]["figures"]["calibration_error"]["interval"] is None
     assert "| causal |" in (tmp_path / "docs" / "study.md").read_text()
     assert "| smoothing |" in (tmp_path / "docs" / "search.md").read_text()
 

@@ -91,7 +91,10 @@ class Training:
     view: Tensor
 
     def adjusted_for_view(self) -> Tensor:
-        """Return weights under which the view tells nothing of a label, and findings are as frequent as before."""
+        """Return weights under which the view tells nothing of a label, and findings are as frequent as before.
+
+        Smoothing by one image bounds the weights, and leaves a rare finding some of its association with the view.
+        """
         return self.weight * backdoor_weights(self.targets.cpu(), self.view.cpu(), smoothing=1.0).to(self.weight)
 
 

@@ -7,7 +7,8 @@ patients, who are drawn with replacement. Every run and every part sees the same
 A figure is an array (1 + R,): its value, then its value on each of R resamples. That of a variant is the mean of the
 figures of its seeds, not that of an ensemble. One variant is called better than another if the interval of the
 difference excludes 0 and the difference has the same sign for every seed, of which there are three at least. Of a
-calibration error less is better.
+calibration error and of a Brier score less is better. A calibration error has no interval: it holds the noise in its
+bins, which a resample adds once more. This draws its difference to a better calibrated model towards 0.
 """
 
 import argparse
@@ -43,10 +44,12 @@ TITLES = {
     "worst_view": "{both} findings, worse view",
     "calibration_error": "calibration error",
     "calibration_error_fitted": "calibration error after temperature",
+    "brier_score": "Brier score",
     "pointing_evidence": "evidence in box",
     "pointing_attention": "attention in box",
 }
-LOWER_IS_BETTER = ("calibration_error", "calibration_error_fitted")
+CALIBRATION_ERRORS = ("calibration_error", "calibration_error_fitted")
+LOWER_IS_BETTER = (*CALIBRATION_ERRORS, "brier_score")
 BRANCHES = {
     "norm_causal": "norm of h_x",
     "norm_confounder": "norm of h_c",
@@ -111,6 +114,20 @@ def calibration_figure(logits: Array, targets: Array, times: Array) -> Array:
     return np.mean(by_label, axis=0)
 
 
+def brier_figure(logits: Array, targets: Array, times: Array) -> Array:
+    """Return the Brier score, the mean over labels."""
+    squares = (1 / (1 + np.exp(-logits)) - targets) ** 2
+    return times @ squares.mean(axis=1) / times.sum(axis=1)
+
+
+def pointing_figure(places: list[list[float]], test: NIHTables, n_resamples: int) -> Array:
+    """Return the share of marked findings with their place in a box."""
+    marked = marked_findings(test)
+    hits = np.array([inside(*place, finding) for place, finding in zip(places, marked, strict=True)])
+    times = drawn(test.patient[[finding.row for finding in marked]], n_resamples)
+    return times @ hits / times.sum(axis=1)
+
+
 def run_figures(record: dict[str, Any], scores: Any, val: NIHTables, test: NIHTables, n_resamples: int) -> Figures:
     """Return all figures of one run, from its record and its logits."""
     logits, fitted_on = (scores[f"{record['name']}/{part}"].astype(float) for part in ("test", "val"))
@@ -119,11 +136,9 @@ def run_figures(record: dict[str, Any], scores: Any, val: NIHTables, test: NIHTa
     temperature = causalcxr.Calibration.fit(fitted_on, val.targets).temperature
     figures["calibration_error"] = calibration_figure(logits, targets, times)
     figures["calibration_error_fitted"] = calibration_figure(logits / temperature, targets, times)
-    marked = marked_findings(test)
+    figures["brier_score"] = brier_figure(logits, targets, times)
     for name, places in record.get("pointing", {}).items():
-        hits = np.array([inside(*place, finding) for place, finding in zip(places, marked, strict=True)])
-        of_marked = drawn(test.patient[[finding.row for finding in marked]], n_resamples)
-        figures[f"pointing_{name}"] = (of_marked @ hits) / of_marked.sum(axis=1)
+        figures[f"pointing_{name}"] = pointing_figure(places, test, n_resamples)
     return figures
 
 
@@ -179,7 +194,10 @@ def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str,
             "seeds": seeds,
             "val_auroc": [of_seeds[seed]["val_auroc"] for seed in seeds],
             "best_epoch": [of_seeds[seed]["best_epoch"] for seed in seeds],
-            "figures": {name: summary([of[seed] for seed in seeds]) for name, of in figures[variant].items()},
+            "figures": {
+                name: summary([of[seed] for seed in seeds]) | ({"interval": None} if name in CALIBRATION_ERRORS else {})
+                for name, of in figures[variant].items()
+            },
             "branches": branch_means(list(of_seeds.values())),
         }
     differences = {
@@ -191,7 +209,17 @@ def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str,
         for one, other in PAIRS
         if set(records.get(one, {})) & set(records.get(other, {}))
     }
-    in_the_middle = [inside(0.5, 0.5, finding) for finding in marked_findings(test)]
+    n_marked = len(marked_findings(test))
+    middle = pointing_figure([[0.5, 0.5]] * n_marked, test, n_resamples) if n_marked else None
+    if middle is not None:
+        differences |= {
+            f"{variant} - middle of the image": {
+                name: difference(of_seeds, dict.fromkeys(of_seeds, middle))
+                for name, of_seeds in of_variant.items()
+                if name.startswith("pointing_")
+            }
+            for variant, of_variant in figures.items()
+        }
     return {
         "mode": "study",
         "about": about,
@@ -203,8 +231,8 @@ def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str,
             "positives": dict(zip(NIH_LABELS, test.targets.sum(axis=0).astype(int).tolist(), strict=True)),
             "positive_patients": dict(zip(NIH_LABELS, patients_with(test.targets, test.patient).tolist(), strict=True)),
             "judged_in_both_views": np.array(NIH_LABELS)[judged_in_both_views(test)].tolist(),
-            "marked_findings": len(in_the_middle),
-            "middle_of_the_image": round(float(np.mean(in_the_middle)), 4) if in_the_middle else None,
+            "marked_findings": n_marked,
+            "middle_of_the_image": None if middle is None else round(float(middle[0]), 4),
         },
         "variants": variants,
         "differences": differences,
@@ -221,8 +249,16 @@ def branch_means(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return found
 
 
-def with_interval(found: dict[str, Any] | None, form: str = "{:.3f}") -> str:
-    return "" if found is None else f"{form} ({form}, {form})".format(found["mean"], *found["interval"])
+def form(name: str, sign: str = "") -> str:
+    """Return the format of a figure; Brier scores differ in the fourth decimal."""
+    return f"{{:{sign}.{4 if name == 'brier_score' else 3}f}}"
+
+
+def with_interval(found: dict[str, Any] | None, form: str) -> str:
+    if found is None:
+        return ""
+    interval = f" ({form}, {form})".format(*found["interval"]) if found["interval"] else ""
+    return form.format(found["mean"]) + interval
 
 
 def study_tables(found: dict[str, Any]) -> str:
@@ -235,7 +271,7 @@ def study_tables(found: dict[str, Any]) -> str:
     body = []
     for variant, of in variants.items():
         seeds, chosen = ", ".join(map(str, of["seeds"])), ", ".join(f"{value:.3f}" for value in of["val_auroc"])
-        body.append([variant, seeds, chosen, *(with_interval(of["figures"].get(name)) for name in titles)])
+        body.append([variant, seeds, chosen, *(with_interval(of["figures"].get(name), form(name)) for name in titles)])
     blocks = [markdown_table(header, body)]
     blocks.append(
         f"{test['images']} films of {test['patients']} patients; 95 % intervals over patients of the mean over seeds. "
@@ -247,8 +283,9 @@ def study_tables(found: dict[str, Any]) -> str:
     body = []
     for pair, figures in found["differences"].items():
         for name, of in ((name, figures[name]) for name in titles if name in figures):
-            seeds = ", ".join(f"{value:+.3f}" for value in of["seeds"])
-            body.append([pair, titles[name], with_interval(of, "{:+.3f}"), seeds, of["verdict"]])
+            signed = form(name, "+")
+            seeds = ", ".join(map(signed.format, of["seeds"]))
+            body.append([pair, titles[name], with_interval(of, signed), seeds, of["verdict"]])
     blocks.append(markdown_table(["difference", "of", "mean over seeds", "of each seed", ""], body))
     body = [
         [variant, when, *(f"{values[name]:.3g}" for name in BRANCHES)]
