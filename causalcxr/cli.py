@@ -21,6 +21,7 @@ from tqdm import tqdm  # comes with huggingface-hub
 from causalcxr.data.image import is_dicom
 from causalcxr.inference import predict as score
 from causalcxr.models import create_model, is_model, list_models, list_pretrained
+from causalcxr.models.metadata import weights_checksum
 from causalcxr.panel import PANEL_SUFFIX, Panels
 from causalcxr.score_tables import LabelAuroc, as_text, aurocs
 from causalcxr_cli import NOT_FOR_CLINICAL_USE
@@ -120,7 +121,10 @@ def _predict(
         panels = None if heatmap is None else Panels(loaded, labels, heatmap, paths, finding, attention)
     except (ImportError, OSError, ValueError) as error:
         raise CommandError(error) from error
-    writer = _Writer(format, model, labels, getattr(loaded.calibration, "thresholds", None))
+    name, thresholds = Path(model).as_posix(), getattr(loaded.calibration, "thresholds", None)
+    if thresholds is None and format != "table":  # nothing else would tell a model from the one that it replaced
+        name += f" ({weights_checksum(loaded):08x})"
+    writer = _Writer(format, name, labels, thresholds)
     left = writer.open(output, paths) if first else []
     failed = bool(problems)
     if first and len(left) < len(paths):
@@ -290,8 +294,8 @@ class _Writer:
             raise ValueError("it has other columns")
         done = set()
         for row in rows:
-            if os.path.normpath(row["model"]) != os.path.normpath(self.model):  # of a folder, however it was written
-                raise ValueError(f"its rows are of the model {row['model']}")
+            if row["model"] != self.model:
+                raise ValueError(f"its rows are of the model {row['model']}, not of {self.model}")
             if row | weights != row:  # as after training anew
                 raise ValueError(f"its rows are of other weights of {self.model}, with other thresholds")
             done.add(row["path"])

@@ -39,9 +39,9 @@ TITLE = "# Chest X-ray findings and their evidence\nResearch software, not a med
 SIDE = 1024  # largest of the film on the page
 MAPS = {"evidence": "what speaks for the finding", "attention": "where the model looks"}
 BAR = """<tr style="font-weight: {weight}"><td>{name}</td><td style="width: 60%"><div style="position: relative;
-background: #8883"><div style="width: {value:.1%}; height: 1em; background: {colour}"></div><div style="position:
-absolute; left: {threshold:.1%}; top: -2px; bottom: -2px; border-left: 2px solid"></div></div></td><td>{value:.1%}</td>
-</tr>"""
+background: #8883"><div style="width: {value:.1%}; height: 1em; background: {colour}"></div>{line}</div></td>
+<td>{value:.1%}</td></tr>"""
+LINE = '<div style="position: absolute; left: {:.1%}; top: -2px; bottom: -2px; border-left: 2px solid"></div>'
 
 
 class Viewer:
@@ -71,19 +71,16 @@ class Viewer:
             logits = self.model(images)
         calibration = self.model.calibration
         values = (calibration.probabilities(logits) if calibration else logits.sigmoid())[0].tolist()
-        thresholds = calibration.thresholds if calibration else [0.5] * len(values)
+        thresholds = calibration.thresholds if calibration else None
         notes = [str(warning.message) for warning in caught if warning.category is UserWarning]
-        result = {
-            "film": Path(path).name,
-            "model": self.name,
-            "probabilities": dict(zip(self.labels, values, strict=True)),
-        }
-        result |= {"thresholds": dict(zip(self.labels, thresholds, strict=True)), "warnings": notes}
+        result = {"film": Path(path).name, "model": self.name}
+        result["probabilities"] = dict(zip(self.labels, values, strict=True))
+        result |= {"thresholds": thresholds and dict(zip(self.labels, thresholds, strict=True)), "warnings": notes}
         file = Path(tempfile.mkdtemp(dir=FOLDER), "findings.json")
         file.write_text(json.dumps(result, indent=1))
         maps = {"evidence": evidence_maps(self.model, images)[0], "attention": attention_maps(self.model, images)[0]}
         state = {"film": film, "maps": maps, "folder": file.parent}
-        highest = self.labels[int(np.argmax(np.divide(values, thresholds)))]
+        highest = self.labels[int(np.argmax(np.divide(values, thresholds or 1)))]
         note = "".join(f"**This may be no frontal chest film.** {note}\n\n" for note in notes)
         return state, gr.Dropdown(choices=list(self.labels), value=highest), bars(result), note, str(file)
 
@@ -102,14 +99,15 @@ class Viewer:
 
 
 def bars(result):
-    """Return the probabilities as bars, each with a line at its threshold, the highest first."""
-    rows = []
+    """Return the probabilities as bars, each with a line at its threshold if there is one, the highest first."""
+    rows, thresholds = [], result["thresholds"] or {}
     for name, value in sorted(result["probabilities"].items(), key=lambda item: -item[1]):
-        threshold = result["thresholds"][name]
-        colour, weight = ("#c2410c", "bold") if value >= threshold else ("#64748b", "normal")
+        line = LINE.format(thresholds[name]) if thresholds else ""
+        colour, weight = ("#c2410c", "bold") if value >= thresholds.get(name, 2) else ("#64748b", "normal")
         name = html.escape(name.replace("_", " "))
-        rows.append(BAR.format(name=name, value=value, threshold=threshold, colour=colour, weight=weight))
-    return f"<table style='width: 100%'>{''.join(rows)}</table>Lines are at the thresholds."
+        rows.append(BAR.format(name=name, value=value, line=line, colour=colour, weight=weight))
+    about = "Lines are at the thresholds." if thresholds else "The model has no calibration, so no thresholds."
+    return f"<table style='width: 100%'>{''.join(rows)}</table>{about}"
 
 
 def example_films():

@@ -5,8 +5,9 @@
     python examples/evaluate.py runs/mine --data test/films.csv
 
 Prints the AUROC of each label, within AP and within PA films, with 95 % intervals over patients, and the calibration
-error. Writes a JSON file for each model, which `causalcxr.push_to_hub` puts on the card. Several models are compared
-with the first one on the same resamples of patients. Choose nothing on the test images.
+error. Writes a JSON file for each model, such as MODEL/nih-test.json or results/MODEL-films-all.json, which
+`causalcxr.push_to_hub` puts on the card. Tables of one name need another --output. Several models are compared with the
+first one on the same resamples of patients. Choose nothing on the test images.
 """
 
 import argparse
@@ -42,6 +43,8 @@ def parse_args(argv):
     parser.add_argument("--workers", type=int, default=2, help="threads that read images")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
+    if args.output and len({Path(name).name for name in args.models}) < len(args.models):
+        parser.error("--output names files by the last part of a model's name: take models that differ in it")
     args.split = "all" if args.data.endswith(".csv") and args.split == "test" else args.split
     return args
 
@@ -81,9 +84,9 @@ def other_labels(path, dataset):
 def predict(args, model, dataset):
     """Return the logits (N, K) of all images."""
     films = (dataset[i][0] for i in range(len(dataset))) if isinstance(dataset, SyntheticCXR) else dataset.paths
-    predictions = causalcxr.predict(model.to(args.device), films, batch_size=args.batch_size, workers=args.workers)
+    rows = causalcxr.predict(model.to(args.device), films, batch_size=args.batch_size, workers=args.workers or 1)
     logits = []
-    for _, scores, error in tqdm(predictions, "images", len(dataset), leave=False):
+    for _, scores, error in tqdm(rows, "images", len(dataset), leave=False):
         if error is not None:
             raise SystemExit(str(error))
         logits.append(scores)
@@ -157,11 +160,12 @@ def main(argv=None):
             results[name]["difference"] = difference._asdict() | {"from": args.models[0]}
             print(f"{name} less {args.models[0]}: mean AUROC {'{:+.4f} ({:+.4f}, {:+.4f})'.format(*difference)}")
     print(table(results, dataset.label_names))
+    data = [Path(part).absolute().name.removesuffix(".csv") for part in (args.data, args.labels) if part]
+    file = f"{'-'.join([*data, args.split])}.json".replace(":", "-")
     for name, result in results.items():
-        folder = args.output or Path(name)
-        path = folder / f"{Path(name).name}-{args.split}.json" if args.output else folder / f"{args.split}.json"
-        if args.output or folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
+        path = args.output / f"{Path(name).name}-{file}" if args.output else Path(name, file)
+        if args.output or path.parent.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.with_suffix(".new").write_text(json.dumps(result, indent=1) + "\n")
             path.with_suffix(".new").replace(path)
             print(f"wrote {path}")

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import causalcxr
-from causalcxr.data import NIHChestXray14, SyntheticCXR, normalise
+from causalcxr.data import CSVDataset, NIHChestXray14, SyntheticCXR, normalise
 from causalcxr.losses import CausalLoss, classification_loss
 from causalcxr.models.metadata import weights_checksum
 
@@ -30,7 +30,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data", required=True, help="folder in the layout of the NIH release, or synthetic:NUMBER")
+    add("--data", required=True, help="FILE.csv, a folder in the layout of the NIH release, or synthetic:NUMBER")
     add("--output", type=Path, required=True, help="folder for the model, and the features")
     add("--backbone", default="rad_dino", help="name from causalcxr.list_backbones(), or of a timm model")
     add("--weights", default=True, help="file, folder or hf-hub:owner/repo[@revision][:file]; default: the published")
@@ -47,7 +47,8 @@ def build_data(data, size):
     if data.startswith("synthetic:"):
         number = int(data.removeprefix("synthetic:"))
         return SyntheticCXR(number, image_size=size), SyntheticCXR(number // 4, image_size=size, seed=1)
-    return NIHChestXray14(data, "train", image_size=size), NIHChestXray14(data, "val", image_size=size)
+    films = CSVDataset if data.endswith(".csv") else NIHChestXray14
+    return films(data, "train", image_size=size), films(data, "val", image_size=size)
 
 
 def with_linear_layer(model, name):
@@ -78,22 +79,26 @@ def keep_features(path, dataset, model, cfg, args):
 
 
 def main(argv=None):
-    args, labels = parse_args(argv), causalcxr.data.NIH_LABELS
+    args = parse_args(argv)
     words = ("=".join(Path(w).name if Path(w).is_absolute() else w for w in word.split("=")) for word in sys.argv)
     command = f"python {shlex.join(words)}"  # without local paths
     torch.manual_seed(0)
-    options = {"num_classes": len(labels), "drop_rate": 0.2, "pretrained_backbone": args.weights}
+    options = {"drop_rate": 0.2, "pretrained_backbone": args.weights}
     model = causalcxr.create_model("causal_timm", backbone=args.backbone, **options).to(DEVICE).eval()
-    cfg, head, criterion = model.pretrained_cfg, model.head, CausalLoss()
-    content = weights_checksum(model.backbone)  # other weights may come under the same name
+    cfg, head = model.pretrained_cfg, model.head
     size = args.image_size or cfg["input_size"][-1]
+    sets = build_data(args.data, size)
+    labels = sets[0].label_names
+    model.reset_classifier(len(labels))
+    criterion = CausalLoss(uniform="categorical" if len(labels) > 1 else "bernoulli")
     images = {"input_size": (cfg["input_size"][0], size, size), "mean": cfg["mean"], "std": cfg["std"]}
     saved = {"label_names": labels, "data_config": images}
+    # Other films may come under the same paths, and other weights under the same name.
+    films = [(p, Path(p).stat().st_size, Path(p).stat().st_mtime) for part in sets for p in getattr(part, "paths", ())]
+    made_of = [films, *map(len, sets), args.backbone, weights_checksum(model.backbone), args.head, size]
     if args.head == "linear":
         model = with_linear_layer(model, args.backbone).to(DEVICE).eval()
         head, criterion = model.get_classifier(), lambda *pair: {"loss": classification_loss(*pair)}
-    sets = build_data(args.data, size)
-    made_of = [args.data, *map(len, sets), args.backbone, content, args.head, size]
     key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:8]
     files = (args.output / f"{part}-features-{key}.npy" for part in ("train", "val"))
     args.output.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import causalcxr
 
@@ -73,16 +74,19 @@ def test_a_killed_process_leaves_whole_rows(folder, images, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-def test_rows_of_other_weights_are_not_mixed(run, images, calibrated, tmp_path, suffix):
+@pytest.mark.parametrize("thresholds", [None, [0.5] * 14])
+def test_rows_of_other_weights_are_not_mixed(run, images, folder, calibrated, tmp_path, suffix, thresholds):
     file, model = tmp_path / f"scores.{suffix}", tmp_path / "model"
-    shutil.copytree(calibrated, model)
+    shutil.copytree(calibrated if thresholds else folder, model)
     command = ["predict", images, "--output", file, "--model"]
     assert run(*command, model)[0] == run(*command, model)[0] == 0
-    before, trained_anew = file.read_bytes(), causalcxr.Calibration(1.0, [0.5] * 14)
-    causalcxr.save_pretrained(causalcxr.create_model(calibrated), model, calibration=trained_anew)
-    for other, message in ((model, "its rows are of other weights of"), (calibrated, "its rows are of the model")):
+    before, trained_anew = file.read_bytes(), causalcxr.create_model(model)
+    torch.nn.init.ones_(trained_anew.head.causal_classifier.weight)
+    fitted = causalcxr.Calibration(1.0, thresholds) if thresholds else None
+    causalcxr.save_pretrained(trained_anew, model, calibration=fitted)
+    for other, whose in ((model, "other weights of" if thresholds else "the model"), (calibrated, "the model")):
         code, _, err = run(*command, other)
-        assert (code, message in err, file.read_bytes()) == (2, True, before)
+        assert (code, f"its rows are of {whose}" in err, file.read_bytes()) == (2, True, before)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import causalcxr
 from causalcxr.data import SyntheticCXR
 
 pytestmark = pytest.mark.integration
@@ -82,3 +84,16 @@ def test_film_to_findings(page, address, tmp_path):
     page.set_input_files("input[type=file]", tmp_path / "strip.png")
     page.get_by_text("This may be no frontal chest film.").first.wait_for()
     assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
+
+
+def test_a_model_without_calibration_has_no_thresholds(tmp_path, monkeypatch):
+    pytest.importorskip("gradio", reason="comes with causalcxr[app]")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # the app makes its folder there when it is imported
+    import app
+
+    causalcxr.save_pretrained(causalcxr.create_model("causal_test_resnet"), tmp_path / "plain")
+    Image.fromarray(np.zeros((96, 96), dtype=np.uint8)).save(tmp_path / "film.png")
+    for model, lines in ((tmp_path / "plain", 0), ("causal_efficientnet_lite0", 14)):
+        *_, table, _, file = app.Viewer(str(model)).analyse(str(tmp_path / "film.png"))
+        assert len(json.loads(Path(file).read_text())["thresholds"] or ()) == table.count("border-left") == lines
+        assert lines or "bold" not in table

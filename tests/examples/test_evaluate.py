@@ -26,12 +26,12 @@ def model(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object) -> None:
-    evaluate.main([*map(str, arguments), "--resamples=20", "--workers=1", "--device=cpu"])
+    evaluate.main([*map(str, arguments), "--resamples=20", "--workers=0", "--device=cpu"])
 
 
 def test_the_figures_are_those_of_the_logits(model, made_release, tmp_path):
     run(model, "--data", made_release, "--output", tmp_path)
-    result = json.loads((tmp_path / "model-test.json").read_text())
+    result = json.loads((tmp_path / f"model-{made_release.name}-test.json").read_text())
     dataset = NIHChestXray14(made_release, "test", image_size=64)
     opened = causalcxr.create_model(model).eval()
     with torch.no_grad():
@@ -47,7 +47,7 @@ def test_a_model_is_compared_with_the_first(model, made_release, capsys):
     again = model.with_name("again")
     again.symlink_to(model)
     run(model, again, "--data", made_release)
-    assert json.loads((again / "test.json").read_text())["difference"]["value"] == 0
+    assert json.loads((again / f"{made_release.name}-test.json").read_text())["difference"]["value"] == 0
     said = capsys.readouterr().out
     assert re.search(r"\| Mass \|.* 0\.89 \|\n", said)  # of the paper
     assert "| mean, AP films |" in said
@@ -65,7 +65,8 @@ def test_labels_of_another_table(model, made_release, tmp_path):
     expected[[0, 2], NIH_LABELS.index("Mass")] = 0, 1
     np.testing.assert_array_equal(targets, expected)
     run(model, "--data", made_release, "--labels", table, "--output", tmp_path)
-    assert json.loads((tmp_path / "model-test.json").read_text())["auroc"]["mean"]["labels"] == 2
+    result = json.loads((tmp_path / f"model-{made_release.name}-labels-test.json").read_text())
+    assert result["auroc"]["mean"]["labels"] == 2
     table.write_text("Image ID,Fracture\n")
     with pytest.raises(SystemExit, match="no column of a finding"):
         evaluate.other_labels(table, dataset)
@@ -80,7 +81,7 @@ def test_own_films_from_a_table(model, made_release, tmp_path, capsys):
     table = tmp_path / "films.csv"
     table.write_text("path,patient,Drain,Mass\n" + "\n".join(rows))
     run(tmp_path / "mine", "--data", table)
-    result, said = json.loads((tmp_path / "mine" / "all.json").read_text()), capsys.readouterr().out
+    result, said = json.loads((tmp_path / "mine" / "films-all.json").read_text()), capsys.readouterr().out
     opened, dataset = causalcxr.create_model(tmp_path / "mine").eval(), CSVDataset(table, "all")
     with torch.no_grad():
         logits = torch.cat([opened(opened.preprocess(image)) for image, _ in dataset])
@@ -90,7 +91,7 @@ def test_own_films_from_a_table(model, made_release, tmp_path, capsys):
     assert "paper" not in said
     assert "AP films" not in said
     run(tmp_path / "mine", "--data", table, "--split=val", "--val-fraction=0.5")
-    assert json.loads((tmp_path / "mine" / "val.json").read_text())["patients"] == len({*films.patient}) // 2
+    assert json.loads((tmp_path / "mine" / "films-val.json").read_text())["patients"] == len({*films.patient}) // 2
     table.write_text("path,patient,Mass,Drain\n" + "\n".join(rows))
     with pytest.raises(SystemExit, match=r"^cannot evaluate .*mine: label names must be exactly these, in this order"):
         run(tmp_path / "mine", "--data", table)
@@ -98,3 +99,9 @@ def test_own_films_from_a_table(model, made_release, tmp_path, capsys):
     table.write_text("path,Drain,Mass\ndamaged.png,1,0\n")
     with pytest.raises(SystemExit, match=r"cannot read image .*damaged\.png"):
         run(tmp_path / "mine", "--data", table)
+
+
+def test_models_whose_files_would_have_one_name_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run("s0/model", "s1/model/", "--data=synthetic:8", "--output", tmp_path)
+    assert "take models that differ" in capsys.readouterr().err

@@ -78,7 +78,7 @@ def test_the_command_line_and_evaluate_open_a_run(trained, tmp_path, capsys):
     assert cli(["predict", str(film), "--model", str(trained)]) == 0
     assert "Effusion" in capsys.readouterr().out
     evaluate.main([str(trained), "--data=synthetic:48", "--resamples=20", "--workers=1", "--device=cpu"])
-    result = json.loads((trained / "test.json").read_text())
+    result = json.loads((trained / "synthetic-48-test.json").read_text())
     causalcxr.save_pretrained(causalcxr.create_model(trained), tmp_path / "again", metrics=result)
     assert f"{result['auroc']['mean']['value']:.3f}" in (tmp_path / "again" / "README.md").read_text()
 

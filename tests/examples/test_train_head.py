@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import causalcxr
@@ -96,7 +97,28 @@ def test_other_weights_of_the_same_name_have_other_features(tmp_path, monkeypatc
         torch.manual_seed(seed)
         save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "test_resnet.safetensors")
         _run(tmp_path, tmp_path / "run", "test_resnet", "--image-size=64")
-    monkeypatch.setattr(train_head, "build_data", lambda _, size: [SyntheticCXR(32, image_size=size)] * 2)
-    _run(tmp_path, tmp_path / "run", "test_resnet", "--image-size=64")
+    _run(tmp_path, tmp_path / "run", "test_resnet", "--image-size=64", "--data=synthetic:32")
     assert len(list(tmp_path.glob("run/*.npy"))) == 6
     assert "\npython train_head.py --data=nih --lr 1e-3\n" in (tmp_path / "run" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("head", "labels"), [("causal", "Drain"), ("linear", "Drain,Mass")])
+def test_features_are_those_of_the_films_of_a_table(weights, tmp_path, head, labels):
+    """In its order, and anew for a film that changed; the model has the labels of the table, or its only one."""
+    pixels = np.random.default_rng(0).integers(0, 255, (41, 32, 32), dtype=np.uint8)
+    for i in range(40):
+        Image.fromarray(pixels[i]).save(tmp_path / f"{i}.png")
+    rows = [f"{i}.png,p{i // 2},{','.join(str(i % 2) for _ in labels.split(','))}" for i in range(40)]
+    options = (f"--data={tmp_path / 'films.csv'}", f"--head={head}", "--image-size=64", "--lr=0.1")
+    kept = []
+    for order in (1, -1):
+        (tmp_path / "films.csv").write_text("\n".join([f"path,patient,{labels}", *rows[::order]]))
+        model = _run(weights, tmp_path / "run", "test_resnet", *options)
+        kept.append(set(tmp_path.glob("run/train-*.npy")))
+    assert model.label_names == tuple(labels.split(","))
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, len(model.label_names))
+    [first], [second] = kept[0], kept[1] - kept[0]
+    np.testing.assert_allclose(np.load(second), np.load(first)[::-1], atol=1e-2)
+    Image.fromarray(pixels[40]).save(tmp_path / "0.png")
+    _run(weights, tmp_path / "run", "test_resnet", *options)
+    assert len(set(tmp_path.glob("run/*.npy"))) == 6
