@@ -11,7 +11,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
+def shared_data():
     """Folder with `nih-10k`, `nih-1024` and `nih-tables`."""
     if not SHARED.is_dir():
         pytest.skip("real data not present: no folder shared/data beside the checkout")

@@ -1,9 +1,5 @@
 """A small folder in the layout of the NIH release."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
-import numpy as np
 from PIL import Image
 
 HEADER = (
@@ -12,21 +8,12 @@ HEADER = (
 )
 
 
-def film_names(first: int, patients: int) -> list[str]:
+def film_names(first, patients):
     """Names of two films of each patient."""
     return [f"{patient:08}_{visit:03}.png" for patient in range(first, first + patients) for visit in (0, 1)]
 
 
-def write_release(
-    folder: Path,
-    names: Sequence[str],
-    train: int,
-    *,
-    findings: Sequence[Sequence[str]] = (),
-    views: Sequence[str] = (),
-    boxes: Sequence[tuple[str, str, int, int, int, int]] = (),
-    pictures: Sequence[np.ndarray] = (),
-) -> Path:
+def write_release(folder, names, train, *, findings=(), views=(), boxes=(), pictures=()):
     """Write the tables, the first `train` films on the training list, and the pictures that are given."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []

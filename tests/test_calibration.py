@@ -10,9 +10,7 @@ from causalcxr.metrics import auroc, expected_calibration_error
 from reference import calibration as reference
 
 
-def _scores(
-    num_images: int = 60, num_labels: int = 3, *, sharpness: float = 2.0, unknown: float = 0.2, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def _scores(num_images=60, num_labels=3, *, sharpness=2.0, unknown=0.2, seed=0):
     """Logits that are `sharpness` times those that drew the targets, some of which are unknown."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(-0.5, 1.5, (num_images, num_labels))

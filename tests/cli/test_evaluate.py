@@ -28,7 +28,7 @@ def tables(tmp_path):
     return tmp_path / "scores.csv", tmp_path / "labels.csv", scores, targets
 
 
-def _rows(out: str) -> dict[tuple[str, str], dict[str, str]]:
+def _rows(out):
     return {(row["group"], row["label"]): row for row in csv.DictReader(io.StringIO(out))}
 
 

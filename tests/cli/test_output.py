@@ -13,7 +13,7 @@ import pytest
 import causalcxr
 
 
-def paths_in(file) -> list[str]:
+def paths_in(file):
     if file.suffix == ".csv":
         with file.open(newline="") as opened:
             return [row["path"] for row in csv.DictReader(opened)]

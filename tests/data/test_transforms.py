@@ -16,7 +16,7 @@ CFG = {"input_size": (3, 96, 96), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4
 
 
 @pytest.fixture(scope="module")
-def model() -> causalcxr.CausalCXR:
+def model():
     return causalcxr.create_model("causal_test_resnet").eval()
 
 

@@ -1,7 +1,5 @@
 """A small folder in the layout of the NIH release."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -10,7 +8,7 @@ from nih_release import film_names, write_release
 
 
 @pytest.fixture(scope="session")
-def made_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_release(tmp_path_factory):
     """Folder in the layout of the NIH release: 48 noise images of 24 patients, in half of them a box with a Mass."""
     rng = np.random.default_rng(0)
     names, findings, boxes = film_names(0, 24), [], []

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from causalcxr.losses import backdoor_weights
 from reference.cases import LAYERS, LOSSES, TARGETS, tensors
@@ -16,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("full_precision")
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 
 
-def _results(module: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
+def _results(module, inputs):
     """Return outputs, and the gradients of a scalar by inputs and parameters."""
     inputs = [tensor.clone().requires_grad_() for tensor in inputs]
     outputs = tensors(module(*inputs))
@@ -25,7 +24,7 @@ def _results(module: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
     return [*outputs, *torch.autograd.grad(scalar, by, allow_unused=True, materialize_grads=True)]
 
 
-def _worst(given: list[Tensor], expected: list[Tensor]) -> float:
+def _worst(given, expected):
     """Return the largest relative error; tensors that should vanish are compared with 1."""
     errors = []
     for mine, theirs in zip(given, expected, strict=True):
@@ -38,7 +37,7 @@ def _worst(given: list[Tensor], expected: list[Tensor]) -> float:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("case", LAYERS)
-def test_outputs_and_gradients(case: str, dtype: torch.dtype, device: str) -> None:
+def test_outputs_and_gradients(case, dtype, device):
     layer, inputs = LAYERS[case]()
     layer, rounded = randomised(layer, scale=0.3).to(dtype), [tensor.to(dtype) for tensor in inputs]
     expected = _results(copy.deepcopy(layer).double(), [tensor.double() for tensor in rounded])
@@ -51,7 +50,7 @@ def test_outputs_and_gradients(case: str, dtype: torch.dtype, device: str) -> No
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("case", LAYERS)
-def test_autocast_is_near_and_has_finite_gradients(case: str, dtype: torch.dtype, device: str) -> None:
+def test_autocast_is_near_and_has_finite_gradients(case, dtype, device):
     layer, inputs = LAYERS[case]()
     layer = randomised(layer, scale=0.3)
     expected = tensors(layer(*inputs))
@@ -66,7 +65,7 @@ def test_autocast_is_near_and_has_finite_gradients(case: str, dtype: torch.dtype
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_losses_and_their_gradients(loss: str, dtype: torch.dtype, device: str) -> None:
+def test_losses_and_their_gradients(loss, dtype, device):
     logits, targets = (3 * normal(3, 4)).to(dtype), TARGETS.to(dtype)
     results = []
     for place, kind in ((device, dtype), ("cpu", torch.float64)):
@@ -78,7 +77,7 @@ def test_losses_and_their_gradients(loss: str, dtype: torch.dtype, device: str) 
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_weights_of_labels(device: str) -> None:
+def test_weights_of_labels(device):
     targets, strata = (normal(64, 3) > 0).double(), torch.arange(64) % 3
     given = backdoor_weights(targets.to(device), strata.to(device))
     assert given.device.type == device

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor
 
 import causalcxr
 from causalcxr import CausalObjective
@@ -14,21 +13,21 @@ from reference.comparison import DEVICES, normal, relative_error
 pytestmark = pytest.mark.parametrize("device", DEVICES[1:])
 
 
-def _images(device: str, batch: int = 4) -> Tensor:
+def _images(device, batch=4):
     return normal(batch, 3, 64, 64).float().to(device)
 
 
-def _targets(device: str) -> Tensor:
+def _targets(device):
     return (torch.arange(56).view(4, 14) % 3 == 0).float().to(device)
 
 
-def _objective(device: str) -> CausalObjective:
+def _objective(device):
     torch.manual_seed(0)
     model = causalcxr.create_model("causal_test_resnet")
     return CausalObjective(model, bank=ConfounderBank(6, 14, model.head_hidden_size)).to(device)
 
 
-def test_exported_program(device: str) -> None:
+def test_exported_program(device):
     model = causalcxr.create_model("causal_test_resnet").eval().to(device)
     batch = torch.export.Dim("batch", min=2, max=64)
     program = torch.export.export(model, (_images(device),), dynamic_shapes=({0: batch},))
@@ -36,7 +35,7 @@ def test_exported_program(device: str) -> None:
         assert relative_error(program.module()(images), model(images).double()) < 1e-3
 
 
-def test_compiled_training_steps_are_one_graph(device: str) -> None:
+def test_compiled_training_steps_are_one_graph(device):
     torch.compiler.reset()
     plain = _objective(device)
     captured = copy.deepcopy(plain)

@@ -14,23 +14,23 @@ import timm
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 import causalcxr
 from causalcxr import Calibration, CausalCXR, hub
 from causalcxr.data import NIH_LABELS
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder):
     return json.loads((folder / "config.json").read_text())
 
 
-def test_config_can_hold_every_argument_of_a_causal_model() -> None:
+def test_config_can_hold_every_argument_of_a_causal_model():
     arguments = set(inspect.signature(CausalCXR).parameters) - {"pretrained_backbone", "device", "dtype"}
     assert arguments | {"img_size"} == hub.CAUSAL_ARGS.keys()
 
 
-def test_nothing_else_is_written_and_all_may_read_it(folder: Path) -> None:
+def test_nothing_else_is_written_and_all_may_read_it(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     modes = {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
     (folder.parent / "other").touch()
@@ -38,7 +38,7 @@ def test_nothing_else_is_written_and_all_may_read_it(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("in_chans", [1, 4])
-def test_channels_are_the_true_ones(tmp_path: Path, in_chans: int) -> None:
+def test_channels_are_the_true_ones(tmp_path, in_chans):
     model = causalcxr.create_model("causal_test_resnet", in_chans=in_chans)
     causalcxr.save_pretrained(model, tmp_path)
     loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
@@ -47,7 +47,7 @@ def test_channels_are_the_true_ones(tmp_path: Path, in_chans: int) -> None:
     assert loaded(torch.zeros(1, in_chans, 64, 64)).shape == (1, 14)
 
 
-def test_data_config_says_what_the_model_was_trained_on(model: CausalCXR, tmp_path: Path) -> None:
+def test_data_config_says_what_the_model_was_trained_on(model, tmp_path):
     data = {"input_size": (3, 128, 160), "mean": (0.1, 0.2, 0.3), "std": (0.2,), "crop_pct": 0.9}
     causalcxr.save_pretrained(model, tmp_path, data_config=data)
     cfg = causalcxr.create_model(tmp_path).pretrained_cfg
@@ -56,7 +56,7 @@ def test_data_config_says_what_the_model_was_trained_on(model: CausalCXR, tmp_pa
     assert model.pretrained_cfg["input_size"] == (3, 96, 96)  # the model itself is as it was
 
 
-def test_place_of_backbone_weights_is_not_stored(tmp_path: Path) -> None:
+def test_place_of_backbone_weights_is_not_stored(tmp_path):
     torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "backbone.pth")
     model = causalcxr.create_model("causal_test_resnet", pretrained_backbone=tmp_path / "backbone.pth")
     causalcxr.save_pretrained(model, tmp_path / "saved")
@@ -119,9 +119,7 @@ def test_names_come_from_weights_or_from_the_caller(folder: Path, tmp_path: Path
             other.label_names = wrong
 
 
-def test_calibration_goes_when_the_weights_change(
-    folder: Path, images: Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_calibration_goes_when_the_weights_change(folder, images, tmp_path, caplog):
     model = causalcxr.create_model(folder).to(memory_format=torch.channels_last)
     causalcxr.save_pretrained(model, tmp_path / "same")
     assert causalcxr.create_model(tmp_path / "same").calibration == model.calibration == Calibration(1.5, [0.25] * 14)
@@ -150,15 +148,13 @@ def test_calibration_goes_when_the_weights_change(
         ({"metrics": {"data": "NIH", "split": "test"}}, ValueError, "must have data, split and auroc, but lack auroc"),
     ],
 )
-def test_descriptions_that_do_not_fit(
-    model: CausalCXR, tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_descriptions_that_do_not_fit(model, tmp_path, options, error, message):
     with pytest.raises(error, match=message):
         causalcxr.save_pretrained(model, tmp_path / "saved", **options)
     assert not (tmp_path / "saved").exists()
 
 
-def test_models_that_cannot_be_saved(model: CausalCXR, tmp_path: Path) -> None:
+def test_models_that_cannot_be_saved(model, tmp_path):
     maps = timm.create_model("test_resnet", features_only=True)
     for other in (nn.Sequential(model), torch.compile(model), CausalCXR("test_resnet", dim=32, num_heads=4), maps):
         with pytest.raises(ValueError, match=rf"only models from .* but got {type(other).__name__}; .*model.module"):
@@ -172,7 +168,7 @@ def test_models_that_cannot_be_saved(model: CausalCXR, tmp_path: Path) -> None:
 # --- the card
 
 
-def test_card_has_the_figures_that_are_given(model: CausalCXR, metrics: dict[str, Any], tmp_path: Path) -> None:
+def test_card_has_the_figures_that_are_given(model, metrics, tmp_path):
     metrics["command"] = "python train.py --epochs 2"
     calibration = Calibration(1.2345, [0.25, *[k / 14 for k in range(13)]])
     causalcxr.save_pretrained(model, tmp_path, metrics=metrics, calibration=calibration)
@@ -197,7 +193,7 @@ def test_card_has_the_figures_that_are_given(model: CausalCXR, metrics: dict[str
         assert said in card.text
 
 
-def test_licence_is_that_of_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_licence_is_that_of_the_weights(tmp_path, monkeypatch):
     """Of timm's, where they are loaded, or of ours; of others it has to be given."""
     weights, cfg = tmp_path / "w.safetensors", timm.get_pretrained_cfg("test_resnet")
     save_file(timm.create_model("test_resnet").state_dict(), weights)
@@ -220,9 +216,7 @@ def test_licence_is_that_of_the_weights(tmp_path: Path, monkeypatch: pytest.Monk
     assert causalcxr.create_model(tmp_path / "saved", pretrained=False).pretrained_cfg.get("license") is None
 
 
-def test_card_written_by_hand_stays_unless_there_are_figures(
-    model: CausalCXR, metrics: dict[str, Any], tmp_path: Path
-) -> None:
+def test_card_written_by_hand_stays_unless_there_are_figures(model, metrics, tmp_path):
     causalcxr.save_pretrained(model, tmp_path)
     assert ModelCard.load(tmp_path / "README.md").data.eval_results is None
     (tmp_path / "README.md").write_text("mine")

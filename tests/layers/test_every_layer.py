@@ -1,11 +1,9 @@
 """What all layers promise: true gradients, half precision, and an error that says what would work."""
 
 import copy
-from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
 from torch.func import functional_call
 
 from causalcxr.layers import (
@@ -24,12 +22,12 @@ ROUNDINGS = {"CausalHead": 4}  # several layers deep
 
 
 @pytest.mark.parametrize("case", LAYERS)
-def test_gradients_are_those_of_the_function(case: str) -> None:
+def test_gradients_are_those_of_the_function(case):
     """By finite differences, with respect to inputs and all parameters."""
     layer, inputs = LAYERS[case]()
     names, parameters = zip(*randomised(layer).named_parameters(), strict=True)
 
-    def function(*given: Tensor) -> tuple[Tensor, ...]:
+    def function(*given):
         weights = dict(zip(names, given[len(inputs) :], strict=True))
         return tuple(tensors(functional_call(layer, weights, given[: len(inputs)])))
 
@@ -39,7 +37,7 @@ def test_gradients_are_those_of_the_function(case: str) -> None:
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("case", LAYERS)
-def test_low_precision_is_float64_up_to_rounding(case: str, dtype: torch.dtype) -> None:
+def test_low_precision_is_float64_up_to_rounding(case, dtype):
     layer, inputs = LAYERS[case]()
     low = randomised(layer, scale=0.3).to(dtype)
     rounded = [tensor.to(dtype) for tensor in inputs]
@@ -52,12 +50,12 @@ def test_low_precision_is_float64_up_to_rounding(case: str, dtype: torch.dtype) 
     assert all(bool(p.grad.isfinite().all()) for p in low.parameters() if p.grad is not None)
 
 
-def _bank(num_strata: int = 0, prior: tuple[float, ...] | None = None) -> ConfounderBank:
+def _bank(num_strata=0, prior=None):
     return ConfounderBank(5, 2, 3, num_strata=num_strata, strata_prior=prior)
 
 
 X, NAN = torch.zeros, float("nan")
-BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
+BAD = [
     (lambda: ACmix(3, 10, num_heads=4), ValueError, "10 and 4"),
     (lambda: ACmix(3, 4, num_heads=2, attn_kernel_size=4), ValueError, "odd"),
     (lambda: ACmix(3, 4, num_heads=2, kernel_size=2), ValueError, "odd"),
@@ -100,6 +98,6 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("call", "error", "message"), BAD)
-def test_what_does_not_fit_is_refused(call: Callable[[], object], error: type[Exception], message: str) -> None:
+def test_what_does_not_fit_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()

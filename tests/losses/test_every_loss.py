@@ -1,7 +1,5 @@
 """What all losses promise: float32 inside, finite at any logit, true gradients, unknown labels without effect."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import nn
@@ -23,13 +21,13 @@ LOW = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bflo
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_gradient_is_that_of_the_function(loss: str) -> None:
+def test_gradient_is_that_of_the_function(loss):
     assert torch.autograd.gradcheck(lambda logits: LOSSES[loss](logits, TARGETS), [2 * normal(3, 4).requires_grad_()])
 
 
 @LOW
 @pytest.mark.parametrize("loss", LOSSES)
-def test_half_precision_is_computed_in_float32(loss: str, dtype: torch.dtype) -> None:
+def test_half_precision_is_computed_in_float32(loss, dtype):
     rounded = (3 * normal(3, 4)).to(dtype)
     given = LOSSES[loss](rounded, TARGETS.to(dtype))
     assert given.dtype == torch.float32
@@ -42,7 +40,7 @@ def test_half_precision_is_computed_in_float32(loss: str, dtype: torch.dtype) ->
 @LOW
 @pytest.mark.parametrize("size", [60.0, 1000.0])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_extreme_logits_have_finite_losses_and_gradients(loss: str, size: float, dtype: torch.dtype) -> None:
+def test_extreme_logits_have_finite_losses_and_gradients(loss, size, dtype):
     signs = torch.tensor([[1.0, -1.0, 1.0, -1.0], [1.0, 1.0, -1.0, -1.0], [-1.0, -1.0, -1.0, -1.0]])
     logits = (size * signs).to(dtype).requires_grad_()
     value = LOSSES[loss](logits, TARGETS)
@@ -55,7 +53,7 @@ def test_extreme_logits_have_finite_losses_and_gradients(loss: str, size: float,
     ("loss", "slope"),
     [("cross-entropy", 1.0), ("asymmetric, no margin", 1.0), ("backdoor", 0.3 * 1 + 0.7 * 2)],
 )
-def test_confident_mistakes_keep_their_gradient(loss: str, slope: float, dtype: torch.dtype) -> None:
+def test_confident_mistakes_keep_their_gradient(loss, slope, dtype):
     """At p = 0 of a positive label cross-entropy has the slope -1, at p = 1 of a negative one 1. Focus leaves both."""
     logits = torch.tensor([[-60.0, 60.0]], dtype=dtype, requires_grad=True)
     (gradient,) = torch.autograd.grad(LOSSES[loss](logits, torch.tensor([[1.0, 0.0]])), logits)
@@ -64,7 +62,7 @@ def test_confident_mistakes_keep_their_gradient(loss: str, slope: float, dtype: 
 
 @pytest.mark.parametrize("other", [60.0, float("inf"), NAN])
 @pytest.mark.parametrize("loss", CLASSIFICATION)
-def test_unknown_labels_have_no_effect(loss: str, other: float) -> None:
+def test_unknown_labels_have_no_effect(loss, other):
     logits = normal(3, 4).requires_grad_()
     changed = logits.detach().masked_fill(UNKNOWN, other).requires_grad_()
     value, changed_value = (CLASSIFICATION[loss](z, TARGETS) for z in (logits, changed))
@@ -75,7 +73,7 @@ def test_unknown_labels_have_no_effect(loss: str, other: float) -> None:
 
 
 @pytest.mark.parametrize("loss", CLASSIFICATION)
-def test_nothing_known_is_a_loss_of_zero(loss: str) -> None:
+def test_nothing_known_is_a_loss_of_zero(loss):
     logits = normal(3, 4).requires_grad_()
     value = CLASSIFICATION[loss](logits, torch.full_like(TARGETS, NAN))
     assert value.item() == 0
@@ -83,7 +81,7 @@ def test_nothing_known_is_a_loss_of_zero(loss: str) -> None:
 
 
 @pytest.mark.parametrize("loss", [classification_loss, backdoor_loss])
-def test_reductions_agree(loss: Callable[..., torch.Tensor]) -> None:
+def test_reductions_agree(loss):
     logits = normal(3, 4) if loss is classification_loss else normal(3, 2, 4)
     each = loss(logits, TARGETS, reduction="none")
     assert not each[UNKNOWN].any()
@@ -93,7 +91,7 @@ def test_reductions_agree(loss: Callable[..., torch.Tensor]) -> None:
 
 Z, Y, INTEGERS = torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.long)
 S, PAIRS = torch.zeros(2, dtype=torch.long), torch.zeros(2, 4, 3)  # strata, and logits with four confounders
-BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
+BAD = [
     (lambda: classification_loss(INTEGERS, Y), TypeError, "logits must"),
     (lambda: classification_loss([[0.0]], Y), TypeError, "logits must"),
     (lambda: classification_loss(Z, INTEGERS), TypeError, r"targets.float\(\)"),
@@ -143,12 +141,12 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("call", "error", "message"), BAD)
-def test_what_does_not_fit_is_refused(call: Callable[[], object], error: type[Exception], message: str) -> None:
+def test_what_does_not_fit_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
 
 
-def test_modules_have_the_options_of_the_functions() -> None:
+def test_modules_have_the_options_of_the_functions():
     settings = {"gamma_pos": 0.5, "gamma_neg": 2.0, "margin": 0.3, "reduction": "none"}
     logits, weight = normal(3, 4), normal(3, 4, seed=2).abs()
     for options in ({}, settings):

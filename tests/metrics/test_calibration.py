@@ -8,7 +8,7 @@ from causalcxr.metrics import expected_calibration_error, reliability_curve
 EXACT = {"rtol": 0, "atol": 1e-12}
 
 
-def _draw() -> tuple[np.ndarray, np.ndarray]:
+def _draw():
     """Probabilities (500, 3), some on the edges of bins, and targets of which a tenth are unknown."""
     rng = np.random.default_rng(0)
     probabilities = rng.beta(1, 3, size=(500, 3))
@@ -18,7 +18,7 @@ def _draw() -> tuple[np.ndarray, np.ndarray]:
     return probabilities, targets
 
 
-def _literal(probabilities: np.ndarray, targets: np.ndarray, n_bins: int) -> tuple[float, list[list[float]]]:
+def _literal(probabilities, targets, n_bins):
     """Bin by bin, one label: the error, and (mean prediction, frequency, count) of every bin."""
     known = ~np.isnan(targets)
     p, y = probabilities[known], targets[known]

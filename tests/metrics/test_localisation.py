@@ -8,13 +8,13 @@ from causalcxr.data.nih import Box
 from causalcxr.metrics import box_iou, peak_box, pointing_game
 
 
-def _smooth_map(seed: int, height: int = 40, width: int = 56) -> torch.Tensor:
+def _smooth_map(seed, height=40, width=56):
     """Noise on a coarse grid, interpolated: a few hills of odd shapes."""
     noise = torch.rand(1, 1, 7, 9, generator=torch.Generator().manual_seed(seed))
     return F.interpolate(noise, size=(height, width), mode="bilinear", align_corners=False)[0, 0]
 
 
-def _flood_fill_box(heat_map: torch.Tensor, threshold: float) -> tuple[int, int, int, int]:
+def _flood_fill_box(heat_map, threshold):
     """Pixel by pixel from the first maximum, in all eight directions."""
     values = [[float(value) for value in row] for row in heat_map.double()]
     H, W = len(values), len(values[0])

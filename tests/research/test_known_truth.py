@@ -1,8 +1,6 @@
 """Films from a structural causal model follow its equations, and the study of predict_do pairs them as it says."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,16 +16,16 @@ TINY = ["--seeds", "0", "--films", "64", "--epochs", "1"]
 
 
 @pytest.fixture(autouse=True)
-def few_test_films(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_test_films(monkeypatch):
     monkeypatch.setattr(truth, "TEST_FILMS", 40)
 
 
-def mean(values: torch.Tensor) -> float:
+def mean(values):
     return values.float().mean().item()
 
 
 @pytest.mark.parametrize("r", [0.5, 0.8, 0.95])
-def test_counting_gives_the_closed_forms(r: float) -> None:
+def test_counting_gives_the_closed_forms(r):
     films = StructuralCXR(40_000, correlation=r)
     y, x, c = films.targets[:, 0], films.finding, films.strata
     assert [mean(x), mean(c)] == pytest.approx([0.5] * 2, abs=0.015)
@@ -38,7 +36,7 @@ def test_counting_gives_the_closed_forms(r: float) -> None:
         assert sum(cells) / 2 == pytest.approx(films.do_probability(value), abs=0.03)
 
 
-def test_images_show_finding_and_stamp() -> None:
+def test_images_show_finding_and_stamp():
     films = StructuralCXR(12, correlation=0.8, seed=3)
     painter = SyntheticCXR(12, image_size=64, labels=["Mass"], prevalence=0.5, images_per_patient=1, seed=3)
     for i in range(12):
@@ -47,7 +45,7 @@ def test_images_show_finding_and_stamp() -> None:
         assert torch.equal(films[i][0], expected)
 
 
-def test_runs_and_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_and_goes_on_where_it_stopped(tmp_path, capsys):
     runs = tmp_path / "runs"
     truth.main([*TINY, f"--output={runs}", f"--json={tmp_path / 'truth.json'}"])
     table = capsys.readouterr().out
@@ -60,14 +58,14 @@ def test_runs_and_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_films_are_paired_and_borrowed_as_the_mode_says(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_films_are_paired_and_borrowed_as_the_mode_says(mode, monkeypatch):
     films = StructuralCXR(32, correlation=0.9)
     images = torch.stack([films[i][0] for i in range(32)])
-    priors: list[torch.Tensor] = []
-    given: list[torch.Tensor] = []
+    priors = []
+    given = []
 
     class Recording(CausalLoss):
-        def forward(self, *args: Any, prior: torch.Tensor, **options: Any) -> dict[str, torch.Tensor]:
+        def forward(self, *args, prior, **options):
             priors.append(prior)
             return super().forward(*args, prior=prior, **options)
 
@@ -92,19 +90,19 @@ def test_films_are_paired_and_borrowed_as_the_mode_says(mode: str, monkeypatch: 
 class Known:
     """A model that knows X, its effect and that of the strata, and sums over them by P(c)."""
 
-    def __init__(self, films: StructuralCXR) -> None:
+    def __init__(self, films):
         self.films = films
         self.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "input_size": (3, 64, 64)}
 
-    def predict_do(self, x: torch.Tensor, codes: Any) -> torch.Tensor:
+    def predict_do(self, x, codes):
         do = torch.tensor([self.films.do_probability(value) for value in (0, 1)])
         return do[self.films.finding][:, None].float()
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x):
         return self.films.strata[:, None].float().mul(2).sub(1)
 
 
-def test_the_right_answer_has_no_error_and_a_reader_of_the_stamp_has_a_shift() -> None:
+def test_the_right_answer_has_no_error_and_a_reader_of_the_stamp_has_a_shift():
     films = StructuralCXR(40, correlation=0.9)
     figures = measure(Known(films), None, films, torch.stack([films[i][0] for i in range(40)]))
     assert figures["adjusted"]["bias"] == pytest.approx((0.0, 0.0), abs=1e-6)
