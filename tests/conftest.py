@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read once, when huggingface_hub is imported
 
@@ -16,3 +17,11 @@ def shared_data():
     if not SHARED.is_dir():
         pytest.skip("real data not present: no folder shared/data beside the checkout")
     return SHARED
+
+
+@pytest.fixture
+def full_precision():
+    """Convolutions in float32 where float32 is asked for."""
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = True

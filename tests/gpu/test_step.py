@@ -1,4 +1,4 @@
-"""A whole model on each device: logits, losses, gradients, bank, adjustment, half precision, and no waiting."""
+"""A whole model on each device: losses, gradients, bank, adjustment, half precision, no waiting, captured graphs."""
 
 import copy
 import math
@@ -36,15 +36,6 @@ def _images():
 
 def _inputs(device, dtype=torch.float32):
     return _images().to(device, dtype), TARGETS.to(device, dtype), STRATA.to(device)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 5e-5)], ids=str)
-def test_logits(dtype, tolerance, device):
-    model = _model().eval()
-    expected = copy.deepcopy(model).double()(_images())
-    given = model.to(device, dtype)(_images().to(device, dtype))
-    assert relative_error(given, expected) < tolerance
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -160,3 +151,31 @@ def test_films_are_scored_as_on_the_cpu(device):
     expected = torch.stack([logits for _, logits, _ in causalcxr.predict(model, films)])
     predictions = causalcxr.predict(model.to(device), films, batch_size=3, workers=4)
     assert relative_error(torch.stack([logits for _, logits, _ in predictions]), expected.double()) < 1e-3
+
+
+@pytest.mark.parametrize("device", ON_CUDA)
+def test_exported_program(device):
+    model, images = _model().eval().to(device), torch.cat([_images(), _images()]).float().to(device)
+    program = torch.export.export(model, (images[:4],), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=64)},))
+    for size in (4, 7):
+        assert relative_error(program.module()(images[:size]), model(images[:size]).double()) < 1e-3
+
+
+@pytest.mark.parametrize("device", ON_CUDA)
+def test_compiled_training_steps_are_one_graph(device):
+    torch.compiler.reset()
+    plain = _objective().to(device)
+    captured = copy.deepcopy(plain)
+    step = torch.compile(captured, fullgraph=True)
+    for _ in range(2):
+        results = []
+        for run, objective in ((step, captured), (plain, plain)):
+            objective.zero_grad()
+            losses = run(*_inputs(device))
+            losses["loss"].backward()
+            results.append({name: loss.item() for name, loss in losses.items()})
+        assert results[0] == pytest.approx(results[1], rel=1e-2, abs=1e-3)
+    norm = sum(float(p.grad.square().sum()) for p in plain.parameters()) ** 0.5
+    for mine, theirs in zip(captured.parameters(), plain.parameters(), strict=True):
+        assert float((mine.grad - theirs.grad).norm()) < 0.05 * norm
+    assert relative_error(captured.bank.stored, plain.bank.stored.double()) < 0.05

@@ -14,7 +14,7 @@ from causalcxr.losses import (
     uniform_kl_loss,
 )
 from reference.cases import CLASSIFICATION, LOSSES, NAN, TARGETS
-from reference.comparison import EXACT, normal
+from reference.comparison import DEVICES, EXACT, LOOSE, normal, relative_error
 
 UNKNOWN = TARGETS.isnan()
 LOW = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -25,16 +25,20 @@ def test_gradient_is_that_of_the_function(loss):
     assert torch.autograd.gradcheck(lambda logits: LOSSES[loss](logits, TARGETS), [2 * normal(3, 4).requires_grad_()])
 
 
-@LOW
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", LOOSE, ids=str)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_half_precision_is_computed_in_float32(loss, dtype):
-    rounded = (3 * normal(3, 4)).to(dtype)
-    given = LOSSES[loss](rounded, TARGETS.to(dtype))
-    assert given.dtype == torch.float32
-    expected = LOSSES[loss](rounded.double(), TARGETS.to(dtype).double())
-    torch.testing.assert_close(given.double(), expected, rtol=2e-6, atol=1e-6)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(LOSSES[loss](rounded.float(), TARGETS.to(dtype)), given, rtol=1e-6, atol=0)
+def test_half_precision_is_computed_in_float32(loss, dtype, device):
+    rounded, targets = (3 * normal(3, 4)).to(dtype), TARGETS.to(dtype)
+    exact, logits = rounded.double().requires_grad_(), rounded.to(device).requires_grad_()
+    expected, given = LOSSES[loss](exact, targets.double()), LOSSES[loss](logits, targets.to(device))
+    slopes = torch.autograd.grad(given, logits)[0], torch.autograd.grad(expected, exact)[0]
+    assert given.dtype == torch.promote_types(dtype, torch.float32)
+    assert relative_error(given, expected) < min(LOOSE[dtype], 2e-6 if device == "cpu" else 1e-5)
+    assert relative_error(*slopes) < LOOSE[dtype]
+    with torch.autocast(device, dtype=torch.bfloat16):
+        again = LOSSES[loss](logits.to(given.dtype), targets.to(device))
+    torch.testing.assert_close(again, given, rtol=1e-6, atol=0)
 
 
 @LOW

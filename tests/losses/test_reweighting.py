@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from causalcxr.losses import backdoor_weights, classification_loss
+from reference.comparison import DEVICES
 from reference.losses import backdoor_weights as counted_weights
 
 NAN = float("nan")
@@ -27,6 +28,14 @@ def test_weights_equal_those_from_counting(num_strata, unknown):
     targets, strata = _confounded(num_strata=num_strata, unknown=unknown)
     expected = torch.tensor(counted_weights(targets.tolist(), strata.tolist()))
     torch.testing.assert_close(backdoor_weights(targets, strata), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("device", DEVICES[1:])
+def test_weights_on_another_device(device):
+    targets, strata = _confounded()
+    given = backdoor_weights(targets.to(device), strata.to(device))
+    assert given.device.type == device
+    torch.testing.assert_close(given.cpu(), backdoor_weights(targets, strata))
 
 
 def test_weighted_loss_is_the_loss_under_independence():
