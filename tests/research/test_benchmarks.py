@@ -8,25 +8,8 @@ import torch
 
 from benchmarks import compare, measuring, modes, predict, reading, yardsticks
 from causalcxr import create_model
-from causalcxr.layers import ACmix, DisentangledCrossAttention
-from reference.comparison import EXACT, normal, randomised
 
 RESULTS = Path(compare.__file__).parent / "results"
-
-
-@pytest.mark.parametrize(("num_heads", "window"), [(2, 7), (1, 11)])
-def test_unfolded_acmix_agrees(num_heads, window):
-    layer = randomised(ACmix(3, 4, num_heads=num_heads, attn_kernel_size=window))
-    for size in ((8, 9), (32, 32)):
-        x = normal(2, 3, *size)
-        torch.testing.assert_close(layer(x), yardsticks.unfolded_acmix(layer, x), **EXACT)
-
-
-@pytest.mark.parametrize("complement", ["normalized", "paper"])
-def test_materialised_attention_agrees(complement):
-    layer = randomised(DisentangledCrossAttention(6, num_heads=3, complement=complement))
-    inputs = normal(2, 4, 6), normal(2, 9, 6, seed=2)
-    torch.testing.assert_close(layer(*inputs), yardsticks.materialised_attention(layer, *inputs), **EXACT)
 
 
 def test_published_design_agrees_with_the_library_at_the_same_width():
@@ -80,7 +63,6 @@ def test_everything_is_compared_in_small(tmp_path):
     rows = json.loads((tmp_path / "compare.json").read_text())["results"]
     assert len(rows) == len({*compare.ON_CPU, *compare.ON_GPU})
     assert rows["`ACmix`, (2, 32, 16, 16), forward and backward | unfold form"]["memory_ratio"] > 2
-    assert any("aten::" in line for row in rows.values() for line in row.get("kernels", []))
 
 
 def test_modes_agree_and_checkpointing_saves_memory(tmp_path, monkeypatch):
