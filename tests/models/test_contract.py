@@ -13,6 +13,7 @@ from torch import Tensor
 import causalcxr
 from causalcxr import CausalCXR, CausalObjective
 from causalcxr.models.backbone import feature_map
+from reference.comparison import images as _images
 
 # Without their depth and width the others are one of these over again.
 ALIKE = ("_resnet34", "_resnet101", "_resnet152", "_convnext_small", "_convnext_base", "_vit_base_patch16")
@@ -27,10 +28,6 @@ def model(request: pytest.FixtureRequest, small: Callable[..., CausalCXR]) -> Ca
 
 def _trainable(model: CausalCXR) -> CausalCXR:
     return copy.deepcopy(model).requires_grad_(True).train()
-
-
-def _images(*size: int) -> Tensor:
-    return torch.randn(2, 3, *(size or (64, 64)), generator=torch.Generator().manual_seed(0))
 
 
 def test_parts_of_the_forward_agree_with_the_whole(model: CausalCXR) -> None:

@@ -11,6 +11,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from causalcxr import CausalObjective
+from reference.comparison import images
 
 
 @pytest.fixture(autouse=True)
@@ -21,13 +22,9 @@ def _one_process(tmp_path):
     dist.destroy_process_group()
 
 
-def _images():
-    return torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-
-
 def _train(model):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    CausalObjective(model)(_images(), torch.eye(4, 14))["loss"].backward()
+    CausalObjective(model)(images(batch=4), torch.eye(4, 14))["loss"].backward()
     optimizer.step()
     model.eval()
 
@@ -44,5 +41,5 @@ def test_fully_sharded_model(small):
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
     fresh.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)), strict=True)
     with torch.no_grad():
-        torch.testing.assert_close(model(_images()), expected(_images()))
-        assert torch.equal(fresh.eval()(_images()), expected(_images()))
+        torch.testing.assert_close(model(images()), expected(images()))
+        assert torch.equal(fresh.eval()(images()), expected(images()))

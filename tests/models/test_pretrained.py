@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 import causalcxr
 from causalcxr.models.backbone import create_backbone, feature_map
 from causalcxr.models.published import BACKBONES, PublishedBackbone
-from reference.comparison import randomised
+from reference.comparison import images, randomised
 
 TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 # What stands for a row of the table, since a test can hold no such network.
@@ -31,10 +31,6 @@ def tiny(monkeypatch):
         monkeypatch.setitem(BACKBONES, row.name, row)
 
 
-def _images(size=70, channels=3):
-    return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
-
-
 def _network(name, **kwargs):
     """Return a network of timm with weights that are all drawn."""
     return randomised(timm.create_model(name, num_classes=3, **kwargs), scale=0.1).float().eval()
@@ -47,8 +43,8 @@ def _weights(network):
 def _assert_same(network, source, name, size=70, **kwargs):
     backbone = create_backbone(name, pretrained=source, backbone_args=kwargs)[0].eval()
     with torch.no_grad():
-        (expected,) = network.forward_intermediates(_images(size), indices=1, norm=True, intermediates_only=True)
-        torch.testing.assert_close(feature_map(backbone, _images(size)), expected, rtol=1e-5, atol=1e-5)
+        (expected,) = network.forward_intermediates(images(size, size), indices=1, norm=True, intermediates_only=True)
+        torch.testing.assert_close(feature_map(backbone, images(size, size)), expected, rtol=1e-5, atol=1e-5)
 
 
 def _as_transformers(weights, *, saved):
@@ -129,7 +125,7 @@ def test_backbone_of_a_model_of_ours(tmp_path):
     causalcxr.save_pretrained(model, tmp_path)
     for path in (tmp_path, tmp_path / "model.safetensors"):
         copy = causalcxr.create_model("causal_test_resnet", num_classes=2, pretrained_backbone=path).eval()
-        torch.testing.assert_close(copy.forward_features(_images(64)), model.forward_features(_images(64)))
+        torch.testing.assert_close(copy.forward_features(images()), model.forward_features(images()))
 
 
 class _Anything:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from causalcxr.models.backbone import create_backbone, feature_map
-from reference.comparison import randomised
+from reference.comparison import images, randomised
 
 
 def _torchvision(family):
@@ -66,10 +66,10 @@ def _load(path, family, state_dict):
 
 def _assert_same(backbone, network, family):
     size = 224 if family in ("swin", "vit") else 96
-    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    x = images(size, size)
     with torch.no_grad():
-        expected = _torchvision(family)[3](network, images)
-        torch.testing.assert_close(feature_map(backbone, images), expected, rtol=1e-4, atol=1e-5)
+        expected = _torchvision(family)[3](network, x)
+        torch.testing.assert_close(feature_map(backbone, x), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["resnet", "densenet", "convnext", "swin", "vit"])

@@ -51,6 +51,11 @@ def normal(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def images(*size: int, channels: int = 3, batch: int = 2) -> Tensor:
+    """Return float32 normal deviates as images of a height and a width, by default 64 px each."""
+    return normal(batch, channels, *(size or (64, 64)), seed=0).float()
+
+
 def relative_error(given: Tensor, expected: Tensor) -> float:
     """Return the largest difference in units of the largest expected value."""
     difference = (given.detach().double().cpu() - expected.detach().cpu()).abs().max()

@@ -10,34 +10,17 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 from torch.testing import assert_close
 
 import causalcxr
-from causalcxr.data import NIH_LABELS, NIHChestXray14
+from causalcxr.data import NIHChestXray14
 from causalcxr.data.image import resize_image
 from causalcxr.metrics import auroc, expected_calibration_error
 from nih import films, pack, pointing, report, ship, study, views
 from nih.variants import VARIANTS
-from nih_release import film_names, write_release
+from nih_release import make_release
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def make_release(folder, first, patients, test, side):
-    """Write two smooth films of each patient, those of the last `test` patients on the test list."""
-    rng = np.random.default_rng(first)
-    names, findings, boxes, pictures = film_names(first, patients), [], [], []
-    for name in names:
-        coarse = Image.fromarray(rng.integers(0, 200, (8, 8), dtype=np.uint8))
-        pictures.append(np.array(coarse.resize((side, side), Image.Resampling.BICUBIC)))
-        findings.append([label for label in NIH_LABELS if rng.random() < 0.3])
-        if "Mass" in findings[-1]:
-            pictures[-1][: side // 4, : side // 4] = 255
-            boxes.append((name, "Mass", 0, 0, 256, 256))
-    views = rng.choice(["AP", "PA"], len(names))
-    train = 2 * (patients - test)
-    return write_release(folder, names, train, findings=findings, views=views, boxes=boxes, pictures=pictures)
 
 
 @pytest.fixture(scope="module")
