@@ -165,11 +165,3 @@ def test_tables_that_do_not_fit_are_refused(run, tables, table, old, new, messag
     code, out, err = run("evaluate", *tables[:2], "--patients=patient", "--group=view")
     assert (code, out) == (2, "")
     assert message in err
-
-
-def test_the_output_of_predict_is_the_input_of_evaluate(run, images, tmp_path):
-    run("predict", images / "a.png", images / "more", "--output", tmp_path / "scores.csv")
-    (tmp_path / "labels.csv").write_text("path,Mass\nb.png,1\na.png,0\n")
-    code, out, _ = run("evaluate", tmp_path / "scores.csv", tmp_path / "labels.csv", "--format=csv")
-    assert code == 0
-    assert _rows(out)["all images", "Mass"]["auroc"] in ("0.0", "1.0")
