@@ -282,7 +282,7 @@ def test_the_preset_is_what_the_paper_says_and_other_options_go_first():
     assert objective.criterion.partners == "random"
 
 
-@pytest.mark.filterwarnings("ignore:.*combinations of label and stratum have no image")  # of 28 films
+@pytest.mark.filterwarnings("ignore:.*combinations of label and stratum have no image")  # of so few films
 def test_weights_by_a_recorded_confounder(made_release, tmp_path):
     dataset = NIHChestXray14(made_release, "train", image_size=32)
     drains = {name: str(i % 2) for i, name in enumerate(dataset.names) if i % 3}
