@@ -5,29 +5,28 @@ import hashlib
 import json
 import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 REPO = r"(?P<repo>[^/]+/[^/]+)"
 
 
-class Repo(dict[str, dict[str, bytes]]):
+class Repo(dict):
     """The files of each commit, by its name; the last commit is `main`."""
 
     private = False
 
-    def commit(self, changes: dict[str, bytes]) -> str:
+    def commit(self, changes):
         files = (self[self.head] if self else {}) | changes
         name = hashlib.sha1(f"{len(self)}".encode(), usedforsecurity=False).hexdigest()
         self[name] = files
         return name
 
     @property
-    def head(self) -> str:
+    def head(self):
         return list(self)[-1]
 
     @property
-    def files(self) -> dict[str, bytes]:
+    def files(self):
         return self[self.head]
 
 
@@ -36,24 +35,23 @@ class HubServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.repos: dict[str, Repo] = {}
-        self.requests: list[tuple[str, str]] = []
+        self.repos = {}
+        self.requests = []
 
-    def asked(self, method: str) -> list[str]:
+    def asked(self, method):
         return [path for verb, path in self.requests if verb == method]
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: HubServer
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *args: Any) -> None:
+    def log_message(self, *args):
         pass
 
-    def do_HEAD(self) -> None:
+    def do_HEAD(self):
         path = unquote(urlsplit(self.path).path)
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.requests.append((self.command, path))
@@ -65,7 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_HEAD  # noqa: N815
 
-    def resolve(self, repo: str, revision: str, file: str) -> None:
+    def resolve(self, repo, revision, file):
         if repo not in self.server.repos:
             self.send(b"", {"X-Error-Code": "RepoNotFound"}, 404)
             return
@@ -79,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
             tag = hashlib.sha256(found[commit][file]).hexdigest()
             self.send(found[commit][file], {"ETag": f'"{tag}"', "X-Repo-Commit": commit})
 
-    def create(self) -> None:
+    def create(self):
         given = json.loads(self.body)
         name = f"{given.get('organization') or 'user'}/{given['name']}"
         known = name in self.server.repos
@@ -89,27 +87,27 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.repos[name].commit({".gitattributes": b""})
         self.json({"url": f"{self.server.url}/{name}", "name": name, "id": name}, 409 if known else 200)
 
-    def info(self, repo: str) -> None:
+    def info(self, repo):
         found = self.server.repos[repo]
         self.json({"id": repo, "private": found.private, "sha": found.head, "siblings": [], "tags": []})
 
-    def preupload(self, repo: str) -> None:
+    def preupload(self, repo):
         paths = [file["path"] for file in json.loads(self.body)["files"]]
         self.json({"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]})
 
-    def commit(self, repo: str) -> None:
+    def commit(self, repo):
         items = [json.loads(line) for line in self.body.splitlines()]
         files = [item["value"] for item in items if item["key"] == "file"]
         name = self.server.repos[repo].commit({file["path"]: base64.b64decode(file["content"]) for file in files})
         self.json({"commitOid": name, "commitUrl": f"{self.server.url}/{repo}/commit/{name}"})
 
-    def validate(self) -> None:
+    def validate(self):
         self.json({"errors": [], "warnings": []})
 
-    def json(self, content: Any, status: int = 200) -> None:
+    def json(self, content, status=200):
         self.send(json.dumps(content).encode(), {"Content-Type": "application/json"}, status)
 
-    def send(self, content: bytes, headers: dict[str, str] | None = None, status: int = 200) -> None:
+    def send(self, content, headers=None, status=200):
         self.send_response(status)
         for key, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
             self.send_header(key, value)

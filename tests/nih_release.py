@@ -1,10 +1,9 @@
 """A small folder in the layout of the NIH release."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 from PIL import Image
+
+from causalcxr.data import NIH_LABELS
 
 HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -12,21 +11,12 @@ HEADER = (
 )
 
 
-def film_names(first: int, patients: int) -> list[str]:
+def film_names(first, patients):
     """Names of two films of each patient."""
     return [f"{patient:08}_{visit:03}.png" for patient in range(first, first + patients) for visit in (0, 1)]
 
 
-def write_release(
-    folder: Path,
-    names: Sequence[str],
-    train: int,
-    *,
-    findings: Sequence[Sequence[str]] = (),
-    views: Sequence[str] = (),
-    boxes: Sequence[tuple[str, str, int, int, int, int]] = (),
-    pictures: Sequence[np.ndarray] = (),
-) -> Path:
+def write_release(folder, names, train, *, findings=(), views=(), boxes=(), pictures=()):
     """Write the tables, the first `train` films on the training list, and the pictures that are given."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -44,3 +34,19 @@ def write_release(
         for name, pixels in zip(names, pictures, strict=True):
             Image.fromarray(pixels).save(folder / "images" / name)
     return folder
+
+
+def make_release(folder, first, patients, test, side):
+    """Write two smooth films of each patient, those of the last `test` patients on the test list."""
+    rng = np.random.default_rng(first)
+    names, findings, boxes, pictures = film_names(first, patients), [], [], []
+    for name in names:
+        coarse = Image.fromarray(rng.integers(0, 200, (8, 8), dtype=np.uint8))
+        pictures.append(np.array(coarse.resize((side, side), Image.Resampling.BICUBIC)))
+        findings.append([label for label in NIH_LABELS if rng.random() < 0.3])
+        if "Mass" in findings[-1]:
+            pictures[-1][: side // 4, : side // 4] = 255
+            boxes.append((name, "Mass", 0, 0, 256, 256))
+    views = rng.choice(["AP", "PA"], len(names))
+    train = 2 * (patients - test)
+    return write_release(folder, names, train, findings=findings, views=views, boxes=boxes, pictures=pictures)

@@ -8,7 +8,6 @@ import shlex
 import sys
 import types
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,14 +21,14 @@ PAGES = [ROOT / "README.md", *(path for path in sorted(DOCS.rglob("*.md")) if "r
 STUDIES = sorted((ROOT / "examples" / "research").glob("*/README.md"))
 
 
-def _blocks(path: Path, language: str) -> list[tuple[int, str]]:
+def _blocks(path, language):
     """Return the code blocks of a page, each with the number of lines before it."""
     text = path.read_text()
     found = re.finditer(rf"^```{language}[^\n]*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
     return [(text[: match.start(1)].count("\n"), match[1]) for match in found]
 
 
-def _commands(of: str, pages: list[Path] = PAGES) -> pytest.MarkDecorator:
+def _commands(of, pages=PAGES):
     """Parametrize by the commands of the pages that match."""
     blocks = (block for page in pages for _, block in _blocks(page, "bash"))
     commands = {command for block in blocks for command in block.replace("\\\n", " ").splitlines()}
@@ -50,16 +49,16 @@ class _ParsedError(Exception):
     pass
 
 
-def _arguments(command: str, after: str) -> list[str]:
+def _arguments(command, after):
     words = shlex.split(command, comments=True)
     words = words[words.index(after) + 1 :]
     return words[: next((i for i, word in enumerate(words) if word in ("|", ">", "&&")), None)]
 
 
-def _parse_only(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def _parse_only(module, arguments, monkeypatch):
     parse = argparse.ArgumentParser.parse_args
 
-    def parse_only(*args: Any, **kwargs: Any) -> None:
+    def parse_only(*args, **kwargs):
         parse(*args, **kwargs)
         raise _ParsedError
 

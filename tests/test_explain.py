@@ -12,7 +12,7 @@ import causalcxr
 from causalcxr.explain import HEAT, attention_maps, evidence_maps, overlay
 
 
-def _model(**options) -> causalcxr.CausalCXR:
+def _model(**options):
     torch.manual_seed(0)
     return causalcxr.create_model("causal_test_resnet", num_classes=3, dim=16, num_heads=2, **options)
 
@@ -95,7 +95,7 @@ def test_a_radiograph_without_a_batch_is_refused():
         attention_maps(_model(), torch.zeros(3, 64, 64))
 
 
-def _lightness(colours: np.ndarray) -> np.ndarray:
+def _lightness(colours):
     """CIELAB L* of sRGB colours."""
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     return 116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16

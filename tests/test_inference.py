@@ -2,7 +2,6 @@
 
 import itertools
 import threading
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import causalcxr
 from causalcxr import inference
@@ -18,16 +17,16 @@ from causalcxr.data import preprocess
 
 
 @pytest.fixture(scope="module")
-def model() -> nn.Module:
+def model():
     torch.manual_seed(0)
     return causalcxr.create_model("causal_test_resnet").eval()
 
 
-def films(number: int) -> list[Tensor]:
+def films(number):
     return list(torch.rand(number, 1, 110, 96, generator=torch.Generator().manual_seed(0)))
 
 
-def stacked(predictions: Iterable[causalcxr.Prediction]) -> Tensor:
+def stacked(predictions):
     return torch.stack([logits for _, logits, _ in predictions])
 
 

@@ -1,17 +1,14 @@
 """Two processes of `torch.distributed`: this one and one more."""
 
 import time
-from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
-def in_two_processes(work: Callable[[int], Any], folder: Path) -> list[Any]:
+def in_two_processes(work, folder):
     """Call `work` with the rank in both, and return what each made of it."""
     other_process = mp.spawn(_as_second, args=(work, folder), nprocs=1, join=False)
     _run(work, 0, folder)
@@ -19,12 +16,12 @@ def in_two_processes(work: Callable[[int], Any], folder: Path) -> list[Any]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def _as_second(_: int, work: Callable[[int], Any], folder: Path) -> None:
+def _as_second(_, work, folder):
     torch.set_num_threads(1)
     _run(work, 1, folder)
 
 
-def _run(work: Callable[[int], Any], rank: int, folder: Path) -> None:
+def _run(work, rank, folder):
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(minutes=10)
     )

@@ -24,6 +24,14 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(partial, path)
 
 
+def publish(path: Path | None, content: Any, table: str) -> None:
+    """Print a table; with a path, write the content there and the table beside it."""
+    print(table)
+    if path:
+        write_json(path, content)
+        path.with_suffix(".md").write_text(table)
+
+
 def commit() -> str:
     """Return the commit of this checkout, `-dirty` where files differ from it, "unknown" where git does not tell."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

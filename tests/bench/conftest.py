@@ -13,7 +13,7 @@ class Films(NamedTuple):
 
 
 @pytest.fixture
-def films() -> Films:
+def films():
     """200 images; no pixel is brighter than 0.3 before a marker is painted, and letters do not reach the middle."""
     targets = torch.arange(200) % 2
     images = torch.rand(200, 1, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.1

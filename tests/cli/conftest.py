@@ -1,7 +1,5 @@
 """A small model, two radiographs, and a function that runs a command."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,7 @@ from causalcxr.data import NIH_LABELS, SyntheticCXR
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model")
     causalcxr.save_pretrained(causalcxr.create_model("causal_test_resnet", label_names=NIH_LABELS), folder)
@@ -21,7 +19,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def calibrated(folder, tmp_path_factory) -> Path:
+def calibrated(folder, tmp_path_factory):
     """The same model with a calibration, by which some findings are present and others are not."""
     model = causalcxr.create_model(folder)
     path = tmp_path_factory.mktemp("calibrated")
@@ -30,7 +28,7 @@ def calibrated(folder, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Path:
+def images(tmp_path_factory):
     """A folder with one radiograph as PNG and JPEG, and another one in a folder below."""
     root = tmp_path_factory.mktemp("images")
     (root / "more").mkdir()
@@ -46,7 +44,7 @@ def images(tmp_path_factory) -> Path:
 def run(folder, capsys):
     """Function that runs a command and returns its exit code, output and messages."""
 
-    def command(*arguments: object) -> tuple[int, str, str]:
+    def command(*arguments):
         given = [str(argument) for argument in arguments]
         code = causalcxr_cli.main(
             [*given, f"--model={folder}"] if given[0] == "predict" and "--model" not in " ".join(given) else given

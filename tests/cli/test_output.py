@@ -14,7 +14,7 @@ import torch
 import causalcxr
 
 
-def paths_in(file) -> list[str]:
+def paths_in(file):
     if file.suffix == ".csv":
         with file.open(newline="") as opened:
             return [row["path"] for row in csv.DictReader(opened)]

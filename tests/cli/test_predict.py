@@ -20,7 +20,7 @@ from causalcxr.data import NIH_LABELS
 CLINICAL = "Research software, not a medical device, not for clinical use."
 
 
-def expected_scores(folder: Path, path: Path, temperature: float = 1.0) -> list[float]:
+def expected_scores(folder, path, temperature=1.0):
     model = causalcxr.create_model(folder).eval()
     with torch.no_grad():
         return (model(model.preprocess(path))[0] / temperature).sigmoid().tolist()
@@ -136,7 +136,7 @@ def test_images_of_a_folder_are_known_by_ending_or_content(tmp_path, monkeypatch
     assert cli.find_images([str(tmp_path)]) == ([tmp_path / "1.2.840.113", tmp_path / "to_nothing.png"], [])
     (tmp_path / "to_nothing.png").unlink()
 
-    def refuse(*args: object) -> None:
+    def refuse(*args):
         raise PermissionError
 
     monkeypatch.setattr(Path, "open", refuse)  # not passed over, so that reading it says why

@@ -1,8 +1,6 @@
 """DICOM files that the tests write: each step of the grey-scale pipeline in closed form or against pydicom."""
 
 import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +18,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array  # noq
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 
 
-def make(pixels: np.ndarray, *, bits: int = 12, **changes: Any) -> Any:
+def make(pixels, *, bits=12, **changes):
     """A radiograph of the given stored values."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
@@ -41,7 +39,7 @@ def make(pixels: np.ndarray, *, bits: int = 12, **changes: Any) -> Any:
     return ds
 
 
-def save(ds: Any, path: Path) -> Path:
+def save(ds, path):
     ds.save_as(path, enforce_file_format=True)
     return path
 
@@ -50,7 +48,7 @@ def save(ds: Any, path: Path) -> Path:
 def read(tmp_path):
     """Function that writes a radiograph and reads it with the library; returns (H, W) in float64."""
 
-    def write_and_read(pixels: np.ndarray, **changes: Any) -> np.ndarray:
+    def write_and_read(pixels, **changes):
         path = save(make(pixels, **changes), tmp_path / "IM0001")  # the content says what it is
         image = read_image(path)
         assert (image.dtype, image.shape[0]) == (torch.float32, 1)
@@ -60,7 +58,7 @@ def read(tmp_path):
     return write_and_read
 
 
-def table(entries: list[int], first: int, bits: int, vr: str = "US") -> Any:
+def table(entries, first, bits, vr="US"):
     item = Dataset()
     item.add_new("LUTDescriptor", "US" if first >= 0 else "SS", [len(entries), first, bits])
     item.add_new("LUTData", vr, entries if vr == "US" else np.array(entries, "<u2").tobytes())
@@ -194,7 +192,7 @@ def test_compressed_pixels_are_read(tmp_path):
     np.testing.assert_allclose(read_image(save(ds, tmp_path / "rle.dcm"))[0], RAMP / 4095, atol=1e-7)
 
 
-def _short_table() -> Any:
+def _short_table():
     short = table([1, 2, 3], 0, 16)
     short.LUTDescriptor = [9, 0, 16]
     return short

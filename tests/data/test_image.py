@@ -15,23 +15,23 @@ from causalcxr.data.image import read_image, resize_image
 
 
 @pytest.fixture(scope="module")
-def grey() -> np.ndarray:
+def grey():
     """A smooth 8-bit picture, 24 high and 40 wide, that takes all 256 values."""
     values = np.linspace(0, 255, 24 * 40).round().astype(np.uint8)
     return np.random.default_rng(0).permutation(values).reshape(24, 40)
 
 
-def as_read(grey: np.ndarray) -> torch.Tensor:
+def as_read(grey):
     return torch.from_numpy(grey.astype(np.float32) / np.float32(np.iinfo(grey.dtype).max))[None]
 
 
-def png(grey: np.ndarray) -> bytes:
+def png(grey):
     stream = io.BytesIO()
     Image.fromarray(grey).save(stream, "PNG")
     return stream.getvalue()
 
 
-def _stored(grey: np.ndarray, mode: str) -> Image.Image:
+def _stored(grey, mode):
     """The same picture in a mode of Pillow's."""
     image, rng = Image.fromarray(grey), np.random.default_rng(1)
     if mode == "P":
@@ -119,7 +119,7 @@ def test_sixteen_bits_are_kept(tmp_path):
         assert torch.equal(read_image(tmp_path / name), as_read(values))
 
 
-def tiff(pixels: bytes, height: int, width: int, bits: int, **tags: int) -> bytes:
+def tiff(pixels, height, width, bits, **tags):
     """A TIFF written by hand (TIFF 6.0): little-endian, one strip, one sample a pixel."""
     numbers = {"PhotometricInterpretation": 262, "SampleFormat": 339}
     entries = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(pixels)}

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:AUROC is undefined")
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
+def model(tmp_path):
     torch.manual_seed(0)
     folder = tmp_path / "model"
     saved = causalcxr.create_model("causal_test_resnet")
@@ -25,7 +24,7 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def run(*arguments: object) -> None:
+def run(*arguments):
     evaluate.main([*map(str, arguments), "--resamples=20", "--workers=0", "--device=cpu"])
 
 

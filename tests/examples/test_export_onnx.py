@@ -17,7 +17,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "export.md"
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """A saved model with other labels and one channel."""
     torch.manual_seed(0)
     model = causalcxr.create_model("causal_test_resnet", num_classes=2, in_chans=1, label_names=["Mass", "Nodule"])

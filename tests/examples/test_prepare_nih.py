@@ -15,7 +15,7 @@ from nih_release import film_names, write_release
 NAMES = film_names(1, 3)
 
 
-def picture(seed: int) -> bytes:
+def picture(seed):
     """PNG of 40 by 40 pixels, a part of the release's in RGBA."""
     grey = np.random.default_rng(seed).integers(0, 256, (40, 40), dtype=np.uint8)
     file = io.BytesIO()
@@ -26,11 +26,11 @@ def picture(seed: int) -> bytes:
 PICTURES = {name: picture(seed) for seed, name in enumerate(NAMES)}
 
 
-def some(*positions: int, folder: str = "") -> dict[str, bytes]:
+def some(*positions, folder=""):
     return {folder + NAMES[i]: PICTURES[NAMES[i]] for i in positions}
 
 
-def write(root: Path, more: tuple[str, ...] = (), **places: dict[str, bytes]) -> Path:
+def write(root, more=(), **places):
     """Write tables, and the pictures of each place, a folder or an archive."""
     write_release(root, [*NAMES, *more], 4, boxes=[(NAMES[4], "Mass", 512, 256, 100, 50)])
     for place, pictures in places.items():
@@ -47,23 +47,23 @@ def write(root: Path, more: tuple[str, ...] = (), **places: dict[str, bytes]) ->
     return root
 
 
-def prepare(release: Path, output: Path, *options: str) -> int:
+def prepare(release, output, *options):
     code = prepare_nih.main([str(release), str(output), "--size=16", "--workers=0", *options])
     assert not list(output.rglob("*.partial"))
     return code
 
 
-def images_of(output: Path) -> dict[str, bytes]:
+def images_of(output):
     return {path.name: path.read_bytes() for path in (output / "images").iterdir()}
 
 
 @pytest.fixture
-def release(tmp_path: Path) -> Path:
+def release(tmp_path):
     return write(tmp_path / "nih", images=PICTURES)
 
 
 @pytest.fixture
-def whole(release: Path, tmp_path: Path) -> dict[str, bytes]:
+def whole(release, tmp_path):
     """What each image becomes."""
     assert prepare(release, tmp_path / "whole") == 0
     return images_of(tmp_path / "whole")
@@ -108,7 +108,7 @@ def test_several_processes_write_the_same_files(tmp_path, whole, capsys):
 def test_killed_copy_is_no_data_set_and_goes_on(release, tmp_path, whole, monkeypatch):
     replace, output = Path.replace, tmp_path / "copy"
 
-    def interrupted(source: Path, target: Path) -> None:
+    def interrupted(source, target):
         if target.name == NAMES[3]:
             raise KeyboardInterrupt
         replace(source, target)

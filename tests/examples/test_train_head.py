@@ -1,8 +1,5 @@
 """Heads on frozen backbones: what a run leaves, and that features are computed once."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import timm
@@ -19,14 +16,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:AUROC is undefined", "ignore:no 
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     for name in ("test_resnet", "test_vit"):
         save_file(timm.create_model(name).state_dict(), folder / f"{name}.safetensors")
     return folder
 
 
-def _run(weights: Path, output: Path, backbone: str, *options: str) -> Any:
+def _run(weights, output, backbone, *options):
     what = [f"--output={output}", f"--backbone={backbone}", f"--weights={weights / backbone}.safetensors"]
     train_head.main(["--data=synthetic:64", *what, "--batch-size=16", "--epochs=2", "--workers=0", *options])
     return causalcxr.create_model(output).eval()

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,17 +18,17 @@ pytestmark = [pytest.mark.parametrize("device", DEVICES[1:]), pytest.mark.usefix
 GROUP_OF_ONE = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1")
 
 
-def options(output: Path, *others: str) -> list[str]:
+def options(output, *others):
     small = ["--model=causal_test_resnet", "--data=synthetic:96", "--image-size=64", "--batch-size=32", "--workers=1"]
     return [*small, f"--output={output}", *others]
 
 
-def log(output: Path) -> list[dict]:
+def log(output):
     path = output / "log.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_bfloat16_in_a_process_group_leaves_a_model(tmp_path: Path, device: str) -> None:
+def test_bfloat16_in_a_process_group_leaves_a_model(tmp_path, device):
     command = [sys.executable, *GROUP_OF_ONE, train.__file__]
     subprocess.run([*command, *options(tmp_path, "--epochs=2", "--mixed-precision=bf16")], check=True)
     assert len(log(tmp_path)) == 2
@@ -38,7 +37,7 @@ def test_bfloat16_in_a_process_group_leaves_a_model(tmp_path: Path, device: str)
     assert relative_error(model.to(device)(images.to(device)), expected) < 1e-3
 
 
-def test_float16_skips_updates_that_overflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+def test_float16_skips_updates_that_overflow(tmp_path, monkeypatch, device):
     start = functools.partialmethod(torch.amp.GradScaler.__init__, init_scale=2.0**60, backoff_factor=2.0**-22)
     monkeypatch.setattr(torch.amp.GradScaler, "__init__", start)
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -46,7 +45,7 @@ def test_float16_skips_updates_that_overflow(tmp_path: Path, monkeypatch: pytest
     assert [epoch["skipped_updates"] > 0 for epoch in log(tmp_path)] == [True, False]
 
 
-def test_a_killed_run_goes_on(tmp_path: Path, device: str) -> None:
+def test_a_killed_run_goes_on(tmp_path, device):
     command = [sys.executable, train.__file__, *options(tmp_path, "--epochs=3")]
     process = subprocess.Popen(command)
     while not log(tmp_path) and process.poll() is None:

@@ -4,17 +4,14 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from huggingface_hub import constants, file_download, utils
-from torch import Tensor
 
 import causalcxr
-from causalcxr import Calibration, CausalCXR
+from causalcxr import Calibration
 from causalcxr.data import NIH_LABELS
 from hub_server import HubServer, Repo
 
@@ -23,30 +20,30 @@ OPTIONS = {"dim": 32, "depth": 1, "complement": "paper", "backbone_args": {"chan
 
 
 @pytest.fixture(scope="session")
-def images() -> Tensor:
+def images():
     return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="session")
-def model() -> CausalCXR:
+def model():
     return causalcxr.create_model("causal_test_resnet", label_names=NIH_LABELS, **OPTIONS).eval()
 
 
 @pytest.fixture(scope="session")
-def folder(model: CausalCXR, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("saved")
     causalcxr.save_pretrained(model, path, calibration=Calibration(1.5, (0.25,) * 14))
     return path
 
 
 @pytest.fixture
-def copied(folder: Path, tmp_path: Path) -> Path:
+def copied(folder, tmp_path):
     """A copy of the saved model, for tests that change it."""
     return Path(shutil.copytree(folder, tmp_path / "copied"))
 
 
 @pytest.fixture
-def metrics() -> dict[str, Any]:
+def metrics():
     """Figures of the form that a card takes, with a label that no test image has."""
     rows = {name: {"value": 0.6 + k / 100, "low": 0.6, "high": 0.68} for k, name in enumerate(NIH_LABELS)}
     rows |= {
@@ -59,7 +56,7 @@ def metrics() -> dict[str, Any]:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+def hub(monkeypatch, tmp_path):
     """An empty Hub; the client uses it, with an empty cache."""
     server = HubServer()
     changes = {
@@ -84,10 +81,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
 
 
 @pytest.fixture
-def go_offline(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+def go_offline(hub, monkeypatch):
     """Sets `HF_HUB_OFFLINE`, which old versions of the client look at when they open a session."""
 
-    def change() -> None:
+    def change():
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         _close_session()
 
@@ -96,11 +93,11 @@ def go_offline(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
 
 
 @pytest.fixture
-def cut_off(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+def cut_off(hub, monkeypatch):
     """Takes the network away; what follows must take seconds, where the client would try again and again."""
     closed, start = "http://127.0.0.1:1", time.monotonic()
 
-    def change() -> None:
+    def change():
         monkeypatch.setattr(constants, "ENDPOINT", closed)
         template = closed + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -109,12 +106,12 @@ def cut_off(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     assert time.monotonic() - start < 10
 
 
-def _close_session() -> None:
+def _close_session():
     (getattr(utils, "close_session", None) or utils.reset_sessions)()  # by version of the client
 
 
 @pytest.fixture
-def repo(hub: HubServer, folder: Path) -> Repo:
+def repo(hub, folder):
     """The repository `owner/repo` with the saved model."""
     hub.repos["owner/repo"] = Repo()
     hub.repos["owner/repo"].commit({path.name: path.read_bytes() for path in folder.iterdir()})

@@ -1,28 +1,23 @@
 """Backbones on the Hub: which file is taken, and what is said when it is not there."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import pytest
 import timm
 import torch
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.torch import save_file
-from torch import Tensor
 
 import causalcxr
 from causalcxr.models.published import BACKBONES, PublishedBackbone
-from hub_server import HubServer, Repo
+from hub_server import Repo
 
 
 @pytest.fixture
-def network() -> Any:
+def network():
     return timm.create_model("test_resnet")
 
 
 @pytest.fixture
-def repo(hub: HubServer, network: Any, tmp_path: Path) -> Repo:
+def repo(hub, network, tmp_path):
     """Weights as their trainers wrote them, with a later commit whose weights are damaged."""
     save_file({f"module.{name}": weight for name, weight in network.state_dict().items()}, tmp_path / "theirs")
     weights = (tmp_path / "theirs").read_bytes()
@@ -32,12 +27,12 @@ def repo(hub: HubServer, network: Any, tmp_path: Path) -> Repo:
     return hub.repos["lab/net"]
 
 
-def _stem(source: str | bool) -> Tensor:
-    model: Any = causalcxr.create_model("causal_test_resnet", pretrained_backbone=source)
+def _stem(source):
+    model = causalcxr.create_model("causal_test_resnet", pretrained_backbone=source)
     return model.backbone.conv1[0].weight
 
 
-def test_file_at_a_commit(repo: Repo, hub: HubServer, network: Any, go_offline: Callable[[], None]) -> None:
+def test_file_at_a_commit(repo, hub, network, go_offline):
     """Once it is in the cache, nothing is asked of the network."""
     first = next(iter(repo))
     for source in (f"hf-hub:lab/net@{first}", f"hf-hub:lab/net@{first}:sub/best.safetensors"):
@@ -49,7 +44,7 @@ def test_file_at_a_commit(repo: Repo, hub: HubServer, network: Any, go_offline: 
     _stem(f"hf-hub:lab/net@{first}")
 
 
-def test_file_of_the_main_branch(repo: Repo, network: Any, go_offline: Callable[[], None]) -> None:
+def test_file_of_the_main_branch(repo, network, go_offline):
     """The newest, or without a network the one that was downloaded before."""
     assert torch.equal(_stem("hf-hub:lab/net:sub/best.safetensors"), network.conv1[0].weight)
     with pytest.raises(ValueError, match=r"model.safetensors is no file of tensors alone"):
@@ -68,13 +63,13 @@ def test_file_of_the_main_branch(repo: Repo, network: Any, go_offline: Callable[
         ("hf-hub:lab", ValueError, "'hf-hub:owner/repo.*, but got 'hf-hub:lab'"),
     ],
 )
-def test_what_is_not_there(repo: Repo, hub: HubServer, source: str, error: type[Exception], message: str) -> None:
+def test_what_is_not_there(repo, hub, source, error, message):
     with pytest.raises(error, match=message):
         _stem(source)
     assert not any(path.endswith(".pt") for path in hub.asked("GET"))
 
 
-def test_no_network(cut_off: Callable[[], None], network: Any, tmp_path: Path) -> None:
+def test_no_network(cut_off, network, tmp_path):
     """One error for weights that are not in the cache; those of timm that are come from there without asking."""
     cut_off()
     for source, name in (("hf-hub:lab/net", "model.safetensors of lab/net"), (True, "timm/test_resnet")):
@@ -89,9 +84,7 @@ def test_no_network(cut_off: Callable[[], None], network: Any, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("create_model", [causalcxr.create_model, timm.create_model])
-def test_short_name(
-    create_model: Callable[..., Any], repo: Repo, network: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_short_name(create_model, repo, network, monkeypatch):
     """One argument: the network, its weights, and the images that these know."""
     address = f"hf-hub:lab/net@{next(iter(repo))}:model.safetensors"
     row = PublishedBackbone("their_net", "test_resnet", 96, 3, 0.53, 0.26, "mit", address, "nobody", {})

@@ -1,26 +1,19 @@
 """A Hub and the real client: loading from the network and the cache, and uploading."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import pytest
 import timm
 import torch
 from huggingface_hub import ModelCard, errors
-from torch import Tensor
 
 import causalcxr
-from causalcxr import Calibration, CausalCXR
-from hub_server import HubServer, Repo
+from causalcxr import Calibration
+from hub_server import Repo
 
 NAME = "hf-hub:owner/repo"
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client, while uploading
 
 
-def test_logits_are_those_of_the_model_that_was_saved(
-    hub: HubServer, repo: Repo, model: CausalCXR, images: Tensor
-) -> None:
+def test_logits_are_those_of_the_model_that_was_saved(hub, repo, model, images):
     loaded = causalcxr.create_model(NAME).eval()
     assert torch.equal(loaded(images), model(images))
     assert (loaded.label_names, loaded.calibration) == (model.label_names, Calibration(1.5, (0.25,) * 14))
@@ -29,7 +22,7 @@ def test_logits_are_those_of_the_model_that_was_saved(
     assert other.label_names == model.label_names
 
 
-def test_only_config_and_weights_of_one_commit_are_asked_for(hub: HubServer, repo: Repo) -> None:
+def test_only_config_and_weights_of_one_commit_are_asked_for(hub, repo):
     """Above all no code, whatever the repository says."""
     repo.commit({"modeling.py": b"raise SystemExit", "pytorch_model.bin": b"", "hubconf.py": b"raise SystemExit"})
     loaded = causalcxr.create_model(NAME)
@@ -40,7 +33,7 @@ def test_only_config_and_weights_of_one_commit_are_asked_for(hub: HubServer, rep
     assert loaded.pretrained_cfg["hf_hub_id"] == f"owner/repo@{repo.head}"
 
 
-def test_second_time_from_the_cache(hub: HubServer, repo: Repo, go_offline: Callable[[], None]) -> None:
+def test_second_time_from_the_cache(hub, repo, go_offline):
     causalcxr.create_model(NAME)
     hub.requests.clear()
     causalcxr.create_model(NAME)
@@ -51,13 +44,13 @@ def test_second_time_from_the_cache(hub: HubServer, repo: Repo, go_offline: Call
     assert hub.requests == []
 
 
-def test_cache_in_a_folder_of_choice(hub: HubServer, repo: Repo, tmp_path: Path) -> None:
+def test_cache_in_a_folder_of_choice(hub, repo, tmp_path):
     causalcxr.create_model(NAME, cache_dir=tmp_path / "other")
     assert len(list((tmp_path / "other").rglob("model.safetensors"))) == 1
     assert not (tmp_path / "cache").exists()
 
 
-def test_errors_are_those_of_the_client(hub: HubServer, repo: Repo, go_offline: Callable[[], None]) -> None:
+def test_errors_are_those_of_the_client(hub, repo, go_offline):
     with pytest.raises(errors.RepositoryNotFoundError):
         causalcxr.create_model("hf-hub:owner/none")
     with pytest.raises(errors.RevisionNotFoundError):
@@ -73,7 +66,7 @@ def test_errors_are_those_of_the_client(hub: HubServer, repo: Repo, go_offline: 
         causalcxr.create_model("hf-hub:owner/other")
 
 
-def test_no_network(repo: Repo, model: CausalCXR, images: Tensor, cut_off: Callable[[], None]) -> None:
+def test_no_network(repo, model, images, cut_off):
     """What is in the cache, or one error."""
     causalcxr.create_model(NAME)
     cut_off()
@@ -85,7 +78,7 @@ def test_no_network(repo: Repo, model: CausalCXR, images: Tensor, cut_off: Calla
         causalcxr.create_model("causal_test_resnet", pretrained=True, pretrained_cfg_overlay=overlay)
 
 
-def test_revisions(hub: HubServer, repo: Repo, model: CausalCXR, images: Tensor, tmp_path: Path) -> None:
+def test_revisions(hub, repo, model, images, tmp_path):
     first = repo.head
     other = causalcxr.create_model("causal_test_resnet", num_classes=3).eval()
     causalcxr.save_pretrained(other, tmp_path)
@@ -94,7 +87,7 @@ def test_revisions(hub: HubServer, repo: Repo, model: CausalCXR, images: Tensor,
     assert torch.equal(causalcxr.create_model(NAME).eval()(images), other(images))
 
 
-def test_weights_of_a_registered_tag(hub: HubServer, repo: Repo, model: CausalCXR, images: Tensor) -> None:
+def test_weights_of_a_registered_tag(hub, repo, model, images):
     """As they will be declared: a repository at a commit."""
     overlay = {"hf_hub_id": f"owner/repo@{repo.head}"}
     options = timm.models.get_model_args(model)
@@ -106,7 +99,7 @@ def test_weights_of_a_registered_tag(hub: HubServer, repo: Repo, model: CausalCX
         causalcxr.create_model("causal_test_resnet", pretrained=True, pretrained_cfg_overlay=overlay)
 
 
-def test_weights_that_are_damaged_in_the_cache(hub: HubServer, repo: Repo, tmp_path: Path) -> None:
+def test_weights_that_are_damaged_in_the_cache(hub, repo, tmp_path):
     causalcxr.create_model(NAME)
     (path,) = (tmp_path / "cache").rglob("model.safetensors")
     content = path.read_bytes()
@@ -115,7 +108,7 @@ def test_weights_that_are_damaged_in_the_cache(hub: HubServer, repo: Repo, tmp_p
         causalcxr.create_model(NAME)
 
 
-def test_repository_of_a_plain_timm_model(hub: HubServer, images: Tensor, tmp_path: Path) -> None:
+def test_repository_of_a_plain_timm_model(hub, images, tmp_path):
     model = timm.create_model("test_resnet", num_classes=2).eval()
     timm.models.save_for_hf(model, tmp_path, model_config={"label_names": ["a", "b"]}, safe_serialization=True)
     hub.repos["owner/plain"] = Repo()
@@ -128,9 +121,7 @@ def test_repository_of_a_plain_timm_model(hub: HubServer, images: Tensor, tmp_pa
 # --- uploading
 
 
-def test_one_commit_with_weights_config_and_card(
-    hub: HubServer, model: CausalCXR, images: Tensor, metrics: dict[str, Any], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_one_commit_with_weights_config_and_card(hub, model, images, metrics, capfd):
     calibration = Calibration(1.25, (0.5,) * 14)
     commit = causalcxr.push_to_hub(model, "owner/new", calibration=calibration, metrics=metrics)
     repo = hub.repos["owner/new"]
@@ -146,7 +137,7 @@ def test_one_commit_with_weights_config_and_card(
     assert not any(b"hf_secret" in content for content in repo.files.values())
 
 
-def test_folder_is_uploaded_as_it_is(hub: HubServer, copied: Path) -> None:
+def test_folder_is_uploaded_as_it_is(hub, copied):
     (copied / "film.png").write_bytes(b"PNG")
     with (copied / "README.md").open("a") as card:
         card.write("Written by hand.")
@@ -158,7 +149,7 @@ def test_folder_is_uploaded_as_it_is(hub: HubServer, copied: Path) -> None:
     assert b"hf-hub:owner/new" in files["README.md"]
 
 
-def test_picture_on_the_card(hub: HubServer, copied: Path) -> None:
+def test_picture_on_the_card(hub, copied):
     (copied / "film.png").write_bytes(b"PNG")
     causalcxr.push_to_hub(copied, "owner/new", picture=copied / "film.png")
     files = hub.repos["owner/new"].files
@@ -171,9 +162,7 @@ def test_picture_on_the_card(hub: HubServer, copied: Path) -> None:
         causalcxr.push_to_hub(copied, "owner/new", picture=copied / "film.png")
 
 
-def test_card_that_is_there_stays_unless_there_are_figures(
-    hub: HubServer, repo: Repo, model: CausalCXR, metrics: dict[str, Any]
-) -> None:
+def test_card_that_is_there_stays_unless_there_are_figures(hub, repo, model, metrics):
     repo.files["README.md"] = b"Written by hand."
     causalcxr.push_to_hub(model, "owner/repo")
     assert repo.files["README.md"] == b"Written by hand."
@@ -181,7 +170,7 @@ def test_card_that_is_there_stays_unless_there_are_figures(
     assert b"0.700 (0.650, 0.750)" in repo.files["README.md"]
 
 
-def test_private_models_are_not_put_into_public_repositories(hub: HubServer, repo: Repo, model: CausalCXR) -> None:
+def test_private_models_are_not_put_into_public_repositories(hub, repo, model):
     causalcxr.push_to_hub(model, "owner/new", private=True)
     assert hub.repos["owner/new"].private
     with pytest.raises(ValueError, match="'owner/repo' exists and is public"):
@@ -189,9 +178,7 @@ def test_private_models_are_not_put_into_public_repositories(hub: HubServer, rep
     assert len(repo) == 1
 
 
-def test_nothing_is_sent_where_the_description_does_not_fit(
-    hub: HubServer, model: CausalCXR, metrics: dict[str, Any], copied: Path
-) -> None:
+def test_nothing_is_sent_where_the_description_does_not_fit(hub, model, metrics, copied):
     metrics["auroc"]["Fracture"] = metrics["auroc"].pop("Mass")
     with pytest.raises(ValueError, match="metrics must be of the labels of the model, but have Fracture"):
         causalcxr.push_to_hub(model, "owner/new", metrics=metrics)

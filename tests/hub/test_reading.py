@@ -3,18 +3,14 @@
 import json
 import logging
 import pickle
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 import causalcxr
-from causalcxr import Calibration, CausalCXR
+from causalcxr import Calibration
 from causalcxr.data import NIH_LABELS
 
 CLASSIFIERS = [
@@ -28,7 +24,7 @@ CLASSIFIERS = [
 ]
 
 
-def _change_config(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+def _change_config(folder, change):
     config = json.loads((folder / "config.json").read_text())
     change(config)
     (folder / "config.json").write_text(json.dumps(config))
@@ -46,9 +42,7 @@ def _change_config(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Non
         (lambda path, names: causalcxr.create_model(path, label_names=names), tuple(f"other {k}" for k in range(14))),
     ],
 )
-def test_new_weights_are_named(
-    folder: Path, model: CausalCXR, create: Callable[..., CausalCXR], names: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_new_weights_are_named(folder, model, create, names, caplog):
     with caplog.at_level(logging.WARNING, "causalcxr"):
         tuned = create(folder, names)
     (record,) = (record for record in caplog.records if record.name.startswith("causalcxr."))
@@ -64,14 +58,12 @@ def test_new_weights_are_named(
 @pytest.mark.parametrize(
     "options", [{}, {"in_chans": 1}, {"num_classes": 0}, {"pretrained": False}, {"label_names": NIH_LABELS}]
 )
-def test_nothing_is_said_where_no_weight_is_new(
-    folder: Path, options: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nothing_is_said_where_no_weight_is_new(folder, options, caplog):
     causalcxr.create_model(folder, **options)
     assert [record for record in caplog.records if record.name.startswith("causalcxr")] == []
 
 
-def test_names_and_calibration_come_with_the_weights(folder: Path) -> None:
+def test_names_and_calibration_come_with_the_weights(folder):
     model = causalcxr.create_model(folder, label_names=NIH_LABELS)
     assert (model.label_names, model.calibration) == (NIH_LABELS, Calibration(1.5, (0.25,) * 14))
     untrained = causalcxr.create_model(folder, pretrained=False, label_names=NIH_LABELS[::-1])  # they belong to weights
@@ -81,9 +73,7 @@ def test_names_and_calibration_come_with_the_weights(folder: Path) -> None:
 
 @pytest.mark.parametrize("names", [["Mass", "Edema"], ["atelectasis", *NIH_LABELS[1:]], ["Hernia", "a", "Mass"]])
 @pytest.mark.parametrize("plain", [False, True])
-def test_labels_that_the_weights_know_keep_their_logits(
-    folder: Path, names: list[str], plain: bool, images: Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_labels_that_the_weights_know_keep_their_logits(folder, names, plain, images, tmp_path, caplog):
     """All of their outputs, and the calibration where no label is new."""
     if plain:
         network = timm.create_model("test_resnet", num_classes=14)
@@ -112,7 +102,7 @@ def test_labels_that_the_weights_know_keep_their_logits(
     assert ("'atelectasis' is not among them, 'Atelectasis' is" in caplog.text) == (names[0] == "atelectasis")
 
 
-def test_names_that_do_not_fit(folder: Path) -> None:
+def test_names_that_do_not_fit(folder):
     """The same labels in another order are a mistake."""
     with pytest.raises(ValueError, match="in this order"):
         causalcxr.create_model(folder, label_names=NIH_LABELS[::-1])
@@ -124,7 +114,7 @@ def test_names_that_do_not_fit(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"architecture": 5}', "null"])
-def test_config_that_is_none(copied: Path, text: str) -> None:
+def test_config_that_is_none(copied, text):
     (copied / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"config.json of local-dir:.* is not one of a model that can be opened"):
         causalcxr.create_model(copied)
@@ -161,19 +151,19 @@ def test_config_that_is_none(copied: Path, text: str) -> None:
         ("pretrained_cfg", "input_size", [3, 10**9, 96]),
     ],
 )
-def test_config_that_was_tampered_with(copied: Path, part: str, key: str, value: Any) -> None:
+def test_config_that_was_tampered_with(copied, part, key, value):
     _change_config(copied, lambda config: (config[part] if part else config).update({key: value}))
     with pytest.raises(ValueError, match=r"config.json of local-dir:.* is not one of a model that can be opened"):
         causalcxr.create_model(copied)
 
 
-def test_config_of_too_many_labels(copied: Path) -> None:
+def test_config_of_too_many_labels(copied):
     _change_config(copied, lambda config: config.update(num_classes=10**6, label_names=None, calibration=None))
     with pytest.raises(ValueError, match="num_classes must be"):
         causalcxr.create_model(copied)
 
 
-def test_plain_config_that_was_tampered_with(tmp_path: Path) -> None:
+def test_plain_config_that_was_tampered_with(tmp_path):
     causalcxr.save_pretrained(timm.create_model("test_resnet", num_classes=2), tmp_path)
     text = (tmp_path / "config.json").read_text()
     refused = {"checkpoint_path": "x.pth", "pretrained_cfg": "x.pth", "features_only": True}
@@ -185,13 +175,13 @@ def test_plain_config_that_was_tampered_with(tmp_path: Path) -> None:
             causalcxr.create_model(tmp_path)
 
 
-def test_what_leads_to_other_weights_is_dropped(copied: Path, model: CausalCXR, images: Tensor) -> None:
+def test_what_leads_to_other_weights_is_dropped(copied, model, images):
     other = {"hf_hub_id": "other/repo", "url": "http://127.0.0.1/x.pth", "custom_load": "hf", "unknown": 1}
     _change_config(copied, lambda config: config["pretrained_cfg"].update(other))
     assert torch.equal(causalcxr.create_model(copied).eval()(images), model(images))
 
 
-def test_config_of_another_model(copied: Path) -> None:
+def test_config_of_another_model(copied):
     _change_config(copied, lambda config: config["model_args"].update(backbone="hf-hub:owner/repo"))
     with pytest.raises(ValueError, match="unknown backbone 'hf-hub:owner/repo'"):
         causalcxr.create_model(copied)
@@ -200,12 +190,12 @@ def test_config_of_another_model(copied: Path) -> None:
         causalcxr.create_model(copied)
 
 
-def test_folder_that_timm_wrote(model: CausalCXR, images: Tensor, tmp_path: Path) -> None:
+def test_folder_that_timm_wrote(model, images, tmp_path):
     timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
     assert torch.equal(causalcxr.create_model(tmp_path).eval()(images), model(images))
 
 
-def test_folder_that_is_none(tmp_path: Path) -> None:
+def test_folder_that_is_none(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"no config.json in {tmp_path}; causalcxr.save_pretrained writes"):
         causalcxr.create_model(tmp_path)
 
@@ -214,12 +204,12 @@ def test_folder_that_is_none(tmp_path: Path) -> None:
 
 
 class _Bomb:
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self):
         return (pytest.fail, ("a pickle was opened",))
 
 
 @pytest.mark.parametrize("create_model", [causalcxr.create_model, lambda p: timm.create_model(f"local-dir:{p}", True)])
-def test_neither_pickles_nor_code_are_opened(copied: Path, create_model: Callable[[Path], Any]) -> None:
+def test_neither_pickles_nor_code_are_opened(copied, create_model):
     (copied / "modeling.py").write_text("raise SystemExit('run')")
     _change_config(copied, lambda config: config.update(auto_map={"AutoModel": "modeling.Model"}))
     (copied / "pytorch_model.bin").write_bytes(pickle.dumps(_Bomb()))
@@ -234,7 +224,7 @@ def test_neither_pickles_nor_code_are_opened(copied: Path, create_model: Callabl
     "change", [lambda c: c[:-1], lambda c: b"", lambda c: pickle.dumps(_Bomb())], ids=["cut", "empty", "pickle"]
 )
 @pytest.mark.parametrize("plain", [False, True])
-def test_damaged_weights(tmp_path: Path, change: Callable[[bytes], bytes], plain: bool) -> None:
+def test_damaged_weights(tmp_path, change, plain):
     """In folders as timm writes them, without a SHA-256 sum."""
     network = timm.create_model("test_resnet" if plain else "causal_test_resnet")
     timm.models.save_for_hf(network, tmp_path, safe_serialization=True)
@@ -244,7 +234,7 @@ def test_damaged_weights(tmp_path: Path, change: Callable[[bytes], bytes], plain
         causalcxr.create_model(tmp_path)
 
 
-def test_weights_of_another_folder(copied: Path) -> None:
+def test_weights_of_another_folder(copied):
     """They would load: shapes are the same."""
     weights = load_file(copied / "model.safetensors")
     save_file({name: weight + 1 for name, weight in weights.items()}, copied / "model.safetensors")

@@ -6,48 +6,36 @@ import json
 import logging
 import os
 import stat
-from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 import causalcxr
 from causalcxr import Calibration, CausalCXR, hub
 from causalcxr.data import NIH_LABELS
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder):
     return json.loads((folder / "config.json").read_text())
 
 
-def test_config_can_hold_every_argument_of_a_causal_model() -> None:
+def test_config_can_hold_every_argument_of_a_causal_model():
     arguments = set(inspect.signature(CausalCXR).parameters) - {"pretrained_backbone", "device", "dtype"}
     assert arguments | {"img_size"} == hub.CAUSAL_ARGS.keys()
 
 
-def test_nothing_else_is_written_and_all_may_read_it(folder: Path) -> None:
+def test_nothing_else_is_written_and_all_may_read_it(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     modes = {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
     (folder.parent / "other").touch()
     assert modes == {stat.S_IMODE((folder.parent / "other").stat().st_mode)}
 
 
-@pytest.mark.parametrize("in_chans", [1, 4])
-def test_channels_are_the_true_ones(tmp_path: Path, in_chans: int) -> None:
-    model = causalcxr.create_model("causal_test_resnet", in_chans=in_chans)
-    causalcxr.save_pretrained(model, tmp_path)
-    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
-    cfg, scale = timm.data.resolve_model_data_config(loaded), [0.5] * in_chans
-    assert (cfg["input_size"], cfg["mean"], cfg["std"]) == ((in_chans, 96, 96), scale, scale)
-    assert loaded(torch.zeros(1, in_chans, 64, 64)).shape == (1, 14)
-
-
-def test_data_config_says_what_the_model_was_trained_on(model: CausalCXR, tmp_path: Path) -> None:
+def test_data_config_says_what_the_model_was_trained_on(model, tmp_path):
     data = {"input_size": (3, 128, 160), "mean": (0.1, 0.2, 0.3), "std": (0.2,), "crop_pct": 0.9}
     causalcxr.save_pretrained(model, tmp_path, data_config=data)
     cfg = causalcxr.create_model(tmp_path).pretrained_cfg
@@ -56,7 +44,7 @@ def test_data_config_says_what_the_model_was_trained_on(model: CausalCXR, tmp_pa
     assert model.pretrained_cfg["input_size"] == (3, 96, 96)  # the model itself is as it was
 
 
-def test_place_of_backbone_weights_is_not_stored(tmp_path: Path) -> None:
+def test_place_of_backbone_weights_is_not_stored(tmp_path):
     torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "backbone.pth")
     model = causalcxr.create_model("causal_test_resnet", pretrained_backbone=tmp_path / "backbone.pth")
     causalcxr.save_pretrained(model, tmp_path / "saved")
@@ -66,12 +54,12 @@ def test_place_of_backbone_weights_is_not_stored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", ["hash", "config"])
-def test_saving_that_breaks_off(model: CausalCXR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+def test_saving_that_breaks_off(model, tmp_path, monkeypatch, broken):
     """Either what was there stays, or the mixture is noticed."""
     causalcxr.save_pretrained(model, tmp_path)
     replace = os.replace
 
-    def stop(*args: Any) -> None:
+    def stop(*args):
         if args[-1].name == "model.safetensors" and broken == "config":
             replace(*args)
         else:
@@ -92,7 +80,7 @@ def test_saving_that_breaks_off(model: CausalCXR, tmp_path: Path, monkeypatch: p
 # --- labels and calibration
 
 
-def test_outputs_that_have_names_keep_them(model: CausalCXR, tmp_path: Path) -> None:
+def test_outputs_that_have_names_keep_them(model, tmp_path):
     """Else Hernia would name the output of Atelectasis when the model is opened again."""
     with pytest.raises(ValueError, match=r"in this order: Atelectasis,.* but got \('Hernia'"):
         causalcxr.save_pretrained(model, tmp_path / "saved", label_names=NIH_LABELS[::-1])
@@ -102,7 +90,7 @@ def test_outputs_that_have_names_keep_them(model: CausalCXR, tmp_path: Path) -> 
     assert model.label_names == NIH_LABELS
 
 
-def test_names_come_from_weights_or_from_the_caller(folder: Path, tmp_path: Path) -> None:
+def test_names_come_from_weights_or_from_the_caller(folder, tmp_path):
     """Fourteen labels may be fourteen others."""
     for unnamed in (CausalCXR("test_resnet", dim=32), causalcxr.create_model(folder, pretrained=False)):
         assert (unnamed.num_classes, unnamed.label_names) == (14, None)
@@ -119,9 +107,7 @@ def test_names_come_from_weights_or_from_the_caller(folder: Path, tmp_path: Path
             other.label_names = wrong
 
 
-def test_calibration_goes_when_the_weights_change(
-    folder: Path, images: Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_calibration_goes_when_the_weights_change(folder, images, tmp_path, caplog):
     model = causalcxr.create_model(folder).to(memory_format=torch.channels_last)
     causalcxr.save_pretrained(model, tmp_path / "same")
     assert causalcxr.create_model(tmp_path / "same").calibration == model.calibration == Calibration(1.5, [0.25] * 14)
@@ -150,15 +136,13 @@ def test_calibration_goes_when_the_weights_change(
         ({"metrics": {"data": "NIH", "split": "test"}}, ValueError, "must have data, split and auroc, but lack auroc"),
     ],
 )
-def test_descriptions_that_do_not_fit(
-    model: CausalCXR, tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_descriptions_that_do_not_fit(model, tmp_path, options, error, message):
     with pytest.raises(error, match=message):
         causalcxr.save_pretrained(model, tmp_path / "saved", **options)
     assert not (tmp_path / "saved").exists()
 
 
-def test_models_that_cannot_be_saved(model: CausalCXR, tmp_path: Path) -> None:
+def test_models_that_cannot_be_saved(model, tmp_path):
     maps = timm.create_model("test_resnet", features_only=True)
     for other in (nn.Sequential(model), torch.compile(model), CausalCXR("test_resnet", dim=32, num_heads=4), maps):
         with pytest.raises(ValueError, match=rf"only models from .* but got {type(other).__name__}; .*model.module"):
@@ -172,7 +156,7 @@ def test_models_that_cannot_be_saved(model: CausalCXR, tmp_path: Path) -> None:
 # --- the card
 
 
-def test_card_has_the_figures_that_are_given(model: CausalCXR, metrics: dict[str, Any], tmp_path: Path) -> None:
+def test_card_has_the_figures_that_are_given(model, metrics, tmp_path):
     metrics["command"] = "python train.py --epochs 2"
     calibration = Calibration(1.2345, [0.25, *[k / 14 for k in range(13)]])
     causalcxr.save_pretrained(model, tmp_path, metrics=metrics, calibration=calibration)
@@ -197,7 +181,7 @@ def test_card_has_the_figures_that_are_given(model: CausalCXR, metrics: dict[str
         assert said in card.text
 
 
-def test_licence_is_that_of_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_licence_is_that_of_the_weights(tmp_path, monkeypatch):
     """Of timm's, where they are loaded, or of ours; of others it has to be given."""
     weights, cfg = tmp_path / "w.safetensors", timm.get_pretrained_cfg("test_resnet")
     save_file(timm.create_model("test_resnet").state_dict(), weights)
@@ -220,9 +204,7 @@ def test_licence_is_that_of_the_weights(tmp_path: Path, monkeypatch: pytest.Monk
     assert causalcxr.create_model(tmp_path / "saved", pretrained=False).pretrained_cfg.get("license") is None
 
 
-def test_card_written_by_hand_stays_unless_there_are_figures(
-    model: CausalCXR, metrics: dict[str, Any], tmp_path: Path
-) -> None:
+def test_card_written_by_hand_stays_unless_there_are_figures(model, metrics, tmp_path):
     causalcxr.save_pretrained(model, tmp_path)
     assert ModelCard.load(tmp_path / "README.md").data.eval_results is None
     (tmp_path / "README.md").write_text("mine")
@@ -239,7 +221,7 @@ def test_card_written_by_hand_stays_unless_there_are_figures(
     ("name", "options"),
     [("test_resnet", {"output_stride": 16}), ("test_vit", {"img_size": 96, "in_chans": 1})],
 )
-def test_plain_model_comes_back(name: str, options: dict[str, Any], metrics: dict[str, Any], tmp_path: Path) -> None:
+def test_plain_model_comes_back(name, options, metrics, tmp_path):
     model = timm.create_model(name, num_classes=14, **options).eval()
     size = options.get("img_size", 160)
     data, calibration = {"input_size": (model.in_chans, size, size)}, Calibration(1.5, (0.25,) * 14)
@@ -260,7 +242,7 @@ def test_plain_model_comes_back(name: str, options: dict[str, Any], metrics: dic
         causalcxr.save_pretrained(loaded, tmp_path, label_names=NIH_LABELS[::-1])
 
 
-def test_plain_model_with_other_arguments(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_plain_model_with_other_arguments(tmp_path, caplog):
     model = timm.create_model("test_resnet", num_classes=14)
     causalcxr.save_pretrained(model, tmp_path, label_names=NIH_LABELS, calibration=Calibration(1.5, (0.25,) * 14))
     loaded = causalcxr.create_model(tmp_path, num_classes=2)

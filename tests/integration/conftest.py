@@ -2,9 +2,7 @@
 
 import importlib
 import re
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -12,17 +10,17 @@ FOLDER = Path(__file__).resolve().parents[2] / "examples" / "integrations"
 
 
 @pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+def example(monkeypatch):
     """Import an example by its name."""
     monkeypatch.syspath_prepend(FOLDER)
     return importlib.import_module
 
 
 @pytest.fixture
-def printed(example: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
+def printed(example, capsys):
     """Run an example, and return what it prints."""
 
-    def run(name: str) -> str:
+    def run(name):
         example(name).main()
         return capsys.readouterr().out
 
@@ -30,6 +28,6 @@ def printed(example: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[
 
 
 @pytest.fixture
-def numbers() -> Callable[[str], list[float]]:
+def numbers():
     """Return the decimal numbers of a text."""
     return lambda text: [float(number) for number in re.findall(r"[-+]?\d+\.\d+(?:e-\d+)?", text)]

@@ -1,11 +1,9 @@
 """Weights that other libraries write, in backbones of timm: the same maps as in these libraries."""
 
-from typing import Any
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 import causalcxr
 from causalcxr.models.backbone import create_backbone, feature_map
@@ -18,7 +16,7 @@ pytestmark = [
 GREY = {"in_chans": 1, "output_stride": 32}
 
 
-def _images(channels: int, size: int) -> Tensor:
+def _images(channels, size):
     return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(1))
 
 
@@ -37,7 +35,7 @@ def test_dinov2_of_transformers(tmp_path, registers, gated, below):
         weights = {f"{below}{name}": weight for name, weight in load_file(tmp_path / "model.safetensors").items()}
         save_file({**weights, "classifier.weight": torch.zeros(2, 64)}, tmp_path / "model.safetensors")
     name = f"vit_{'giant' if gated else 'small'}_patch14_{'reg4_' if registers else ''}dinov2"
-    shape: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+    shape = {"embed_dim": 32, "depth": 2, "num_heads": 2}
     if gated:
         shape["mlp_ratio"] = 2 * 88 / 32  # transformers takes two thirds of four widths, to a multiple of 8
     backbone, _, stride = create_backbone(name, pretrained=tmp_path, backbone_args=shape)
@@ -50,7 +48,7 @@ def test_dinov2_of_transformers(tmp_path, registers, gated, below):
 
 
 @pytest.fixture(scope="module")
-def xrv() -> Any:
+def xrv():
     return pytest.importorskip("torchxrayvision")
 
 
@@ -88,7 +86,7 @@ def test_resnet_of_torchxrayvision(xrv, tmp_path, monkeypatch):
 
 def test_images_of_torchxrayvision(xrv):
     """`pretrained_cfg` scales films as its own function does."""
-    model: Any = causalcxr.create_model("causal_timm", backbone="xrv_densenet121_all", pretrained_backbone=False)
+    model = causalcxr.create_model("causal_timm", backbone="xrv_densenet121_all", pretrained_backbone=False)
     film = torch.arange(224 * 224, dtype=torch.uint8).reshape(224, 224).numpy()
     expected = torch.from_numpy(xrv.utils.normalize(film, 255))
     torch.testing.assert_close(model.preprocess(film)[0, 0], expected, rtol=1e-6, atol=1e-3)

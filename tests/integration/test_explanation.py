@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 import causalcxr
 
@@ -12,7 +11,7 @@ pytestmark = pytest.mark.integration
 LABEL = 7
 
 
-def to_unit(heat: Tensor) -> Tensor:
+def to_unit(heat):
     heat = heat - heat.amin(dim=(2, 3), keepdim=True)
     return heat / (1e-7 + heat.amax(dim=(2, 3), keepdim=True))
 

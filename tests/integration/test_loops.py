@@ -5,7 +5,6 @@ import re
 
 import pytest
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import causalcxr
@@ -19,12 +18,12 @@ pytestmark = [
 
 
 @pytest.fixture
-def films() -> TensorDataset:
+def films():
     films = SyntheticCXR(32, image_size=64, labels=["Cardiomegaly", "Mass"], prevalence=0.5)
     return TensorDataset(torch.stack([image for image, _ in films]), films.targets)
 
 
-def train_by_hand(objective: causalcxr.CausalObjective, films: TensorDataset, epochs: int) -> None:
+def train_by_hand(objective, films, epochs):
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3)
     for _ in range(epochs):
         for images, targets in DataLoader(films, batch_size=8):
@@ -33,7 +32,7 @@ def train_by_hand(objective: causalcxr.CausalObjective, films: TensorDataset, ep
             optimizer.step()
 
 
-def assert_equal_states(found: nn.Module, expected: nn.Module) -> None:
+def assert_equal_states(found, expected):
     torch.testing.assert_close(dict(found.state_dict()), dict(expected.state_dict()), atol=0, rtol=0)
 
 

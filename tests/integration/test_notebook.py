@@ -14,7 +14,7 @@ def test_notebook_runs(tmp_path, monkeypatch):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pyplot, "show", pyplot.close)
-    names: dict = {"__name__": "notebook"}
+    names = {"__name__": "notebook"}
     for number, cell in enumerate(CELLS):
         exec(compile("".join(cell["source"]), f"{NOTEBOOK.name}, cell {number}", "exec"), names)  # noqa: S102
     assert names["loaded"].label_names == tuple(names["labels"])

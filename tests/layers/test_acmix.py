@@ -11,12 +11,12 @@ from reference.comparison import EXACT, normal, randomised
 MAPS = [(1, 1), (1, 4), (3, 2), (4, 9), (23, 14)]
 
 
-def _layer(in_chs: int = 3, out_chs: int = 4, num_heads: int = 2, window: int = 7, kernel: int = 3) -> ACmix:
+def _layer(in_chs=3, out_chs=4, num_heads=2, window=7, kernel=3):
     return randomised(ACmix(in_chs, out_chs, num_heads=num_heads, attn_kernel_size=window, kernel_size=kernel))
 
 
 @pytest.mark.parametrize("size", MAPS)
-def test_output_equals_the_reference_on_any_map(size: tuple[int, int]) -> None:
+def test_output_equals_the_reference_on_any_map(size):
     layer, x = _layer(), normal(2, 3, *size)
     torch.testing.assert_close(layer(x), acmix(x, layer.state_dict(), num_heads=2), **EXACT)
     assert layer(x[:0]).shape == (0, 4, *size)
@@ -26,15 +26,13 @@ def test_output_equals_the_reference_on_any_map(size: tuple[int, int]) -> None:
     ("in_chs", "out_chs", "num_heads", "window", "kernel"),
     [(2, 3, 1, 7, 3), (4, 6, 3, 3, 3), (3, 4, 4, 5, 1), (2, 4, 2, 1, 5), (1, 2, 1, 11, 3)],
 )
-def test_output_equals_the_reference_with_other_options(
-    in_chs: int, out_chs: int, num_heads: int, window: int, kernel: int
-) -> None:
+def test_output_equals_the_reference_with_other_options(in_chs, out_chs, num_heads, window, kernel):
     layer, x = _layer(in_chs, out_chs, num_heads, window, kernel), normal(1, in_chs, 3, 4)
     expected = acmix(x, layer.state_dict(), num_heads=num_heads, window=window, kernel=kernel)
     torch.testing.assert_close(layer(x), expected, **EXACT)
 
 
-def test_every_part_is_called() -> None:
+def test_every_part_is_called():
     """So that hooks, adapters and pruning of a part have an effect."""
     layer, called = _layer(), set()
     for name, module in layer.named_children():
@@ -44,12 +42,12 @@ def test_every_part_is_called() -> None:
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_output_has_the_memory_format_of_the_input(memory_format: torch.memory_format) -> None:
+def test_output_has_the_memory_format_of_the_input(memory_format):
     layer = _layer().to(memory_format=memory_format)
     assert layer(normal(2, 3, 9, 5).to(memory_format=memory_format)).is_contiguous(memory_format=memory_format)
 
 
-def test_no_window_is_stored_for_the_backward_pass() -> None:
+def test_no_window_is_stored_for_the_backward_pass():
     """Unfolded keys alone would be 49 maps."""
     layer, x = ACmix(8, 8).float(), torch.randn(1, 8, 32, 32)
     saved = {}
@@ -60,7 +58,7 @@ def test_no_window_is_stored_for_the_backward_pass() -> None:
     assert sum(saved.values()) < 24 * x.nbytes
 
 
-def test_layer_starts_with_equal_rates_and_a_sum_of_shifted_maps() -> None:
+def test_layer_starts_with_equal_rates_and_a_sum_of_shifted_maps():
     layer = _layer()
     layer.reset_parameters()
     assert layer.rate1.item() == layer.rate2.item() == 0.5

@@ -1,33 +1,30 @@
 """The memory of confounders: order, weights, and one bank for all processes."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from torch import Tensor
 
 from causalcxr.layers import ConfounderBank
 from reference.backdoor import bank_weights
 from two_processes import in_two_processes
 
 
-def _rows(*numbers: int) -> Tensor:
+def _rows(*numbers):
     """Features (B, 2, 3), recognisable by their number."""
     return torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1).expand(-1, 2, 3)
 
 
-def _numbers(features: Tensor) -> list[int]:
+def _numbers(features):
     assert bool((features == features[:, :1, :1]).all())
     return features[:, 0, 0].long().tolist()
 
 
-def _bank(size: int = 5, **kwargs: object) -> ConfounderBank:
+def _bank(size=5, **kwargs):
     return ConfounderBank(size, num_classes=2, dim=3, **kwargs)
 
 
 @pytest.mark.parametrize("size", [1, 4, 5])
 @pytest.mark.parametrize("lengths", [(3, 3, 3), (1, 1, 1, 1, 1, 1), (7, 2, 1), (2, 12, 3, 4), (5, 5), (0, 3, 0)])
-def test_the_newest_features_are_kept_with_their_strata(size: int, lengths: tuple[int, ...]) -> None:
+def test_the_newest_features_are_kept_with_their_strata(size, lengths):
     bank, seen = _bank(size, num_strata=3), []
     for length in lengths:
         numbers = list(range(len(seen) + 1, len(seen) + 1 + length))
@@ -40,7 +37,7 @@ def test_the_newest_features_are_kept_with_their_strata(size: int, lengths: tupl
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.float64, torch.bfloat16])
-def test_features_are_detached_copies_in_the_type_of_the_bank(stored: torch.dtype) -> None:
+def test_features_are_detached_copies_in_the_type_of_the_bank(stored):
     bank, features = _bank(dtype=stored), torch.ones(2, 2, 3, requires_grad=True)
     bank.update(features)
     with torch.no_grad():
@@ -53,7 +50,7 @@ def test_features_are_detached_copies_in_the_type_of_the_bank(stored: torch.dtyp
 @pytest.mark.parametrize(
     ("dtype", "bad"), [(torch.float32, float("nan")), (torch.float32, float("inf")), (torch.float16, 1e6)]
 )
-def test_features_that_are_not_finite_are_not_stored(dtype: torch.dtype, bad: float) -> None:
+def test_features_that_are_not_finite_are_not_stored(dtype, bad):
     """A weight of 0 would not make them harmless: 0 times infinity is NaN. 1e6 is infinite in float16."""
     bank = _bank(4, num_strata=2, dtype=dtype)
     for numbers in ([1, 2, 3], [4, 5, 6], list(range(7, 13)), [13]):
@@ -65,7 +62,7 @@ def test_features_that_are_not_finite_are_not_stored(dtype: torch.dtype, bad: fl
     assert sorted(_numbers(bank.features)) == [8, 9, 11, 12]
 
 
-def test_saved_bank_goes_on_where_it_was() -> None:
+def test_saved_bank_goes_on_where_it_was():
     bank, resumed = (_bank(4, num_strata=2, strata_prior=(0.25, 0.75)) for _ in range(2))
     bank.update(_rows(1, 2, 3, 4, 5, 6), torch.tensor([0, 0, 1, 0, 1, 0]))
     resumed.load_state_dict(bank.state_dict())
@@ -77,14 +74,14 @@ def test_saved_bank_goes_on_where_it_was() -> None:
 
 @pytest.mark.parametrize("strata", [[2], [0, 0, 0, 1], [2, 1, 0, 1, 2], [1, 1, 1]])
 @pytest.mark.parametrize("prior", [None, [0.5, 0.3, 0.2], [0.0, 0.9, 0.1]])
-def test_weights_equal_the_reference(strata: list[int], prior: list[float] | None) -> None:
+def test_weights_equal_the_reference(strata, prior):
     bank = _bank(num_strata=3, strata_prior=prior)
     bank.update(_rows(*range(len(strata))), torch.tensor(strata))
     torch.testing.assert_close(bank.prior, torch.tensor(bank_weights(strata, prior)))
     torch.testing.assert_close(bank.prior.sum(), torch.tensor(1.0))
 
 
-def test_empty_bank_and_one_of_impossible_strata_lend_nothing() -> None:
+def test_empty_bank_and_one_of_impossible_strata_lend_nothing():
     bank = _bank(num_strata=2, strata_prior=(0.0, 1.0))
     assert bank.features.shape == (0, 2, 3)
     assert _bank().slot_prior.tolist() == bank.slot_prior.tolist() == [0] * 5
@@ -96,7 +93,7 @@ def test_empty_bank_and_one_of_impossible_strata_lend_nothing() -> None:
 UPDATES = [(list(range(20, 29)), [40]), ([1, 2], [11, 12]), ([3], [13, 14, 15]), ([4, 5], [])]
 
 
-def _store(rank: int) -> list[dict[str, Tensor]]:
+def _store(rank):
     """Make the updates of one process and return the bank's state after each."""
     bank, states = _bank(6, num_strata=2), []
     for numbers in UPDATES:
@@ -107,7 +104,7 @@ def _store(rank: int) -> list[dict[str, Tensor]]:
     return states
 
 
-def test_all_processes_hold_the_same_bank_of_all_their_features(tmp_path: Path) -> None:
+def test_all_processes_hold_the_same_bank_of_all_their_features(tmp_path):
     first, second = in_two_processes(_store, tmp_path)
     alone = _bank(6, num_strata=2)
     for numbers, state, other in zip(UPDATES, first, second, strict=True):

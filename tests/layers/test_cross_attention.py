@@ -8,16 +8,14 @@ from reference.comparison import EXACT, normal, randomised
 from reference.cross_attention import disentangled_attention
 
 
-def _layer(complement: str = "normalized", *, dim: int = 6, num_heads: int = 3) -> DisentangledCrossAttention:
+def _layer(complement="normalized", *, dim=6, num_heads=3):
     return randomised(DisentangledCrossAttention(dim, num_heads=num_heads, complement=complement))
 
 
 @pytest.mark.parametrize("need_attention", [False, True])
 @pytest.mark.parametrize("complement", ["normalized", "paper"])
 @pytest.mark.parametrize(("num_queries", "num_tokens", "num_heads"), [(1, 5, 6), (4, 5, 1), (4, 5, 3), (4, 1, 2)])
-def test_outputs_and_gradients_equal_the_reference(
-    num_queries: int, num_tokens: int, num_heads: int, complement: str, need_attention: bool
-) -> None:
+def test_outputs_and_gradients_equal_the_reference(num_queries, num_tokens, num_heads, complement, need_attention):
     """With a single token there is no complement."""
     layer = _layer(complement, num_heads=num_heads)
     inputs = [normal(2, n, 6, seed=seed).requires_grad_() for seed, n in enumerate((num_queries, num_tokens))]
@@ -38,17 +36,17 @@ def test_outputs_and_gradients_equal_the_reference(
     torch.testing.assert_close(ours, theirs, **EXACT)
 
 
-def test_no_map_is_stored_for_the_backward_pass() -> None:
+def test_no_map_is_stored_for_the_backward_pass():
     layer, query, key = _layer(dim=32, num_heads=2).float(), torch.randn(2, 14, 32), torch.randn(2, 50, 32)
     for need_attention in (False, True):
-        shapes: set[tuple[int, ...]] = set()
+        shapes = set()
         with torch.autograd.graph.saved_tensors_hooks(lambda t: shapes.add(tuple(t.shape)) or t, lambda t: t):  # noqa: B023
             layer(query, key, need_attention=need_attention)
         has_a_map = any(shape[-1] == 50 and shape[-2] == 14 for shape in shapes if len(shape) > 2)
         assert has_a_map == need_attention  # a map that is asked for is the sign that the test would notice one
 
 
-def test_long_queries_and_keys_do_not_overflow_float16() -> None:
+def test_long_queries_and_keys_do_not_overflow_float16():
     layer = DisentangledCrossAttention(16, num_heads=1).half()
     with torch.no_grad():
         for projection in (layer.q_proj, layer.k_proj, layer.v_proj, layer.out_proj):

@@ -8,14 +8,14 @@ from reference.comparison import EXACT, normal, randomised
 from reference.decoder import causal_decoder, sincos_position
 
 
-def _decoder(*, depth: int = 2, complement: str = "normalized", proj_drop: float = 0.0) -> CausalDecoder:
+def _decoder(*, depth=2, complement="normalized", proj_drop=0.0):
     return randomised(CausalDecoder(3, 8, depth=depth, num_heads=2, complement=complement, proj_drop=proj_drop))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (9, 1)])
 @pytest.mark.parametrize("need_attention", [False, True])
 @pytest.mark.parametrize(("depth", "complement"), [(1, "normalized"), (2, "normalized"), (3, "paper")])
-def test_output_equals_the_reference(depth: int, complement: str, need_attention: bool, size: tuple[int, int]) -> None:
+def test_output_equals_the_reference(depth, complement, need_attention, size):
     decoder, features = _decoder(depth=depth, complement=complement), normal(2, 8, *size)
     output = decoder(features, need_attention=need_attention)
     position = sincos_position(*size, 8)
@@ -31,7 +31,7 @@ def test_output_equals_the_reference(depth: int, complement: str, need_attention
         assert output.attention is None
 
 
-def test_dropout_acts_in_training_alone() -> None:
+def test_dropout_acts_in_training_alone():
     decoder, plain, features = _decoder(proj_drop=0.5), _decoder(), normal(1, 8, 2, 3)
     torch.testing.assert_close(decoder.eval()(features).causal, plain(features).causal, **EXACT)
     torch.manual_seed(0)

@@ -1,11 +1,9 @@
-"""What all layers promise: true gradients, half precision, and an error that says what would work."""
+"""What all layers promise: true gradients, half precision, every device, and an error that says what would work."""
 
 import copy
-from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
 from torch.func import functional_call
 
 from causalcxr.layers import (
@@ -18,18 +16,23 @@ from causalcxr.layers import (
     GroupLinear,
 )
 from reference.cases import LAYERS, tensors
-from reference.comparison import TOLERANCE, randomised, relative_error
+from reference.comparison import DEVICES, LOOSE, TOLERANCE, normal, randomised, relative_error
 
+pytestmark = pytest.mark.usefixtures("full_precision")
 ROUNDINGS = {"CausalHead": 4}  # several layers deep
+IN_FLOAT32 = ("CausalDecoder", "CausalHead")  # positions, whatever the type
+HALF = [torch.float16, torch.bfloat16]
+ON_CUDA = [pytest.param("cuda", dtype, marks=DEVICES[1].marks) for dtype in (torch.float64, torch.float32)]
+PLACES = [*(("cpu", dtype) for dtype in TOLERANCE), *ON_CUDA]
 
 
 @pytest.mark.parametrize("case", LAYERS)
-def test_gradients_are_those_of_the_function(case: str) -> None:
+def test_gradients_are_those_of_the_function(case):
     """By finite differences, with respect to inputs and all parameters."""
     layer, inputs = LAYERS[case]()
     names, parameters = zip(*randomised(layer).named_parameters(), strict=True)
 
-    def function(*given: Tensor) -> tuple[Tensor, ...]:
+    def function(*given):
         weights = dict(zip(names, given[len(inputs) :], strict=True))
         return tuple(tensors(functional_call(layer, weights, given[: len(inputs)])))
 
@@ -37,27 +40,60 @@ def test_gradients_are_those_of_the_function(case: str) -> None:
     assert torch.autograd.gradcheck(function, arguments, fast_mode=True)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def _results(module, inputs):
+    """Return outputs, and the gradients of a scalar by inputs and parameters."""
+    inputs = [tensor.clone().requires_grad_() for tensor in inputs]
+    outputs = tensors(module(*inputs))
+    scalar = sum((x.double() * normal(*x.shape, seed=3).to(x.device)).mean() for x in outputs)
+    by = [*inputs, *module.parameters()]
+    return outputs, torch.autograd.grad(scalar, by, allow_unused=True, materialize_grads=True)
+
+
+def _worst(given, expected):
+    """Return the largest relative error; tensors that should vanish are compared with 1."""
+    errors = []
+    for mine, theirs in zip(given, expected, strict=True):
+        assert bool(mine.isfinite().all())
+        tiny = float(theirs.detach().abs().max()) < 1e-12
+        errors.append(float(mine.detach().abs().max()) if tiny else relative_error(mine, theirs))
+    return max(errors)
+
+
+@pytest.mark.parametrize(("device", "dtype"), PLACES, ids=str)
 @pytest.mark.parametrize("case", LAYERS)
-def test_low_precision_is_float64_up_to_rounding(case: str, dtype: torch.dtype) -> None:
+def test_outputs_and_gradients_are_those_in_float64_up_to_rounding(case, dtype, device):
     layer, inputs = LAYERS[case]()
-    low = randomised(layer, scale=0.3).to(dtype)
-    rounded = [tensor.to(dtype) for tensor in inputs]
-    expected = tensors(copy.deepcopy(low).double()(*(tensor.double() for tensor in rounded)))
-    given = tensors(low(*rounded))
-    assert [tensor.dtype for tensor in given] == [dtype] * len(expected)
-    errors = [relative_error(*pair) for pair in zip(given, expected, strict=True)]
-    assert max(errors) < ROUNDINGS.get(case, 1) * TOLERANCE[dtype]
+    layer, rounded = randomised(layer, scale=0.3).to(dtype), [tensor.to(dtype) for tensor in inputs]
+    expected = _results(copy.deepcopy(layer).double(), [tensor.double() for tensor in rounded])
+    given = _results(layer.to(device), [tensor.to(device) for tensor in rounded])
+    assert all(tensor.dtype == dtype and tensor.device.type == device for part in given for tensor in part)
+    loose = max(LOOSE[dtype], 1e-6 if case in IN_FLOAT32 else 0)
+    outputs, gradients = (_worst(*pair) for pair in zip(given, expected, strict=True))
+    assert outputs < (loose if device == "cuda" else ROUNDINGS.get(case, 1) * TOLERANCE[dtype])
+    assert gradients < loose or dtype in HALF  # which are finite
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("case", LAYERS)
+def test_autocast_is_near_and_has_finite_gradients(case, dtype, device):
+    layer, inputs = LAYERS[case]()
+    layer = randomised(layer, scale=0.3)
+    expected = tensors(layer(*inputs))
+    layer = layer.float().to(device)
+    with torch.autocast(device, dtype=dtype):
+        given = tensors(layer(*(tensor.float().to(device) for tensor in inputs)))
+    assert _worst(given, expected) < LOOSE[dtype]
     sum(tensor.float().square().mean() for tensor in given).backward()
-    assert all(bool(p.grad.isfinite().all()) for p in low.parameters() if p.grad is not None)
+    assert all(bool(p.grad.isfinite().all()) for p in layer.parameters() if p.grad is not None)
 
 
-def _bank(num_strata: int = 0, prior: tuple[float, ...] | None = None) -> ConfounderBank:
+def _bank(num_strata=0, prior=None):
     return ConfounderBank(5, 2, 3, num_strata=num_strata, strata_prior=prior)
 
 
 X, NAN = torch.zeros, float("nan")
-BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
+BAD = [
     (lambda: ACmix(3, 10, num_heads=4), ValueError, "10 and 4"),
     (lambda: ACmix(3, 4, num_heads=2, attn_kernel_size=4), ValueError, "odd"),
     (lambda: ACmix(3, 4, num_heads=2, kernel_size=2), ValueError, "odd"),
@@ -97,6 +133,6 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("call", "error", "message"), BAD)
-def test_what_does_not_fit_is_refused(call: Callable[[], object], error: type[Exception], message: str) -> None:
+def test_what_does_not_fit_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()

@@ -10,7 +10,7 @@ from reference.feature_learning import feature_learning
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(("batch", "size"), [(1, (4, 3)), (3, (2, 3)), (4, (1, 1))])
-def test_output_equals_the_reference(batch: int, size: tuple[int, int], training: bool) -> None:
+def test_output_equals_the_reference(batch, size, training):
     layer, x = randomised(FeatureLearning(5, 4, num_heads=2)), normal(batch, 5, *size)
     layer.train(training)
     expected = feature_learning(x, layer.state_dict(), num_heads=2, training=training)

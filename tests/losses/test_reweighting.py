@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from causalcxr.losses import backdoor_weights, classification_loss
+from reference.comparison import DEVICES
 from reference.losses import backdoor_weights as counted_weights
 
 NAN = float("nan")
 
 
-def _confounded(count: int = 60, num_strata: int = 3, unknown: bool = True) -> tuple[Tensor, Tensor]:
+def _confounded(count=60, num_strata=3, unknown=True):
     """Labels that are commoner in the later strata, a tenth of them unknown."""
     generator = torch.Generator().manual_seed(0)
     strata = torch.randint(num_strata, (count,), generator=generator)
@@ -24,13 +24,21 @@ def _confounded(count: int = 60, num_strata: int = 3, unknown: bool = True) -> t
 @pytest.mark.parametrize("unknown", [False, True])
 @pytest.mark.parametrize("num_strata", [1, 2, 3, 30])
 @pytest.mark.filterwarnings("ignore:.*combinations of label and stratum have no image")  # of 30 strata
-def test_weights_equal_those_from_counting(num_strata: int, unknown: bool) -> None:
+def test_weights_equal_those_from_counting(num_strata, unknown):
     targets, strata = _confounded(num_strata=num_strata, unknown=unknown)
     expected = torch.tensor(counted_weights(targets.tolist(), strata.tolist()))
     torch.testing.assert_close(backdoor_weights(targets, strata), expected, rtol=1e-6, atol=0)
 
 
-def test_weighted_loss_is_the_loss_under_independence() -> None:
+@pytest.mark.parametrize("device", DEVICES[1:])
+def test_weights_on_another_device(device):
+    targets, strata = _confounded()
+    given = backdoor_weights(targets.to(device), strata.to(device))
+    assert given.device.type == device
+    torch.testing.assert_close(given.cpu(), backdoor_weights(targets, strata))
+
+
+def test_weighted_loss_is_the_loss_under_independence():
     """Cells (y, c) of constant loss: the weighted mean is their mean by P(y) P(c), whatever the confounding was."""
     targets, strata = _confounded(unknown=False)
     targets = targets[:, :1]
@@ -52,26 +60,26 @@ def test_weighted_loss_is_the_loss_under_independence() -> None:
         (1.0, [3 * 3 / (7 * 2), 4 * 4 / (7 * 3), 4 * 4 / (7 * 3)]),
     ],
 )
-def test_combination_that_never_occurs_warns(smoothing: float, expected: list[float]) -> None:
+def test_combination_that_never_occurs_warns(smoothing, expected):
     targets, strata = torch.tensor([[1.0], [0.0], [0.0]]), torch.tensor([5, 7, 7])
     with pytest.warns(UserWarning, match="^2 combinations .* label 0 = 0 in stratum 5"):
         weights = backdoor_weights(targets, strata, smoothing=smoothing)
     torch.testing.assert_close(weights[:, 0], torch.tensor(expected))
 
 
-def test_unknown_labels_weigh_nothing_even_where_no_label_is_known() -> None:
+def test_unknown_labels_weigh_nothing_even_where_no_label_is_known():
     targets = torch.tensor([[NAN, 1.0], [NAN, NAN], [NAN, 0.0], [NAN, 0.0]])
     weights = backdoor_weights(targets, torch.zeros(4).long())
     torch.testing.assert_close(weights, torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 1.0], [0.0, 1.0]]))
 
 
 @pytest.mark.parametrize("values", [[-7, 900], [False, True]])
-def test_names_of_the_strata_do_not_matter(values: list[int]) -> None:
+def test_names_of_the_strata_do_not_matter(values):
     targets, strata = _confounded(num_strata=2)
     assert torch.equal(backdoor_weights(targets, torch.tensor(values)[strata]), backdoor_weights(targets, strata))
 
 
-def test_many_strata_take_no_more_memory_than_images() -> None:
+def test_many_strata_take_no_more_memory_than_images():
     """A table of images by strata would have 4e10 entries here."""
     strata = torch.arange(200_000)
     assert torch.equal(backdoor_weights(torch.ones(200_000, 1), strata), torch.ones(200_000, 1))

@@ -125,7 +125,7 @@ def test_bad_options_are_refused(option):
             function(*given, targets, **option)
 
 
-def test_figures_by_name() -> None:
+def test_figures_by_name():
     """As JSON takes them, without labels that have one class."""
     targets = np.random.default_rng(0).integers(0, 2, (40, 3))
     targets[:, 1] = 0

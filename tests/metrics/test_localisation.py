@@ -6,15 +6,16 @@ import torch.nn.functional as F
 
 from causalcxr.data.nih import Box
 from causalcxr.metrics import box_iou, peak_box, pointing_game
+from reference.comparison import DEVICES
 
 
-def _smooth_map(seed: int, height: int = 40, width: int = 56) -> torch.Tensor:
+def _smooth_map(seed, height=40, width=56):
     """Noise on a coarse grid, interpolated: a few hills of odd shapes."""
     noise = torch.rand(1, 1, 7, 9, generator=torch.Generator().manual_seed(seed))
     return F.interpolate(noise, size=(height, width), mode="bilinear", align_corners=False)[0, 0]
 
 
-def _flood_fill_box(heat_map: torch.Tensor, threshold: float) -> tuple[int, int, int, int]:
+def _flood_fill_box(heat_map, threshold):
     """Pixel by pixel from the first maximum, in all eight directions."""
     values = [[float(value) for value in row] for row in heat_map.double()]
     H, W = len(values), len(values[0])
@@ -92,12 +93,11 @@ def test_heat_maps_of_any_floating_type():
     assert pointing_game(heat_map, [(3, 0, 1, 1)])
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_heat_maps_on_another_device():
+@pytest.mark.parametrize("device", DEVICES[1:])
+def test_heat_maps_on_another_device(device):
     heat_map = _smooth_map(1)
-    assert peak_box(heat_map.cuda()) == peak_box(heat_map)
-    assert pointing_game(heat_map.cuda(), torch.tensor([[0, 0, 56, 40]], device="cuda"))
+    assert peak_box(heat_map.to(device)) == peak_box(heat_map)
+    assert pointing_game(heat_map.to(device), torch.tensor([[0, 0, 56, 40]], device=device))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import torch
 
 from causalcxr.metrics import auroc, bootstrap_auroc, paired_difference, worst_group_auroc
 from reference.auroc import draw, sklearn_auroc
+from reference.comparison import DEVICES
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 
@@ -53,11 +54,10 @@ def test_frames_in_another_order_are_refused(columns, index):
         auroc(Frame(values, columns, index), targets)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_auroc_takes_tensors_on_another_device():
+@pytest.mark.parametrize("device", DEVICES[1:])
+def test_auroc_takes_tensors_on_another_device(device):
     (scores, *_), targets, _ = draw()
-    result = auroc(torch.tensor(scores, device="cuda"), torch.tensor(targets, device="cuda"))
+    result = auroc(torch.tensor(scores, device=device), torch.tensor(targets, device=device))
     np.testing.assert_array_equal(result, auroc(scores, targets))
 
 

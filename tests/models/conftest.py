@@ -1,13 +1,9 @@
 """Small versions of the registered models."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import pytest
 import torch
 
 import causalcxr
-from causalcxr import CausalCXR
 
 # One narrow block in each stage; lite0 has no argument for it.
 SMALL = {
@@ -21,7 +17,7 @@ SMALL = {
 
 
 @pytest.fixture(scope="package", autouse=True)
-def _one_thread() -> Iterator[None]:
+def _one_thread():
     """Tensors are so small here that threads cost more than they save, much more on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -29,8 +25,8 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def _small(name: str, *, seed: int = 0, **kwargs: Any) -> CausalCXR:
-    options: dict[str, Any] = {"dim": 32, "num_heads": 4, "depth": 1}
+def _small(name, *, seed=0, **kwargs):
+    options = {"dim": 32, "num_heads": 4, "depth": 1}
     if name == "causal_timm":
         options["backbone"] = "test_efficientnet"
     for family, backbone_args in SMALL.items():
@@ -42,6 +38,6 @@ def _small(name: str, *, seed: int = 0, **kwargs: Any) -> CausalCXR:
 
 
 @pytest.fixture(scope="session")
-def small() -> Callable[..., CausalCXR]:
+def small():
     """Build a registered model by its own entry point with a shallow and narrow backbone and head."""
     return _small

@@ -1,26 +1,19 @@
 """Backbones from timm: their weights, strides and feature maps."""
 
-from collections.abc import Callable
-from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 import causalcxr
-from causalcxr import CausalCXR
 from causalcxr.models.backbone import check_feature_map, create_backbone, feature_map
+from reference.comparison import images
 
 
-def _images(*size: int, in_chans: int = 3) -> Tensor:
-    return torch.randn(2, in_chans, *(size or (64, 64)), generator=torch.Generator().manual_seed(0))
-
-
-def _checkpoint(path: Path, name: str = "test_resnet", change: Callable[[dict[str, Tensor]], Any] = len) -> Path:
+def _checkpoint(path, name="test_resnet", change=len):
     """Save the weights of a timm model as its users do, with its classifier."""
     state_dict = timm.create_model(name, num_classes=7).state_dict()
     change(state_dict)
@@ -37,7 +30,7 @@ def _checkpoint(path: Path, name: str = "test_resnet", change: Callable[[dict[st
         ("test_efficientnet", len),
     ],
 )
-def test_weights_that_do_not_fit(tmp_path: Path, name: str, change: Callable[[dict[str, Tensor]], Any]) -> None:
+def test_weights_that_do_not_fit(tmp_path, name, change):
     """No layer keeps the weights that it was drawn with."""
     path = _checkpoint(tmp_path, name, change)
     with pytest.raises(ValueError, match=f"{name}.safetensors do not fit the backbone 'test_resnet': "):
@@ -45,13 +38,13 @@ def test_weights_that_do_not_fit(tmp_path: Path, name: str, change: Callable[[di
 
 
 @pytest.mark.parametrize("in_chans", [3, 1])
-def test_weights_from_a_file(tmp_path: Path, in_chans: int) -> None:
+def test_weights_from_a_file(tmp_path, in_chans):
     path = _checkpoint(tmp_path)
     model = causalcxr.create_model("causal_test_resnet", in_chans=in_chans, pretrained_backbone=str(path)).eval()
     expected = timm.create_model("test_resnet", num_classes=7, checkpoint_path=path, output_stride=16).eval()
-    images = _images(in_chans=in_chans)
-    reference = expected.forward_intermediates(images.expand(-1, 3, -1, -1), indices=1, intermediates_only=True)
-    torch.testing.assert_close(feature_map(model.backbone, images), reference[-1], rtol=1e-4, atol=1e-5)
+    x = images(channels=in_chans)
+    reference = expected.forward_intermediates(x.expand(-1, 3, -1, -1), indices=1, intermediates_only=True)
+    torch.testing.assert_close(feature_map(model.backbone, x), reference[-1], rtol=1e-4, atol=1e-5)
     assert "state_dict" not in model.backbone.pretrained_cfg
     path = _checkpoint(tmp_path, change=lambda weights: [weights.pop(f"fc.{kind}") for kind in ("weight", "bias")])
     causalcxr.create_model("causal_test_resnet", pretrained_backbone=path)
@@ -61,7 +54,7 @@ def test_weights_from_a_file(tmp_path: Path, in_chans: int) -> None:
     ("name", "output_stride"),
     [("densenet121", 8), ("densenet121", 16), ("densenet121", 32), ("resnet18", 16), ("convnext_tiny", 8)],
 )
-def test_stride_of_the_map_is_the_one_asked_for(name: str, output_stride: int) -> None:
+def test_stride_of_the_map_is_the_one_asked_for(name, output_stride):
     with torch.device("meta"):
         backbone, channels, stride = create_backbone(name, output_stride=output_stride)
         x = feature_map(backbone, torch.empty(2, 3, 64, 96))
@@ -79,19 +72,19 @@ def test_stride_of_the_map_is_the_one_asked_for(name: str, output_stride: int) -
         ("vit_small_patch16_224", 16, 8),
     ],
 )
-def test_stride_that_cannot_be_had(name: str, native: int, asked: int) -> None:
+def test_stride_that_cannot_be_had(name, native, asked):
     message = f"a stride of {native} pixels and cannot be built with output_stride={asked}"
     with torch.device("meta"), pytest.raises(ValueError, match=message):
         create_backbone(name, output_stride=asked)
 
 
 class _EverySecondCell(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return x[..., ::2, ::2]
 
 
 @pytest.mark.parametrize("output_stride", [32, 16])
-def test_dilated_densenet_sees_the_pixels_of_the_plain_one(output_stride: int) -> None:
+def test_dilated_densenet_sees_the_pixels_of_the_plain_one(output_stride):
     """At cells that both have, a dilated block reads the same pixels, but for the average pooling traded in."""
     blocks = {"block_config": (1, 2, 3, 3), "growth_rate": 8}
     backbone = create_backbone("densenet121", backbone_args=blocks, output_stride=output_stride)[0].eval()
@@ -99,40 +92,31 @@ def test_dilated_densenet_sees_the_pixels_of_the_plain_one(output_stride: int) -
     reference.load_state_dict(backbone.state_dict(), strict=True)
     if output_stride == 16:
         reference.features.transition3.pool = _EverySecondCell()
-    images, step = _images(128, 96), 32 // output_stride
-    found = feature_map(backbone, images)[..., ::step, ::step]
-    torch.testing.assert_close(found, reference.forward_features(images))
+    x, step = images(128, 96), 32 // output_stride
+    found = feature_map(backbone, x)[..., ::step, ::step]
+    torch.testing.assert_close(found, reference.forward_features(x))
 
 
-def test_tokens_of_a_vision_transformer_are_laid_out_as_its_patches(small: Callable[..., CausalCXR]) -> None:
+def test_tokens_of_a_vision_transformer_are_laid_out_as_its_patches(small):
     """Images are padded to whole patches."""
     model = small("causal_vit_small_patch16").eval()
     arguments = {"depth": 2, "embed_dim": 96, "num_heads": 3, "dynamic_img_size": True}
     reference = timm.create_model("vit_small_patch16_224", num_classes=0, **arguments).eval()
     reference.load_state_dict(model.backbone.state_dict(), strict=True)
-    tokens = reference.forward_features(_images(64, 96))[:, 1:]
+    tokens = reference.forward_features(images(64, 96))[:, 1:]
     expected = tokens.transpose(1, 2).unflatten(2, (4, 6))
-    torch.testing.assert_close(feature_map(model.backbone, _images(64, 96)), expected)
-    padded = nn.functional.pad(_images(70, 90), (0, 6, 0, 10))
-    torch.testing.assert_close(model(_images(70, 90)), model(padded))
+    torch.testing.assert_close(feature_map(model.backbone, images(64, 96)), expected)
+    padded = nn.functional.pad(images(70, 90), (0, 6, 0, 10))
+    torch.testing.assert_close(model(images(70, 90)), model(padded))
 
 
-def test_map_of_a_swin_transformer_is_the_one_of_timm(small: Callable[..., CausalCXR]) -> None:
-    model = small("causal_swin_tiny").eval()
-    arguments = {"depths": (1, 1, 2, 2), "embed_dim": 24, "num_heads": (1, 2, 4, 8), "strict_img_size": False}
-    reference = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, **arguments).eval()
-    reference.load_state_dict(model.backbone.state_dict(), strict=True)
-    expected = reference.forward_features(_images(96, 160)).permute(0, 3, 1, 2)
-    torch.testing.assert_close(feature_map(model.backbone, _images(96, 160)), expected)
-
-
-def test_backbone_that_gives_no_final_map() -> None:
+def test_backbone_that_gives_no_final_map():
     with pytest.raises(ValueError, match="'hiera_tiny_224' yields no feature map"):
         causalcxr.create_model("causal_timm", backbone="hiera_tiny_224", device="meta")
 
 
 @pytest.mark.filterwarnings("ignore:CSATv2 is designed for 3-channel")
-def test_backbone_that_does_not_run_on_such_images() -> None:
+def test_backbone_that_does_not_run_on_such_images():
     with pytest.raises(ValueError, match=r"'csatv2' does not run on images \(B, 1, 512, 512\): shape .* is invalid"):
         causalcxr.create_model("causal_timm", backbone="csatv2", in_chans=1, device="meta")
 
@@ -143,16 +127,16 @@ class _Returns(nn.Module):
     pretrained_cfg = MappingProxyType({"input_size": (3, 32, 32), "architecture": "other"})
     feature_info = ({"num_chs": 8, "reduction": 16},)
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape):
         super().__init__()
         self.shape = shape
         self.used, self.unused = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
 
-    def forward_intermediates(self, x: Tensor, **_: Any) -> list[Tensor]:
+    def forward_intermediates(self, x, **_):
         return [self.used * x.new_ones(self.shape)]
 
 
-def test_map_must_be_the_declared_one_and_parameters_that_it_does_not_depend_on_are_frozen() -> None:
+def test_map_must_be_the_declared_one_and_parameters_that_it_does_not_depend_on_are_frozen():
     """Those of HRNet's finer maps, say: a distributed wrapper would wait for their gradients."""
     for shape in ((2, 4, 8), (2, 4, 6, 6)):
         with pytest.raises(ValueError, match=r"instead of .B, 8, H, W.*use a convolutional network"):

@@ -1,18 +1,15 @@
 """The causal head against the references put together, and the properties that define the method."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from timm.layers import build_sincos2d_pos_embed
-from torch import Tensor
 
 from causalcxr import CausalHead
 from reference.causal_head import causal_head
 from reference.comparison import EXACT, normal, randomised
 
 
-def _head(num_classes: int = 3, **kwargs: object) -> CausalHead:
+def _head(num_classes=3, **kwargs):
     return randomised(CausalHead(5, num_classes, dim=8, num_heads=2, **kwargs))
 
 
@@ -20,7 +17,7 @@ def _head(num_classes: int = 3, **kwargs: object) -> CausalHead:
     ("options", "num_given"),
     [({}, None), ({"complement": "paper", "depth": 1}, None), ({"combine": "cat"}, None), ({"combine": "cat"}, 4)],
 )
-def test_output_equals_the_reference(options: dict, num_given: int | None) -> None:
+def test_output_equals_the_reference(options, num_given):
     head, features = _head(**options).eval(), normal(3, 5, 2, 3)
     confounders = None if num_given is None else normal(num_given, 3, 8, seed=2)
     output = head(features, confounders, need_attention=True)
@@ -39,12 +36,12 @@ def test_output_equals_the_reference(options: dict, num_given: int | None) -> No
         torch.testing.assert_close(given, wanted, **EXACT, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_each_loss_trains_its_own_branch() -> None:
+def test_each_loss_trains_its_own_branch():
     """L_sl must not reach the confounding network, nor L_conf the causal one; the intervention reaches both."""
     head = _head()
     output = head(normal(3, 5, 2, 3))
 
-    def reached(logits: Tensor) -> set[str]:
+    def reached(logits):
         gradients = torch.autograd.grad(logits.sum(), list(head.parameters()), retain_graph=True, allow_unused=True)
         names = [name.split(".")[0] for name, _ in head.named_parameters()]
         return {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
@@ -55,7 +52,7 @@ def test_each_loss_trains_its_own_branch() -> None:
     assert reached(output.intervened) == shared | {"causal_mlp", "confounder_mlp", "intervention"}
 
 
-def test_dropout_acts_in_training_alone() -> None:
+def test_dropout_acts_in_training_alone():
     head, features = _head(drop_rate=0.5), normal(2, 5, 2, 3)
     torch.testing.assert_close(head.eval()(features)[:5], _head()(features)[:5], **EXACT)
     torch.manual_seed(0)
@@ -63,7 +60,7 @@ def test_dropout_acts_in_training_alone() -> None:
     assert (head(features).confounder != 0).all()  # what a bank stores is whole
 
 
-def test_parameters_are_built_in_the_asked_for_type() -> None:
+def test_parameters_are_built_in_the_asked_for_type():
     head = CausalHead(5, 3, dim=8, num_heads=2, dtype=torch.bfloat16, device="meta")
     assert {(parameter.dtype, parameter.device.type) for parameter in head.parameters()} == {(torch.bfloat16, "meta")}
 
@@ -85,6 +82,6 @@ X = torch.zeros(2, 5, 2, 3)
         (lambda: HEAD(X, torch.zeros(4, 2, 8)), "confounders must have shape"),
     ],
 )
-def test_what_does_not_fit_is_refused(call: Callable[[], object], message: str) -> None:
+def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-from collections.abc import Callable
 
 import pytest
 import timm
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor
 
 import causalcxr
-from causalcxr import CausalCXR, CausalObjective
+from causalcxr import CausalObjective
 from causalcxr.models.backbone import feature_map
+from reference.comparison import images as _images
 
 # Without their depth and width the others are one of these over again.
 ALIKE = ("_resnet34", "_resnet101", "_resnet152", "_convnext_small", "_convnext_base", "_vit_base_patch16")
@@ -20,20 +20,16 @@ NAMES = [name for name in causalcxr.list_models() if not name.endswith(ALIKE)]
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def model(request: pytest.FixtureRequest, small: Callable[..., CausalCXR]) -> CausalCXR:
+def model(request, small):
     """Shared by the tests of this file, which leave it as it is, in evaluation mode and without gradients."""
     return small(request.param).eval().requires_grad_(False)
 
 
-def _trainable(model: CausalCXR) -> CausalCXR:
+def _trainable(model):
     return copy.deepcopy(model).requires_grad_(True).train()
 
 
-def _images(*size: int) -> Tensor:
-    return torch.randn(2, 3, *(size or (64, 64)), generator=torch.Generator().manual_seed(0))
-
-
-def test_parts_of_the_forward_agree_with_the_whole(model: CausalCXR) -> None:
+def test_parts_of_the_forward_agree_with_the_whole(model):
     features = model.forward_features(_images())
     output = model.forward_causal(_images())
     assert features.shape[1] == model.num_features
@@ -46,7 +42,7 @@ def test_parts_of_the_forward_agree_with_the_whole(model: CausalCXR) -> None:
     torch.testing.assert_close(model.get_classifier()(pre_logits), output.logits)
 
 
-def test_a_hook_on_the_head_sees_every_prediction(small: Callable[..., CausalCXR]) -> None:
+def test_a_hook_on_the_head_sees_every_prediction(small):
     model, seen = small("causal_test_resnet").eval(), []
     model.head.register_forward_hook(lambda head, inputs, output: seen.append(output.logits))
     logits, output = model(_images()), model.forward_causal(_images())
@@ -54,7 +50,7 @@ def test_a_hook_on_the_head_sees_every_prediction(small: Callable[..., CausalCXR
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 160)])
-def test_attention_maps_cover_the_image(model: CausalCXR, size: tuple[int, int]) -> None:
+def test_attention_maps_cover_the_image(model, size):
     output = model.forward_causal(_images(*size), need_attention=True)
     assert output.attention is not None
     assert output.attention.shape == (2, 14, *(-(-side // model.reduction) for side in size))
@@ -62,7 +58,7 @@ def test_attention_maps_cover_the_image(model: CausalCXR, size: tuple[int, int])
     torch.testing.assert_close(output.logits, model(_images(*size)))
 
 
-def test_labels_can_be_changed(model: CausalCXR) -> None:
+def test_labels_can_be_changed(model):
     other = copy.deepcopy(model)
     other.reset_classifier(5)
     output = other.forward_causal(_images())
@@ -81,7 +77,7 @@ def test_labels_can_be_changed(model: CausalCXR) -> None:
     assert not torch.equal(other(_images()), model(_images()))
 
 
-def test_type_reaches_every_parameter(model: CausalCXR, small: Callable[..., CausalCXR]) -> None:
+def test_type_reaches_every_parameter(model, small):
     other = small(model.pretrained_cfg["architecture"], dtype=torch.float64).eval()
     logits = other(_images().double())
     assert logits.dtype == torch.float64
@@ -91,7 +87,7 @@ def test_type_reaches_every_parameter(model: CausalCXR, small: Callable[..., Cau
     assert {tensor.dtype for tensor in tensors} == {torch.float64}
 
 
-def test_autocast_is_float32_up_to_rounding(model: CausalCXR) -> None:
+def test_autocast_is_float32_up_to_rounding(model):
     """The head adds a few roundings of 2^-8 to those of the backbone, which are many in a deep untrained one."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         low, low_map = model.forward_causal(_images()), feature_map(model.backbone, _images())
@@ -100,12 +96,12 @@ def test_autocast_is_float32_up_to_rounding(model: CausalCXR) -> None:
         assert _error(getattr(low, name), getattr(full, name)) < 5 * 2**-8 + _error(low_map, full_map)
 
 
-def _error(x: Tensor, expected: Tensor) -> float:
+def _error(x, expected):
     assert x.isfinite().all()
     return float((x.float() - expected).norm() / expected.norm())
 
 
-def test_intermediate_maps_are_those_of_feature_info(model: CausalCXR) -> None:
+def test_intermediate_maps_are_those_of_feature_info(model):
     final, maps = model.forward_intermediates(_images(96, 160))
     torch.testing.assert_close(final, model.forward_features(_images(96, 160)))
     assert [x.shape[1] for x in maps] == [info["num_chs"] for info in model.feature_info]
@@ -116,7 +112,7 @@ def test_intermediate_maps_are_those_of_feature_info(model: CausalCXR) -> None:
     torch.testing.assert_close(last, maps[-1:])
 
 
-def test_layers_after_the_deepest_index_can_be_dropped(model: CausalCXR) -> None:
+def test_layers_after_the_deepest_index_can_be_dropped(model):
     other = copy.deepcopy(model)
     maps = model.forward_intermediates(_images(), intermediates_only=True)
     kept = other.prune_intermediate_layers([0])
@@ -126,7 +122,7 @@ def test_layers_after_the_deepest_index_can_be_dropped(model: CausalCXR) -> None
     torch.testing.assert_close(other.forward_intermediates(_images(), kept, intermediates_only=True), maps[:1])
 
 
-def test_layers_are_grouped_as_the_backbone_groups_them(model: CausalCXR) -> None:
+def test_layers_are_grouped_as_the_backbone_groups_them(model):
     for coarse in (False, True):
         groups = timm.models.group_parameters(model, model.group_matcher(coarse), reverse=True)
         expected = timm.models.group_parameters(model.backbone, model.backbone.group_matcher(coarse), reverse=True)
@@ -136,7 +132,7 @@ def test_layers_are_grouped_as_the_backbone_groups_them(model: CausalCXR) -> Non
         assert len(set(expected.values())) > 2
 
 
-def test_layers_of_a_backbone_that_does_not_group_them() -> None:
+def test_layers_of_a_backbone_that_does_not_group_them():
     model = causalcxr.create_model("causal_timm", backbone="poolformer_s12", device="meta")
     groups = timm.models.group_parameters(model, model.group_matcher(), reverse=True)
     expected = timm.optim.auto_group_layers(model.backbone)
@@ -144,7 +140,7 @@ def test_layers_of_a_backbone_that_does_not_group_them() -> None:
     assert {groups[name] for name in groups if name.startswith("head.")} == {max(expected.values()) + 1}
 
 
-def test_every_parameter_has_a_gradient_and_checkpointing_recomputes_blocks_for_it(model: CausalCXR) -> None:
+def test_every_parameter_has_a_gradient_and_checkpointing_recomputes_blocks_for_it(model):
     plain, recomputing = _trainable(model), _trainable(model)
     recomputing.set_grad_checkpointing()
     assert _calls_in_a_step(plain) < _calls_in_a_step(recomputing)
@@ -153,9 +149,9 @@ def test_every_parameter_has_a_gradient_and_checkpointing_recomputes_blocks_for_
     torch.testing.assert_close(again, gradients)
 
 
-def _calls_in_a_step(model: CausalCXR) -> int:
+def _calls_in_a_step(model):
     """Take the gradients and return how many layers of the backbone were called for it."""
-    called: list[str] = []
+    called = []
     for module in model.backbone.modules():
         module.register_forward_hook(lambda *_: called.append(""))
     with torch.random.fork_rng():
@@ -164,18 +160,18 @@ def _calls_in_a_step(model: CausalCXR) -> int:
     return len(called)
 
 
-def test_copies_predict_the_same(model: CausalCXR) -> None:
+def test_copies_predict_the_same(model):
     other = pickle.loads(pickle.dumps(model))  # noqa: S301
     assert torch.equal(other(_images()), model(_images()))
     assert other.pretrained_cfg == model.pretrained_cfg
 
 
-def test_channels_last_is_kept_through_the_whole_model(model: CausalCXR) -> None:
+def test_channels_last_is_kept_through_the_whole_model(model):
     """Every map that a convolution or an encoder layer makes; a copy into the other format would cost a pass."""
     other = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    kept: dict[str, bool] = {}
+    kept = {}
 
-    def note(name: str, x: object) -> None:
+    def note(name, x):
         if isinstance(x, Tensor) and x.ndim == 4:
             kept[name] = x.is_contiguous(memory_format=torch.channels_last)
 
@@ -189,7 +185,7 @@ def test_channels_last_is_kept_through_the_whole_model(model: CausalCXR) -> None
 
 
 @pytest.mark.parametrize("out_indices", [None, (0, -1)])
-def test_features_only(model: CausalCXR, out_indices: tuple[int, ...] | None) -> None:
+def test_features_only(model, out_indices):
     """All maps of the backbone, or some."""
     arguments = timm.models.get_model_args(model) | {"features_only": True, "out_indices": out_indices}
     backbone = timm.create_model(model.pretrained_cfg["architecture"], **arguments).eval()
@@ -201,7 +197,7 @@ def test_features_only(model: CausalCXR, out_indices: tuple[int, ...] | None) ->
     assert backbone.feature_info.reduction()[-1] == model.reduction
 
 
-def test_optimizer_of_timm_slows_the_stem_and_leaves_embeddings_and_positions_undecayed(model: CausalCXR) -> None:
+def test_optimizer_of_timm_slows_the_stem_and_leaves_embeddings_and_positions_undecayed(model):
     model = _trainable(model)
     optimizer = timm.optim.create_optimizer_v2(model, "adamw", lr=1.0, weight_decay=0.05, layer_decay=0.75)
     scale = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}

@@ -1,8 +1,6 @@
 """Creating models by name, and the messages for names, options and images that do not fit."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +9,6 @@ import torch
 from PIL import Image
 
 import causalcxr
-from causalcxr import CausalCXR
 
 
 @pytest.mark.parametrize(
@@ -27,14 +24,14 @@ from causalcxr import CausalCXR
         ("causal_timm", ValueError, r"needs the name of a timm model, as create_model\('causal_timm', backbone="),
     ],
 )
-def test_names_that_do_not_fit(name: Any, error: type[Exception], message: str) -> None:
+def test_names_that_do_not_fit(name, error, message):
     with pytest.raises(error, match=message):
         causalcxr.create_model(name)
 
 
 @pytest.mark.parametrize("create_model", [causalcxr.create_model, timm.create_model])
 @pytest.mark.parametrize("name", ["causal_resnet18", "causal_resnet18.untrained"])
-def test_weights_that_are_not_published(create_model: Callable[..., CausalCXR], name: str) -> None:
+def test_weights_that_are_not_published(create_model, name):
     message = "no weights are published for 'causal_resnet18'; models with weights: causal_efficientnet_lite0"
     with pytest.raises(ValueError, match=message):
         create_model(name, pretrained=True)
@@ -57,12 +54,12 @@ def test_weights_that_are_not_published(create_model: Callable[..., CausalCXR], 
         ({"pretrained": True, "checkpoint_path": "own.pth"}, ValueError, "give pretrained=False with it"),
     ],
 )
-def test_options_that_do_not_fit(options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_options_that_do_not_fit(options, error, message):
     with pytest.raises(error, match=message):
         causalcxr.create_model("causal_test_resnet", **options)
 
 
-def test_options_reach_the_model() -> None:
+def test_options_reach_the_model():
     options = {"dim": 32, "num_heads": 2, "depth": 3, "complement": "paper", "combine": "cat", "drop_rate": 0.5}
     model = causalcxr.create_model("causal_test_resnet", **options)
     attention = model.head.decoder.layers[0].attn
@@ -70,7 +67,7 @@ def test_options_reach_the_model() -> None:
     assert (attention.complement, model.head.intervention.combine, model.head.drop.p) == ("paper", "cat", 0.5)
 
 
-def test_names_of_labels_say_how_many_there_are(tmp_path: Path) -> None:
+def test_names_of_labels_say_how_many_there_are(tmp_path):
     names = np.array(["Mass", "Nodule"])
     for given in (names, list(names), names.tolist()):
         model = causalcxr.create_model("causal_test_resnet", label_names=given)
@@ -81,7 +78,7 @@ def test_names_of_labels_say_how_many_there_are(tmp_path: Path) -> None:
     assert (model.num_classes, len(model.calibration.thresholds)) == (2, 2)
 
 
-def test_folder_whose_name_is_given_as_a_string(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_whose_name_is_given_as_a_string(tmp_path, monkeypatch):
     (tmp_path / "sv").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"create_model\(Path\('sv'\)\) or 'local-dir:sv'"):
@@ -89,8 +86,8 @@ def test_folder_whose_name_is_given_as_a_string(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("create_model", [causalcxr.create_model, timm.create_model])
-def test_arguments_that_do_not_fit(create_model: Callable[..., Any]) -> None:
-    wrong: list[tuple[str, dict[str, Any]]] = [
+def test_arguments_that_do_not_fit(create_model):
+    wrong = [
         ("unexpected keyword argument 'drop_path'", {"drop_path": 0.1}),
         ("backbone 'resnet18' takes no img_size; it takes images of any size", {"img_size": 64}),
         ("backbone 'resnet18' takes no zzz", {"backbone_args": {"zzz": 1}}),
@@ -104,7 +101,7 @@ def test_arguments_that_do_not_fit(create_model: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("create_model", [causalcxr.create_model, timm.create_model])
 @pytest.mark.parametrize("name", ["causal_vit_small_patch16", "causal_swin_tiny"])
 @pytest.mark.parametrize("size", [448, (448, 384)])
-def test_image_size_reaches_backbones_that_know_it(create_model: Callable[..., Any], name: str, size: Any) -> None:
+def test_image_size_reaches_backbones_that_know_it(create_model, name, size):
     model = create_model(name, img_size=size, device="meta")
     sides = (size, size) if isinstance(size, int) else size
     assert tuple(model.backbone.patch_embed.img_size) == sides
@@ -112,7 +109,7 @@ def test_image_size_reaches_backbones_that_know_it(create_model: Callable[..., A
     assert model(torch.zeros(2, 3, *sides, device="meta")).shape == (2, 14)
 
 
-def test_image_size_of_any_backbone(tmp_path: Path) -> None:
+def test_image_size_of_any_backbone(tmp_path):
     """One that is built for a single size: its own, or the one that is given."""
     model = causalcxr.create_model("causal_timm", backbone="test_vit", dim=32, num_heads=4)
     assert model.preprocess(torch.rand(1, 80, 80)).shape == (1, 3, 160, 160)
@@ -126,9 +123,7 @@ def test_image_size_of_any_backbone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("in_chans", [3, 1])
 @pytest.mark.parametrize("name", ["causal_test_resnet", "causal_resnet18"])  # one scale for all channels, or three
-def test_transform_of_timm_does_what_preprocess_does(
-    name: str, in_chans: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_transform_of_timm_does_what_preprocess_does(name, in_chans, tmp_path, caplog):
     """Up to 8 bits, to which it rounds after each direction, on a film that is not square; in a folder too."""
     model = causalcxr.create_model(name, in_chans=in_chans, pretrained_cfg_overlay={"input_size": (3, 96, 96)})
     causalcxr.save_pretrained(model, tmp_path)
@@ -141,8 +136,8 @@ def test_transform_of_timm_does_what_preprocess_does(
     assert caplog.records == []
 
 
-def test_rate_of_stochastic_depth() -> None:
-    def rates(rate: float | None) -> list[float]:
+def test_rate_of_stochastic_depth():
+    def rates(rate):
         model = causalcxr.create_model("causal_swin_tiny", device="meta", drop_path_rate=rate)
         return [module.drop_prob for module in model.modules() if hasattr(module, "drop_prob")]
 
@@ -160,9 +155,7 @@ def test_rate_of_stochastic_depth() -> None:
         (torch.full((2, 3, 64, 64), float("nan")), ValueError, "images must be normalised, .* but reach nan"),
     ],
 )
-def test_images_that_do_not_fit(
-    small: Callable[..., CausalCXR], images: Any, error: type[Exception], message: str
-) -> None:
+def test_images_that_do_not_fit(small, images, error, message):
     model = small("causal_test_resnet")
     for forward in (model, model.forward_causal, model.forward_intermediates):
         with pytest.raises(error, match=message):

@@ -1,17 +1,14 @@
 """Captured graphs agree with the models: traced, exported for images of any size, compiled, and as ONNX."""
 
 import shutil
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from timm.layers import DropPath
-from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from causalcxr import CausalCXR, CausalObjective
+from causalcxr import CausalObjective
 from causalcxr.layers import ConfounderBank
 from causalcxr.losses import CausalLoss
 
@@ -34,23 +31,23 @@ ANY_SIZE = ({0: DYNAMIC, 2: DYNAMIC, 3: DYNAMIC},)
 SIZES = [(1, 32, 32), (3, 212, 172), (1, 320, 352)]
 
 
-def _families(at_once: str, names: tuple[str, ...] = FAMILIES) -> pytest.MarkDecorator:
+def _families(at_once, names=FAMILIES):
     """Parametrize by families, of which all but one are slow."""
     slow = (pytest.param(name, marks=pytest.mark.slow) for name in names if name != at_once)
     return pytest.mark.parametrize("name", [at_once, *slow])
 
 
-def _images(batch: int = 2, height: int = 96, width: int = 128) -> Tensor:
+def _images(batch=2, height=96, width=128):
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def _assert_agree(run: Callable[[Tensor], Tensor], model: nn.Module, shapes: list[tuple[int, int, int]]) -> None:
+def _assert_agree(run, model, shapes):
     for shape in shapes:
         with torch.no_grad():
             torch.testing.assert_close(run(_images(*shape)), model(_images(*shape)), rtol=0, atol=1e-4)
 
 
-def _run_with_onnxruntime(model: nn.Module, path: Path, dynamic_shapes: tuple[dict[int, object]]) -> Callable:
+def _run_with_onnxruntime(model, path, dynamic_shapes):
     """Export a model, and return what runs the file."""
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package, reason="comes with causalcxr[onnx]")
@@ -64,14 +61,14 @@ def _run_with_onnxruntime(model: nn.Module, path: Path, dynamic_shapes: tuple[di
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.trace")
 @pytest.mark.parametrize("traced_at", [(2, 96, 128), (2, 320, 352)])
-def test_traced_model_takes_any_size(small: Callable[..., CausalCXR], traced_at: tuple[int, int, int]) -> None:
+def test_traced_model_takes_any_size(small, traced_at):
     """Traced on a small map, which is attended to as a whole, and on a large one, by blocks."""
     model = small("causal_test_resnet").eval()
     _assert_agree(torch.jit.trace(model, _images(*traced_at)), model, SIZES)
 
 
 @_families(at_once="causal_test_resnet")
-def test_exported_program_takes_any_batch(small: Callable[..., CausalCXR], name: str) -> None:
+def test_exported_program_takes_any_batch(small, name):
     model = small(name).eval()
     program = torch.export.export(model, (_images(),), dynamic_shapes=ANY_BATCH)
     _assert_agree(program.module(), model, [(1, 96, 128), (5, 96, 128)])
@@ -79,7 +76,7 @@ def test_exported_program_takes_any_batch(small: Callable[..., CausalCXR], name:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ANY_SIZE_FAMILIES)
-def test_exported_program_takes_any_size(small: Callable[..., CausalCXR], name: str, tmp_path: Path) -> None:
+def test_exported_program_takes_any_size(small, name, tmp_path):
     model = small(name).eval()
     program = torch.export.export(model, (_images(),), dynamic_shapes=ANY_SIZE)
     if name in ("causal_densenet121", "causal_resnet18"):  # torch cannot write the padding of the others
@@ -90,20 +87,20 @@ def test_exported_program_takes_any_size(small: Callable[..., CausalCXR], name: 
 
 @pytest.mark.integration
 @_families("causal_resnet18", ("causal_convnext_tiny", "causal_vit_small_patch16"))
-def test_onnx_takes_any_size(small: Callable[..., CausalCXR], name: str, tmp_path: Path) -> None:
+def test_onnx_takes_any_size(small, name, tmp_path):
     model = small(name).eval()
     _assert_agree(_run_with_onnxruntime(model, tmp_path / "model.onnx", ANY_SIZE), model, SIZES)
 
 
 @pytest.mark.slow
 @pytest.mark.integration
-def test_onnx_of_a_swin_transformer_takes_any_batch(small: Callable[..., CausalCXR], tmp_path: Path) -> None:
+def test_onnx_of_a_swin_transformer_takes_any_batch(small, tmp_path):
     model = small("causal_swin_tiny").eval()
     run = _run_with_onnxruntime(model, tmp_path / "model.onnx", ANY_BATCH)
     _assert_agree(run, model, [(1, 96, 128), (5, 96, 128)])
 
 
-def test_compiled_causal_forward_is_one_graph(small: Callable[..., CausalCXR]) -> None:
+def test_compiled_causal_forward_is_one_graph(small):
     torch.compiler.reset()
     model = small("causal_vit_small_patch16").eval()
     compiled = torch.compile(model.forward_causal, backend="eager", fullgraph=True)
@@ -116,13 +113,11 @@ def test_compiled_causal_forward_is_one_graph(small: Callable[..., CausalCXR]) -
     ("partners", "num_strata"),
     [("all", 0), pytest.param("random", 2, marks=pytest.mark.slow)],
 )
-def test_compiled_training_step_is_one_graph_for_all_steps(
-    small: Callable[..., CausalCXR], partners: str, num_strata: int
-) -> None:
+def test_compiled_training_step_is_one_graph_for_all_steps(small, partners, num_strata):
     """While the bank of 6 fills up by batches of 4 and is overwritten, too."""
     torch.compiler.reset()
 
-    def objective() -> CausalObjective:
+    def objective():
         model, prior = small("causal_test_resnet"), (0.3, 0.7) if num_strata else None
         bank = ConfounderBank(6, 14, model.head_hidden_size, num_strata=num_strata, strata_prior=prior)
         return CausalObjective(model, CausalLoss(partners=partners), bank=bank)
@@ -146,7 +141,7 @@ def test_compiled_training_step_is_one_graph_for_all_steps(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-def test_compiled_training_step_agrees(small: Callable[..., CausalCXR], name: str) -> None:
+def test_compiled_training_step_agrees(small, name):
     torch.compiler.reset()
     results = []
     for run in (lambda module: module, partial(torch.compile, backend="aot_eager", fullgraph=True)):
@@ -162,7 +157,7 @@ def test_compiled_training_step_agrees(small: Callable[..., CausalCXR], name: st
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="the default backend needs a C++ compiler on a CPU")
-def test_default_backend_compiles_the_prediction(small: Callable[..., CausalCXR]) -> None:
+def test_default_backend_compiles_the_prediction(small):
     torch.compiler.reset()
     model = small("causal_test_resnet").eval()
     _assert_agree(torch.compile(model, fullgraph=True), model, [(2, 96, 128)])

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor
 
 from causalcxr import CausalCXR
 from causalcxr.layers import ConfounderBank
@@ -16,12 +15,12 @@ STRATA = [0, 1, 0, 0, 1]
 
 
 @pytest.fixture(scope="module", params=["add", "cat"])
-def model(request: pytest.FixtureRequest) -> CausalCXR:
+def model(request):
     torch.manual_seed(0)
     return CausalCXR("test_resnet", num_classes=3, dim=8, num_heads=2, combine=request.param).double().eval()
 
 
-def _bank(num_strata: int) -> ConfounderBank:
+def _bank(num_strata):
     bank = ConfounderBank(
         20, 3, 8, num_strata=num_strata, strata_prior=PRIOR if num_strata else None, dtype=torch.float64
     )
@@ -29,12 +28,12 @@ def _bank(num_strata: int) -> ConfounderBank:
     return bank
 
 
-def _images() -> Tensor:
+def _images():
     return normal(2, 3, 32, 32)
 
 
 @pytest.mark.parametrize("num_strata", [0, 2])
-def test_prediction_equals_the_reference(model: CausalCXR, num_strata: int) -> None:
+def test_prediction_equals_the_reference(model, num_strata):
     bank, phi = _bank(num_strata), model.head.intervention
     expected = predict_do(
         model.forward_causal(_images()).causal,
@@ -50,7 +49,7 @@ def test_prediction_equals_the_reference(model: CausalCXR, num_strata: int) -> N
     assert not given.requires_grad
 
 
-def test_average_stays_in_float32_under_autocast() -> None:
+def test_average_stays_in_float32_under_autocast():
     """Averaging equal probabilities must return them; in bfloat16 it would round them to 3 digits."""
     torch.manual_seed(0)
     model = CausalCXR("test_resnet", num_classes=3, dim=8, num_heads=2).eval()
@@ -64,14 +63,14 @@ def test_average_stays_in_float32_under_autocast() -> None:
     torch.testing.assert_close(given, expected.detach().float().sigmoid(), rtol=1e-6, atol=0)
 
 
-def test_model_in_training_predicts_as_in_evaluation_and_stays_as_it_is(model: CausalCXR) -> None:
+def test_model_in_training_predicts_as_in_evaluation_and_stays_as_it_is(model):
     training, bank = copy.deepcopy(model).train(), _bank(0)
     assert torch.equal(training.predict_do(_images(), bank), model.predict_do(_images(), bank))
     assert all(module.training for module in training.modules())
     torch.testing.assert_close(training.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
-def test_bank_must_be_a_filled_bank_of_the_same_labels(model: CausalCXR) -> None:
+def test_bank_must_be_a_filled_bank_of_the_same_labels(model):
     with pytest.raises(TypeError, match="must be a ConfounderBank, but got Tensor"):
         model.predict_do(_images(), torch.zeros(5, 3, 8))
     bank = ConfounderBank(5, 4, 8, dtype=torch.float64)

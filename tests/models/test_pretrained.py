@@ -2,19 +2,16 @@
 
 import logging
 import re
-from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
 import causalcxr
 from causalcxr.models.backbone import create_backbone, feature_map
 from causalcxr.models.published import BACKBONES, PublishedBackbone
-from reference.comparison import randomised
+from reference.comparison import images, randomised
 
 TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 # What stands for a row of the table, since a test can hold no such network.
@@ -29,35 +26,31 @@ GREY = PublishedBackbone(
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny(monkeypatch):
     for row in (DINO, GREY):
         monkeypatch.setitem(BACKBONES, row.name, row)
 
 
-def _images(size: int = 70, channels: int = 3) -> Tensor:
-    return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
-
-
-def _network(name: str, **kwargs: Any) -> nn.Module:
+def _network(name, **kwargs):
     """Return a network of timm with weights that are all drawn."""
     return randomised(timm.create_model(name, num_classes=3, **kwargs), scale=0.1).float().eval()
 
 
-def _weights(network: nn.Module) -> dict[str, Tensor]:
+def _weights(network):
     return {name: weight for name, weight in network.state_dict().items() if not name.startswith("head.")}
 
 
-def _assert_same(network: Any, source: str | Path, name: str, size: int = 70, **kwargs: Any) -> None:
+def _assert_same(network, source, name, size=70, **kwargs):
     backbone = create_backbone(name, pretrained=source, backbone_args=kwargs)[0].eval()
     with torch.no_grad():
-        (expected,) = network.forward_intermediates(_images(size), indices=1, norm=True, intermediates_only=True)
-        torch.testing.assert_close(feature_map(backbone, _images(size)), expected, rtol=1e-5, atol=1e-5)
+        (expected,) = network.forward_intermediates(images(size, size), indices=1, norm=True, intermediates_only=True)
+        torch.testing.assert_close(feature_map(backbone, images(size, size)), expected, rtol=1e-5, atol=1e-5)
 
 
-def _as_transformers(weights: dict[str, Tensor], *, saved: bool) -> dict[str, Tensor]:
+def _as_transformers(weights, *, saved):
     """Rename weights of timm's DINOv2 as transformers holds them, or as it saves them."""
     names = ("attention.{}", "o_proj", "{}_proj") if not saved else ("attention.attention.{}", "output.dense", "{}")
-    renamed: dict[str, Tensor] = {"embeddings.mask_token": torch.zeros(1, 32)}
+    renamed = {"embeddings.mask_token": torch.zeros(1, 32)}
     for name, weight in weights.items():
         new = re.sub(r"^blocks\.", "encoder.layer.", name).replace(
             "patch_embed.proj", "embeddings.patch_embeddings.projection"
@@ -75,16 +68,16 @@ def _as_transformers(weights: dict[str, Tensor], *, saved: bool) -> dict[str, Te
 
 
 @pytest.mark.parametrize(("saved", "below"), [(True, ""), (True, "dinov2."), (False, "module.backbone.")])
-def test_dinov2_under_the_names_of_transformers(tmp_path: Path, saved: bool, below: str) -> None:
+def test_dinov2_under_the_names_of_transformers(tmp_path, saved, below):
     network = _network("vit_small_patch14_dinov2", img_size=70, **TINY)
     renamed = {below + name: weight for name, weight in _as_transformers(_weights(network), saved=saved).items()}
     save_file(renamed, tmp_path / "model.safetensors")
     _assert_same(network, tmp_path, "vit_small_patch14_dinov2", img_size=70, **TINY)
 
 
-def test_dinov2_under_its_own_names(tmp_path: Path) -> None:
+def test_dinov2_under_its_own_names(tmp_path):
     """With registers, of which timm's network has the positions apart."""
-    network: Any = _network("vit_small_patch14_reg4_dinov2", img_size=70, **TINY)
+    network = _network("vit_small_patch14_reg4_dinov2", img_size=70, **TINY)
     weights = _weights(network)
     weights |= {"register_tokens": weights.pop("reg_token"), "mask_token": torch.zeros(1, 32)}
     first = torch.ones(1, 1, 32)
@@ -97,7 +90,7 @@ def test_dinov2_under_its_own_names(tmp_path: Path) -> None:
     ("container", "wrapped"),
     [("model", ""), ("state_dict", "module."), ("module", "encoder."), ("model", "model.backbone.")],
 )
-def test_masked_autoencoder(tmp_path: Path, wrapped: str, container: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_masked_autoencoder(tmp_path, wrapped, container, caplog):
     """Its decoder is left, and said; positions are resampled to the patches that the backbone has."""
     network = _network("vit_small_patch16_224", img_size=64, **TINY)
     weights = _weights(network)
@@ -112,7 +105,7 @@ def test_masked_autoencoder(tmp_path: Path, wrapped: str, container: str, caplog
 
 
 @pytest.mark.parametrize("size", ["tiny", "base"])
-def test_eva_x(tmp_path: Path, size: str) -> None:
+def test_eva_x(tmp_path, size):
     """As after masked pretraining: its norm stays on the tokens, the layer that guesses them is left."""
     row = BACKBONES[f"eva_x_{size}"]
     arguments = {**row.backbone_args, **TINY}
@@ -127,12 +120,12 @@ def test_eva_x(tmp_path: Path, size: str) -> None:
     _assert_same(network, tmp_path / "eva.pt", row.architecture, size=224, **arguments)
 
 
-def test_backbone_of_a_model_of_ours(tmp_path: Path) -> None:
-    model: Any = causalcxr.create_model("causal_test_resnet").eval()
+def test_backbone_of_a_model_of_ours(tmp_path):
+    model = causalcxr.create_model("causal_test_resnet").eval()
     causalcxr.save_pretrained(model, tmp_path)
     for path in (tmp_path, tmp_path / "model.safetensors"):
-        copy: Any = causalcxr.create_model("causal_test_resnet", num_classes=2, pretrained_backbone=path).eval()
-        torch.testing.assert_close(copy.forward_features(_images(64)), model.forward_features(_images(64)))
+        copy = causalcxr.create_model("causal_test_resnet", num_classes=2, pretrained_backbone=path).eval()
+        torch.testing.assert_close(copy.forward_features(images()), model.forward_features(images()))
 
 
 class _Anything:
@@ -148,13 +141,13 @@ class _Anything:
         ({"conv1.0.weight": torch.zeros(2)}, "do not fit the backbone 'test_resnet': .*Missing key.*bn1"),
     ],
 )
-def test_file_that_cannot_be_used(tmp_path: Path, content: Any, message: str) -> None:
+def test_file_that_cannot_be_used(tmp_path, content, message):
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(ValueError, match=f"w.pth .*{message}"):
         create_backbone("test_resnet", pretrained=tmp_path / "w.pth")
 
 
-def test_damaged_file(tmp_path: Path) -> None:
+def test_damaged_file(tmp_path):
     for name in ("w.pth", "w.safetensors"):
         for content in (b"", b"no zip file"):
             (tmp_path / name).write_bytes(content)
@@ -169,9 +162,9 @@ ROWS = [row for row in causalcxr.list_backbones() if not re.match(r"xrv_densenet
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_row_of_the_table(row: PublishedBackbone) -> None:
+def test_row_of_the_table(row):
     """Each is a network that takes such images, and says so."""
-    model: Any = causalcxr.create_model("causal_timm", backbone=row.name, pretrained_backbone=False, device="meta")
+    model = causalcxr.create_model("causal_timm", backbone=row.name, pretrained_backbone=False, device="meta")
     cfg = model.pretrained_cfg
     assert cfg["input_size"] == (row.channels, row.pixels, row.pixels)
     assert (cfg["mean"], cfg["std"]) == ((row.mean,) * row.channels, (row.std,) * row.channels)
@@ -180,7 +173,7 @@ def test_row_of_the_table(row: PublishedBackbone) -> None:
     assert re.match(r"hf-hub:[\w.-]+/[\w.-]+(@[0-9a-f]{40})?:[\w.]+\.safetensors$|https://", row.address)
 
 
-def test_short_names(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_names(tiny, monkeypatch):
     with pytest.raises(ValueError, match=r"are a pickle, https://host/file.pt, .* pretrained_backbone=False"):
         causalcxr.create_model("causal_timm", backbone="tiny_grey")
     with pytest.raises(ValueError, match=r"create_model\('causal_timm', backbone='tiny_dino'\)"):
@@ -188,17 +181,17 @@ def test_short_names(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="close names: tiny_grey"):
         causalcxr.create_model("causal_timm", backbone="tinygrey")
     monkeypatch.setitem(BACKBONES, "tiny_resnet", GREY._replace(architecture="test_resnet", backbone_args={}))
-    model: Any = causalcxr.create_model("causal_test_resnet", backbone="tiny_resnet", pretrained_backbone=False)
+    model = causalcxr.create_model("causal_test_resnet", backbone="tiny_resnet", pretrained_backbone=False)
     assert (model.pretrained_cfg["std"], model.pretrained_cfg["input_size"]) == ((1 / 2048,), (1, 64, 64))
 
 
-def _model(name: str, **kwargs: Any) -> Any:
+def _model(name, **kwargs):
     options = {"dim": 32, "num_heads": 4, "num_classes": 2, "pretrained_backbone": False}
     return causalcxr.create_model("causal_timm", backbone=name, **(options | kwargs)).eval()
 
 
 @pytest.mark.parametrize("name", ["tiny_dino", "tiny_grey"])
-def test_from_film_to_heat_map_and_back_from_a_folder(tiny: None, tmp_path: Path, name: str) -> None:
+def test_from_film_to_heat_map_and_back_from_a_folder(tiny, tmp_path, name):
     """Patches of 14 pixels, and grey images from -1024 to 1024."""
     model, film = _model(name, label_names=["Mass", "Nodule"]), torch.rand(1, 80, 90)
     x = model.preprocess(film)
@@ -214,14 +207,14 @@ def test_from_film_to_heat_map_and_back_from_a_folder(tiny: None, tmp_path: Path
     causalcxr.save_pretrained(model, tmp_path)
     assert "license: " + row.license in (tmp_path / "README.md").read_text()
     for pretrained in (True, False):  # neither asks for the weights of the table
-        copy: Any = causalcxr.create_model(tmp_path, pretrained=pretrained).eval()
+        copy = causalcxr.create_model(tmp_path, pretrained=pretrained).eval()
         assert copy.pretrained_cfg["std"] == (row.std,) * row.channels
         assert copy.in_chans == row.channels
         torch.testing.assert_close(copy.preprocess(film), x)
         assert torch.allclose(copy(x), model(x)) == pretrained
 
 
-def test_grey_weights_for_colour_images(tiny: None, tmp_path: Path) -> None:
+def test_grey_weights_for_colour_images(tiny, tmp_path):
     network = _network("densenet121", in_chans=1, block_config=(1, 1, 1, 1))
     torch.save(network.state_dict(), tmp_path / "grey.pth")
     grey, colour = (_model("tiny_grey", in_chans=n, pretrained_backbone=tmp_path / "grey.pth") for n in (1, 3))
@@ -231,7 +224,7 @@ def test_grey_weights_for_colour_images(tiny: None, tmp_path: Path) -> None:
     torch.testing.assert_close(*maps, rtol=1e-4, atol=1e-3)
 
 
-def test_images_beyond_the_range_of_the_backbone(tiny: None) -> None:
+def test_images_beyond_the_range_of_the_backbone(tiny):
     with pytest.raises(ValueError, match=r"within \+-2048, but reach 4096"):
         _model("tiny_grey")(torch.full((1, 1, 64, 64), 4096.0))
     with pytest.raises(ValueError, match=r"within \+-20, but reach 1024"):

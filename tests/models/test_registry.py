@@ -1,13 +1,11 @@
 """The registry: every model by its name, at its full size on the meta device, where nothing is computed."""
 
-from typing import Any
-
 import pytest
 import timm
 import torch
 
 import causalcxr
-from causalcxr import CausalCXR, CausalOutput
+from causalcxr import CausalOutput
 from causalcxr.models import registry
 
 NAMES = causalcxr.list_models()
@@ -15,20 +13,20 @@ BACKBONES = {name: backbone or "resnet26d" for name, (backbone, _) in registry.M
 STRIDES = {"causal_swin_tiny": 32}  # of those that cannot be dilated
 
 
-def _arguments(name: str) -> dict[str, Any]:
+def _arguments(name):
     return {"device": "meta"} | ({"backbone": "resnet26d"} if name == "causal_timm" else {})
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def model(request: pytest.FixtureRequest) -> CausalCXR:
+def model(request):
     return causalcxr.create_model(request.param, **_arguments(request.param))
 
 
-def _images(size: int, in_chans: int = 3) -> torch.Tensor:
+def _images(size, in_chans=3):
     return torch.empty(2, in_chans, size, size, device="meta")
 
 
-def test_the_table_is_what_is_registered() -> None:
+def test_the_table_is_what_is_registered():
     """timm answers a mismatch with a cfg of 1000 classes instead of an error."""
     assert set(NAMES) == set(registry.MODELS) == set(registry.default_cfgs)
     assert set(NAMES) == set(timm.list_models(module="registry")) == set(timm.list_models("causal_*"))
@@ -43,7 +41,7 @@ def test_the_table_is_what_is_registered() -> None:
     assert weights == causalcxr.list_models(pretrained=True) == ["causal_efficientnet_lite0.nih10k"]
 
 
-def test_backbone_is_the_one_of_timm(model: CausalCXR) -> None:
+def test_backbone_is_the_one_of_timm(model):
     name = model.pretrained_cfg["architecture"]
     backbone = timm.create_model(BACKBONES[name], num_classes=0, device="meta")
     expected = backbone.state_dict()
@@ -56,7 +54,7 @@ def test_backbone_is_the_one_of_timm(model: CausalCXR) -> None:
     assert model.head.feature_learning.in_chs == backbone.feature_info[-1]["num_chs"]
 
 
-def test_cfg_describes_the_model(model: CausalCXR) -> None:
+def test_cfg_describes_the_model(model):
     cfg, parameters = model.pretrained_cfg, dict(model.named_parameters())
     assert cfg["num_classes"] == model.num_classes == 14
     assert ("label_names" in cfg) == ("file" in cfg)  # names belong to weights
@@ -70,7 +68,7 @@ def test_cfg_describes_the_model(model: CausalCXR) -> None:
     assert by_label == {name for name in parameters if name.rpartition(".")[0] in cfg["classifier"]}
 
 
-def test_shapes_of_a_radiograph_of_1024_pixels(model: CausalCXR) -> None:
+def test_shapes_of_a_radiograph_of_1024_pixels(model):
     with torch.no_grad():
         output = model.forward_causal(_images(1024), need_attention=True)
     features, cells = (2, 14, model.head_hidden_size), 1024 // model.reduction
@@ -79,7 +77,7 @@ def test_shapes_of_a_radiograph_of_1024_pixels(model: CausalCXR) -> None:
 
 
 @pytest.mark.parametrize(("num_classes", "in_chans"), [(5, 1), (0, 3)])
-def test_labels_and_channels(model: CausalCXR, num_classes: int, in_chans: int) -> None:
+def test_labels_and_channels(model, num_classes, in_chans):
     name = model.pretrained_cfg["architecture"]
     other = causalcxr.create_model(name, num_classes=num_classes, in_chans=in_chans, **_arguments(name))
     assert (other.num_classes, other.pretrained_cfg["input_size"][0]) == (num_classes, in_chans)

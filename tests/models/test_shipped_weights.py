@@ -6,7 +6,6 @@ import json
 import shutil
 import socket
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,16 +21,16 @@ from causalcxr.metrics import auroc
 NAMES = causalcxr.list_pretrained()  # among them, as test_registry says, that of the default of the command line
 
 
-def _weights(name: str) -> Path:
+def _weights(name):
     return Path(timm.get_pretrained_cfg(name).file)
 
 
-def _manifest(name: str) -> dict[str, Any]:
+def _manifest(name):
     return json.loads(_weights(name).with_suffix(".json").read_text())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_file_is_the_one_of_its_manifest(name: str) -> None:
+def test_file_is_the_one_of_its_manifest(name):
     path, manifest = _weights(name), _manifest(name)
     assert f"{manifest['model']}.{manifest['tag']}" == name
     assert hashlib.sha256(path.read_bytes()).hexdigest() == manifest["sha256"]
@@ -43,7 +42,7 @@ def test_file_is_the_one_of_its_manifest(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_calibration_is_that_of_the_manifest(name: str) -> None:
+def test_calibration_is_that_of_the_manifest(name):
     expected = causalcxr.Calibration(**_manifest(name)["calibration"])
     assert len(set(expected.thresholds)) > 1
     assert causalcxr.create_model(name, pretrained=True).calibration == expected
@@ -53,7 +52,7 @@ def test_calibration_is_that_of_the_manifest(name: str) -> None:
 
 
 @pytest.mark.parametrize("create_model", [causalcxr.create_model, timm.create_model])
-def test_weights_of_somebody_else_have_neither_names_nor_calibration(create_model: Any, tmp_path: Path) -> None:
+def test_weights_of_somebody_else_have_neither_names_nor_calibration(create_model, tmp_path):
     shutil.copy(_weights(NAMES[0]), tmp_path / "own.safetensors")
     overlay = {"file": str(tmp_path / "own.safetensors")}
     model = create_model(NAMES[0], pretrained=True, pretrained_cfg_overlay=overlay)
@@ -61,7 +60,7 @@ def test_weights_of_somebody_else_have_neither_names_nor_calibration(create_mode
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_card_has_what_a_user_must_know(name: str) -> None:
+def test_card_has_what_a_user_must_know(name):
     card, manifest = _weights(name).with_suffix(".md").read_text(), _manifest(name)
     assert card.startswith(f"# {name}\n\n**Not for clinical use.**")
     test = manifest["test"]
@@ -75,7 +74,7 @@ def test_card_has_what_a_user_must_know(name: str) -> None:
 
 
 @pytest.mark.parametrize("create_model", [causalcxr.create_model, timm.create_model])
-def test_weights_load_without_a_network(create_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_load_without_a_network(create_model, monkeypatch):
     monkeypatch.delattr(socket, "socket")
     model = create_model("causal_efficientnet_lite0", pretrained=True).eval()
     expected = load_file(_weights("causal_efficientnet_lite0"))
@@ -87,7 +86,7 @@ def test_weights_load_without_a_network(create_model: Any, monkeypatch: pytest.M
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_reported_auroc_comes_out_again(name: str, shared_data: Path) -> None:
+def test_reported_auroc_comes_out_again(name, shared_data):
     manifest = _manifest(name)
     dataset = NIHChestXray14(shared_data / "nih-10k", "test", image_size=manifest["config"]["image_size"])
     assert len(dataset) == manifest["test_images"]["images"]

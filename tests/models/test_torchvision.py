@@ -2,25 +2,22 @@
 
 import logging
 import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from causalcxr.models.backbone import create_backbone, feature_map
-from reference.comparison import randomised
+from reference.comparison import images, randomised
 
 
-def _torchvision(family: str) -> tuple[nn.Module, str, dict[str, Any], Callable[[Any, Tensor], Tensor]]:
+def _torchvision(family):
     """Return a shallow network of torchvision, its name and arguments in timm, and its last feature map."""
     models = torchvision.models
     blocks = [(8, 16, 1), (16, 24, 1), (24, 32, 2), (32, None, 1)]
-    networks: dict[str, Any] = {
+    networks = {
         "resnet": (models.resnet18(), "resnet18", {}, lambda net, x: nn.Sequential(*list(net.children())[:-2])(x)),
         "densenet": (
             models.DenseNet(32, (1, 2, 2, 1)),
@@ -50,33 +47,33 @@ def _torchvision(family: str) -> tuple[nn.Module, str, dict[str, Any], Callable[
     return networks[family]
 
 
-def _vit_map(net: Any, x: Tensor) -> Tensor:
+def _vit_map(net, x):
     tokens = torch.cat([net.class_token.expand(len(x), -1, -1), net._process_input(x)], dim=1)
     return net.encoder(tokens)[:, 1:].transpose(1, 2).unflatten(2, (14, 14))
 
 
-def _drawn(family: str) -> nn.Module:
+def _drawn(family):
     """Change all weights and statistics, also those that start at 0 and 1."""
     return randomised(_torchvision(family)[0], scale=0.1).float().eval()
 
 
-def _load(path: Path, family: str, state_dict: dict[str, Tensor]) -> nn.Module:
+def _load(path, family, state_dict):
     _, name, arguments, _ = _torchvision(family)
     torch.save(state_dict, path)
     stride = None if family == "vit" else 32
     return create_backbone(name, pretrained=path, output_stride=stride, backbone_args=arguments)[0].eval()
 
 
-def _assert_same(backbone: nn.Module, network: nn.Module, family: str) -> None:
+def _assert_same(backbone, network, family):
     size = 224 if family in ("swin", "vit") else 96
-    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    x = images(size, size)
     with torch.no_grad():
-        expected = _torchvision(family)[3](network, images)
-        torch.testing.assert_close(feature_map(backbone, images), expected, rtol=1e-4, atol=1e-5)
+        expected = _torchvision(family)[3](network, x)
+        torch.testing.assert_close(feature_map(backbone, x), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["resnet", "densenet", "convnext", "swin", "vit"])
-def test_weights_under_the_names_of_torchvision(tmp_path: Path, family: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_weights_under_the_names_of_torchvision(tmp_path, family, caplog):
     """The same network comes out, and what matched is reported."""
     network, name = _drawn(family), _torchvision(family)[1]
     with caplog.at_level(logging.INFO, "causalcxr"):
@@ -93,7 +90,7 @@ def test_weights_under_the_names_of_torchvision(tmp_path: Path, family: str, cap
     ("family", "old", "new"),
     [("densenet", r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2"), ("vit", r"mlp\.0", "mlp.linear_1")],
 )
-def test_names_in_the_files_that_torchvision_publishes(tmp_path: Path, family: str, old: str, new: str) -> None:
+def test_names_in_the_files_that_torchvision_publishes(tmp_path, family, old, new):
     """They are older than its present names, and DenseNet's than the counters of batches."""
     network = _drawn(family)
     state_dict = {
@@ -105,7 +102,7 @@ def test_names_in_the_files_that_torchvision_publishes(tmp_path: Path, family: s
     _assert_same(_load(tmp_path / "weights.pth", family, state_dict), network, family)
 
 
-def test_foreign_names_of_another_network(tmp_path: Path) -> None:
+def test_foreign_names_of_another_network(tmp_path):
     """timm's own renaming fails on the last with a KeyError."""
     path = tmp_path / "weights.safetensors"
     convnext, swin = (_torchvision(family)[0].state_dict() for family in ("convnext", "swin"))

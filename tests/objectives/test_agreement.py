@@ -1,12 +1,8 @@
 """Agreement of two views: which regions are borrowed, the losses, and training with them."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import causalcxr
@@ -18,27 +14,27 @@ from two_processes import in_two_processes
 class Linear(nn.Module):
     """Logits that are linear in the pixels."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight):
         super().__init__()
         self.weight = nn.Parameter(weight)  # (K, H, W)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images):
         return torch.einsum("bchw,khw->bk", images, self.weight)
 
 
 class Recorder(nn.Module):
     """A model that keeps the images it was given."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model):
         super().__init__()
         self.model, self.given = model, []
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images):
         self.given.append(images.detach().clone())
         return self.model(images)
 
 
-def dot(labels: int = 1) -> Tensor:
+def dot(labels=1):
     """Weights (labels, 32, 32) on 3 x 3 pixels alone, those of label k in row 6 + 12 k."""
     weight = torch.zeros(labels, 32, 32)
     for label in range(labels):
@@ -46,7 +42,7 @@ def dot(labels: int = 1) -> Tensor:
     return weight
 
 
-def two_views(batch: int, weight: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+def two_views(batch, weight, **options):
     """Return both views of random images, and where they differ, (B, H, W)."""
     torch.manual_seed(0)
     model, images = Recorder(Linear(weight)), torch.rand(batch, 1, *weight.shape[1:])
@@ -56,7 +52,7 @@ def two_views(batch: int, weight: Tensor, **options: Any) -> tuple[Tensor, Tenso
     return first, second, (first != second)[:, 0]
 
 
-def test_the_region_that_decides_is_borrowed_in_the_second_view() -> None:
+def test_the_region_that_decides_is_borrowed_in_the_second_view():
     images, second, changed = two_views(16, dot(), num_boxes=1, size=(0.25, 0.25))
     assert changed[:, 5:8, 9:12].flatten(1).any(dim=1).all()  # boxes at random would meet it in one of eight images
     for each, image in zip(changed, second, strict=True):
@@ -68,7 +64,7 @@ def test_the_region_that_decides_is_borrowed_in_the_second_view() -> None:
         assert not torch.equal(images[lender], image)
 
 
-def test_boxes_are_chosen_by_the_change_that_the_other_image_makes() -> None:
+def test_boxes_are_chosen_by_the_change_that_the_other_image_makes():
     """A box has the largest sum of the change, by absolute value, counted pixel by pixel."""
     torch.manual_seed(0)
     objective = AgreementObjective(nn.Identity(), size=(0.2, 0.2), num_places=5000)
@@ -83,12 +79,12 @@ def test_boxes_are_chosen_by_the_change_that_the_other_image_makes() -> None:
         assert abs(float(each[box].sum())) == pytest.approx(best, rel=1e-4)
 
 
-def test_boxes_of_one_image_are_at_different_places() -> None:
+def test_boxes_of_one_image_are_at_different_places():
     *_, changed = two_views(8, dot(), num_boxes=3, size=(0.2, 0.2), num_places=2000)
     assert changed[:, 5:8, 9:12].float().mean() > 0.95  # what the first box left of the dot, the next ones take
 
 
-def test_every_label_is_followed() -> None:
+def test_every_label_is_followed():
     *_, changed = two_views(64, dot(labels=2), num_boxes=1, size=(0.2, 0.2))
     upper, lower = changed[:, 5:8, 9:12].flatten(1).any(dim=1), changed[:, 17:20, 9:12].flatten(1).any(dim=1)
     assert (upper | lower).all()
@@ -96,7 +92,7 @@ def test_every_label_is_followed() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"criterion": AsymmetricLoss()}], ids=["cross-entropy", "asymmetric"])
-def test_losses_and_gradient_are_those_of_the_two_views(options: dict[str, Any]) -> None:
+def test_losses_and_gradient_are_those_of_the_two_views(options):
     """Choosing the boxes leaves no gradient behind, neither in the weights nor in the caller's images."""
     torch.manual_seed(0)
     model = Recorder(Linear(torch.randn(3, 16, 16)))
@@ -114,14 +110,14 @@ def test_losses_and_gradient_are_those_of_the_two_views(options: dict[str, Any])
     assert not images.requires_grad
 
 
-def test_images_are_followed_through_batch_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_followed_through_batch_statistics(monkeypatch):
     """An image changes the normalised features of all others, which must not hide what it does to its own logit."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(16), nn.BatchNorm1d(16), nn.ReLU())
     model.append(nn.Linear(16, 1))
     images = torch.randn(32, 1, 8, 8)
     model(images)
-    given: list[Tensor] = []
+    given = []
     objective = AgreementObjective(model)
     monkeypatch.setattr(objective, "_without_evidence", lambda x, gradient: given.append(gradient) or x.detach())
     objective(images, torch.zeros(32, 1))
@@ -132,7 +128,7 @@ def test_images_are_followed_through_batch_statistics(monkeypatch: pytest.Monkey
     assert alike.mean() > 0.8
 
 
-def test_layers_before_the_objective_are_trained() -> None:
+def test_layers_before_the_objective_are_trained():
     torch.manual_seed(0)
     stem = nn.Conv2d(1, 1, 3, padding=1)
     objective = AgreementObjective(Linear(torch.randn(1, 16, 16)))
@@ -141,7 +137,7 @@ def test_layers_before_the_objective_are_trained() -> None:
     assert stem.weight.grad.any()
 
 
-def test_evaluation_no_gradients_and_a_batch_of_one_have_the_first_view_alone() -> None:
+def test_evaluation_no_gradients_and_a_batch_of_one_have_the_first_view_alone():
     model = Recorder(Linear(dot()))
     objective = AgreementObjective(model)
     for images in (torch.rand(1, 1, 32, 32), torch.rand(3, 1, 32, 32)):
@@ -155,7 +151,7 @@ def test_evaluation_no_gradients_and_a_batch_of_one_have_the_first_view_alone() 
     assert len(model.given) == 2
 
 
-def test_a_marker_that_decides_alone_is_ignored_and_a_finding_in_many_places_is_not() -> None:
+def test_a_marker_that_decides_alone_is_ignored_and_a_finding_in_many_places_is_not():
     """One strong pixel goes with the label in 19 of 20 images; the mean of all others always does, but weakly."""
     torch.manual_seed(0)
     y = torch.arange(128).remainder(2).float()
@@ -163,7 +159,7 @@ def test_a_marker_that_decides_alone_is_ignored_and_a_finding_in_many_places_is_
     with_marker = torch.where(torch.arange(128).remainder(20) < 19, y, 1 - y)
     images[:, 0, 8, 8] = 2 * with_marker - 1
 
-    def share_of_marker(**options: Any) -> float:
+    def share_of_marker(**options):
         objective = AgreementObjective(Linear(torch.zeros(1, 16, 16)), size=(0.2, 0.2), **options)
         optimizer = torch.optim.Adam(objective.parameters(), lr=0.03)
         for _ in range(40):
@@ -176,7 +172,7 @@ def test_a_marker_that_decides_alone_is_ignored_and_a_finding_in_many_places_is_
     assert share_of_marker(strength=1.0) < 0.5 * share_of_marker(strength=0.0, num_boxes=1, num_places=1)
 
 
-def _train(rank: int) -> dict[str, Tensor]:
+def _train(rank):
     """Take two steps of one process and return its weights."""
     torch.manual_seed(0)
     objective = DistributedDataParallel(AgreementObjective(causalcxr.create_model("causal_test_resnet", dim=8)))
@@ -190,7 +186,7 @@ def _train(rank: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.filterwarnings("ignore:Grad strides do not match")  # torch's, of 1 x 1 kernels on several threads
-def test_two_processes_train_one_causal_model(tmp_path: Path) -> None:
+def test_two_processes_train_one_causal_model(tmp_path):
     first, second = in_two_processes(_train, tmp_path)
     torch.manual_seed(0)
     start = dict(causalcxr.create_model("causal_test_resnet", dim=8).named_parameters())
@@ -218,6 +214,6 @@ ONE_LOGIT = nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Flatten(0))
         (lambda: AgreementObjective(ONE_LOGIT)(X, Y), ValueError, r"logits must have shape \(B, K\).*got \(3,\)"),
     ],
 )
-def test_what_does_not_fit_is_refused(call: Callable[[], object], error: type[Exception], message: str) -> None:
+def test_what_does_not_fit_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()

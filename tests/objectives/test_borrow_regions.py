@@ -1,29 +1,26 @@
 """Regions borrowed from other images: where, how often and from whom."""
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from causalcxr import BorrowRegions
 
 REGIONS = ["boxes", "thorax"]
 
 
-def shades(batch: int, size: int = 32) -> Tensor:
+def shades(batch, size=32):
     """Images (B, 1, size, size), each of one shade of its own."""
     return torch.arange(batch, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 1, size, size).contiguous()
 
 
-def borrow(region: str, images: Tensor, seed: int = 0, **options: Any) -> Tensor:
+def borrow(region, images, seed=0, **options):
     return BorrowRegions(region, **options)(images, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("region", REGIONS)
-def test_every_image_borrows_from_one_other_and_lends_to_one(region: str) -> None:
+def test_every_image_borrows_from_one_other_and_lends_to_one(region):
     for seed in range(20):
         output = borrow(region, shades(5), seed, probability=1.0, **({"softness": 1e-6} if region == "thorax" else {}))
         lenders = []
@@ -36,28 +33,28 @@ def test_every_image_borrows_from_one_other_and_lends_to_one(region: str) -> Non
 
 
 @pytest.mark.parametrize("region", REGIONS)
-def test_seeds_decide(region: str) -> None:
+def test_seeds_decide(region):
     first, again, other = (borrow(region, shades(4), seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("region", REGIONS)
-def test_leaves_images_alone_in_evaluation_alone_and_at_probability_zero(region: str) -> None:
+def test_leaves_images_alone_in_evaluation_alone_and_at_probability_zero(region):
     images = torch.rand(3, 1, 8, 8)
     assert BorrowRegions(region).eval()(images) is images
     torch.testing.assert_close(BorrowRegions(region)(images[:1]), images[:1], rtol=0, atol=0)
     assert torch.equal(BorrowRegions(region, probability=0.0)(images), images)
 
 
-def test_probability_is_the_share_of_images_that_borrow() -> None:
+def test_probability_is_the_share_of_images_that_borrow():
     output = borrow("boxes", shades(4000, size=8), probability=0.3, num_boxes=1, size=(0.5, 0.5))
     changed = (output != shades(4000, size=8)).flatten(1).any(dim=1)
     assert changed.float().mean() == pytest.approx(0.3, abs=0.03)
 
 
 @pytest.mark.parametrize("size", [0.25, 0.5, 1.0])
-def test_one_box_has_the_size_that_was_asked_for(size: float) -> None:
+def test_one_box_has_the_size_that_was_asked_for(size):
     images = shades(3, size=64)
     taken = (borrow("boxes", images, probability=1.0, num_boxes=1, size=(size, size)) != images)[:, 0]
     for mask in taken:
@@ -68,7 +65,7 @@ def test_one_box_has_the_size_that_was_asked_for(size: float) -> None:
 
 
 @pytest.mark.parametrize("softness", [1e-6, 0.2])
-def test_thorax_is_an_ellipse_in_the_middle_with_a_soft_border(softness: float) -> None:
+def test_thorax_is_an_ellipse_in_the_middle_with_a_soft_border(softness):
     images = torch.zeros(2, 1, 60, 100)
     images[1] = 1.0
     output = borrow("thorax", images, probability=1.0, size=(0.8, 0.8), shift=0.0, softness=softness)
@@ -80,7 +77,7 @@ def test_thorax_is_an_ellipse_in_the_middle_with_a_soft_border(softness: float) 
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_keeps_dtype_and_passes_gradients(dtype: torch.dtype) -> None:
+def test_keeps_dtype_and_passes_gradients(dtype):
     images = torch.rand(4, 2, 16, 16, dtype=dtype, requires_grad=True)
     output = borrow("thorax", images, probability=1.0)
     assert output.dtype == dtype
@@ -105,6 +102,6 @@ X = torch.rand(2, 1, 8, 8)
         (lambda: BorrowRegions()(X.byte()), TypeError, "floating-point"),
     ],
 )
-def test_what_does_not_fit_is_refused(call: Callable[[], object], error: type[Exception], message: str) -> None:
+def test_what_does_not_fit_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()

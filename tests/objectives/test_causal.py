@@ -1,12 +1,10 @@
 """The training objective against its parts called by hand."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from causalcxr import CausalHead, CausalObjective, CausalOutput
+from causalcxr import CausalHead, CausalObjective
 from causalcxr.layers import ConfounderBank
 from causalcxr.losses import AsymmetricLoss, CausalLoss
 from reference.comparison import EXACT, normal, randomised
@@ -19,23 +17,23 @@ STRATA = torch.tensor([0, 0, 0, 1])
 class _Model(nn.Module):
     """A head behind `forward_causal`, the one method that the objective asks for."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.head = randomised(CausalHead(3, 2, dim=4, num_heads=2))
 
-    def forward_causal(self, images: Tensor, confounders: Tensor | None = None) -> CausalOutput:
+    def forward_causal(self, images, confounders=None):
         return self.head(images, confounders)
 
 
-def _images(seed: int = 1) -> Tensor:
+def _images(seed=1):
     return normal(4, 3, 2, 2, seed=seed)
 
 
-def _bank(**kwargs: object) -> ConfounderBank:
+def _bank(**kwargs):
     return ConfounderBank(6, num_classes=2, dim=4, dtype=torch.float64, **kwargs)
 
 
-def test_without_a_bank_confounders_are_those_of_the_batch() -> None:
+def test_without_a_bank_confounders_are_those_of_the_batch():
     model, criterion = _Model(), CausalLoss(0.3, 0.7, classification=AsymmetricLoss())
     weight = normal(4, 2, seed=2).abs()
     losses = CausalObjective(model, criterion)(_images(), TARGETS, weight=weight)
@@ -43,7 +41,7 @@ def test_without_a_bank_confounders_are_those_of_the_batch() -> None:
 
 
 @pytest.mark.parametrize("num_strata", [0, 2])
-def test_with_a_bank_confounders_are_those_of_past_batches_by_their_prior(num_strata: int) -> None:
+def test_with_a_bank_confounders_are_those_of_past_batches_by_their_prior(num_strata):
     """Bank of 6, batches of 4: the third step reads the full bank and overwrites it before its backward pass."""
     prior = (0.5, 0.5) if num_strata else None
     strata = STRATA if num_strata else None
@@ -66,7 +64,7 @@ def test_with_a_bank_confounders_are_those_of_past_batches_by_their_prior(num_st
         assert torch.equal(bank.strata, by_hand.strata)
 
 
-def test_bank_is_filled_in_training_and_left_alone_in_evaluation() -> None:
+def test_bank_is_filled_in_training_and_left_alone_in_evaluation():
     bank = _bank()
     objective = CausalObjective(_Model(), bank=bank)
     objective.eval()(_images(), TARGETS)
@@ -89,6 +87,6 @@ def test_bank_is_filled_in_training_and_left_alone_in_evaluation() -> None:
         (lambda: CausalObjective(_Model())(_images(), TARGETS, STRATA), ValueError, "strata need a bank"),
     ],
 )
-def test_what_does_not_fit_is_refused(call: Callable[[], object], error: type[Exception], message: str) -> None:
+def test_what_does_not_fit_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()

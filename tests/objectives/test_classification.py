@@ -8,7 +8,7 @@ from causalcxr import ClassificationObjective
 from causalcxr.losses import AsymmetricLoss, asymmetric_loss, classification_loss
 
 
-def test_the_loss_is_that_of_the_logits() -> None:
+def test_the_loss_is_that_of_the_logits():
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=3).eval()
     images, targets, weight = torch.randn(4, 3, 64, 64), torch.tensor([[0.0, 1.0, float("nan")]] * 4), torch.rand(4, 3)
@@ -18,7 +18,7 @@ def test_the_loss_is_that_of_the_logits() -> None:
     torch.testing.assert_close(loss, asymmetric_loss(model(images), targets, weight=weight))
 
 
-def test_every_parameter_that_trains_has_a_gradient() -> None:
+def test_every_parameter_that_trains_has_a_gradient():
     """As DistributedDataParallel asks for, of the causal branch alone."""
     model = causalcxr.create_model("causal_test_resnet", num_classes=3)
     ClassificationObjective(model)(torch.randn(4, 3, 64, 64), torch.zeros(4, 3))["loss"].backward()

@@ -10,6 +10,8 @@ EXACT = {"rtol": 1e-9, "atol": 1e-9}
 
 # Largest error allowed in units of the largest value: two roundings in half precision (eps 1e-3, 8e-3).
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+# The same for gradients, autocast and other devices, whose convolutions may be computed by transforms that round more.
+LOOSE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 
 DEVICES = [
     "cpu",
@@ -47,6 +49,11 @@ def part(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 def normal(*shape: int, seed: int = 1) -> Tensor:
     """Return float64 normal deviates."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def images(*size: int, channels: int = 3, batch: int = 2) -> Tensor:
+    """Return float32 normal deviates as images of a height and a width, by default 64 px each."""
+    return normal(batch, channels, *(size or (64, 64)), seed=0).float()
 
 
 def relative_error(given: Tensor, expected: Tensor) -> float:

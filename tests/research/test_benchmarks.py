@@ -8,28 +8,11 @@ import torch
 
 from benchmarks import compare, measuring, modes, predict, reading, yardsticks
 from causalcxr import create_model
-from causalcxr.layers import ACmix, DisentangledCrossAttention
-from reference.comparison import EXACT, normal, randomised
 
 RESULTS = Path(compare.__file__).parent / "results"
 
 
-@pytest.mark.parametrize(("num_heads", "window"), [(2, 7), (1, 11)])
-def test_unfolded_acmix_agrees(num_heads: int, window: int) -> None:
-    layer = randomised(ACmix(3, 4, num_heads=num_heads, attn_kernel_size=window))
-    for size in ((8, 9), (32, 32)):
-        x = normal(2, 3, *size)
-        torch.testing.assert_close(layer(x), yardsticks.unfolded_acmix(layer, x), **EXACT)
-
-
-@pytest.mark.parametrize("complement", ["normalized", "paper"])
-def test_materialised_attention_agrees(complement: str) -> None:
-    layer = randomised(DisentangledCrossAttention(6, num_heads=3, complement=complement))
-    inputs = normal(2, 4, 6), normal(2, 9, 6, seed=2)
-    torch.testing.assert_close(layer(*inputs), yardsticks.materialised_attention(layer, *inputs), **EXACT)
-
-
-def test_published_design_agrees_with_the_library_at_the_same_width() -> None:
+def test_published_design_agrees_with_the_library_at_the_same_width():
     theirs = yardsticks.published_design("causal_test_resnet", dim=32).eval()
     ours = create_model("causal_test_resnet", num_classes=15, combine="cat", dim=32).eval()
     ours.load_state_dict(theirs.state_dict())
@@ -37,8 +20,8 @@ def test_published_design_agrees_with_the_library_at_the_same_width() -> None:
     torch.testing.assert_close(ours.forward_causal(images), theirs.forward_causal(images), rtol=1e-4, atol=1e-5)
 
 
-def test_sides_are_timed_in_turns() -> None:
-    ran: list[str] = []
+def test_sides_are_timed_in_turns():
+    ran = []
     times = measuring.in_turns({"a": lambda: ran.append("a"), "b": lambda: ran.append("b")}, rounds=2)
     changes = [name for name, before in zip(ran, [None, *ran], strict=False) if name != before]
     assert changes == ["a", "b", "a"]  # each round in the reversed order of the one before
@@ -47,10 +30,10 @@ def test_sides_are_timed_in_turns() -> None:
     assert row == {"ratio": 3.0, "quartiles": [2.0, 4.0], "seconds": {"a": 9.0, "b": 3.0}}
 
 
-def test_peak_of_tensors_is_what_is_held_at_once() -> None:
+def test_peak_of_tensors_is_what_is_held_at_once():
     kept = []
 
-    def run() -> None:
+    def run():
         kept.clear()
         kept.append(torch.zeros(1024, 1024))
         torch.zeros(2048, 1024)  # freed at once, twice
@@ -59,10 +42,10 @@ def test_peak_of_tensors_is_what_is_held_at_once() -> None:
     assert measuring.peak_memory(run) == pytest.approx(12 * 2**20, rel=0.01)
 
 
-def test_rows_are_kept_and_not_measured_again(tmp_path: Path) -> None:
+def test_rows_are_kept_and_not_measured_again(tmp_path):
     path, calls = tmp_path / "results.json", []
 
-    def measure() -> None:
+    def measure():
         rows = {name: lambda name=name: calls.append(name) or {"seconds": 1} for name in ("a", "b")}
         measuring.measure(rows, lambda found: ", ".join(found), path)
 
@@ -75,15 +58,14 @@ def test_rows_are_kept_and_not_measured_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
-def test_everything_is_compared_in_small(tmp_path: Path) -> None:
+def test_everything_is_compared_in_small(tmp_path):
     compare.main(["--small", f"--json={tmp_path / 'compare.json'}"])
     rows = json.loads((tmp_path / "compare.json").read_text())["results"]
     assert len(rows) == len({*compare.ON_CPU, *compare.ON_GPU})
     assert rows["`ACmix`, (2, 32, 16, 16), forward and backward | unfold form"]["memory_ratio"] > 2
-    assert any("aten::" in line for row in rows.values() for line in row.get("kernels", []))
 
 
-def test_modes_agree_and_checkpointing_saves_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modes_agree_and_checkpointing_saves_memory(tmp_path, monkeypatch):
     monkeypatch.delitem(modes.MODES, "compiled")  # takes minutes
     modes.main(["--small", f"--json={tmp_path / 'modes.json'}"])
     rows = json.loads((tmp_path / "modes.json").read_text())["results"]
@@ -93,14 +75,14 @@ def test_modes_agree_and_checkpointing_saves_memory(tmp_path: Path, monkeypatch:
     assert 1e-5 < rows["bfloat16"]["gradients_error"] < 0.5
 
 
-def test_batched_scoring_is_compared_with_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batched_scoring_is_compared_with_one_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "DIFFERENT", 1)
     predict.main(["--films=2", "--side=128", "--rounds=1", f"--json={tmp_path / 'predict.json'}"])
     rows = json.loads((tmp_path / "predict.json").read_text())["results"]
     assert all(rows[format]["difference"] < 1e-4 for format in ("PNG", "JPEG"))
 
 
-def test_the_loader_of_the_training_script_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loader_of_the_training_script_is_timed(tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "DIFFERENT", 1)
     small = ["--pixels=64", "--films=16", "--batch-size=2", "--seconds=0.1", "--workers=1"]
     reading.main([*small, f"--json={tmp_path / 'reading.json'}"])
@@ -109,7 +91,7 @@ def test_the_loader_of_the_training_script_is_timed(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
-def test_committed_tables_are_those_of_the_results(path: Path) -> None:
+def test_committed_tables_are_those_of_the_results(path):
     modules = {"compare": compare, "modes": modes, "predict": predict, "reading": reading}
     module = modules[path.stem.split("_")[0]]
     assert module.table(json.loads(path.read_text())["results"]) + "\n" == path.with_suffix(".md").read_text()

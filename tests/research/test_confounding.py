@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import causalcxr
 from causalcxr.losses import backdoor_weights
 from confounding import benchmark
 from confounding.data import confound, read
-from confounding.methods import METHODS, GroupDRO, Method
+from confounding.methods import METHODS, GroupDRO
 from confounding.training import Training, build, selection_auroc, train
 from nih_release import film_names, write_release
 
@@ -28,11 +27,11 @@ STUDY = {
 
 
 @pytest.fixture(scope="module")
-def radiographs() -> Any:
+def radiographs():
     return read("synthetic:240", None, 64)
 
 
-def test_a_study_is_resumed_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_is_resumed_and_reported(tmp_path, capsys):
     study, runs, result = tmp_path / "study.json", tmp_path / "runs", tmp_path / "result.json"
     study.write_text(json.dumps(STUDY))
     command = [str(study), f"--output={runs}", f"--json={result}", f"--plot={tmp_path / 'plot.png'}"]
@@ -55,14 +54,14 @@ def test_a_study_is_resumed_and_reported(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.json")), ids=lambda path: path.stem)
-def test_committed_studies_can_be_read(path: Path) -> None:
+def test_committed_studies_can_be_read(path):
     study = json.loads(path.read_text())
     methods = {run.method for run in benchmark.runs_of(study)}
     assert methods <= set(METHODS)
     Training(**study["training"])
 
 
-def test_parts_share_no_patient_and_tests_differ_in_the_marker_alone(radiographs: Any) -> None:
+def test_parts_share_no_patient_and_tests_differ_in_the_marker_alone(radiographs):
     parts = confound(radiographs, "tube", 0.9, 0.5, seed=3)
     patients = [set(part.patient) for part in (parts.train, parts.val, parts.tests["same"])]
     assert len(set.union(*patients)) == sum(len(each) for each in patients)
@@ -70,7 +69,7 @@ def test_parts_share_no_patient_and_tests_differ_in_the_marker_alone(radiographs
     assert [test.correlation for test in parts.tests.values()] == [0.9, 0.5, pytest.approx(0.1), None]
 
 
-def test_images_of_the_nih_release_show_one_finding_or_any(tmp_path: Path) -> None:
+def test_images_of_the_nih_release_show_one_finding_or_any(tmp_path):
     """24 films of 12 patients, half of them with a Mass: white."""
     findings = [["Mass"] if i % 4 < 2 else [] for i in range(24)]
     pictures = [np.full((64, 64), 255 if found else 90, dtype=np.uint8) for found in findings]
@@ -83,7 +82,7 @@ def test_images_of_the_nih_release_show_one_finding_or_any(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_trains(name: str, radiographs: Any) -> None:
+def test_every_method_trains(name, radiographs):
     torch.manual_seed(0)
     start = build(METHODS[name], Training(**TINY)).state_dict()
     model = train(METHODS[name], confound(radiographs, "letter", 0.8, 0.8, seed=0), Training(**TINY), seed=0)
@@ -92,9 +91,9 @@ def test_every_method_trains(name: str, radiographs: Any) -> None:
     assert any(key.endswith("conv1.0.weight") for key in changed)
 
 
-def test_group_dro_raises_the_share_of_the_worst_group() -> None:
+def test_group_dro_raises_the_share_of_the_worst_group():
     class Fixed(nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
+        def forward(self, images):
             return torch.tensor([[3.0], [3.0], [-3.0], [3.0]])  # wrong on the second alone: a negative with the marker
 
     objective = GroupDRO(Fixed(), step_size=1.0)
@@ -109,25 +108,25 @@ def test_group_dro_raises_the_share_of_the_worst_group() -> None:
 class Recorder(nn.Module):
     """An objective that keeps what it is given."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model):
         super().__init__()
         self.model, self.given = model, []
 
-    def forward(self, images: torch.Tensor, targets: torch.Tensor, *strata: Any, **options: Any) -> dict[str, Any]:
+    def forward(self, images, targets, *strata, **options):
         self.given.append((targets, *strata, options["weight"]))
         return {"loss": self.model(images).mean()}
 
 
-def record(method: Method, radiographs: Any) -> tuple[Any, list[torch.Tensor]]:
+def record(method, radiographs):
     """Train an epoch; return the data and the columns that the objective was given."""
-    recorders: list[Recorder] = []
+    recorders = []
     method = method._replace(objective=lambda model: recorders.append(Recorder(model)) or recorders[0])
     parts = confound(radiographs, "letter", 0.9, 0.9, seed=0)
     train(method, parts, Training(**TINY | {"batch_size": 40}), seed=0)
     return parts.train, [torch.cat(column) for column in zip(*recorders[0].given, strict=True)]
 
 
-def test_objective_gets_what_its_method_says(radiographs: Any) -> None:
+def test_objective_gets_what_its_method_says(radiographs):
     data, (targets, weight) = record(METHODS["plain"], radiographs)
     assert len(targets) == len(data) == 120
     assert targets.sum() == data.targets.sum()  # every image once
@@ -139,13 +138,13 @@ def test_objective_gets_what_its_method_says(radiographs: Any) -> None:
     assert c[y[:, 0] == 0].float().mean() == pytest.approx(0.5, abs=0.2)  # 0.1 of the negatives have a letter
 
 
-def test_validation_images_are_weighted_where_the_confounder_is_known(radiographs: Any) -> None:
+def test_validation_images_are_weighted_where_the_confounder_is_known(radiographs):
     known = {"backdoor_weights", "backdoor_sampling", "causal_weights", "group_dro", "last_layer"}
     assert {name for name, method in METHODS.items() if method.knows_confounder} == known
     data = confound(radiographs, "letter", 0.9, 0.9, seed=0).val
     marked = data.strata.float()
 
-    def reads_marker(images: torch.Tensor) -> torch.Tensor:
+    def reads_marker(images):
         return marked[: len(images), None] + 0 * images.mean()
 
     assert selection_auroc(reads_marker, data, adjusted=False) == pytest.approx(0.9, abs=0.05)
@@ -153,7 +152,7 @@ def test_validation_images_are_weighted_where_the_confounder_is_known(radiograph
 
 
 @pytest.mark.parametrize("method", ["plain", "causal"])
-def test_training_starts_from_the_backbone_of_published_weights(method: str) -> None:
+def test_training_starts_from_the_backbone_of_published_weights(method):
     name = "causal_efficientnet_lite0.nih10k"
     donor = causalcxr.create_model(name, pretrained=True)
     model = build(METHODS[method], Training(backbone_weights=name))

@@ -1,33 +1,29 @@
 """Films from a structural causal model follow its equations, and the study of predict_do pairs them as it says."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-import causalcxr
 from causalcxr.data import SyntheticCXR
-from causalcxr.losses import CausalLoss
 from confounding import truth
 from confounding.structural import OUTCOME, StructuralCXR
-from confounding.truth import MODES, Training, measure, train
-
-TINY = ["--seeds", "0", "--films", "64", "--epochs", "1"]
+from confounding.truth import MODES, measure, paired, train
+from reference.comparison import normal
 
 
 @pytest.fixture(autouse=True)
-def few_test_films(monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny(monkeypatch):
     monkeypatch.setattr(truth, "TEST_FILMS", 40)
+    monkeypatch.setattr(truth, "TRAINING", truth.TRAINING | {"films": 64, "epochs": 1})
 
 
-def mean(values: torch.Tensor) -> float:
+def mean(values):
     return values.float().mean().item()
 
 
 @pytest.mark.parametrize("r", [0.5, 0.8, 0.95])
-def test_counting_gives_the_closed_forms(r: float) -> None:
+def test_counting_gives_the_closed_forms(r):
     films = StructuralCXR(40_000, correlation=r)
     y, x, c = films.targets[:, 0], films.finding, films.strata
     assert [mean(x), mean(c)] == pytest.approx([0.5] * 2, abs=0.015)
@@ -38,7 +34,7 @@ def test_counting_gives_the_closed_forms(r: float) -> None:
         assert sum(cells) / 2 == pytest.approx(films.do_probability(value), abs=0.03)
 
 
-def test_images_show_finding_and_stamp() -> None:
+def test_images_show_finding_and_stamp():
     films = StructuralCXR(12, correlation=0.8, seed=3)
     painter = SyntheticCXR(12, image_size=64, labels=["Mass"], prevalence=0.5, images_per_patient=1, seed=3)
     for i in range(12):
@@ -47,64 +43,49 @@ def test_images_show_finding_and_stamp() -> None:
         assert torch.equal(films[i][0], expected)
 
 
-def test_runs_and_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_and_goes_on_where_it_stopped(tmp_path, capsys):
     runs = tmp_path / "runs"
-    truth.main([*TINY, f"--output={runs}", f"--json={tmp_path / 'truth.json'}"])
+    truth.main(["--seeds=0", f"--output={runs}", f"--json={tmp_path / 'truth.json'}"])
     table = capsys.readouterr().out
     content = json.loads((tmp_path / "truth.json").read_text())
     assert [run["mode"] for run in content["runs"]] == list(MODES)
     assert (tmp_path / "truth.md").read_text().strip() == table.strip()
     kept = {path: path.stat().st_mtime_ns for path in runs.iterdir()}
-    truth.main([*TINY, f"--output={runs}"])
+    truth.main(["--seeds=0", f"--output={runs}"])
     assert {path: path.stat().st_mtime_ns for path in runs.iterdir()} == kept
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_films_are_paired_and_borrowed_as_the_mode_says(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    films = StructuralCXR(32, correlation=0.9)
-    images = torch.stack([films[i][0] for i in range(32)])
-    priors: list[torch.Tensor] = []
-    given: list[torch.Tensor] = []
+def test_films_are_paired_and_borrowed_as_the_mode_says(mode):
+    images, strata, prior = normal(8, 3, 64, 64).float(), torch.arange(8) % 2, torch.tensor([0.3, 0.7])
+    shown, weights = paired(mode, images, strata, prior)
+    assert torch.equal(weights, prior if mode == "all_pairs" else torch.nn.functional.one_hot(strata, 2))
+    assert torch.equal(shown, images) == (mode != "adjusted")
+    assert torch.equal(shown[..., 28:36, 28:36], images[..., 28:36, 28:36])  # the middle is never borrowed
 
-    class Recording(CausalLoss):
-        def forward(self, *args: Any, prior: torch.Tensor, **options: Any) -> dict[str, torch.Tensor]:
-            priors.append(prior)
-            return super().forward(*args, prior=prior, **options)
 
-    forward_causal = causalcxr.CausalCXR.forward_causal
-    monkeypatch.setattr(truth, "CausalLoss", Recording)
-    monkeypatch.setattr(
-        causalcxr.CausalCXR,
-        "forward_causal",
-        lambda model, x, *rest: given.append(x) or forward_causal(model, x, *rest),
-    )
-    monkeypatch.setattr(torch, "randperm", torch.arange)  # films in their order
-    _, codes = train(mode, films, images, Training(films=32, epochs=1), seed=0)
-    own = torch.nn.functional.one_hot(films.strata, 2)
-    p_c = own.float().mean(dim=0)
-    torch.testing.assert_close(codes.prior, p_c)
-    torch.testing.assert_close(priors[0], p_c if mode == "all_pairs" else own)
-    as_they_are = truth.normalise(images, causalcxr.create_model("causal_test_resnet").pretrained_cfg)
-    assert torch.equal(given[0], as_they_are) == (mode != "adjusted")
-    assert torch.equal(given[0][..., 28:36, 28:36], as_they_are[..., 28:36, 28:36])  # the middle is never borrowed
+def test_codes_have_the_frequencies_of_the_strata():
+    films = StructuralCXR(64, correlation=0.9)
+    _, codes = train("own_stratum", films, torch.zeros(64, 1, 64, 64), seed=0)
+    torch.testing.assert_close(codes.prior, films.strata.bincount() / 64)
 
 
 class Known:
     """A model that knows X, its effect and that of the strata, and sums over them by P(c)."""
 
-    def __init__(self, films: StructuralCXR) -> None:
+    def __init__(self, films):
         self.films = films
         self.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "input_size": (3, 64, 64)}
 
-    def predict_do(self, x: torch.Tensor, codes: Any) -> torch.Tensor:
+    def predict_do(self, x, codes):
         do = torch.tensor([self.films.do_probability(value) for value in (0, 1)])
         return do[self.films.finding][:, None].float()
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x):
         return self.films.strata[:, None].float().mul(2).sub(1)
 
 
-def test_the_right_answer_has_no_error_and_a_reader_of_the_stamp_has_a_shift() -> None:
+def test_the_right_answer_has_no_error_and_a_reader_of_the_stamp_has_a_shift():
     films = StructuralCXR(40, correlation=0.9)
     figures = measure(Known(films), None, films, torch.stack([films[i][0] for i in range(40)]))
     assert figures["adjusted"]["bias"] == pytest.approx((0.0, 0.0), abs=1e-6)

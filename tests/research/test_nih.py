@@ -10,50 +10,33 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 from sklearn.metrics import brier_score_loss
 from torch.testing import assert_close
 
 import causalcxr
-from causalcxr.data import NIH_LABELS, NIHChestXray14
+from causalcxr.data import NIHChestXray14
 from causalcxr.data.image import resize_image
 from causalcxr.metrics import auroc, expected_calibration_error
 from nih import films, pack, pointing, report, ship, study, views
 from nih.variants import VARIANTS
-from nih_release import film_names, write_release
+from nih_release import make_release
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def make_release(folder: Path, first: int, patients: int, test: int, side: int) -> Path:
-    """Write two smooth films of each patient, those of the last `test` patients on the test list."""
-    rng = np.random.default_rng(first)
-    names, findings, boxes, pictures = film_names(first, patients), [], [], []
-    for name in names:
-        coarse = Image.fromarray(rng.integers(0, 200, (8, 8), dtype=np.uint8))
-        pictures.append(np.array(coarse.resize((side, side), Image.Resampling.BICUBIC)))
-        findings.append([label for label in NIH_LABELS if rng.random() < 0.3])
-        if "Mass" in findings[-1]:
-            pictures[-1][: side // 4, : side // 4] = 255
-            boxes.append((name, "Mass", 0, 0, 256, 256))
-    views = rng.choice(["AP", "PA"], len(names))
-    train = 2 * (patients - test)
-    return write_release(folder, names, train, findings=findings, views=views, boxes=boxes, pictures=pictures)
-
-
 @pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def release(tmp_path_factory):
     return make_release(tmp_path_factory.mktemp("release"), first=1, patients=60, test=20, side=64)
 
 
 @pytest.fixture(scope="module")
-def packed(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def packed(release, tmp_path_factory):
     target = tmp_path_factory.mktemp("packed")
     pack.main([str(release), str(target / "first.zip"), "--quality", "95"])
     return target / "first.zip"
 
 
-def test_packed_films_have_the_labels_and_the_order_of_the_folder(release: Path, packed: Path) -> None:
+def test_packed_films_have_the_labels_and_the_order_of_the_folder(release, packed):
     read, stored = films.read_tables(packed), films.read_tables(release)
     assert read.names == stored.names
     assert np.array_equal(read.targets, stored.targets)
@@ -62,7 +45,7 @@ def test_packed_films_have_the_labels_and_the_order_of_the_folder(release: Path,
     assert changed.max() < 3  # another film differs by tens
 
 
-def test_sheets_are_cut_into_the_films_that_they_hold() -> None:
+def test_sheets_are_cut_into_the_films_that_they_hold():
     pictures = np.random.default_rng(0).integers(0, 256, (7, 320, 320), dtype=np.uint8)
     pictures = np.concatenate([pictures] * 3)
     back = np.concatenate([pack.cut(sheet, 320) for sheet in pack.sheets(pictures)])
@@ -70,7 +53,7 @@ def test_sheets_are_cut_into_the_films_that_they_hold() -> None:
     assert not back[21:].any()
 
 
-def test_parts_are_those_of_the_data_set(release: Path) -> None:
+def test_parts_are_those_of_the_data_set(release):
     tables = films.read_tables(release)
     for part, rows in films.parts(tables).items():
         dataset = NIHChestXray14(release, part, val_fraction=0.2, seed=0)
@@ -78,14 +61,14 @@ def test_parts_are_those_of_the_data_set(release: Path) -> None:
         assert np.array_equal(tables.targets[rows], dataset.targets.numpy())
 
 
-def test_films_are_resized_as_the_library_does() -> None:
+def test_films_are_resized_as_the_library_does():
     pixels = torch.randint(256, (2, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for size in (48, 64, 96):
         expected = torch.stack([resize_image(film[None] / 255, size) for film in pixels])
         assert_close(films.resize(pixels, size), expected, atol=1e-5, rtol=0)
 
 
-def test_prevalence_weights_give_all_films_the_frequencies_of_the_first_source() -> None:
+def test_prevalence_weights_give_all_films_the_frequencies_of_the_first_source():
     generator = torch.Generator().manual_seed(0)
     targets = torch.cat(
         [torch.rand(300, 14, generator=generator) < 0.1, torch.rand(200, 14, generator=generator) < 0.5]
@@ -96,7 +79,7 @@ def test_prevalence_weights_give_all_films_the_frequencies_of_the_first_source()
     assert_close(weight.mean(dim=0), torch.ones(14))
 
 
-def test_weights_adjusted_for_view_keep_frequencies_and_part_label_and_view() -> None:
+def test_weights_adjusted_for_view_keep_frequencies_and_part_label_and_view():
     generator = torch.Generator().manual_seed(0)
     view = (torch.rand(4000, generator=generator) < 0.4).long()
     targets = (torch.rand(4000, 1, generator=generator) < 0.1 + 0.2 * view[:, None]).float()
@@ -107,7 +90,7 @@ def test_weights_adjusted_for_view_keep_frequencies_and_part_label_and_view() ->
     assert_close((weight * targets[:, 0]).sum() / weight.sum(), targets[:3000].mean(), atol=0.002, rtol=0)
 
 
-def test_a_view_without_change_is_the_film_as_in_evaluation_or_mirrored() -> None:
+def test_a_view_without_change_is_the_film_as_in_evaluation_or_mirrored():
     for mirror in (0, 1):
         still = views.Views(rotate=0, scale=0, shift=0, contrast=0, mirror=mirror, smallest=96, noise=0)
         pixels = films.enlarge(torch.randint(256, (8, 24, 24), dtype=torch.uint8), 96)
@@ -118,7 +101,7 @@ def test_a_view_without_change_is_the_film_as_in_evaluation_or_mirrored() -> Non
 
 
 @pytest.mark.parametrize("name", ["causal_test_resnet", "test_resnet"])
-def test_evidence_adds_up_to_the_change_of_the_logit_along_the_map(name: str) -> None:
+def test_evidence_adds_up_to_the_change_of_the_logit_along_the_map(name):
     """Its sum is the derivative of z_k with respect to a factor of the map, at 1."""
     torch.manual_seed(0)
     causal = name.startswith("causal")
@@ -133,7 +116,7 @@ def test_evidence_adds_up_to_the_change_of_the_logit_along_the_map(name: str) ->
     assert_close(found.sum(), factor.grad)
 
 
-def test_report_has_the_figures_of_the_library(release: Path) -> None:
+def test_report_has_the_figures_of_the_library(release):
     tables = films.read_tables(release)
     scores = np.random.default_rng(0).normal(size=tables.targets.shape) + tables.targets
     figures = report.ranking_figures(scores, tables, 20)
@@ -154,7 +137,7 @@ def test_report_has_the_figures_of_the_library(release: Path) -> None:
     assert report.pointing_figure([[0.5, 0.5]] * n_marked, tables, 5).tolist() == [0] * 6
 
 
-def test_means_within_views_are_of_labels_that_both_views_have(release: Path) -> None:
+def test_means_within_views_are_of_labels_that_both_views_have(release):
     tables = films.read_tables(release)
     targets, pa = tables.targets.copy(), tables.view == "PA"
     targets[pa, 0] = 0
@@ -166,10 +149,10 @@ def test_means_within_views_are_of_labels_that_both_views_have(release: Path) ->
     assert figures["within_PA"][0] == pytest.approx(auroc(scores[pa, 1:], targets[pa, 1:]).mean())
 
 
-def test_better_takes_an_interval_and_every_seed() -> None:
+def test_better_takes_an_interval_and_every_seed():
     spread = np.linspace(-0.01, 0.01, 101)
 
-    def seeds(*values: float) -> dict[int, np.ndarray]:
+    def seeds(*values):
         return {seed: np.append(value, value + spread) for seed, value in enumerate(values)}
 
     zero = {seed: np.full(102, 0.5) for seed in range(3)}
@@ -184,7 +167,7 @@ def test_better_takes_an_interval_and_every_seed() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of rare labels in a handful of films
-def test_from_films_to_a_model_folder(packed: Path, tmp_path: Path) -> None:
+def test_from_films_to_a_model_folder(packed, tmp_path):
     """A search and a study of all variants in small, as the README runs them."""
     extra = make_release(tmp_path / "extra", first=500, patients=10, test=0, side=96)
     common = ["--small", "--device", "cpu", "--jobs", "2", "--data", str(packed), "--extra", str(extra)]
@@ -194,7 +177,7 @@ def test_from_films_to_a_model_folder(packed: Path, tmp_path: Path) -> None:
     settings = {name: configs["search"]["settings"][name] for name in ("mild", "smoothing", "layer_decay")}
     found, output = tmp_path / "search", tmp_path / "study"
 
-    def run(mode: str, folder: Path, *arguments: str) -> None:
+    def run(mode, folder, *arguments):
         config = tmp_path / f"{mode}.json"
         config.write_text(
             json.dumps(configs[mode] | {"seeds": [0]} | ({"settings": settings} if mode == "search" else {}))

@@ -5,25 +5,23 @@
 
 Both sides run in one process, in turns. A figure is the median over rounds, with quartiles. The unfold form is checked
 to agree before it is timed. Finished rows are kept in the JSON file: a run that was stopped goes on where it was. On a
-GPU it is bfloat16, with a bank of 1,024 confounders, and takes 30 GB of memory.
+GPU it is bfloat16, with a bank of 1,024 confounders, and takes 30 GB of memory. `--small` is a trial: tiny models, one
+round.
 """
 
-import argparse
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import timm
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from causalcxr import CausalObjective, ClassificationObjective, create_model
 from causalcxr.layers import ACmix, ConfounderBank
 from records import markdown_table
 
-from .measuring import Row, Side, in_turns, measure, peak_memory, ratio
+from .measuring import Row, Side, command, in_turns, peak_memory, ratio
 from .yardsticks import published_design, unfolded_acmix
 
 NUM_CLASSES, BANK = 14, 1024
@@ -150,7 +148,7 @@ def published(scale: Scale, width: int, *, rounds: int) -> Row:
 
 
 def head(scale: Scale, rounds: int) -> Row:
-    """Compare forward and backward of the head alone with the backbone's step, and find its slowest kernels."""
+    """Compare forward and backward of the head alone with the backbone's step."""
     objectives, images = scale.objectives(), scale.images()
     model = objectives["ours"].model
     with torch.no_grad(), autocast(scale.device):
@@ -165,12 +163,7 @@ def head(scale: Scale, rounds: int) -> Row:
         sum(tensor.float().square().mean() for tensor in predictions).backward()
 
     sides = {"ours": alone, "theirs": training_step(objectives["theirs"], images, scale.targets())}
-    row = compared(sides, faster=False, rounds=rounds, device=scale.device)
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-        alone()
-    order = f"self_{scale.device}_time_total"
-    kernels = profiler.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=100)
-    return row | {"kernels": kernels.splitlines()}
+    return compared(sides, faster=False, rounds=rounds, device=scale.device)
 
 
 def size(model: nn.Module) -> int:
@@ -242,12 +235,7 @@ def time_of(seconds: float) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--small", action="store_true", help="a trial: tiny models, one round")
-    parser.add_argument("--json", type=Path, help="keep the results there, and the table beside it")
-    args = parser.parse_args(argv)
-    measure(rows(args.device, args.small), table, args.json, args.device)
+    command(__doc__, rows, table, argv, device="cpu", small=False)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Time and peak memory of several ways to do the same thing, taken in turns, and files that keep them."""
 
+import argparse
 import itertools
 import json
 import statistics
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer
 
-from records import commit, versions, write_json
+from records import commit, publish, versions, write_json
 
 Side = Callable[[], object]
 Row = dict[str, Any]
@@ -66,10 +67,9 @@ def measure(
     path: Path | None,
     device: str = "cpu",
 ) -> None:
-    """Measure rows by their titles and print their table.
+    """Measure rows by their titles and publish them with their table.
 
-    Both are kept in files, `path` and one in Markdown beside it. A row that the file has is not measured again, so that
-    a run that was stopped goes on.
+    A row that the file has is not measured again, so that a run that was stopped goes on.
     """
     found: dict[str, Row] = json.loads(path.read_text())["results"] if path and path.exists() else {}
     for title, measured in rows.items():
@@ -79,6 +79,23 @@ def measure(
         found[title] = measured() | {"seed": 0, "commit": commit(), "versions": versions(device)}
         if path:
             write_json(path, {"results": found})
-    print(table(found))
-    if path:
-        path.with_suffix(".md").write_text(table(found) + "\n")
+    publish(path, {"results": found}, table(found) + "\n")
+
+
+def command(
+    about: str | None,
+    rows: Callable[..., dict[str, Callable[[], Row]]],
+    table: Callable[[dict[str, Row]], str],
+    argv: list[str] | None,
+    **defaults: Any,
+) -> None:
+    """Parse the options of a benchmark, which have these defaults, and measure its `rows(**options)`."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in defaults.items():
+        kind: dict[str, Any] = {"action": "store_true"} if default is False else {"type": type(default)}
+        kind |= {"choices": ("cpu", "cuda")} if name == "device" else {}
+        parser.add_argument(f"--{name.replace('_', '-')}", default=default, help=f"default: {default}", **kind)
+    parser.add_argument("--json", type=Path, help="keep the results there, and the table beside it")
+    options = vars(parser.parse_args(argv))
+    path = options.pop("json")
+    measure(rows(**options), table, path, options.get("device", "cpu"))

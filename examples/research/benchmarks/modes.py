@@ -5,15 +5,13 @@
 Each mode is the step of one model in float32 and `channels_last` with one thing changed. Time and memory are given as
 ratios to that step. The errors are those of the first loss and, as a distance of vectors, of all its gradients,
 relative to float32. A step is forward and backward, without an optimizer. Needs a C++ compiler for `torch.compile`, and
-about three minutes on two cores.
+about three minutes on two cores. `--small` is a trial: a tiny model, one round.
 """
 
-import argparse
 import copy
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +20,7 @@ from torch import Tensor
 from causalcxr import CausalObjective, create_model
 from records import markdown_table
 
-from .measuring import Row, in_turns, measure, peak_memory, ratio
+from .measuring import Row, command, in_turns, peak_memory, ratio
 
 MODES: dict[str, dict[str, Any]] = {
     "contiguous": {"memory_format": torch.contiguous_format},
@@ -86,6 +84,10 @@ def distance(given: list[Tensor], expected: list[Tensor]) -> float:
     return float((given - expected).norm() / expected.norm())
 
 
+def rows(small: bool) -> dict[str, Callable[[], Row]]:
+    return {name: partial(compared, name, small) for name in MODES}
+
+
 def table(found: dict[str, Row]) -> str:
     body = []
     for name, row in found.items():
@@ -98,11 +100,7 @@ def table(found: dict[str, Row]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="a trial: a tiny model, one round")
-    parser.add_argument("--json", type=Path, help="keep the results there, and the table beside it")
-    args = parser.parse_args(argv)
-    measure({name: partial(compared, name, args.small) for name in MODES}, table, args.json)
+    command(__doc__, rows, table, argv, small=False)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ sides run in turns in one process. About a minute on two cores. On a GPU:
         --json benchmarks/results/predict_gpu.json
 """
 
-import argparse
 import shutil
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -26,7 +26,7 @@ import causalcxr
 from causalcxr.data import SyntheticCXR
 from records import markdown_table
 
-from .measuring import Row, in_turns, measure, ratio
+from .measuring import Row, command, in_turns, ratio
 
 MODEL = "causal_efficientnet_lite0"
 DIFFERENT = 4
@@ -80,6 +80,10 @@ def compared(format: str, options: dict[str, Any]) -> Row:
     return row | {"films_per_second": speeds, "difference": float(difference), "model": MODEL, **options}
 
 
+def rows(**options: Any) -> dict[str, Callable[[], Row]]:
+    return {format: partial(compared, format, options) for format in FORMATS}
+
+
 def table(found: dict[str, Row]) -> str:
     body = []
     for format, row in found.items():
@@ -92,17 +96,7 @@ def table(found: dict[str, Row]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--films", type=int, default=64)
-    parser.add_argument("--side", type=int, default=1024)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="keep the results there, and the table beside it")
-    options = vars(parser.parse_args(argv))
-    path = options.pop("json")
-    measure({format: partial(compared, format, options) for format in FORMATS}, table, path, options["device"])
+    command(__doc__, rows, table, argv, device="cpu", films=64, side=1024, batch_size=8, workers=2, rounds=7)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from causalcxr.bench import as_dict, evaluate
-from records import kept, write_json
+from records import kept, publish
 
 from .data import confound, read
 from .methods import METHODS
@@ -86,11 +86,7 @@ def main(argv: list[str] | None = None) -> None:
         results.append(kept(path, options, functools.partial(carry_out, run, config, args.data)))
         figures = results[-1]["result"]["tests"]
         print(run.name, {name: round(test["auroc"]["value"], 3) for name, test in figures.items()}, flush=True)
-    table = markdown(results)
-    print(table)
-    if args.json:
-        write_json(args.json, {"study": study, "runs": results})
-        args.json.with_suffix(".md").write_text(table)
+    publish(args.json, {"study": study, "runs": results}, markdown(results))
     if args.plot:
         plot(results, args.plot)
 

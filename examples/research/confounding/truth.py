@@ -18,7 +18,7 @@ run is a file in OUTPUT; run the same command again to go on where it stopped.
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,25 +30,23 @@ import causalcxr
 from causalcxr.data import normalise
 from causalcxr.layers import ConfounderBank
 from causalcxr.losses import CausalLoss
-from records import kept, markdown_table, write_json
+from records import kept, markdown_table, publish
 
 from .structural import StructuralCXR
 
 MODES = ("adjusted", "own_stratum", "all_pairs")
 TEST_FILMS = 1000
+TRAINING = {"films": 4000, "correlation": 0.9, "epochs": 12, "batch_size": 32, "lr": 3e-3}
+BORROW = causalcxr.BorrowRegions("thorax", probability=1.0)
 
 
-class Training(NamedTuple):
-    """How the models are trained."""
-
-    films: int = 4000
-    correlation: float = 0.9
-    epochs: int = 12
-    batch_size: int = 32
-    lr: float = 3e-3
+def paired(mode: str, images: Tensor, strata: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+    """Return films as a mode shows them, and the weight of each code: for all by P(c), or (B, 2) by each film."""
+    weights = prior if mode == "all_pairs" else F.one_hot(strata, 2)  # no other stratum than the film's
+    return BORROW(images) if mode == "adjusted" else images, weights
 
 
-def train(mode: str, films: StructuralCXR, images: Tensor, config: Training, seed: int) -> tuple[Any, ConfounderBank]:
+def train(mode: str, films: StructuralCXR, images: Tensor, seed: int) -> tuple[Any, ConfounderBank]:
     """Return a causal model and the codes of the strata with their P(c)."""
     torch.manual_seed(seed)
     model = causalcxr.create_model("causal_test_resnet", num_classes=1)
@@ -56,16 +54,16 @@ def train(mode: str, films: StructuralCXR, images: Tensor, config: Training, see
     codes = ConfounderBank(2, 1, model.head_hidden_size, num_strata=2, strata_prior=prior)
     codes.update(torch.randn(2, 1, model.head_hidden_size), torch.arange(2))
     criterion = CausalLoss(alpha_conf=0.0, alpha_bd=1.0, uniform="bernoulli")
-    borrow = causalcxr.BorrowRegions("thorax", probability=1.0) if mode == "adjusted" else nn.Identity()
-    optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=0.05)
-    steps = len(films) // config.batch_size
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.epochs * steps, pct_start=0.2)
+    lr, epochs, batch_size = (TRAINING[name] for name in ("lr", "epochs", "batch_size"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.05)
+    steps = len(films) // batch_size
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, epochs * steps, pct_start=0.2)
     model.train()
-    for _ in tqdm(range(config.epochs), mode, leave=False):
-        for batch in torch.randperm(len(films))[: steps * config.batch_size].view(steps, -1):
-            output = model.forward_causal(borrow(normalise(images[batch], model.pretrained_cfg)), codes.features)
-            own = F.one_hot(films.strata[batch], 2)  # (B, 2): no other stratum than the film's
-            weights = codes.prior if mode == "all_pairs" else own
+    for _ in tqdm(range(epochs), mode, leave=False):
+        for batch in torch.randperm(len(films))[: steps * batch_size].view(steps, -1):
+            x = normalise(images[batch], model.pretrained_cfg)
+            x, weights = paired(mode, x, films.strata[batch], codes.prior)
+            output = model.forward_causal(x, codes.features)
             loss = criterion(output, films.targets[batch], prior=weights)["loss"]
             optimizer.zero_grad()
             loss.backward()
@@ -99,14 +97,14 @@ def _figures(probabilities: Tensor, films: StructuralCXR) -> dict[str, Any]:
     }
 
 
-def carry_out(mode: str, config: Training, seed: int) -> dict[str, Any]:
+def carry_out(mode: str, seed: int) -> dict[str, Any]:
     """Train and measure one model, on films of its own."""
     trained, tested = (
-        StructuralCXR(length, correlation=config.correlation, seed=2 * seed + number)
-        for number, length in enumerate((config.films, TEST_FILMS))
+        StructuralCXR(length, correlation=TRAINING["correlation"], seed=2 * seed + number)
+        for number, length in enumerate((TRAINING["films"], TEST_FILMS))
     )
     images = [torch.stack([films[i][0] for i in range(len(films))]) for films in (trained, tested)]
-    model, codes = train(mode, trained, images[0], config, seed)
+    model, codes = train(mode, trained, images[0], seed)
     return {"mode": mode, "seed": seed, "result": measure(model, codes, tested, images[1])}
 
 
@@ -131,21 +129,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--films", type=int, default=Training().films)
-    parser.add_argument("--epochs", type=int, default=Training().epochs)
     parser.add_argument("--json", type=Path, help="write all runs there, and the table beside it")
     args = parser.parse_args(argv)
-    config = Training(films=args.films, epochs=args.epochs)
     runs = []
     for seed in args.seeds:
         for mode in MODES:
             path = args.output / f"{mode}-seed{seed}.json"
-            runs.append(kept(path, config._asdict(), partial(carry_out, mode, config, seed)))
-    table = markdown(runs)
-    print(table)
-    if args.json:
-        write_json(args.json, {"runs": runs})
-        args.json.with_suffix(".md").write_text(table)
+            runs.append(kept(path, TRAINING, partial(carry_out, mode, seed)))
+    publish(args.json, {"runs": runs}, markdown(runs))
 
 
 if __name__ == "__main__":

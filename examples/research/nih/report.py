@@ -24,7 +24,7 @@ import causalcxr
 from causalcxr.data import NIH_LABELS
 from causalcxr.data.nih_tables import NIHTables
 from causalcxr.metrics import bootstrap_auroc
-from records import markdown_table, write_json
+from records import markdown_table, publish
 
 from .films import read_tables, scored_films
 from .pointing import inside, marked_findings
@@ -337,9 +337,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         found = study(args.folders, read_tables(args.data), args.resamples)
         text = study_tables(found)
-    write_json(args.output / f"{mode}.json", found)
-    (args.output / f"{mode}.md").write_text(text)
-    print(text)
+    publish(args.output / f"{mode}.json", found, text)
 
 
 if __name__ == "__main__":
