@@ -69,6 +69,6 @@ def check_strata(strata: Any, batch: int) -> None:
 
 def readable(x: Tensor) -> bool:
     """Whether values may be looked at: not on an accelerator, which would stall, nor where there are none yet."""
-    graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    stands_for_others = torch._C._functorch.is_functorch_wrapped_tensor(x) or isinstance(x, FakeTensor)
-    return x.device.type == "cpu" and not (graph or stands_for_others)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.device.type != "cpu":
+        return False
+    return not (torch._C._functorch.is_functorch_wrapped_tensor(x) or isinstance(x, FakeTensor))

@@ -110,24 +110,24 @@ class Calibration:
         return cls(temperature, tuple(0.5 if value is None else value for value in fitted))
 
     def probabilities(self, logits: Any) -> Tensor:
-        """Return the calibrated probabilities (N, K), in float32 at least, on the device of the logits.
+        """Return the calibrated probabilities (..., K), in float32 at least, on the device of the logits.
 
         Args:
-            logits: (N, K) finite scores before the sigmoid; tensor, array, data frame or nested list.
+            logits: (..., K) finite scores before the sigmoid; tensor, array, data frame or nested list.
 
         Raises:
-            ValueError: If the logits are not (N, K), with as many labels as there are thresholds, or not finite.
+            ValueError: If the logits are not (..., K), with as many labels as there are thresholds, or not finite.
         """
         given = as_floats(logits) if hasattr(logits, "to_numpy") else logits
         scores, num_labels = torch.as_tensor(given), len(self.thresholds)
-        if scores.ndim != 2 or scores.shape[1] != num_labels:
-            raise ValueError(f"logits must have shape (N, K), K={num_labels}, but got {tuple(scores.shape)}")
-        if count := scores.numel() - int(scores.isfinite().sum()):
+        if scores.shape[-1:] != (num_labels,):
+            raise ValueError(f"logits must have shape (..., K), K={num_labels}, but got {tuple(scores.shape)}")
+        if not torch.compiler.is_compiling() and (count := scores.numel() - int(scores.isfinite().sum())):
             raise ValueError(f"logits must be finite, but have NaN or infinity in {count} of {scores.numel()} values")
         return scores.to(torch.promote_types(scores.dtype, torch.float32)).div(self.temperature).sigmoid()
 
     def positives(self, logits: Any) -> Tensor:
-        """Return which labels count as present, (N, K) of bool: those with a probability at or above their threshold.
+        """Return which labels count as present, (..., K) of bool: those with a probability at or above their threshold.
 
         Logits and errors are as in `probabilities`.
         """

@@ -42,7 +42,8 @@ def evidence_maps(model: Any, images: Tensor, labels: Sequence[int | str] | int 
     .. math:: E_{kn} = \sum_d \frac{\partial z_k}{\partial f_{nd}} f_{nd}
 
     Positive values speak for the finding, negative ones against it. All values are in units of the logit, so that
-    maps of different labels and images can be compared. The maps are interpolated bilinearly to the size of the images.
+    maps of different labels and images can be compared. They do not add up to the logit. The maps are interpolated
+    bilinearly to the size of the images.
     It is not in the paper, whose map is `attention_maps`.
 
     The model is in `eval` mode for the call, which takes one backward pass through the decoder for each label.

@@ -345,10 +345,11 @@ def _config(
 ) -> dict[str, Any]:
     """Return the config of a model, of timm's form, checked as when it is read."""
     recorded = ("pretrained_cfg", "_model_args", "num_classes", "num_features")  # by timm's factory
-    if hasattr(model, "_orig_mod") or not all(hasattr(model, name) for name in recorded):
+    # A wrapper may pass on attributes of the model inside, as that of peft does.
+    if "pretrained_cfg" not in vars(model) or not all(hasattr(model, name) for name in recorded):
         raise ValueError(
             "only models from causalcxr.create_model or timm.create_model can be saved, but got "
-            f"{type(model).__name__}; give the model inside a wrapper, such as model.module"
+            f"{type(model).__name__}; give the model inside a wrapper, such as model.module, and merge adapters first"
         )
     own = getattr(model, "label_names", None)
     if label_names is not None and own is not None:

@@ -84,8 +84,8 @@ def main(argv=None):
     archives = sorted((*args.release.glob("images_*.tar.gz"), *args.release.glob("images_*.tar")))
     if not paths and not archives:
         raise SystemExit(f"no images in {args.release}: neither images/, images_001/images/ nor images_001.tar.gz")
-    if args.output.resolve() == args.release.resolve():
-        raise SystemExit(f"{args.output} is the release itself: give another folder for the copy")
+    if args.output.resolve().is_relative_to(args.release.resolve()):
+        raise SystemExit(f"{args.output} is in the release itself: give another folder for the copy")
     folder = args.output / "images"
     folder.mkdir(parents=True, exist_ok=True)
     kept = set(os.listdir(folder)).intersection(names)

@@ -58,13 +58,14 @@ def parse_args(argv):
     add("--ema-decay", type=float, default=0.998, help="decay of the average of weights; 0: none; default: %(default)s")
     add("--no-augment", action="store_true", help="train on the images as they are")
     add("--mixed-precision", default="no", choices=["no", "bf16", "fp16"], help="type of the forward pass")
-    add("--checkpointing", action="store_true", help="compute activations twice, for less memory")
+    add("--checkpointing", action="store_true", help="compute activations twice for less memory: batch statistics too")
     add("--val-fraction", type=float, default=0.1, help="part of the patients for validation; default: %(default)s")
     add("--workers", type=int, default=2, help="processes that read images; default: %(default)s")
     add("--seed", type=int, default=0, help="of all that is random but the choice of validation patients")
     add("--resume", action="store_true", help="go on after the last finished epoch of --output")
     parser.set_defaults(**{"optimizer": "adamw"} | (PAPER if parser.parse_known_args(argv)[0].preset else {}))
     args, sizes = parser.parse_args(argv), {row.name: row.pixels for row in causalcxr.list_backbones()}
+    args.model_kwargs = (PAPER["model_kwargs"] if args.preset else {}) | args.model_kwargs
     if args.freeze_backbone and not args.backbone:
         parser.error("--freeze-backbone trains the head on the --backbone that it needs")
     if not 1 <= args.accumulate <= args.batch_size or args.epochs < 1:
@@ -168,7 +169,7 @@ def main(argv=None):
     args, say = parse_args(argv), functools.cache(tqdm.write)
     warnings.showwarning = lambda warning, *_: say(f"warning: {warning}", file=sys.stderr)  # once, not each epoch
     plan = {"mixed_precision": args.mixed_precision, "gradient_accumulation_steps": args.accumulate}
-    sampling = DataLoaderConfiguration(split_batches=True, data_seed=args.seed, use_seedable_sampler=True)
+    sampling = DataLoaderConfiguration(split_batches=True, data_seed=1000 * args.seed, use_seedable_sampler=True)
     cpu = torch.distributed.is_torchelastic_launched() and not torch.cuda.is_available()  # or each would run alone
     accelerator = Accelerator(cpu=cpu, **plan, dataloader_config=sampling)
     torch.manual_seed(args.seed)
@@ -186,22 +187,27 @@ def main(argv=None):
         objective = timm.layers.convert_sync_batchnorm(objective)
     if args.freeze_backbone:
         model.backbone.requires_grad_(False)
+    torch.manual_seed(1000 * args.seed + accelerator.process_index)  # other views and dropout in each process
     optimizer = create_optimizer_v2(model, args.optimizer, args.lr, args.weight_decay, layer_decay=args.layer_decay)
     loader = torch.utils.data.DataLoader(weighted, share, shuffle=True, num_workers=args.workers, drop_last=True)
     val_loader = torch.utils.data.DataLoader(val_set, args.batch_size, num_workers=args.workers)
     objective, optimizer, loader, val_loader = accelerator.prepare(objective, optimizer, loader, val_loader)
     updates = int(np.ceil(len(loader) / args.accumulate))  # an epoch
-    if updates == 0 or len(np.unique(val_set.patient)) < 2:
-        raise SystemExit(f"{len(train_set)} training images must fill a batch of {share}. Validation needs 2 patients.")
+    both = ((val_set.targets == 0).any(dim=0) & (val_set.targets == 1).any(dim=0)).any()
+    if updates == 0 or len(np.unique(val_set.patient)) < 2 or not both:
+        needs = "Validation needs 2 patients, and both classes of a label."
+        raise SystemExit(f"{len(train_set)} training images must fill a batch of {share}. {needs}")
     rates = {"warmup_t": args.epochs * updates // 10, "warmup_lr_init": args.lr / 25, "t_in_epochs": False}
     scheduler = CosineLRScheduler(optimizer, args.epochs * updates, **rates)
     accelerator.register_for_checkpointing(ema)
-    options = {name: str(value) for name, value in vars(args).items() if name not in ("output", "resume", "workers")}
+    free = ("output", "resume", "workers", "data", "adjust", "checkpointing")  # data may be at another place
+    options = {name: str(value) for name, value in vars(args).items() if name not in free}
     parts = [(vars(part).get("names"), part.patient.tolist(), part.targets.tolist()) for part in (train_set, val_set)]
     options["data of checksum"] = str(zlib.crc32(repr([*parts, train_set.label_names, weights.tolist()]).encode()))
     log, folders = [], sorted(args.output.glob("resume/epoch-*"))
-    if folders and not args.resume:
-        raise SystemExit(f"{args.output} holds a run: give --resume to go on with it, or another --output")
+    used = args.output / ("log.jsonl" if args.resume else "config.json")  # killed before its first state: starts anew
+    if used.exists() and not (folders and args.resume):
+        raise SystemExit(f"{args.output} holds a model: give another --output, or --resume to go on where resume/ is")
     if folders:
         then, log = json.loads((folders[-1] / "run.json").read_text()).values()
         if other := [f"{name} {then.get(name)}" for name, now in options.items() if then.get(name) != now]:
@@ -232,7 +238,9 @@ def main(argv=None):
                 means = {name: accelerator.reduce(value / step, "mean").item() for name, value in totals.items()}
                 bar.set_postfix(loss=f"{means['loss']:.4f}")
                 if not np.isfinite(means["loss"]):
-                    raise SystemExit(f"epoch {epoch}: loss {means['loss']}; take a lower --lr or no --mixed-precision")
+                    raise SystemExit(
+                        f"epoch {epoch}: loss {means['loss']}; lower --lr or stay in float32, in another --output"
+                    )
         speed = round(len(loader) * share / (time.perf_counter() - started), 1)
         if torch.distributed.is_initialized():
             distribute_bn(ema.module, processes, reduce=True)

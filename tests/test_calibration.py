@@ -169,8 +169,9 @@ def test_thresholds_that_are_none(thresholds):
     [
         ([[1.0], [-1.0]], [[1.0]], r"same shape, got \(2, 1\) and \(1, 1\)"),
         ([[1.0], [-1.0]], [[np.nan]] * 2, "must have known values"),
-        ([[0.0, 1.0, 2.0]], None, r"\(N, K\), K=2, but got \(1, 3\)"),
+        ([[0.0, 1.0, 2.0]], None, r"\(..., K\), K=2, but got \(1, 3\)"),
         ([[0.0, np.nan]], None, "finite"),
+        (0.5, None, r"K=2, but got \(\)"),
     ],
 )
 def test_scores_that_do_not_fit(logits, targets, message):
@@ -183,3 +184,16 @@ def test_logits_like_probabilities_are_fitted_with_a_warning():
     with pytest.warns(UserWarning, match="scores before the sigmoid"):
         calibration = Calibration.fit([[0.4], [0.2], [0.3], [0.1]], [[1], [0], [1], [0]])
     assert calibration.positives([[0.35], [0.15]]).tolist() == [[True], [False]]
+
+
+def test_probabilities_of_one_image_and_in_an_exported_graph():
+    calibration, logits = Calibration(2.0, (0.5, 0.25)), torch.tensor([[1.0, -1.0], [0.0, 3.0]])
+    assert torch.equal(calibration.probabilities(logits[0]), calibration.probabilities(logits)[0])
+    assert torch.equal(calibration.positives(logits[None])[0], calibration.positives(logits))
+
+    class Service(torch.nn.Module):
+        def forward(self, x):
+            return calibration.probabilities(x)
+
+    exported = torch.export.export(Service(), (logits,)).module()
+    torch.testing.assert_close(exported(2 * logits), calibration.probabilities(2 * logits))

@@ -29,6 +29,8 @@ class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
         targets: Whether the finding is there, zeros and ones.
         strata: Whether the confounder is there, zeros and ones.
         patient: Patient of each image, numbers or strings. Intervals are then over patients.
+        image_size: Side, or (height, width), to which images are resized, as of `model.pretrained_cfg`. Default: as
+            they are.
 
     Attributes:
         targets: (N, 1) float32.
@@ -50,10 +52,19 @@ class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
         (torch.Size([1, 64, 64]), torch.float32, tensor([1.]))
     """
 
-    def __init__(self, images: Any, targets: Any, strata: Any, *, patient: Any = None) -> None:
+    def __init__(
+        self,
+        images: Any,
+        targets: Any,
+        strata: Any,
+        *,
+        patient: Any = None,
+        image_size: int | tuple[int, int] | None = None,
+    ) -> None:
         if len(images) == 0:
             raise ValueError("images must not be empty")
-        self._images = images
+        self._images = images.to_numpy() if hasattr(images, "to_numpy") else images  # a column is read by position
+        self.image_size = image_size
         self.targets = check_binary("targets", targets, len(images)).float()[:, None]
         self.strata = check_binary("strata", strata, len(images))
         self.patient = None if patient is None else check_patient(patient, len(images))
@@ -67,7 +78,7 @@ class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
     def _image(self, index: int) -> Tensor:
         """The image (1, H, W) in [0, 1] as it was given."""
         item = self._images[index]
-        return read_image(item[0] if isinstance(item, (tuple, list)) else item)
+        return read_image(item[0] if isinstance(item, (tuple, list)) else item, size=self.image_size)
 
 
 class ConfoundedDataset(StratifiedImages):
@@ -89,6 +100,7 @@ class ConfoundedDataset(StratifiedImages):
         correlation: The share r in [0, 1]; `None` for no markers at all.
         seed: Number of the data set.
         patient: Patient of each image.
+        image_size: As for `StratifiedImages`.
 
     Attributes, shapes and errors are those of `StratifiedImages`. `strata` says whether the marker is on the image.
 
@@ -105,12 +117,20 @@ class ConfoundedDataset(StratifiedImages):
     """
 
     def __init__(
-        self, images: Any, targets: Any, *, marker: str, correlation: float | None, seed: int = 0, patient: Any = None
+        self,
+        images: Any,
+        targets: Any,
+        *,
+        marker: str,
+        correlation: float | None,
+        seed: int = 0,
+        patient: Any = None,
+        image_size: int | tuple[int, int] | None = None,
     ) -> None:
         check_choice("marker", marker, MARKERS)
         self.marker, self.correlation, self.seed = marker, correlation, seed
         strata = _choose_marked(check_binary("targets", targets), correlation, seed)
-        super().__init__(images, targets, strata, patient=patient)
+        super().__init__(images, targets, strata, patient=patient, image_size=image_size)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self._painted(index)[0], self.targets[index].clone()
@@ -122,6 +142,7 @@ class ConfoundedDataset(StratifiedImages):
     def with_correlation(self, correlation: float | None) -> "ConfoundedDataset":
         """The same images and markers, with another association of marker and finding."""
         given: dict[str, Any] = {"marker": self.marker, "seed": self.seed, "patient": self.patient}
+        given["image_size"] = self.image_size
         return ConfoundedDataset(self._images, self.targets, correlation=correlation, **given)
 
     def without_markers(self) -> "ConfoundedDataset":

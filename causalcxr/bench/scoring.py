@@ -1,5 +1,6 @@
 """What a classifier makes of the images of a test: logits, features, and where it looks."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -54,7 +55,7 @@ def predict(
         model: A module or another callable from images (B, C, H, W) to logits (B, K), of labels that do not exclude
             each other. Of two classes under a softmax give the difference, `lambda x: model(x).diff(dim=1)`, and of
             adjusted probabilities `lambda x: model.predict_do(x, bank).logit(eps=1e-6)`. Images come on the device of a
-            module's parameters, and on the CPU for another callable.
+            module's parameters. To another callable they come on the CPU and as they are: call `model.eval()` first.
         dataset: Items (image, target) with images (1, H, W) in [0, 1], such as
             [`ConfoundedDataset`][causalcxr.bench.ConfoundedDataset]; perhaps with `mask(index)` and `strata`.
         label: Which of the K logits is the finding's, by index or by its name in `model.label_names`; may be left out
@@ -80,7 +81,10 @@ def predict(
     """
     if prepare is None and isinstance(getattr(model, "module", None), nn.Module):
         raise TypeError(f"{type(model).__name__} hides how the model takes images; give its .module")
-    finding = label_positions([label], getattr(model, "label_names", ()) or ())[0] if isinstance(label, str) else label
+    names = getattr(model, "label_names", None) or ()
+    if isinstance(label, str) and not names:
+        raise ValueError(f"the model has no label_names to find {label!r} in; give its index")
+    finding = label_positions([label], names)[0] if isinstance(label, str) else label
     prepare = _normalise_for(model) if prepare is None else prepare
     parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
     device = next((parameter.device for parameter in parameters), torch.device("cpu"))
@@ -119,8 +123,16 @@ def _normalise_for(model: Any) -> Callable[[Tensor], Tensor]:
     cfg = getattr(model, "pretrained_cfg", None)
     if not cfg:
         return lambda images: images
-    channels = getattr(model, "in_chans", len(cfg["mean"]))
-    return lambda images: normalise(images, {**cfg, "input_size": (channels,)})
+    channels, size = getattr(model, "in_chans", len(cfg["mean"])), tuple(cfg["input_size"][-2:])
+    trained = getattr(model, "label_names", None)  # whose weights know images of this size
+
+    def prepare(images: Tensor) -> Tensor:
+        if trained and images.shape[-2:] != size:
+            given = tuple(images.shape[-2:])
+            warnings.warn(f"images are {given}, but the model was trained on {size}; give image_size=", stacklevel=3)
+        return normalise(images, {**cfg, "input_size": (channels,)})
+
+    return prepare
 
 
 def _finding(logits: Any, batch: int, label: int | None) -> Tensor:

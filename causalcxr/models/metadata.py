@@ -53,8 +53,8 @@ def current_calibration(model: Any) -> Calibration | None:
     if calibration is None or getattr(model, "_calibrated", None) == weights_checksum(model):
         return calibration
     _logger.warning(
-        "the calibration is left out, since the weights have changed after it was set; fit one to these weights and "
-        "give calibration="
+        "the calibration is left out, since the weights have changed after it was set; give calibration=, one that is "
+        "fitted to these weights, or model.calibration if they were cast alone"
     )
     return None
 

@@ -266,7 +266,7 @@ for _name in MODELS:
 
 def create_model(
     name: str | Path, pretrained: bool | None = None, *, label_names: Sequence[str] | None = None, **kwargs: Any
-) -> nn.Module:
+) -> Any:
     """Create a model, with weights or without.
 
     `timm.create_model` builds the same models once `causalcxr` is imported. This function adds errors with the closest

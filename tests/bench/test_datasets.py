@@ -5,7 +5,7 @@ from PIL import Image
 from torch.utils.data import Subset, TensorDataset
 
 from causalcxr.bench import MARKERS, ConfoundedDataset, StratifiedImages
-from causalcxr.data import SyntheticCXR
+from causalcxr.data import SyntheticCXR, read_image
 
 
 def make(length=100, positives=0.5, *, marker="letter", correlation=0.9, seed=0):
@@ -75,6 +75,25 @@ def test_seeds_of_images_and_of_markers_may_be_equal():
         assert abs(np.corrcoef(column, agreeing)[0, 1]) < 0.07
 
 
+class Column(list):
+    """A column of a data frame, whose rows have names of their own."""
+
+    def to_numpy(self):
+        return np.array(self)
+
+    def __getitem__(self, name):
+        raise KeyError(name)
+
+
+def test_images_of_the_size_that_is_asked_for():
+    images = torch.rand(20, 1, 64, 96)
+    dataset = ConfoundedDataset(images, [0, 1] * 10, marker="letter", correlation=0.9, image_size=(32, 40))
+    for data in (dataset, dataset.without_markers()):
+        assert data[1][0].shape == (1, 32, 40)
+        assert data.mask(1).shape == (32, 40)
+    assert torch.equal(dataset.without_markers()[0][0], read_image(images[0], size=(32, 40)))
+
+
 def test_images_of_every_kind_give_the_same_items(tmp_path):
     images = torch.randint(256, (20, 1, 64, 64), dtype=torch.uint8)
     targets = [0, 1] * 10
@@ -86,6 +105,7 @@ def test_images_of_every_kind_give_the_same_items(tmp_path):
         Image.fromarray(image[0].numpy()).save(path)
     pairs = [(image, 0) for image in floats]
     kinds = [images, read_only, images.numpy(), list(floats), pairs, Subset(TensorDataset(floats), range(20)), paths]
+    kinds.append(Column(paths))
     first, *others = (ConfoundedDataset(kind, targets, marker="electrode", correlation=0.9) for kind in kinds)
     for i in range(20):
         image, target = first[i]

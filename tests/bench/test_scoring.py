@@ -34,6 +34,7 @@ def test_logits_are_the_models_own_in_eval_mode_for_the_call_alone(dataset):
     assert (model.training, model[0].training, model[1].training) == (True, False, True)
 
 
+@pytest.mark.filterwarnings("ignore:images are")  # smaller ones than those of the model
 def test_logits_features_and_shares_of_a_causal_model_are_those_of_the_label(films):
     dataset = ConfoundedDataset(films.images[:24], films.targets[:24], marker="tube", correlation=0.75)
     model = causalcxr.create_model("causal_test_resnet").eval()
@@ -66,6 +67,14 @@ def test_the_images_go_where_the_parameters_are(dataset):
         predict(away, dataset, prepare=prepare)
 
 
+def test_weights_that_know_another_size_are_noticed(dataset):
+    model = causalcxr.create_model("causal_test_resnet", num_classes=1)
+    predict(model, dataset)
+    model.label_names = ["Mass"]
+    with pytest.warns(UserWarning, match=r"images are \(64, 64\), but the model was trained on \(96, 96\)"):
+        predict(model, dataset)
+
+
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 def test_share_of_constructed_maps(scale):
     masks = torch.zeros(5, 64, 64, dtype=torch.bool)
@@ -86,7 +95,7 @@ def test_share_of_constructed_maps(scale):
     [
         (lambda x: x[:, 0, 0, :3], {}, "label="),
         (lambda x: x[:, 0, 0, :3], {"label": 3}, "got 3"),
-        (lambda x: x[:, 0, 0, :3], {"label": "Mass"}, "'Mass'"),
+        (lambda x: x[:, 0, 0, :3], {"label": "Mass"}, "no label_names to find 'Mass' in"),
         (lambda x: x[:, 0, 0, 0], {}, r"\(64,\)"),
         (lambda x: x[:1, 0, 0, :1], {}, r"B=64, but got \(1, 1\)"),
         (lambda x: x[:, 0, 0, :1] / 0 * 0, {}, "not finite"),

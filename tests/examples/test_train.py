@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -56,7 +57,9 @@ def trained(tmp_path_factory):
     return folder
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:AUROC is undefined", "ignore:no t", "ignore:Mean of empty slice")
+pytestmark = pytest.mark.filterwarnings(  # of young classifiers
+    "ignore:AUROC is undefined", "ignore:no t", "ignore:Mean of empty slice", "ignore:.*like probabilities"
+)
 
 
 def test_a_run_is_a_model(trained):
@@ -140,8 +143,12 @@ def test_a_run_goes_on_with_the_same_data_alone(tmp_path):
     others.write_text(recorded.replace("PA", "AP", 3))
     with pytest.raises(SystemExit, match=refused):
         run(tmp_path / "run", *options, "--resume")
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in [*tmp_path.glob("*.png"), table]:
+        path.rename(moved / path.name)
     others.write_text(recorded)
-    run(tmp_path / "run", *options, "--resume")
+    run(tmp_path / "run", *options, f"--data={moved / table.name}", "--resume")
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
@@ -175,6 +182,13 @@ def test_a_run_is_not_overwritten(trained):
         run(trained, "--epochs=2")
     with pytest.raises(SystemExit, match=r"was trained with lr 0.0005: give the same, or another --output$"):
         run(trained, "--epochs=2", "--resume", "--lr=1")
+
+
+@pytest.mark.parametrize("options", [[], ["--resume"]])
+def test_a_finished_model_without_its_state_is_not_overwritten(trained, tmp_path, options):
+    copy = shutil.copytree(trained, tmp_path / "copy", ignore=shutil.ignore_patterns("resume"))
+    with pytest.raises(SystemExit, match="holds a model"):
+        run(copy, "--epochs=2", *options)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +231,6 @@ def test_a_name_with_a_tag_starts_from_its_weights(tmp_path):
     assert torch.equal(load_file(tmp_path / "model.safetensors")[name], shipped[name])
 
 
-@pytest.mark.filterwarnings("ignore:.*like probabilities", "ignore:no threshold can be fitted")  # of a young classifier
 @pytest.mark.parametrize("objective", ["causal", "plain"])
 def test_a_table_of_one_finding_trains(tmp_path, objective):
     table = own_films(tmp_path)
@@ -298,6 +311,10 @@ def test_the_preset_is_what_the_paper_says_and_other_options_go_first():
     objective = train.build_objective(argparse.Namespace(**vars(args) | {"model": "causal_test_resnet"}), list("abc"))
     assert (objective.bank, args.optimizer) == (None, "adam")
     assert objective.criterion.partners == "random"
+    args = train.parse_args(
+        ["--data=nih", "--output=a", "--preset=paper", "--model-kwargs", "depth=4", "drop_rate=0.1"]
+    )
+    assert args.model_kwargs == {"complement": "paper", "drop_rate": 0.1, "depth": 4}
 
 
 @pytest.mark.filterwarnings("ignore:.*combinations of label and stratum have no image")  # of so few films
@@ -341,19 +358,24 @@ def test_two_processes_train_as_one(tmp_path, objective, tolerance):
 
 @pytest.mark.slow
 def test_processes_validate_one_model(tmp_path):
-    """Without accelerators batch statistics differ between processes; those of the averaged model must not."""
+    """Without accelerators batch statistics differ between processes; those of the averaged model must not.
+
+    Each process draws views and dropout of its own.
+    """
     script = tmp_path / "keeping.py"
     script.write_text(
         "import runpy, sys, torch\n"
         "train = runpy.run_path(sys.argv[1])\n"
         "predict = train['predict']\n"
         "def keep(accelerator, model, loader):\n"
-        "    torch.save(dict(model.named_buffers()), f'{sys.argv[2]}/{accelerator.process_index}.pt')\n"
+        "    content = dict(model.named_buffers()), torch.initial_seed()\n"
+        "    torch.save(content, f'{sys.argv[2]}/{accelerator.process_index}.pt')\n"
         "    return predict(accelerator, model, loader)\n"
         "train['main'].__globals__['predict'] = keep\n"
         "train['main'](sys.argv[3:])\n"
     )
     launch(script, train.__file__, tmp_path, *SMALL, f"--output={tmp_path / 'run'}", "--epochs=1")
-    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    (one, seed), (other, other_seed) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert (seed, other_seed) == (0, 1)
     assert len(one) > 10
     assert all(torch.equal(one[name], other[name]) for name in one)

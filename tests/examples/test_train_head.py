@@ -12,7 +12,9 @@ import train_head
 from causalcxr.data import SyntheticCXR, normalise
 from causalcxr.models.published import BACKBONES
 
-pytestmark = pytest.mark.filterwarnings("ignore:AUROC is undefined", "ignore:no t", "ignore:Mean of empty slice")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:AUROC is undefined", "ignore:no t", "ignore:Mean of empty slice", "ignore:.*like probabilities"
+)
 
 
 @pytest.fixture(scope="module")

@@ -142,9 +142,20 @@ def test_descriptions_that_do_not_fit(model, tmp_path, options, error, message):
     assert not (tmp_path / "saved").exists()
 
 
+class Adapter(nn.Module):
+    """Passes on what the model inside has, as adapters of peft do."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.inside = model
+
+    def __getattr__(self, name):
+        return self._modules["inside"] if name == "inside" else getattr(self._modules["inside"], name)
+
+
 def test_models_that_cannot_be_saved(model, tmp_path):
     maps = timm.create_model("test_resnet", features_only=True)
-    for other in (nn.Sequential(model), torch.compile(model), CausalCXR("test_resnet", dim=32, num_heads=4), maps):
+    for other in (nn.Sequential(model), torch.compile(model), Adapter(model), CausalCXR("test_resnet", dim=32), maps):
         with pytest.raises(ValueError, match=rf"only models from .* but got {type(other).__name__}; .*model.module"):
             causalcxr.save_pretrained(other, tmp_path)
     special = causalcxr.create_model("causal_test_resnet", backbone_args={"act_layer": nn.SiLU})
