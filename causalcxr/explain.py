@@ -43,8 +43,7 @@ def evidence_maps(model: Any, images: Tensor, labels: Sequence[int | str] | int 
 
     Positive values speak for the finding, negative ones against it. All values are in units of the logit, so that
     maps of different labels and images can be compared. They do not add up to the logit. The maps are interpolated
-    bilinearly to the size of the images.
-    It is not in the paper, whose map is `attention_maps`.
+    bilinearly to the size of the images. They are not in the paper, whose map is `attention_maps`.
 
     The model is in `eval` mode for the call, which takes one backward pass through the decoder for each label.
 

@@ -34,11 +34,9 @@ def _is_missing(value: Any) -> bool:
 
 def check_inputs(scores: Any, targets: Any, name: str = "scores") -> tuple[FloatArray, FloatArray]:
     """Scores and targets (N, K) in float64; `name` is what the message calls the scores."""
-    frames = hasattr(scores, "to_numpy") and hasattr(targets, "to_numpy")
-    for axis in ("index", "columns") if frames else ():
-        given, expected = (list(getattr(frame, axis, ())) for frame in (scores, targets))
-        if given != expected and sorted(map(str, given)) == sorted(map(str, expected)):
-            raise ValueError(f"{name} and targets have the same {axis} in another order; sort one as the other")
+    given, expected = (list(getattr(frame, "columns", ())) for frame in (scores, targets))
+    if given != expected and sorted(map(str, given)) == sorted(map(str, expected)):
+        raise ValueError(f"{name} and targets have the same columns in another order, {given} and {expected}")
     values, labels = as_floats(scores), as_floats(targets)
     if values.shape != labels.shape:
         raise ValueError(f"{name} and targets must have the same shape, got {values.shape} and {labels.shape}")

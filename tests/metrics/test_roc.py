@@ -35,23 +35,19 @@ def test_auroc_takes_tensors_of_any_floating_type(dtype):
 class Frame:
     """What a data frame has of an array."""
 
-    def __init__(self, values, columns, index):
-        self.values, self.columns, self.index = values, columns, index
-
-    def to_numpy(self):
-        return self.values
+    def __init__(self, values, columns):
+        self.values, self.columns = values, columns
 
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self.values, dtype)
 
 
-@pytest.mark.parametrize(("columns", "index"), [(["b", "a"], range(4)), (["a", "b"], [0, 1, 3, 2])])
-def test_frames_in_another_order_are_refused(columns, index):
+def test_columns_in_another_order_are_refused():
     values = np.array([[0, 1], [1, 0], [0, 1], [1, 0]])
-    targets = Frame(values, ["a", "b"], range(4))
-    assert auroc(Frame(values, ["x", "y"], range(4)), targets).tolist() == [1, 1]  # their own names
+    targets = Frame(values, ["a", "b"])
+    assert auroc(Frame(values, ["x", "y"]), targets).tolist() == [1, 1]  # their own names
     with pytest.raises(ValueError, match="in another order"):
-        auroc(Frame(values, columns, index), targets)
+        auroc(Frame(values, ["b", "a"]), targets)
 
 
 @pytest.mark.parametrize("device", DEVICES[1:])
