@@ -102,8 +102,13 @@ def peak_box(heat_map: Tensor, *, threshold: float = 0.5) -> tuple[int, int, int
     above = heat >= threshold
     region = torch.zeros_like(above)
     region[_peak(heat)] = True
-    while True:  # grow by one pixel in all eight directions, within `above`
+    runs = _runs(above), _runs(above.T).T
+    while True:  # grow by one pixel in all eight directions, and on along the runs of `above` in rows and columns
         grown = F.max_pool2d(region[None].float(), kernel_size=3, stride=1, padding=1)[0].bool() & above
+        for run in runs:
+            reached = torch.zeros(heat.numel() + 1, dtype=torch.bool, device=heat.device)
+            reached[run[grown]] = True
+            grown = above & reached[run]
         if torch.equal(grown, region):
             break
         region = grown
@@ -141,6 +146,12 @@ def box_iou(box: Any, other: Any) -> float:
         return 0.0
     areas = sum((right[i] - left[i]) * (bottom[i] - top[i]) for i in (0, 1))
     return width * height / (areas - width * height)
+
+
+def _runs(above: Tensor) -> Tensor:
+    """Number the runs of True along each row, (H, W)."""
+    starts = above & ~F.pad(above, (1, 0))[:, :-1]
+    return starts.flatten().cumsum(0).view_as(above)
 
 
 def _check_box(name: str, box: Any) -> tuple[float, float, float, float]:
