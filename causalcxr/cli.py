@@ -121,7 +121,8 @@ def _predict(
         panels = None if heatmap is None else Panels(loaded, labels, heatmap, paths, finding, attention)
     except (ImportError, OSError, ValueError) as error:
         raise CommandError(error) from error
-    name, thresholds = Path(model).as_posix(), getattr(loaded.calibration, "thresholds", None)
+    name = Path(os.path.normpath(model)).as_posix()  # of a folder, however it was written
+    thresholds = getattr(loaded.calibration, "thresholds", None)
     if thresholds is None and format != "table":  # nothing else would tell a model from the one that it replaced
         name += f" ({weights_checksum(loaded):08x})"
     writer = _Writer(format, name, labels, thresholds)
@@ -295,7 +296,9 @@ class _Writer:
         done = set()
         for row in rows:
             if row["model"] != self.model:
-                raise ValueError(f"its rows are of the model {row['model']}, not of {self.model}")
+                raise ValueError(
+                    f"its rows are of the model {row['model']}, not of {self.model}; give another --output"
+                )
             if row | weights != row:  # as after training anew
                 raise ValueError(f"its rows are of other weights of {self.model}, with other thresholds")
             done.add(row["path"])

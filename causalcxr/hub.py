@@ -468,7 +468,7 @@ def _evaluation(metrics: Mapping[str, Any], labels: Sequence[str] | None) -> tup
         rows.append((label, f"{row['value']:.3f}{interval}{positives}"))
     known = [key for key in ("images", "patients", "seed", "commit") if metrics.get(key) is not None]
     on = ", ".join([metrics["data"], metrics["split"], *(f"{key}: {metrics[key]}" for key in known)])
-    text = f"AUROC on {on}, with 95 % intervals, which are too narrow for few patients.\n\n{_table('AUROC', rows)}"
+    text = f"AUROC on {on}. Intervals of 95 % are too narrow for few positive patients.\n\n{_table('AUROC', rows)}"
     return results or None, f"{text}\n\n```bash\n{metrics['command']}\n```" if metrics.get("command") else text
 
 

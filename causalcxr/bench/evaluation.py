@@ -26,7 +26,7 @@ class Scores(NamedTuple):
     Attributes:
         auroc: AUROC of the finding, a `causalcxr.metrics.Interval` of 95 %.
         worst_group: The lower of the AUROCs among images with and among images without the confounder
-            (`causalcxr.metrics.worst_group_auroc`), an `Interval`. Both lie too low where the two are equal.
+            (`causalcxr.metrics.worst_group_auroc`), an `Interval`. It lies too low where both groups have the same.
         ece: Expected calibration error.
         mean_probability: Mean of the predicted probabilities.
         shift: By how much the mean probability is higher with the confounder than without, averaged over positives and

@@ -85,7 +85,7 @@ def predict(
     if isinstance(label, str) and not names:
         raise ValueError(f"the model has no label_names to find {label!r} in; give its index")
     finding = label_positions([label], names)[0] if isinstance(label, str) else label
-    prepare = _normalise_for(model) if prepare is None else prepare
+    prepare = _normalise_for(model, dataset) if prepare is None else prepare
     parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
     device = next((parameter.device for parameter in parameters), torch.device("cpu"))
     causal_forward = getattr(model, "forward_causal", None)
@@ -119,20 +119,15 @@ def _shares(attention: Tensor, masks: Tensor) -> list[Tensor]:
     return [share.where(area > 0, torch.nan) for share in (on_marker, area)]
 
 
-def _normalise_for(model: Any) -> Callable[[Tensor], Tensor]:
+def _normalise_for(model: Any, dataset: Any) -> Callable[[Tensor], Tensor]:
     cfg = getattr(model, "pretrained_cfg", None)
     if not cfg:
         return lambda images: images
-    channels, size = getattr(model, "in_chans", len(cfg["mean"])), tuple(cfg["input_size"][-2:])
-    trained = getattr(model, "label_names", None)  # whose weights know images of this size
-
-    def prepare(images: Tensor) -> Tensor:
-        if trained and images.shape[-2:] != size:
-            given = tuple(images.shape[-2:])
-            warnings.warn(f"images are {given}, but the model was trained on {size}; give image_size=", stacklevel=3)
-        return normalise(images, {**cfg, "input_size": (channels,)})
-
-    return prepare
+    given, size = tuple(dataset[0][0].shape[-2:]), tuple(cfg["input_size"][-2:])
+    if getattr(model, "label_names", None) and given != size:  # its weights know films of a size
+        warnings.warn(f"images are {given}, but pretrained_cfg of the model has {size}; give image_size=", stacklevel=4)
+    channels = getattr(model, "in_chans", len(cfg["mean"]))
+    return lambda images: normalise(images, {**cfg, "input_size": (channels,)})
 
 
 def _finding(logits: Any, batch: int, label: int | None) -> Tensor:

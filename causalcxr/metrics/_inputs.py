@@ -34,8 +34,9 @@ def _is_missing(value: Any) -> bool:
 
 def check_inputs(scores: Any, targets: Any, name: str = "scores") -> tuple[FloatArray, FloatArray]:
     """Scores and targets (N, K) in float64; `name` is what the message calls the scores."""
-    given, expected = (list(getattr(frame, "columns", ())) for frame in (scores, targets))
-    if given != expected and sorted(map(str, given)) == sorted(map(str, expected)):
+    frames = hasattr(scores, "columns") and hasattr(targets, "columns")
+    given, expected = ([str(name) for name in frame.columns] if frames else [] for frame in (scores, targets))
+    if given != expected and sorted(given) == sorted(expected):
         raise ValueError(f"{name} and targets have the same columns in another order, {given} and {expected}")
     values, labels = as_floats(scores), as_floats(targets)
     if values.shape != labels.shape:

@@ -216,7 +216,7 @@ class CausalCXR(nn.Module):
             raise TypeError(f"bank must be a ConfounderBank, but got {type(bank).__name__}")
         prior = bank.prior
         if not bool(prior.any()):
-            raise ValueError("the bank has no confounder with P(c) above 0; fill it by training, or with bank.update")
+            raise ValueError("the bank has no confounder with P(c) above 0; give bank.update some")
         with eval_mode(self):
             intervened = self.forward_causal(x, bank.features).intervened
         probabilities = intervened.to(torch.promote_types(intervened.dtype, torch.float32)).sigmoid()

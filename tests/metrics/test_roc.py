@@ -46,6 +46,7 @@ def test_columns_in_another_order_are_refused():
     values = np.array([[0, 1], [1, 0], [0, 1], [1, 0]])
     targets = Frame(values, ["a", "b"])
     assert auroc(Frame(values, ["x", "y"]), targets).tolist() == [1, 1]  # their own names
+    assert auroc(Frame(values, [0, 1]), Frame(values, ["0", "1"])).tolist() == [1, 1]  # as from a CSV file
     with pytest.raises(ValueError, match="in another order"):
         auroc(Frame(values, ["b", "a"]), targets)
 
