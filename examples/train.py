@@ -58,7 +58,7 @@ def parse_args(argv):
     add("--ema-decay", type=float, default=0.998, help="decay of the average of weights; 0: none; default: %(default)s")
     add("--no-augment", action="store_true", help="train on the images as they are")
     add("--mixed-precision", default="no", choices=["no", "bf16", "fp16"], help="type of the forward pass")
-    add("--checkpointing", action="store_true", help="less memory: activations, and batch statistics, twice")
+    add("--checkpointing", action="store_true", help="less memory: computes activations twice, and batch statistics")
     add("--val-fraction", type=float, default=0.1, help="part of the patients for validation; default: %(default)s")
     add("--workers", type=int, default=2, help="processes that read images; default: %(default)s")
     add("--seed", type=int, default=0, help="of all that is random but the choice of validation patients")
@@ -99,10 +99,10 @@ def label_weights(dataset, adjust):
         head, *rows = np.loadtxt(file or adjust, str, delimiter=",", comments=None, quotechar='"')  # names come first
         recorded = {row[0]: cell for row in rows for name, cell in zip(head, row, strict=True) if name == column}
         values = np.array([recorded.get(name, "not recorded") for name in dataset.names])
-        if missing := sum(values == "not recorded"):
-            print(f"--adjust: {missing} of {len(values)} training images are not in {file}, and count as a value")
-        if missing == len(values):
+        if (missing := np.sum(values == "not recorded")) == len(values):
             raise SystemExit(f"--adjust: {file} has no column {column}, or none of the training images")
+        if missing:
+            print(f"--adjust: {missing} of {len(values)} training images are not in {file}, and count as a value")
     return backdoor_weights(dataset.targets, torch.from_numpy(np.unique(values, return_inverse=True)[1]), smoothing=1)
 
 
