@@ -44,7 +44,7 @@ def _attend_to_whole_map(q: Tensor, k: Tensor, v: Tensor, num_heads: int, window
     """Attend to all pixels, each as often as the window holds it: its logit plus the logarithm of that number."""
     height, width = q.shape[-2:]
     rows, cols = (_log_counts(length, window, q) for length in (height, width))
-    mask = (rows[:, None, :, None] + cols[None, :, None, :]).flatten(2).flatten(0, 1).to(q.dtype)
+    mask = _as_mask(rows[:, None, :, None] + cols[None, :, None, :]).to(q.dtype)
     q, k, v = (x.flatten(2).mT.unflatten(2, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))
     attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return attended.transpose(1, 2).flatten(2).unflatten(1, (height, width)).permute(0, 3, 1, 2)
@@ -97,11 +97,19 @@ def _reflected_blocks(length: int, side: int, margin: int, device: torch.device)
 
 
 def _in_window(block: tuple[int, int], window: int, device: torch.device) -> Tensor:
-    """Return which keys of a block and its margin are in the window of which query, (queries, keys)."""
+    """Return which keys of a block and its margin are in the window of which query, (1, 1, queries, keys)."""
 
     def along(side: int) -> Tensor:
         query, key = torch.arange(side, device=device)[:, None], torch.arange(side + window - 1, device=device)
         return (key >= query) & (key < query + window)
 
     rows, cols = (along(side) for side in block)
-    return (rows[:, None, :, None] & cols[None, :, None, :]).flatten(2).flatten(0, 1)
+    return _as_mask(rows[:, None, :, None] & cols[None, :, None, :])
+
+
+def _as_mask(pairs: Tensor) -> Tensor:
+    """Flatten (query rows, query columns, key rows, key columns) to (1, 1, queries, keys).
+
+    Of a mask with two axes alone, `torch.compile` chooses the strides as it likes, which cuDNN does not read.
+    """
+    return pairs.flatten(2).flatten(0, 1)[None, None]

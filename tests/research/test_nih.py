@@ -191,7 +191,7 @@ def test_from_films_to_a_model_folder(packed, tmp_path):
     run("study", output)
     results = json.loads((output / "results.json").read_text())
     runs = {record["variant"]: record for record in results["runs"]}
-    assert set(runs) == set(VARIANTS)
+    assert set(runs) == set(VARIANTS) - {"plain_agreement_small"}
     assert all(record["finished"] for record in runs.values())
     for variant in ("causal", "as_printed"):
         assert runs[variant]["branches_end"]["norm_causal"] > 0
@@ -205,7 +205,7 @@ def test_from_films_to_a_model_folder(packed, tmp_path):
     for folder in (found, output):
         report.main([str(folder), "--data", str(packed), "--output", str(tmp_path / "docs"), "--resamples", "20"])
     table = json.loads((tmp_path / "docs" / "study.json").read_text())
-    assert set(table["variants"]) == set(VARIANTS)
+    assert set(table["variants"]) == set(runs)
     for variant, of in table["variants"].items():
         to_middle = table["differences"][f"{variant} - middle of the image"]["pointing_evidence"]
         assert to_middle["mean"] == of["figures"]["pointing_evidence"]["mean"]  # the middle lies in no box

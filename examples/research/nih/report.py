@@ -184,7 +184,8 @@ def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str,
             val, test = (scored_films(part, tables, str(scores[f"{part}_films"])) for part in ("val", "test"))
             for record in (run for run in of_folder if run["finished"]):
                 variant, seed = record["variant"], record["seed"]
-                records.setdefault(variant, {})[seed] = record
+                spread = scores[f"{record['name']}/test"].astype(float).std(axis=0).mean()
+                records.setdefault(variant, {})[seed] = record | {"spread": round(float(spread), 3)}
                 for name, figure in run_figures(record, scores, val, test, n_resamples).items():
                     figures.setdefault(variant, {}).setdefault(name, {})[seed] = figure
     variants = {}
@@ -194,6 +195,7 @@ def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str,
             "seeds": seeds,
             "val_auroc": [of_seeds[seed]["val_auroc"] for seed in seeds],
             "best_epoch": [of_seeds[seed]["best_epoch"] for seed in seeds],
+            "spread_of_logits": [of_seeds[seed]["spread"] for seed in seeds],
             "figures": {
                 name: summary([of[seed] for seed in seeds]) | ({"interval": None} if name in CALIBRATION_ERRORS else {})
                 for name, of in figures[variant].items()
@@ -267,11 +269,12 @@ def study_tables(found: dict[str, Any]) -> str:
     frequent = sum(count >= MIN_PATIENTS for count in test["positive_patients"].values())
     both = len(test["judged_in_both_views"])
     titles = {name: title.format(frequent=frequent, both=both) for name, title in TITLES.items()}
-    header = ["variant", "seeds", "validation AUROC of each", *titles.values()]
+    header = ["variant", "seeds", "validation AUROC of each", "standard deviation of logits", *titles.values()]
     body = []
     for variant, of in variants.items():
-        seeds, chosen = ", ".join(map(str, of["seeds"])), ", ".join(f"{value:.3f}" for value in of["val_auroc"])
-        body.append([variant, seeds, chosen, *(with_interval(of["figures"].get(name), form(name)) for name in titles)])
+        chosen, spread = (", ".join(f"{value:.3f}" for value in of[key]) for key in ("val_auroc", "spread_of_logits"))
+        figures = [with_interval(of["figures"].get(name), form(name)) for name in titles]
+        body.append([variant, ", ".join(map(str, of["seeds"])), chosen, spread, *figures])
     blocks = [markdown_table(header, body)]
     blocks.append(
         f"{test['images']} films of {test['patients']} patients; 95 % intervals over patients of the mean over seeds. "

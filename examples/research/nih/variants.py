@@ -22,6 +22,7 @@ class Variant:
     Args:
         causal: Whether the model has the causal head; otherwise it is the backbone, pooled, with a linear classifier.
         objective: "classification", "causal", or "agreement" for `causalcxr.AgreementObjective`.
+        small_start: Whether the weights of the classifier start near zero, not as timm draws them.
         adjust_view: Whether labels are weighted so that the view tells nothing of them.
         model_args: More arguments of the model.
         random_partner: Whether Eq. 6 is evaluated with one random partner an image from the batch, as printed; the
@@ -31,6 +32,7 @@ class Variant:
 
     causal: bool = False
     objective: str = "classification"
+    small_start: bool = False
     adjust_view: bool = False
     random_partner: bool = False
     model_args: dict[str, Any] = field(default_factory=dict)
@@ -45,6 +47,7 @@ VARIANTS = {
     "plain_view": Variant(adjust_view=True),
     "label_queries_view": Variant(causal=True, objective="causal", adjust_view=True, loss_args=QUERIES),
     "plain_agreement": Variant(objective="agreement"),
+    "plain_agreement_small": Variant(objective="agreement", small_start=True),
     "as_printed": Variant(causal=True, objective="causal", random_partner=True, model_args={"complement": "paper"}),
 }
 
@@ -66,10 +69,11 @@ def build_model(variant: Variant, *, backbone: str, weights: str, drop_rate: flo
     return causalcxr.create_model(backbone, pretrained_backbone=weights or False, **common)
 
 
-def start_at_prior(model: nn.Module, targets: Tensor, weight: Tensor) -> None:
+def start_at_prior(model: nn.Module, targets: Tensor, weight: Tensor, *, small: bool = False) -> None:
     """Let fresh classifiers predict the frequency of each label (Lin et al., *Focal Loss*, ICCV 2017, section 4.1).
 
-    The confounding classifier is left at one half: it is to predict nothing.
+    With `small` weights they predict little else, as there. The confounding classifier is left at one half: it is to
+    predict nothing.
     """
     frequency = (targets * weight).mean(dim=0).clamp(1 / len(targets), 1 - 1 / len(targets))
     biases = [model.get_classifier().bias]
@@ -78,6 +82,8 @@ def start_at_prior(model: nn.Module, targets: Tensor, weight: Tensor) -> None:
     with torch.no_grad():
         for bias in biases:
             bias.copy_(frequency.logit().view_as(bias))
+        if small:
+            model.get_classifier().weight.normal_(std=0.01)
 
 
 def build_objective(variant: Variant, model: nn.Module) -> nn.Module:
