@@ -120,6 +120,7 @@ def build_objective(args, labels):
         overlay = {"file": str(Path(weights).resolve(strict=True))} if isinstance(weights, str) else {}
         overlay |= {} if weights is True else {"license": None}  # of timm's weights
         model = timm.create_model(args.model, pretrained=bool(weights), pretrained_cfg_overlay=overlay, **options)
+        model.reset_classifier(len(labels))  # that of a fresh EfficientNet has weights 10 to 25 times as large
     if args.objective == "agreement":
         return causalcxr.AgreementObjective(model)
     if args.objective == "plain" or not isinstance(model, causalcxr.CausalCXR):
