@@ -47,6 +47,7 @@ VARIANTS = {
     "plain_view": Variant(adjust_view=True),
     "label_queries_view": Variant(causal=True, objective="causal", adjust_view=True, loss_args=QUERIES),
     "plain_agreement": Variant(objective="agreement"),
+    "plain_small": Variant(small_start=True),
     "plain_agreement_small": Variant(objective="agreement", small_start=True),
     "as_printed": Variant(causal=True, objective="causal", random_partner=True, model_args={"complement": "paper"}),
 }
