@@ -39,7 +39,7 @@ from timm.models import (
     model_entrypoint,
     parse_model_name,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from causalcxr.calibration import Calibration
 from causalcxr.data.labels import check_label_names
@@ -123,7 +123,7 @@ def save_pretrained(
     with TemporaryDirectory(prefix=".saving-", dir=folder) as unfinished:
         weights, description = Path(unfinished, WEIGHTS), Path(unfinished, CONFIG)
         # Copies, since safetensors takes no two names of one tensor, as backbones with shared layers have.
-        state_dict = {name: tensor.cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+        state_dict = {name: tensor.cpu().contiguous().clone() for name, tensor in _state_dict(model).items()}
         save_file(state_dict, weights, metadata={"format": "pt"})
         config["sha256"] = _sha256(weights)
         description.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -132,6 +132,17 @@ def save_pretrained(
             os.replace(path, folder / path.name)
     if metrics is not None or not (folder / CARD).exists():
         (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def _state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights under the names that a new model has, also where a part of the model was compiled."""
+    state_dict = {name.replace("_orig_mod.", ""): tensor for name, tensor in model.state_dict().items()}
+    if odd := [name for name in state_dict if "parametrizations." in name or name.endswith("_orig")]:
+        raise ValueError(
+            f"weights are under other names, such as {odd[0]!r}: call torch.nn.utils.prune.remove or "
+            "torch.nn.utils.parametrize.remove_parametrizations first"
+        )
+    return state_dict
 
 
 def push_to_hub(
@@ -154,9 +165,10 @@ def push_to_hub(
     Args:
         model: A model, or the folder that `save_pretrained` wrote of it.
         repo_id: `"owner/repo"`; made if it is not there.
-        label_names: As in `save_pretrained`; not for a folder, as the next three.
+        label_names: As in `save_pretrained`; not for a folder, as `calibration` and `data_config`.
         calibration: As in `save_pretrained`.
-        metrics: As in `save_pretrained`. Without, a card that the repository has is left alone.
+        metrics: As in `save_pretrained`; the JSON of `examples/evaluate.py` has them. Without, a folder's card is
+            uploaded as it is, and for a model a card that the repository has is left alone.
         data_config: As in `save_pretrained`.
         picture: A PNG file to show on the card that is uploaded, such as one of `causalcxr predict --heatmap`. It
             becomes public with the repository, so take a film that may.
@@ -176,8 +188,7 @@ def push_to_hub(
         huggingface_hub.errors.HfHubHTTPError: If the token may not write there, or there is none.
     """
     shown = None if picture is None else Path(picture).read_bytes()
-    options: dict[str, Any] = {"label_names": label_names, "calibration": calibration}
-    options |= {"metrics": metrics, "data_config": data_config}
+    options: dict[str, Any] = {"label_names": label_names, "calibration": calibration, "data_config": data_config}
     with TemporaryDirectory() as temporary:
         folder = Path(temporary if isinstance(model, nn.Module) else model)
         if isinstance(model, nn.Module):
@@ -186,17 +197,19 @@ def push_to_hub(
             raise ValueError(f"{given[0]} is not for a folder; give it to save_pretrained")
         else:
             weights_file(PretrainedCfg(**read(f"local-dir:{folder}")[0]))
+        card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
+        if metrics is not None:
+            card = _card(json.loads((folder / CONFIG).read_text(encoding="utf-8")), metrics)
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if private and not api.model_info(repo_id).private:
             raise ValueError(f"{repo_id!r} exists and is public; make it private on its page, or take another")
         files: dict[str, Any] = {name: folder / name for name in (CONFIG, WEIGHTS)}
         wanted = metrics is not None or not isinstance(model, nn.Module)
-        new = (folder / CARD).is_file() and (wanted or not api.file_exists(repo_id, CARD, revision=revision))
+        new = card and (wanted or not api.file_exists(repo_id, CARD, revision=revision))
         if shown is not None and not new:
             raise ValueError("a picture is for a card that is uploaded: give metrics, or a folder that has README.md")
         if new:
-            card = (folder / CARD).read_text(encoding="utf-8")
             if shown is not None:
                 files["picture.png"] = shown
                 head, section, rest = card.partition("\n## ")

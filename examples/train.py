@@ -49,7 +49,7 @@ def parse_args(argv):
     add("--objective", default="causal", choices=["causal", "plain", "agreement"], help="default: causal; plain: L_sl")
     add("--adjust", help="weight labels by a recorded confounder: view, sex, age or FILE.csv:COLUMN")
     add("--epochs", type=int, default=12, help="number of epochs; default: %(default)s")
-    add("--image-size", type=int, help="side of the images in pixels; default: 224, or what --backbone was trained on")
+    add("--image-size", type=int, help="side of the images in pixels; default: that of the weights, or 224")
     add("--batch-size", type=int, default=64, help="images an update, over all processes; default: %(default)s")
     add("--accumulate", type=int, default=1, help="parts into which the images of an update are divided")
     add("--lr", type=float, default=5e-4, help="largest rate; rises for a tenth, then a cosine; default: %(default)s")
@@ -64,24 +64,38 @@ def parse_args(argv):
     add("--seed", type=int, default=0, help="of all that is random but the choice of validation patients")
     add("--resume", action="store_true", help="go on after the last finished epoch of --output")
     parser.set_defaults(**{"optimizer": "adamw"} | (PAPER if parser.parse_known_args(argv)[0].preset else {}))
-    args, sizes = parser.parse_args(argv), {row.name: row.pixels for row in causalcxr.list_backbones()}
+    args = parser.parse_args(argv)
     args.model_kwargs = (PAPER["model_kwargs"] if args.preset else {}) | args.model_kwargs
-    if args.freeze_backbone and not args.backbone:
-        parser.error("--freeze-backbone trains the head on the --backbone that it needs")
     if not 1 <= args.accumulate <= args.batch_size or args.epochs < 1:
         parser.error("--epochs and --accumulate must be 1 or more, and --batch-size no less than --accumulate")
     args.model = f"local-dir:{args.model}" if Path(args.model).is_dir() else args.model
-    if args.backbone_weights and not args.backbone and args.model.startswith(("local-dir:", "hf-hub:")):
+    if args.backbone_weights and not args.backbone and has_weights(args.model):
         parser.error(f"--backbone-weights is not for {args.model}, which has its own weights")
-    args.image_size = args.image_size or sizes.get(args.backbone, 224)
+    if args.freeze_backbone and not (args.backbone or args.backbone_weights or has_weights(args.model)):
+        parser.error("--freeze-backbone needs weights: --backbone, --backbone-weights, or a --model that has its own")
     return args
+
+
+def has_weights(name):
+    return name.startswith(("local-dir:", "hf-hub:")) or (causalcxr.is_model(name) and "." in name)
+
+
+def image_size(args):
+    """Return the side that is asked for, that of the images which the weights know, or 224."""
+    if args.image_size or args.backbone:
+        return args.image_size or {row.name: row.pixels for row in causalcxr.list_backbones()}.get(args.backbone, 224)
+    if not has_weights(args.model):
+        return 224
+    of_registry = causalcxr.is_model(args.model)
+    cfg = timm.get_pretrained_cfg(args.model).to_dict() if of_registry else causalcxr.hub.read(args.model)[0]
+    return cfg["input_size"][-1]
 
 
 def build_data(args):
     px, (kind, _, n) = args.image_size, args.data.partition(":")
     shift = v2.RandomAffine(10, (0.05, 0.05), scale=(0.85, 1.15), interpolation=v2.InterpolationMode.BILINEAR)
     blur = (v2.RandomShortestSize(range(px // 2, px + 1)), v2.Resize((px, px)))  # films of lower resolution
-    views = None if args.no_augment else v2.Compose([shift, *blur, v2.ColorJitter(0.2, 0.2), v2.RandomHorizontalFlip()])
+    views = None if args.no_augment else v2.Compose([shift, *blur, v2.ColorJitter(0.2, 0.2)])
     if kind == "synthetic" and n.isdigit():
         return SyntheticCXR(int(n), image_size=px, transform=views), SyntheticCXR(int(n) // 4, image_size=px, seed=1)
     films = functools.partial(CSVDataset if args.data.endswith(".csv") else NIHChestXray14, args.data, image_size=px)
@@ -114,8 +128,8 @@ def build_objective(args, labels):
         model = causalcxr.create_model("causal_timm", **options)
     elif causalcxr.is_model(args.model) or not timm.is_model(args.model):
         options |= {"pretrained_backbone": weights} if weights else {}
-        options |= {"pretrained": True} if causalcxr.is_model(args.model) and "." in args.model else {}  # has a tag
-        model = causalcxr.create_model(args.model, label_names=labels, **options)  # other labels: a new classifier
+        options |= {"pretrained": has_weights(args.model), "label_names": labels}  # other labels: a new classifier
+        model = causalcxr.create_model(args.model, **options)
     else:
         overlay = {"file": str(Path(weights).resolve(strict=True))} if isinstance(weights, str) else {}
         overlay |= {} if weights is True else {"license": None}  # of timm's weights
@@ -146,8 +160,9 @@ def predict(accelerator, model, loader):
 def save_model(args, model, dataset, logits, targets):
     auroc = causalcxr.metrics.bootstrap_auroc(logits, targets, dataset.patient).by_label(dataset.label_names)
     words = ("=".join(Path(w).name if Path(w).is_absolute() else w for w in word.split("=")) for word in sys.argv)
-    metrics = {"data": Path(args.data).name, "split": "validation", "auroc": auroc, "images": len(logits)}
-    metrics |= {"patients": len(set(dataset.patient)), "seed": args.seed, "command": f"python {shlex.join(words)}"}
+    chosen = {"data": Path(args.data).name, "split": "validation, which chose the epoch", "seed": args.seed}
+    counted = {"images": len(logits), "patients": len(set(dataset.patient)), "auroc": auroc}
+    metrics = chosen | counted | {"command": f"python {shlex.join(words)}"}
     size = {"input_size": (model.pretrained_cfg["input_size"][0], args.image_size, args.image_size)}
     extras = {"calibration": causalcxr.Calibration.fit(logits, targets), "data_config": size, "metrics": metrics}
     causalcxr.save_pretrained(model, args.output, label_names=dataset.label_names, **extras)
@@ -176,9 +191,12 @@ def main(argv=None):
     torch.manual_seed(args.seed)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
+        args.image_size = image_size(args)
         train_set, val_set = build_data(args)
         weighted = torch.utils.data.StackDataset(train_set, weights := label_weights(train_set, args.adjust))
         objective = build_objective(args, train_set.label_names).to(memory_format=torch.channels_last)
+        if args.freeze_backbone:
+            objective.model.backbone.requires_grad_(False)
     except (AttributeError, OSError, TypeError, ValueError) as error:
         raise SystemExit(f"cannot train with these options: {error}") from error
     model, share, processes = objective.model, args.batch_size // args.accumulate, accelerator.num_processes
@@ -186,18 +204,17 @@ def main(argv=None):
     ema = ModelEmaV3(model, decay=args.ema_decay, use_warmup=True, device=accelerator.device)
     if torch.distributed.is_initialized() and accelerator.device.type == "cuda":
         objective = timm.layers.convert_sync_batchnorm(objective)
-    if args.freeze_backbone:
-        model.backbone.requires_grad_(False)
     torch.manual_seed(1000 * args.seed + accelerator.process_index)  # other views and dropout in each process
     optimizer = create_optimizer_v2(model, args.optimizer, args.lr, args.weight_decay, layer_decay=args.layer_decay)
     loader = torch.utils.data.DataLoader(weighted, share, shuffle=True, num_workers=args.workers, drop_last=True)
     val_loader = torch.utils.data.DataLoader(val_set, args.batch_size, num_workers=args.workers)
     objective, optimizer, loader, val_loader = accelerator.prepare(objective, optimizer, loader, val_loader)
     updates = int(np.ceil(len(loader) / args.accumulate))  # an epoch
+    if updates == 0:
+        raise SystemExit(f"{len(train_set)} training images do not fill a batch of {share}: lower --batch-size")
     both = ((val_set.targets == 0).any(dim=0) & (val_set.targets == 1).any(dim=0)).any()
-    if updates == 0 or len(np.unique(val_set.patient)) < 2 or not both:
-        needs = "Validation needs 2 patients, and both classes of a label."
-        raise SystemExit(f"{len(train_set)} training images must fill a batch of {share}. {needs}")
+    if len(np.unique(val_set.patient)) < 2 or not both:
+        raise SystemExit("validation needs 2 patients, and both classes of a label: give a larger --val-fraction")
     rates = {"warmup_t": args.epochs * updates // 10, "warmup_lr_init": args.lr / 25, "t_in_epochs": False}
     scheduler = CosineLRScheduler(optimizer, args.epochs * updates, **rates)
     accelerator.register_for_checkpointing(ema)
@@ -249,10 +266,11 @@ def main(argv=None):
         mean = float(np.nanmean(causalcxr.metrics.auroc(logits, targets)))
         log.append(dict(epoch=epoch, losses=means, skipped_updates=skipped, images_per_second=speed, val_auroc=mean))
         accelerator.print(json.dumps(log[-1]))
-        if accelerator.is_main_process and not any(mean <= old["val_auroc"] for old in log[:-1]):  # NaN is kept too
+        if accelerator.is_main_process and not any(mean < old["val_auroc"] for old in log):  # of equal epochs the last
             save_model(args, ema.module, val_set, logits, targets)
         save_state(accelerator, args.output, options, log)
-    accelerator.print(f"done: {args.output} is the best epoch, AUROC {max(record['val_auroc'] for record in log):.4f}")
+    best = max(reversed(log), key=lambda record: record["val_auroc"])
+    accelerator.print(f"done: {args.output} is epoch {best['epoch']}, the best, AUROC {best['val_auroc']:.4f}")
     accelerator.end_training()
 
 

@@ -58,6 +58,7 @@ def with_linear_layer(model, name):
     plain = timm.create_model(model.backbone.pretrained_cfg["architecture"], **options | {"output_stride": None})
     if lost := plain.load_state_dict(model.backbone.state_dict(), strict=False).unexpected_keys:
         raise SystemExit(f"--head linear: the plain {name} has no {', '.join(lost)}; take --head causal")
+    plain.reset_classifier(model.num_classes)  # that of a fresh EfficientNet has weights 10 to 25 times as large
     return plain
 
 
@@ -121,9 +122,9 @@ def main(argv=None):
         result = causalcxr.metrics.bootstrap_auroc(logits, val_targets, sets[1].patient)
         mean = result.mean.value
         print(json.dumps({"epoch": epoch, "loss": round(loss.item(), 4), "val_auroc": round(mean, 4)}))
-        if not mean <= best:  # NaN too, where no label has both classes
+        if not mean < best:  # of equal epochs the last; NaN too, where no label has both classes
             best, calibration = mean, causalcxr.Calibration.fit(logits, val_targets)
-            metrics = {"data": Path(args.data).name, "split": "validation", "images": len(val)}
+            metrics = {"data": Path(args.data).name, "split": "validation, which chose the epoch", "images": len(val)}
             metrics |= {"auroc": result.by_label(labels), "command": command}
             causalcxr.save_pretrained(model, args.output, metrics=metrics, calibration=calibration, **saved)
 

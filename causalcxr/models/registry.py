@@ -142,6 +142,8 @@ def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
         _describe(model, pretrained, num_classes)
         if not MODELS[name][0]:
             check_feature_map(model, kwargs["backbone_args"].get("img_size"))
+    else:
+        model.model.head = nn.Identity()  # maps of the backbone do not need it
     return model
 
 
@@ -211,7 +213,7 @@ def _describe(model: Any, pretrained: bool, num_classes: int | None) -> None:
         _new_labels(model, num_classes)
     elif pretrained and (file := Path(cfg.get("file") or "")).parent == SHIPPED:
         manifest = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-        calibrate(model, Calibration(**manifest["calibration"]))
+        _calibrate(model, Calibration(**manifest["calibration"]), alike=channels in (1, 3))
 
 
 def _new_labels(model: Any, num_classes: int, names: Sequence[str] = ()) -> None:
@@ -352,17 +354,19 @@ def _open(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
         return model
     if plain:
         _describe(model, pretrained, num_classes)
-    # Other channels are the same film where all are scaled alike.
-    alike = (
-        cfg["input_size"][0] == model.pretrained_cfg["input_size"][0]
-        or len({*zip(cfg["mean"], cfg["std"], strict=True)}) == 1
-    )
+    before, after = cfg["input_size"][0], model.pretrained_cfg["input_size"][0]
+    # timm sums the weights of three channels for one, which is the same film where all are scaled alike.
+    scaled_alike = len({*zip(cfg["mean"], cfg["std"], strict=True)}) == 1
     if pretrained and calibration and model.num_classes == cfg["num_classes"]:
-        if alike:
-            calibrate(model, calibration)
-        else:
-            _logger.warning("the calibration is left out: with other channels the weights give other logits")
+        _calibrate(model, calibration, alike=before == after or ({before, after} == {1, 3} and scaled_alike))
     return model
+
+
+def _calibrate(model: Any, calibration: Calibration, *, alike: bool) -> None:
+    if alike:
+        calibrate(model, calibration)
+    else:
+        _logger.warning("the calibration is left out: with other channels the weights give other logits")
 
 
 def list_models(filter: str = "", pretrained: bool = False) -> list[str]:

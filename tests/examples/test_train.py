@@ -109,7 +109,7 @@ def test_own_films_from_a_table_to_an_evaluation(tmp_path, monkeypatch, capsys):
     assert len(said) == len(set(said)) > 1
     assert causalcxr.create_model(tmp_path / "run").label_names == ("Drain", "Mass", "Rare")
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "AUROC on films.csv, validation, images: 6, patients: 3" in card
+    assert "AUROC on films.csv, validation, which chose the epoch, images: 6, patients: 3" in card
     assert "python examples/train.py --data films.csv --batch-size=4 --val-fraction=0.5 --epochs=3 --output=run" in card
     assert str(tmp_path) not in card
     scores = tmp_path / "scores.csv"
@@ -226,7 +226,10 @@ def test_a_timm_model_and_other_objectives(tmp_path, objective):
 
 
 def test_a_name_with_a_tag_starts_from_its_weights(tmp_path):
-    run(tmp_path, "--model=causal_efficientnet_lite0.nih10k", "--epochs=1", "--lr=0", "--ema-decay=0")
+    options = ["--model=causal_efficientnet_lite0.nih10k", "--freeze-backbone"]
+    assert train.image_size(train.parse_args(["--data=nih", "--output=a", *options])) == 192
+    run(tmp_path, *options, "--epochs=2", "--lr=0", "--ema-decay=0")
+    assert train.image_size(train.parse_args(["--data=nih", "--output=a", f"--model={tmp_path}"])) == 64
     shipped = causalcxr.create_model("causal_efficientnet_lite0", pretrained=True).state_dict()
     name = "head.causal_classifier.weight"
     assert torch.equal(load_file(tmp_path / "model.safetensors")[name], shipped[name])
@@ -261,7 +264,7 @@ def test_a_head_on_a_frozen_backbone(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model=resnet18", "--freeze-backbone"], "--backbone that it needs"),
+        (["--model=resnet18", "--freeze-backbone"], "--freeze-backbone needs weights"),
         (["--model=resnet18", "--backbone=resnet50"], "--backbone: not allowed with argument --model"),
         ([f"--model={Path(__file__).parent}", "--backbone-weights=timm"], "is not for local-dir:.*, which has its own"),
         (["--model=hf-hub:owner/repo", "--backbone-weights=timm"], "is not for hf-hub:owner/repo, which"),
@@ -285,7 +288,7 @@ def test_a_published_backbone(tmp_path, monkeypatch):
     )
     monkeypatch.setitem(BACKBONES, "grey", row)
     options = ["--backbone=grey", f"--backbone-weights={tmp_path / 'theirs.safetensors'}", "--layer-decay=0.01"]
-    assert train.parse_args(["--data=nih", "--output=a", *options]).image_size == 64
+    assert train.image_size(train.parse_args(["--data=nih", "--output=a", *options])) == 64
     run(tmp_path / "run", *options, "--epochs=1", "--ema-decay=0")
     model = causalcxr.create_model(tmp_path / "run")
     assert model.pretrained_cfg["std"] == (row.std,) * 3

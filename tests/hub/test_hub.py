@@ -162,12 +162,16 @@ def test_picture_on_the_card(hub, copied):
         causalcxr.push_to_hub(copied, "owner/new", picture=copied / "film.png")
 
 
-def test_card_that_is_there_stays_unless_there_are_figures(hub, repo, model, metrics):
+def test_card_that_is_there_stays_unless_there_are_figures(hub, repo, model, metrics, copied):
     repo.files["README.md"] = b"Written by hand."
     causalcxr.push_to_hub(model, "owner/repo")
     assert repo.files["README.md"] == b"Written by hand."
     causalcxr.push_to_hub(model, "owner/repo", metrics=metrics, revision="main")
     assert b"0.700 (0.650, 0.750)" in repo.files["README.md"]
+    kept = (copied / "README.md").read_text()
+    causalcxr.push_to_hub(copied, "owner/new", metrics=metrics)
+    assert b"0.700 (0.650, 0.750)" in hub.repos["owner/new"].files["README.md"]
+    assert (copied / "README.md").read_text() == kept
 
 
 def test_private_models_are_not_put_into_public_repositories(hub, repo, model):
@@ -180,8 +184,9 @@ def test_private_models_are_not_put_into_public_repositories(hub, repo, model):
 
 def test_nothing_is_sent_where_the_description_does_not_fit(hub, model, metrics, copied):
     metrics["auroc"]["Fracture"] = metrics["auroc"].pop("Mass")
-    with pytest.raises(ValueError, match="metrics must be of the labels of the model, but have Fracture"):
-        causalcxr.push_to_hub(model, "owner/new", metrics=metrics)
+    for pushed in (model, copied):
+        with pytest.raises(ValueError, match="metrics must be of the labels of the model, but have Fracture"):
+            causalcxr.push_to_hub(pushed, "owner/new", metrics=metrics)
     with pytest.raises(ValueError, match="label_names is not for a folder; give it to save_pretrained"):
         causalcxr.push_to_hub(copied, "owner/new", label_names=["a"])
     for name in ("model.safetensors", "config.json"):

@@ -63,6 +63,11 @@ def test_nothing_is_said_where_no_weight_is_new(folder, options, caplog):
     assert [record for record in caplog.records if record.name.startswith("causalcxr")] == []
 
 
+def test_other_channels_than_one_or_three_have_other_logits(folder, caplog):
+    assert causalcxr.create_model(folder, in_chans=4).calibration is None
+    assert "the calibration is left out" in caplog.text
+
+
 def test_names_and_calibration_come_with_the_weights(folder):
     model = causalcxr.create_model(folder, label_names=NIH_LABELS)
     assert (model.label_names, model.calibration) == (NIH_LABELS, Calibration(1.5, (0.25,) * 14))

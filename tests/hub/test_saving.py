@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils import prune
 
 import causalcxr
 from causalcxr import Calibration, CausalCXR, hub
@@ -162,6 +163,18 @@ def test_models_that_cannot_be_saved(model, tmp_path):
     with pytest.raises(ValueError, match=r"arguments of the model cannot be stored as JSON .*act_layer"):
         causalcxr.save_pretrained(special, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_that_were_compiled_or_pruned(tmp_path):
+    part = causalcxr.create_model("causal_test_resnet")
+    part.backbone = torch.compile(part.backbone, backend="eager")
+    causalcxr.save_pretrained(part, tmp_path / "compiled")
+    loaded = causalcxr.create_model(tmp_path / "compiled")
+    assert all(map(torch.equal, loaded.state_dict().values(), part.state_dict().values()))
+    pruned = causalcxr.create_model("causal_test_resnet")
+    prune.l1_unstructured(pruned.get_classifier(), "weight", 0.5)
+    with pytest.raises(ValueError, match=r"'head.causal_classifier.weight_orig': call torch.nn.utils.prune.remove"):
+        causalcxr.save_pretrained(pruned, tmp_path / "pruned")
 
 
 # --- the card

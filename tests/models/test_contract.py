@@ -195,6 +195,7 @@ def test_features_only(model, out_indices):
     torch.testing.assert_close(backbone(_images()), expected)
     assert backbone.feature_info.channels() == [x.shape[1] for x in expected]
     assert backbone.feature_info.reduction()[-1] == model.reduction
+    assert {name.split(".")[1] for name, _ in backbone.named_parameters()} == {"backbone"}  # each in use
 
 
 def test_optimizer_of_timm_slows_the_stem_and_leaves_embeddings_and_positions_undecayed(model):

@@ -47,6 +47,7 @@ def test_calibration_is_that_of_the_manifest(name):
     assert len(set(expected.thresholds)) > 1
     assert causalcxr.create_model(name, pretrained=True).calibration == expected
     assert causalcxr.create_model(name, pretrained=True, in_chans=1).calibration == expected
+    assert causalcxr.create_model(name, pretrained=True, in_chans=2).calibration is None  # other logits for one film
     assert causalcxr.create_model(name, pretrained=True, num_classes=3).calibration is None
     assert causalcxr.create_model(name).calibration is None
 

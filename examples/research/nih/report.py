@@ -34,6 +34,7 @@ MIN_SEEDS = 3  # for a variant to be called better
 BINS = 15  # of the calibration error
 VIEWS = ("AP", "PA")
 PAIRS = [(name, "plain") for name in ("label_queries", "causal", "plain_view", "plain_agreement", "as_printed")]
+PAIRS += [(name, "plain_small") for name in ("causal", "label_queries", "plain_agreement_small")]
 PAIRS += [(name, "label_queries") for name in ("causal", "label_queries_view", "as_printed")]
 TITLES = {
     "mean_of_14": "test AUROC, mean of 14",
