@@ -46,9 +46,8 @@ def read_dicom(data: bytes, name: str) -> npt.NDArray[Any]:
         shown = _shown_values(values.astype(np.float64), dataset, padding).astype(np.float32)
     shown[padding] = kind == "MONOCHROME1"  # black in the end
     if not (shown.min() >= 0 and shown.max() <= 1):  # written so that NaN fails
-        raise ValueError(
-            f"its rescale, window or table gives grey values from {shown.min():g} to {shown.max():g}, not from 0 to 1"
-        )
+        span = f"{shown.min():g} to {shown.max():g}"
+        raise ValueError(f"its rescale, window or table gives {span}, not grey values from 0 to 1")
     shown = 1 - shown if kind == "MONOCHROME1" else shown
     if stored.itemsize > 2:
         return shown[np.searchsorted(values, stored)]

@@ -64,8 +64,7 @@ def read_image(image: ImageLike, *, size: int | tuple[int, int] | None = None) -
 
     Warns:
         UserWarning: In more than a quarter of the pixels the channels differ by more than a tenth of their range, as in
-            a photograph. Coloured marks on a grey film cover less. Or the DICOM file is FOR PROCESSING: its pixels are
-            raw.
+            a photograph. Coloured marks on a grey film cover less. Or a DICOM file has raw pixels (FOR PROCESSING).
 
     Example:
         >>> import os, tempfile

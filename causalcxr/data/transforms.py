@@ -41,7 +41,7 @@ def preprocess(
 
     Warns:
         UserWarning: An image is enlarged more than twofold, is more than twice as long as wide or as wide as long, or
-            spans little more than a quarter of the range, or less, from black to white.
+            spans about a quarter of the range from black to white, or less.
 
     Example:
         >>> cfg = {"input_size": (3, 96, 96), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
