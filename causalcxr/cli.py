@@ -118,7 +118,7 @@ def _predict(
         raise CommandError("no image found")
     loaded, labels = _load(model, processes.device if processes else device)
     try:
-        panels = None if heatmap is None else Panels(loaded, labels, heatmap, paths, finding, attention)
+        panels = None if heatmap is None else Panels(loaded, labels, heatmap, finding, attention)
     except (ImportError, OSError, ValueError) as error:
         raise CommandError(error) from error
     name = Path(os.path.normpath(model)).as_posix()  # of a folder, however it was written
@@ -189,11 +189,25 @@ def find_images(arguments: list[str]) -> tuple[list[Path], list[str]]:
     for argument in arguments:
         files: list[Path] = []
         for path in map(Path, [argument] if os.path.exists(argument) else sorted(glob.glob(argument, recursive=True))):
-            files += sorted(filter(_is_image, path.rglob("*"))) if path.is_dir() else [path]
+            files += sorted(filter(_is_image, _files_below(path))) if path.is_dir() else [path]
         if not files:
             problems.append(f"no image in folder {argument}" if os.path.isdir(argument) else f"no file {argument}")
         found |= dict.fromkeys(files)
     return list(found), problems
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and of those below it, and then of linked ones; each folder counts once."""
+    folders, seen = [folder], set[str]()
+    for top in folders:
+        for where, below, names in os.walk(top):
+            if (real := os.path.realpath(where)) in seen:
+                below.clear()
+                continue
+            seen.add(real)
+            below.sort()
+            folders += [path for name in below if (path := Path(where, name)).is_symlink()]
+            yield from (Path(where, name) for name in names)
 
 
 def _is_image(file: Path) -> bool:

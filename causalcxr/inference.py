@@ -61,8 +61,7 @@ def predict(
         A `Prediction(film, logits, error)` for each film.
 
     Raises:
-        TypeError: The model has no `pretrained_cfg`, `films` is a single film, or a film is of none of the types that
-            `read_image` takes.
+        TypeError: The model has no `pretrained_cfg`, or `films` is a single film.
         ValueError: `batch_size` or `workers` is not a positive integer.
 
     Example:
@@ -173,5 +172,5 @@ def _read(film: ImageLike, cfg: Any) -> Tensor | Exception:
     """Return the grey image (1, H, W) of a film, or what is wrong with it."""
     try:
         return read_resized(film, cfg)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, TypeError, ImportError) as error:
         return error

@@ -36,15 +36,13 @@ class Finding(NamedTuple):
 
 
 class Panels:
-    """A folder of panels, laid out as the images are below their common folder.
+    """A folder of panels, each below it at the path of its image.
 
     `findings` are the labels to draw. Without any, all at their threshold and the highest others are, three at least.
     The maps are `evidence_maps`, or `attention_maps`.
     """
 
-    def __init__(
-        self, model: Any, labels: list[str], folder: Path, images: list[Path], findings: Sequence[str], attention: bool
-    ) -> None:
+    def __init__(self, model: Any, labels: list[str], folder: Path, findings: Sequence[str], attention: bool) -> None:
         if not isinstance(model, CausalCXR):
             raise ValueError("a plain model of timm has no heat maps; leave --heatmap out")
         if unknown := [name for name in findings if name not in labels]:
@@ -53,7 +51,6 @@ class Panels:
         folder.mkdir(parents=True, exist_ok=True)
         self.model, self.labels, self.folder = model, labels, folder
         self.findings, self.attention = list(dict.fromkeys(findings)), attention
-        self.shared = os.path.commonpath([path.absolute().parent for path in images])
 
     def draw(self, path: Path, scores: dict[str, float], positives: Sequence[str]) -> None:
         """Draw the panel of one image; `OSError` if it cannot be written."""
@@ -66,7 +63,8 @@ class Panels:
         else:
             maps = evidence_maps(self.model, images, indices)[0].cpu()
         findings = [Finding(name, scores[name], name in positives, of) for name, of in zip(shown, maps, strict=True)]
-        target = self.folder / f"{path.absolute().relative_to(self.shared)}{PANEL_SUFFIX}"
+        below = Path(os.path.abspath(path)) if path.anchor or ".." in path.parts else path
+        target = self.folder / f"{below.relative_to(below.anchor)}{PANEL_SUFFIX}"
         target.parent.mkdir(parents=True, exist_ok=True)
         note, unit = ATTENTION if self.attention else EVIDENCE
         save_panel(target, read_image(path), findings, path.name, f"{note} {NOTE}", unit)

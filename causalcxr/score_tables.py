@@ -75,6 +75,8 @@ def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) 
     for column in [*groups, *([patients] if patients else [])]:
         if column not in columns:
             raise ValueError(f"the labels have no column {column!r}; their columns: {', '.join(columns)}")
+        for row in rows.values():
+            row[column] = row[column].strip()
     drawn = np.array([row[patients] for row in rows.values()]) if patients else np.arange(len(rows))
     if unnamed := [image for image, row in rows.items() if patients and not row[patients]]:
         raise ValueError(f"{labels}: {len(unnamed)} images have no {patients!r}: {few(unnamed)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ def is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM"
 
 
-def read_dicom(data: bytes) -> npt.NDArray[Any]:
-    """Grey values (H, W) in [0, 1] of a DICOM file, or colours (H, W, 3) as uint8."""
+def read_dicom(data: bytes, name: str) -> npt.NDArray[Any]:
+    """Grey values (H, W) in [0, 1] of a DICOM file, or colours (H, W, 3) as uint8; warnings have the name."""
     try:
         from pydicom import dcmread
     except ImportError as error:
@@ -30,20 +31,29 @@ def read_dicom(data: bytes) -> npt.NDArray[Any]:
         raise ValueError(f"modality {dataset.Modality}, expected a radiograph (CR, DX)")
     if (frames := int(dataset.get("NumberOfFrames") or 1)) != 1:
         raise ValueError(f"{frames} frames, expected one; save the frame that you want as a file")
+    if dataset.get("HighBit") not in (None, dataset.BitsStored - 1):
+        raise ValueError(f"high bit {dataset.HighBit} of {dataset.BitsStored} bits, expected {dataset.BitsStored - 1}")
+    if dataset.get("PresentationIntentType") == "FOR PROCESSING":
+        warnings.warn(f"image {name} is FOR PROCESSING: raw pixels, not as a screen shows them", stacklevel=4)
     stored, kind = dataset.pixel_array, dataset.PhotometricInterpretation
     if kind in _COLOUR:
         return stored
     if kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(f"photometric interpretation {kind}; save it as MONOCHROME2 or RGB")
-    padding = _is_padding(stored, dataset)
+    values = np.unique(stored)  # at most 65536, as a rule: arithmetic with all pixels takes half a gigabyte
+    padding = _is_padding(values, dataset)
     with np.errstate(all="ignore"):  # what is not finite is refused below
-        shown = _shown_values(stored.astype(np.float64), dataset, padding).astype(np.float32)
+        shown = _shown_values(values.astype(np.float64), dataset, padding).astype(np.float32)
     shown[padding] = kind == "MONOCHROME1"  # black in the end
     if not (shown.min() >= 0 and shown.max() <= 1):  # written so that NaN fails
-        raise ValueError(
-            f"its rescale, window or table gives grey values from {shown.min():g} to {shown.max():g}, not from 0 to 1"
-        )
-    return 1 - shown if kind == "MONOCHROME1" else shown
+        span = f"{shown.min():g} to {shown.max():g}"
+        raise ValueError(f"its rescale, window or table gives {span}, not grey values from 0 to 1")
+    shown = 1 - shown if kind == "MONOCHROME1" else shown
+    if stored.itemsize > 2:
+        return shown[np.searchsorted(values, stored)]
+    table = np.empty(2**16, dtype=np.float32)
+    table[values] = shown  # negative ones count from its end
+    return table[stored]
 
 
 def _is_padding(stored: npt.NDArray[Any], dataset: Any) -> npt.NDArray[np.bool_]:

@@ -64,7 +64,7 @@ def read_image(image: ImageLike, *, size: int | tuple[int, int] | None = None) -
 
     Warns:
         UserWarning: In more than a quarter of the pixels the channels differ by more than a tenth of their range, as in
-            a photograph. Coloured marks on a grey film cover less.
+            a photograph. Coloured marks on a grey film cover less. Or a DICOM file has raw pixels (FOR PROCESSING).
 
     Example:
         >>> import os, tempfile
@@ -126,7 +126,7 @@ def _file_values(file: Any) -> npt.NDArray[np.float32]:
     if not isinstance(data, bytes):
         raise TypeError(f"cannot read image {name}: open it in binary mode, open(path, 'rb')")
     try:
-        return _array_values(read_dicom(data), name) if is_dicom(data) else _picture_values(data, name)
+        return _array_values(read_dicom(data, name), name) if is_dicom(data) else _picture_values(data, name)
     except (ImportError, MemoryError):
         raise
     except Image.UnidentifiedImageError:
@@ -181,7 +181,7 @@ def _array_values(image: Any, name: str = "that was given") -> npt.NDArray[np.fl
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
         values = values[0] if values.shape[0] == 1 else values[..., 0]
     if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"an image must have shape (H, W) or (1, H, W), one grey channel, got {tuple(image.shape)}")
+        raise ValueError(f"an image must have shape (H, W) or (1, H, W), one grey channel, got {values.shape}")
     if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
         return np.divide(values, np.float32(np.iinfo(values.dtype).max), dtype=np.float32)
     if values.dtype.kind not in "bf":

@@ -16,7 +16,7 @@ __all__ = ["normalise", "preprocess"]
 
 LARGEST_ENLARGEMENT = 2.0
 LARGEST_ASPECT = 2.0
-SMALLEST_SPAN = 0.1
+SMALLEST_SPAN = 0.26  # 14 bits in a file of 16 span 0.25
 
 
 def preprocess(
@@ -41,7 +41,7 @@ def preprocess(
 
     Warns:
         UserWarning: An image is enlarged more than twofold, is more than twice as long as wide or as wide as long, or
-            spans less than a tenth of the range from black to white.
+            spans about a quarter of the range from black to white, or less.
 
     Example:
         >>> cfg = {"input_size": (3, 96, 96), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}

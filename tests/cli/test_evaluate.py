@@ -27,7 +27,7 @@ def tables(tmp_path):
     for i in reversed(range(60)):
         hernia = "" if np.isnan(targets[i, 1]) else int(targets[i, 1])
         mass = (["0", "0.00", "False", "FALSE"], ["1", "1.00", "True", "TRUE"])[int(targets[i, 0])][i % 4]
-        rows.append(f"{hernia},there/{i}.png,{mass},p{i // 3},{'AP' if i < 24 else 'PA'}")
+        rows.append(f"{hernia},there/{i}.png,{mass},{' ' * (i % 2)}p{i // 3},{'AP' if i < 24 else 'PA'}{' ' * (i % 2)}")
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     return tmp_path / "scores.csv", tmp_path / "labels.csv", scores, targets
 
@@ -83,7 +83,7 @@ def test_an_interval_of_one_positive_patient_is_marked(run, tables):
     arguments = ["evaluate", *tables[:2], "--patients=patient"]
     assert "*" not in run(*arguments)[1]
     head, *rows = tables[1].read_text().splitlines()
-    tables[1].write_text("\n".join([head, *(f"{int(',p5,' in row)}{row[row.index(',') :]}" for row in rows)]))
+    tables[1].write_text("\n".join([head, *(f"{int('p5,' in row)}{row[row.index(',') :]}" for row in rows)]))
     mass, hernia, mean, _, explanation = run(*arguments)[1].splitlines()[2:]
     assert [line.endswith(" *") for line in (mass, hernia, mean)] == [False, True, True]
     assert explanation.startswith("* may be too narrow")

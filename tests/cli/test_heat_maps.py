@@ -1,5 +1,6 @@
 """`causalcxr predict --heatmap`: which findings are drawn, and on which scale."""
 
+import os
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -23,18 +24,25 @@ def drawn(monkeypatch):
     return found
 
 
-def test_heat_maps_are_laid_out_as_the_images(run, images, tmp_path):
-    code, _, err = run("predict", images / "a.png", images / "more", "--heatmap", tmp_path / "maps")
-    assert (code, err) == (0, "")
-    files = {path.relative_to(tmp_path / "maps").as_posix() for path in (tmp_path / "maps").rglob("*.png")}
-    assert files == {"a.png.heatmap.png", "more/b.png.heatmap.png"}
+def test_heat_maps_are_laid_out_as_the_images(run, images, tmp_path, monkeypatch):
+    """One by one or together, so that films of equal names never share a picture."""
+    monkeypatch.chdir(images)
+    whole = f"{images.relative_to(images.anchor).as_posix()}/more/b.png.heatmap.png"
+    for film, picture in (("a.png", "a.png.heatmap.png"), ("more", "more/b.png.heatmap.png"), (images / "more", whole)):
+        assert run("predict", film, "--heatmap", tmp_path / "maps")[::2] == (0, "")
+        assert (tmp_path / "maps" / picture).is_file()
+    monkeypatch.chdir(tmp_path)
+    given = os.path.relpath(images / "more" / "b.png")
+    assert run("predict", given, "--heatmap", tmp_path / "again")[::2] == (0, "")
+    assert [*(tmp_path / "again").rglob("*.png")] == [tmp_path / "again" / whole]
     with Image.open(tmp_path / "maps" / "a.png.heatmap.png") as picture:
         assert 4 * 600 < picture.width < 5 * 600  # the film and three findings, 600 by 720
         assert 720 < picture.height < 1000
 
 
-def test_every_finding_at_its_threshold_is_drawn_and_marked(run, images, calibrated, tmp_path, drawn):
-    assert run("predict", images / "a.png", "--model", calibrated, "--heatmap", tmp_path)[0] == 0
+def test_every_finding_at_its_threshold_is_drawn_and_marked(run, images, calibrated, tmp_path, drawn, monkeypatch):
+    monkeypatch.chdir(images)
+    assert run("predict", "a.png", "--model", calibrated, "--heatmap", tmp_path)[0] == 0
     [(path, findings)] = drawn
     assert path == tmp_path / "a.png.heatmap.png"
     assert sorted(finding.label for finding in findings) == sorted(NIH_LABELS[::2])
@@ -70,9 +78,10 @@ def test_all_maps_have_one_scale_and_the_colours_of_the_bar():
     assert np.ptp(unchanged, axis=-1).max() == 0
 
 
-def test_scores_survive_a_heat_map_that_cannot_be_written(run, images, tmp_path):
+def test_scores_survive_a_heat_map_that_cannot_be_written(run, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(images)
     (tmp_path / "a.png.heatmap.png").mkdir()
-    code, out, err = run("predict", images / "a.png", "--heatmap", tmp_path, "--format", "csv")
+    code, out, err = run("predict", "a.png", "--heatmap", tmp_path, "--format", "csv")
     assert (code, len(out.splitlines()), "a.png.heatmap.png" in err) == (1, 2, True)
 
 

@@ -101,7 +101,7 @@ def test_a_name_may_be_any_bytes(run, images, tmp_path, monkeypatch):
     for name in (odd, "a.png"):
         (tmp_path / odd / name).symlink_to(images / "a.png")
     assert run("predict", tmp_path / odd / odd, "--heatmap", maps, "--output", tmp_path / "odd.csv")[0] == 0
-    assert (maps / f"{odd}.heatmap.png").is_file()
+    assert [path.name for path in maps.rglob("*.heatmap.png")] == [f"{odd}.heatmap.png"]
     for format in ("csv", "table"):
         strict = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
         with monkeypatch.context() as patched:
@@ -123,6 +123,17 @@ def test_patterns_and_folders_name_each_image_once(images):
     assert (paths[0], problems) == (images / "a.png", [])
 
 
+def test_linked_folders_are_followed_and_each_counts_once(tmp_path):
+    """Also where links go round in circles, and under its own name where it has one."""
+    for name in ("here/own/a.png", "there/more/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    for link, target in {"here/0": "there", "here/1": "here/own", "here/2": "there/more", "there/back": "here"}.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    found = [tmp_path / "here/0/more/b.png", tmp_path / "here/own/a.png"]
+    assert cli.find_images([str(tmp_path / "here")]) == (found, [])
+
+
 def test_images_of_a_folder_are_known_by_ending_or_content(tmp_path, monkeypatch):
     for name in ("notes.txt", ".hidden.png", "a.png.heatmap.png"):
         (tmp_path / name).write_bytes(b"no image")
@@ -131,7 +142,6 @@ def test_images_of_a_folder_are_known_by_ending_or_content(tmp_path, monkeypatch
     assert cli.find_images([str(tmp_path / "notes.txt")]) == ([tmp_path / "notes.txt"], [])  # named, so tried
     (tmp_path / "1.2.840.113").write_bytes(bytes(128) + b"DICM")
     assert cli.find_images([str(tmp_path)]) == ([tmp_path / "1.2.840.113"], [])
-    (tmp_path / "to_folder.png").symlink_to(tmp_path)
     (tmp_path / "to_nothing.png").symlink_to(tmp_path / "absent")  # tried as well, so that an error says so
     assert cli.find_images([str(tmp_path)]) == ([tmp_path / "1.2.840.113", tmp_path / "to_nothing.png"], [])
     (tmp_path / "to_nothing.png").unlink()

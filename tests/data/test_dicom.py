@@ -1,6 +1,7 @@
 """DICOM files that the tests write: each step of the grey-scale pipeline in closed form or against pydicom."""
 
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def make(pixels, *, bits=12, **changes):
     ds.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
     ds.PhotometricInterpretation = "MONOCHROME2" if ds.SamplesPerPixel == 1 else "RGB"
     ds.PlanarConfiguration = 0
-    ds.BitsAllocated = 8 if bits <= 8 else 16
+    ds.BitsAllocated = 8 * pixels.itemsize
     ds.BitsStored, ds.HighBit = bits, bits - 1
     ds.PixelRepresentation = int(pixels.dtype.kind == "i")
     ds.PixelData = pixels.tobytes()
@@ -65,9 +66,9 @@ def table(entries, first, bits, vr="US"):
     return item
 
 
-@pytest.mark.parametrize("bits", [8, 10, 12, 16])
-def test_without_a_window_the_declared_bits_are_the_range(read, bits):
-    values = np.linspace(0, 0.6 * (2**bits - 1), 24 * 40).astype(np.uint8 if bits == 8 else np.uint16).reshape(24, 40)
+@pytest.mark.parametrize(("bits", "dtype"), [(8, "u1"), (10, "u2"), (12, "u2"), (16, "u2"), (24, "u4")])
+def test_without_a_window_the_declared_bits_are_the_range(read, bits, dtype):
+    values = np.linspace(0, 0.6 * (2**bits - 1), 24 * 40).astype(dtype).reshape(24, 40)
     np.testing.assert_allclose(read(values, bits=bits), values / (2**bits - 1), atol=1e-7)
 
 
@@ -192,6 +193,29 @@ def test_compressed_pixels_are_read(tmp_path):
     np.testing.assert_allclose(read_image(save(ds, tmp_path / "rle.dcm"))[0], RAMP / 4095, atol=1e-7)
 
 
+def test_memory_is_that_of_the_pixels(tmp_path):
+    window = {"PixelPaddingValue": 4000, "RescaleSlope": 2, "RescaleIntercept": 1, "WindowCenter": 9, "WindowWidth": 9}
+    path = save(make(np.tile(RAMP, (16, 16)), **window), tmp_path / "large.dcm")
+    read_image(path)  # loads pydicom
+    tracemalloc.start()
+    read_image(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * 4096 * 256  # bytes a pixel
+
+
+def test_raw_pixels_are_said(tmp_path):
+    path = save(make(RAMP, PresentationIntentType="FOR PROCESSING"), tmp_path / "raw.dcm")
+    with pytest.warns(UserWarning, match=r"raw\.dcm' is FOR PROCESSING") as said:
+        read_image(path)
+    assert [warning.filename for warning in said] == [__file__]
+
+
+def test_a_dataset_is_no_image():
+    with pytest.raises(ValueError, match=r"one grey channel, got \(\)"):
+        read_image(make(RAMP))
+
+
 def _short_table():
     short = table([1, 2, 3], 0, 16)
     short.LUTDescriptor = [9, 0, 16]
@@ -203,6 +227,7 @@ def _short_table():
     [
         ({"NumberOfFrames": 3, "PixelData": RAMP.tobytes() * 3}, "3 frames"),
         ({"Modality": "CT"}, "modality CT"),
+        ({"HighBit": 15}, "high bit 15 of 12 bits, expected 11"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR"),
         ({"RescaleSlope": 0, "RescaleIntercept": 1}, "nan"),
         ({"RescaleSlope": float("nan"), "RescaleIntercept": 1}, "nan"),

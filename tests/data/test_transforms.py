@@ -92,7 +92,7 @@ def test_odd_sizes_and_shapes_warn_and_those_at_the_limits_do_not(shape, message
 
 
 def test_a_flat_image_warns_and_names_its_file(tmp_path):
-    twelve_bits = (torch.rand(128, 128).numpy() * 4095).astype(np.uint16)  # in a file of sixteen
-    Image.fromarray(twelve_bits).save(tmp_path / "dark.png")
-    with pytest.warns(UserWarning, match=rf"^{tmp_path}/dark\.png: values span 0\.062 of the range"):
+    fourteen_bits = (torch.rand(128, 128).numpy() * 16383).astype(np.uint16)  # in a file of sixteen
+    Image.fromarray(fourteen_bits).save(tmp_path / "dark.png")
+    with pytest.warns(UserWarning, match=rf"^{tmp_path}/dark\.png: values span 0\.25 of the range"):
         preprocess(tmp_path / "dark.png", CFG)
