@@ -6,8 +6,8 @@
 
 Prints the AUROC of each label, within AP and within PA films, with 95 % intervals over patients, and the calibration
 error. Writes a JSON file for each model, such as MODEL/nih-test.json or results/MODEL-films-all.json, whose content
-`causalcxr.push_to_hub(..., metrics=)` puts on the card. Two tables of the same name need different --output. Several models are
-compared with the first one on the same resamples of patients. Choose nothing on the test images.
+`causalcxr.push_to_hub(..., metrics=)` puts on the card. Two tables of the same name need different --output. Several
+models are compared with the first one on the same resamples of patients. Choose nothing on the test images.
 """
 
 import argparse
