@@ -81,13 +81,11 @@ def has_weights(name):
 
 
 def image_size(args):
-    """Return the side that is asked for, that of the images which the weights know, or 224."""
-    if args.image_size or args.backbone:
-        return args.image_size or {row.name: row.pixels for row in causalcxr.list_backbones()}.get(args.backbone, 224)
-    if not has_weights(args.model):
-        return 224
-    of_registry = causalcxr.is_model(args.model)
-    cfg = timm.get_pretrained_cfg(args.model).to_dict() if of_registry else causalcxr.hub.read(args.model)[0]
+    """Return the side of the images that the weights know, or 224."""
+    if args.backbone or not has_weights(args.model):
+        return {row.name: row.pixels for row in causalcxr.list_backbones()}.get(args.backbone, 224)
+    tagged = causalcxr.is_model(args.model)
+    cfg = timm.get_pretrained_cfg(args.model).to_dict() if tagged else causalcxr.hub.read(args.model)[0]
     return cfg["input_size"][-1]
 
 
@@ -191,7 +189,7 @@ def main(argv=None):
     torch.manual_seed(args.seed)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
-        args.image_size = image_size(args)
+        args.image_size = args.image_size or image_size(args)
         train_set, val_set = build_data(args)
         weighted = torch.utils.data.StackDataset(train_set, weights := label_weights(train_set, args.adjust))
         objective = build_objective(args, train_set.label_names).to(memory_format=torch.channels_last)

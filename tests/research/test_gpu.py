@@ -1,12 +1,8 @@
-"""The program for the GPU, in its small form on the CPU, and the table of what it measured."""
-
-import sys
+"""The program for the GPU, in its small form on the CPU."""
 
 import pytest
 
-from gpu import run, table
-
-RECORDS = run.REPOSITORY / "docs" / "results" / "gpu"
+from gpu import run
 
 
 @pytest.mark.slow
@@ -25,10 +21,3 @@ def test_a_part_that_fails_is_told_and_the_next_one_runs(tmp_path, monkeypatch):
     (tmp_path / "ran").unlink()
     assert run.main([f"--output={tmp_path}"]) == 1
     assert (tmp_path / "ran").exists()
-
-
-def test_committed_table_is_that_of_the_records(monkeypatch, capsys):
-    files = [str(RECORDS / f"{part}.json") for part in ("speed", "data", "loop")]
-    monkeypatch.setattr(sys, "argv", ["table.py", *files])
-    table.main()
-    assert capsys.readouterr().out == (RECORDS / "table.md").read_text()
