@@ -125,7 +125,7 @@ def _normalise_for(model: Any, dataset: Any) -> Callable[[Tensor], Tensor]:
         return lambda images: images
     given, size = tuple(dataset[0][0].shape[-2:]), tuple(cfg["input_size"][-2:])
     if getattr(model, "label_names", None) and given != size:  # its weights know films of a size
-        warnings.warn(f"images are {given}, but pretrained_cfg of the model has {size}; give image_size=", stacklevel=4)
+        warnings.warn(f"images are {given}, but pretrained_cfg has {size}; give the data set image_size=", stacklevel=4)
     channels = getattr(model, "in_chans", len(cfg["mean"]))
     return lambda images: normalise(images, {**cfg, "input_size": (channels,)})
 

@@ -71,7 +71,7 @@ def test_weights_that_know_another_size_are_noticed(dataset):
     model = causalcxr.create_model("causal_test_resnet", num_classes=1)
     predict(model, dataset)
     model.label_names = ["Mass"]
-    with pytest.warns(UserWarning, match=r"images are \(64, 64\), but .* has \(96, 96\)") as caught:
+    with pytest.warns(UserWarning, match=r"\(64, 64\), but .* has \(96, 96\); give the data set image_size=") as caught:
         predict(model, dataset)
     assert caught[0].filename == __file__
 
