@@ -112,7 +112,7 @@ def train(
         drop_rate=setting.drop_rate,
         drop_path_rate=setting.drop_path_rate,
     )
-    start_at_prior(model, films.targets.cpu(), weight.cpu(), small=variant.small_start)
+    start_at_prior(model, films.targets.cpu(), weight.cpu())
     model.to(device, memory_format=torch.channels_last)
     objective = build_objective(variant, model).to(device)
     averaged = ModelEmaV3(model, decay=setting.ema_decay, use_warmup=True, warmup_power=EMA_WARMUP)

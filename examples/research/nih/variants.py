@@ -22,7 +22,7 @@ class Variant:
     Args:
         causal: Whether the model has the causal head; otherwise it is the backbone, pooled, with a linear classifier.
         objective: "classification", "causal", or "agreement" for `causalcxr.AgreementObjective`.
-        small_start: Whether the weights of the classifier start near zero, not as timm draws them.
+        small_start: Whether the weights of a plain classifier start near zero, not as timm draws them.
         adjust_view: Whether labels are weighted so that the view tells nothing of them.
         model_args: More arguments of the model.
         random_partner: Whether Eq. 6 is evaluated with one random partner an image from the batch, as printed; the
@@ -59,7 +59,7 @@ def build_model(variant: Variant, *, backbone: str, weights: str, drop_rate: flo
     if not variant.causal:
         overlay = {"file": weights} if weights else None
         name = {"causal_efficientnet_lite0": "tf_efficientnet_lite0", "causal_test_resnet": "test_resnet"}[backbone]
-        return timm.create_model(
+        model = timm.create_model(
             name,
             pretrained=bool(weights),
             pretrained_cfg_overlay=overlay,
@@ -67,14 +67,16 @@ def build_model(variant: Variant, *, backbone: str, weights: str, drop_rate: flo
             output_stride=16,
             **common,
         )
+        if variant.small_start:
+            model.reset_classifier(len(NIH_LABELS))
+        return model
     return causalcxr.create_model(backbone, pretrained_backbone=weights or False, **common)
 
 
-def start_at_prior(model: nn.Module, targets: Tensor, weight: Tensor, *, small: bool = False) -> None:
+def start_at_prior(model: nn.Module, targets: Tensor, weight: Tensor) -> None:
     """Let fresh classifiers predict the frequency of each label (Lin et al., *Focal Loss*, ICCV 2017, section 4.1).
 
-    With `small` weights they predict little else, as there. The confounding classifier is left at one half: it is to
-    predict nothing.
+    The confounding classifier is left at one half: it is to predict nothing.
     """
     frequency = (targets * weight).mean(dim=0).clamp(1 / len(targets), 1 - 1 / len(targets))
     biases = [model.get_classifier().bias]
@@ -83,8 +85,6 @@ def start_at_prior(model: nn.Module, targets: Tensor, weight: Tensor, *, small: 
     with torch.no_grad():
         for bias in biases:
             bias.copy_(frequency.logit().view_as(bias))
-        if small:
-            model.get_classifier().weight.normal_(std=0.01)
 
 
 def build_objective(variant: Variant, model: nn.Module) -> nn.Module:
