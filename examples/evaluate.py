@@ -53,8 +53,10 @@ def build_data(args, model):
     size = tuple(model.pretrained_cfg["input_size"][1:])
     if args.data.startswith("synthetic:"):
         return SyntheticCXR(int(args.data.removeprefix("synthetic:")), image_size=size, seed=2)
-    films = CSVDataset if args.data.endswith(".csv") else NIHChestXray14
-    return films(args.data, args.split, image_size=size, val_fraction=args.val_fraction)
+    options = {"image_size": size, "val_fraction": args.val_fraction}
+    if args.data.endswith(".csv"):
+        return CSVDataset(args.data, args.split, label_names=model.label_names, **options)
+    return NIHChestXray14(args.data, args.split, **options)
 
 
 def other_labels(path, dataset):
@@ -143,12 +145,14 @@ def table(results, labels):
 def main(argv=None):
     args = parse_args(argv)
     warnings.filterwarnings("ignore", "AUROC is|calibration error is")  # of labels that a view lacks
-    results, scores = {}, {}
+    results, scores, labels = {}, {}, ()
     for name in args.models:
         try:
             model = causalcxr.create_model(Path(name)) if Path(name).is_dir() else causalcxr.create_model(name, True)
             dataset = build_data(args, model)
-            causalcxr.data.check_label_names(model.label_names or (), dataset.label_names)
+            labels = labels or dataset.label_names  # of the first model, which others are compared with
+            for names in (model.label_names or (), dataset.label_names):
+                causalcxr.data.check_label_names(names, labels)
         except (OSError, ValueError) as error:
             raise SystemExit(f"cannot evaluate {name}: {error}") from error
         targets = dataset.targets.numpy() if args.labels is None else other_labels(args.labels, dataset)
@@ -159,7 +163,7 @@ def main(argv=None):
             difference = paired_difference(*pair, targets, groups, n_resamples=args.resamples).mean
             results[name]["difference"] = difference._asdict() | {"from": args.models[0]}
             print(f"{name} less {args.models[0]}: mean AUROC {'{:+.4f} ({:+.4f}, {:+.4f})'.format(*difference)}")
-    print(table(results, dataset.label_names))
+    print(table(results, labels))
     data = [Path(part).absolute().name.removesuffix(".csv") for part in (args.data, args.labels) if part]
     file = f"{'-'.join([*data, args.split])}.json".replace(":", "-")
     for name, result in results.items():

@@ -38,6 +38,7 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", required=True, help="FILE.csv, a folder in the layout of the NIH release, or synthetic:NUMBER")
+    add("--labels", nargs="+", help="columns of FILE.csv that are labels; default: all but path and patient")
     add("--output", type=Path, required=True, help="folder for the model and its log")
     either = parser.add_mutually_exclusive_group().add_argument
     either("--model", default="causal_efficientnet_lite0", help="registry, timm, Hub or folder; default: %(default)s")
@@ -96,7 +97,9 @@ def build_data(args):
     views = None if args.no_augment else v2.Compose([shift, *blur, v2.ColorJitter(0.2, 0.2)])
     if kind == "synthetic" and n.isdigit():
         return SyntheticCXR(int(n), image_size=px, transform=views), SyntheticCXR(int(n) // 4, image_size=px, seed=1)
-    films = functools.partial(CSVDataset if args.data.endswith(".csv") else NIHChestXray14, args.data, image_size=px)
+    films = functools.partial(NIHChestXray14, args.data, image_size=px)
+    if args.data.endswith(".csv"):
+        films = functools.partial(CSVDataset, args.data, image_size=px, label_names=args.labels)
     return (films(split, transform=t, val_fraction=args.val_fraction) for split, t in (("train", views), ("val", None)))
 
 

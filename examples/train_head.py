@@ -31,6 +31,7 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", required=True, help="FILE.csv, a folder in the layout of the NIH release, or synthetic:NUMBER")
+    add("--labels", nargs="+", help="columns of FILE.csv that are labels; default: all but path and patient")
     add("--output", type=Path, required=True, help="folder for the model, and the features")
     add("--backbone", default="rad_dino", help="name from causalcxr.list_backbones(), or of a timm model")
     add("--weights", default=True, help="file, folder or hf-hub:owner/repo[@revision][:file]; default: the published")
@@ -43,12 +44,13 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def build_data(data, size):
+def build_data(data, labels, size):
     if data.startswith("synthetic:"):
         number = int(data.removeprefix("synthetic:"))
         return SyntheticCXR(number, image_size=size), SyntheticCXR(number // 4, image_size=size, seed=1)
+    options = {"image_size": size, "label_names": labels} if data.endswith(".csv") else {"image_size": size}
     films = CSVDataset if data.endswith(".csv") else NIHChestXray14
-    return films(data, "train", image_size=size), films(data, "val", image_size=size)
+    return films(data, "train", **options), films(data, "val", **options)
 
 
 def with_linear_layer(model, name):
@@ -88,7 +90,7 @@ def main(argv=None):
     model = causalcxr.create_model("causal_timm", backbone=args.backbone, **options).to(DEVICE).eval()
     cfg, head = model.pretrained_cfg, model.head
     size = args.image_size or cfg["input_size"][-1]
-    sets = build_data(args.data, size)
+    sets = build_data(args.data, args.labels, size)
     labels = sets[0].label_names
     model.reset_classifier(len(labels))
     criterion = CausalLoss(uniform="categorical" if len(labels) > 1 else "bernoulli")

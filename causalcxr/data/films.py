@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from causalcxr._checks import check_choice
 from causalcxr.data.image import read_image
+from causalcxr.data.labels import label_positions
 from causalcxr.data.nih_tables import few, val_patients
 
 __all__ = ["CSVDataset"]
@@ -43,8 +44,9 @@ class CSVDataset(FilmFiles):
     r"""Images and labels of a CSV file.
 
     The file has a column `path`, which is relative to the folder of the file or absolute, and optionally a column
-    `patient`. Every other column is a label: 0, 1 or an empty cell, which means unknown. Without a column `patient`
-    each image is a patient of its own. Then no patient may have several images, or `train` and `val` share patients.
+    `patient`. Every other column is a label, or those of `label_names`: 0, 1 or an empty cell, which means unknown.
+    Without a column `patient` each image is a patient of its own. Then no patient may have several images, or `train`
+    and `val` share patients.
 
     Construction opens no image. A damaged image is a `ValueError` that names the file, when the item is read.
 
@@ -52,6 +54,7 @@ class CSVDataset(FilmFiles):
         table: The CSV file, in UTF-8 and with commas.
         split: "train", "val" or "all". `val` is carved out by patient. It is the same on every platform and for every
             order of the rows.
+        label_names: Columns that are labels, in the order of the targets. Default: all but `path` and `patient`.
         image_size: Side, or (height, width), of the images; `None` keeps the stored size.
         transform: Applied to each image, a (1, H, W) float32 tensor in [0, 1].
         val_fraction: Fraction of the patients in `val`; at least one patient unless 0.
@@ -69,7 +72,7 @@ class CSVDataset(FilmFiles):
 
     Raises:
         FileNotFoundError: The table or images are missing.
-        ValueError: A damaged table, a label that is not 0, 1 or empty, or an unknown or empty split.
+        ValueError: A damaged table, a label that is unknown or not 0, 1 or empty, or an unknown or empty split.
 
     Example:
         >>> import pathlib, tempfile
@@ -87,6 +90,7 @@ class CSVDataset(FilmFiles):
         table: str | os.PathLike[str],
         split: str = "train",
         *,
+        label_names: Sequence[str] | None = None,
         image_size: int | tuple[int, int] | None = None,
         transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
         val_fraction: float = 0.1,
@@ -95,7 +99,7 @@ class CSVDataset(FilmFiles):
         check_choice("split", split, ("train", "val", "all"))
         self.image_size = image_size
         self.transform = transform
-        names, patient, targets, self.label_names = _read(os.fspath(table))
+        names, patient, targets, self.label_names = _read(os.fspath(table), label_names)
         in_val = np.isin(patient, val_patients(patient, val_fraction, seed))
         rows = np.arange(len(names)) if split == "all" else np.flatnonzero(in_val == (split == "val"))
         if not len(rows):
@@ -127,21 +131,22 @@ def read_rows(
     return columns, rows
 
 
-def _read(table: str) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]]:
+def _read(table: str, wanted: Sequence[str] | None) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]]:
     """Return paths, patients, targets (N, K) and label names."""
     columns, rows = read_rows(table)
-    labels = tuple(name for name in columns if name not in ("path", "patient"))
-    if "path" not in columns or not labels or "" in columns or len(set(columns)) < len(columns):
+    others = [name for name in columns if name not in ("path", "patient")]
+    if "path" not in columns or not others or "" in columns or len(set(columns)) < len(columns):
         raise ValueError(
             f"{table}: the header must have 'path', optionally 'patient', and labels, each once and with a name, "
             f"separated by commas, but is {','.join(columns)!r}"
         )
+    labels = tuple(others if wanted is None else [others[k] for k in label_positions(wanted, others)])
     names, patients, targets = [], [], []
     for line, row in rows:
         if wrong := [name for name in labels if row[name].strip().lower() not in TARGETS]:
             raise ValueError(
                 f"{line}: column {wrong[0]!r} has {row[wrong[0]]!r}, but a label is 0, 1 or empty (unknown); "
-                "columns that are no labels belong into another file"
+                "where other columns are no labels, name those that are: label_names= or --labels"
             )
         names.append(row["path"])
         patients.append(row.get("patient", row["path"]).strip())

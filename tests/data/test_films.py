@@ -56,7 +56,10 @@ def test_train_and_val_share_no_patient_and_are_all(tmp_path, column):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,Mass,age\na.png,1,63\n", "films.csv, line 2: column 'age' has '63', but .* belong into another file"),
+        (
+            "path,Mass,age\na.png,1,63\n",
+            "films.csv, line 2: column 'age' has '63', but .*: label_names=",
+        ),
         ("path,Mass\na.png,1\nb.png,-1\n", "line 3: column 'Mass' has '-1', but a label is 0, 1 or empty"),
         ("path,Mass\na.png\n", "line 2: not 2 cells"),
         ("path,Mass\na.png,1,0\n", "line 2: not 2 cells"),
@@ -74,6 +77,14 @@ def test_train_and_val_share_no_patient_and_are_all(tmp_path, column):
 def test_a_damaged_table_is_refused(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         CSVDataset(write(tmp_path, text))
+
+
+def test_columns_that_are_no_labels(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    films = CSVDataset(write(tmp_path, "path,Mass,view,Drain\na.png,1,AP,0\n"), "all", label_names=["Drain", "Mass"])
+    assert (films.label_names, films.targets.tolist()) == (("Drain", "Mass"), [[0, 1]])
+    with pytest.raises(ValueError, match=r"unknown label 'drain' \(closest: 'Drain'\)"):
+        CSVDataset(tmp_path / "films.csv", label_names=["drain"])
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])

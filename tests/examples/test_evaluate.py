@@ -91,8 +91,17 @@ def test_own_films_from_a_table(model, made_release, tmp_path, capsys):
     assert "AP films" not in said
     run(tmp_path / "mine", "--data", table, "--split=val", "--val-fraction=0.5")
     assert json.loads((tmp_path / "mine" / "films-val.json").read_text())["patients"] == len({*films.patient}) // 2
-    table.write_text("path,patient,Mass,Drain\n" + "\n".join(rows))
-    with pytest.raises(SystemExit, match=r"^cannot evaluate .*mine: label names must be exactly these, in this order"):
+    other = ["{0},AP,{3},{1},{2}".format(*row.split(",")) for row in rows]
+    table.write_text("path,view,Mass,patient,Drain\n" + "\n".join(other))  # columns are found by their names
+    run(tmp_path / "mine", "--data", table)
+    again = json.loads((tmp_path / "mine" / "films-all.json").read_text())
+    assert again["auroc"]["Drain"]["value"] == result["auroc"]["Drain"]["value"]
+    swapped = causalcxr.create_model(model, label_names=["Mass", "Drain"])
+    causalcxr.save_pretrained(swapped, tmp_path / "swapped", data_config={"input_size": (3, 64, 64)})
+    with pytest.raises(SystemExit, match=r"^cannot evaluate .*swapped: label names must be exactly these"):
+        run(tmp_path / "mine", tmp_path / "swapped", "--data", table)
+    table.write_text("path,patient,Mass\n")
+    with pytest.raises(SystemExit, match=r"^cannot evaluate .*mine: unknown label 'Drain'"):
         run(tmp_path / "mine", "--data", table)
     (tmp_path / "damaged.png").write_bytes(b"no picture")
     table.write_text("path,Drain,Mass\ndamaged.png,1,0\n")

@@ -119,9 +119,11 @@ def test_own_films_from_a_table_to_an_evaluation(tmp_path, monkeypatch, capsys):
     assert re.search(r"Drain +12 +6 +3 ", capsys.readouterr().out)
     with pytest.raises(SystemExit, match=r"^cannot train with these options: .*no attribute 'view'"):
         run(tmp_path / "other", *options, "--adjust=view")
-    others = tmp_path / "others.csv"
-    others.write_text("path,view\n" + "".join(f"{i}.png,{'AP' if i % 2 else 'PA'}\n" for i in range(12)))
-    run(tmp_path / "other", *options, f"--adjust={others}:view", "--epochs=1")
+    header, *lines = table.read_text().splitlines()
+    viewed = [f"{line},{'AP' if i % 2 else 'PA'}" for i, line in enumerate(lines)]
+    table.write_text("\n".join([f"{header},view", *viewed]))
+    run(tmp_path / "other", *options, f"--adjust={table}:view", "--epochs=1", "--labels", "Mass", "Drain")
+    assert causalcxr.create_model(tmp_path / "other").label_names == ("Mass", "Drain")
 
 
 @pytest.mark.filterwarnings("ignore:.*combinations of label and stratum have no image")  # of three patients
