@@ -31,7 +31,7 @@ class AgreementObjective(nn.Module):
     the finding is subtle, the model keeps relying on the marker. This is not in arXiv 2305.12072.
 
     - A fresh classifier has to start with small weights, as most do. Those of timm's EfficientNets and MobileNets start
-      ten times as large. Then the agreement outweighs the labels, and the network falls silent. Call
+      ten times as large. Then the agreement outweighs the labels, and all logits become alike. Call
       `model.reset_classifier(num_classes)` first.
     - A step has two forward and three backward passes.
     - With several labels, the boxes of an image follow one label, drawn at random.

@@ -26,7 +26,7 @@ TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 
 def images_a_second(table: Path, pixels: int, batch_size: int, workers: int, seconds: float, *, augment: bool) -> float:
     """Return what the loader yields once it runs."""
-    options = {"data": str(table), "image_size": pixels, "val_fraction": 0.1, "no_augment": not augment}
+    options = {"data": str(table), "labels": None, "image_size": pixels, "val_fraction": 0.1, "no_augment": not augment}
     dataset, _ = runpy.run_path(str(TRAIN))["build_data"](argparse.Namespace(**options))
     sampler = RandomSampler(dataset, replacement=True, num_samples=10**6)  # no end of an epoch, which would stall
     batches: Any = iter(DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=workers))
