@@ -69,6 +69,8 @@ def parse_args(argv):
     args.model_kwargs = (PAPER["model_kwargs"] if args.preset else {}) | args.model_kwargs
     if not 1 <= args.accumulate <= args.batch_size or args.epochs < 1:
         parser.error("--epochs and --accumulate must be 1 or more, and --batch-size no less than --accumulate")
+    if args.labels and not args.data.endswith(".csv"):
+        parser.error("--labels are columns of FILE.csv; other data has labels of its own")
     args.model = f"local-dir:{args.model}" if Path(args.model).is_dir() else args.model
     if args.backbone_weights and not args.backbone and has_weights(args.model):
         parser.error(f"--backbone-weights is not for {args.model}, which has its own weights")
@@ -97,9 +99,8 @@ def build_data(args):
     views = None if args.no_augment else v2.Compose([shift, *blur, v2.ColorJitter(0.2, 0.2)])
     if kind == "synthetic" and n.isdigit():
         return SyntheticCXR(int(n), image_size=px, transform=views), SyntheticCXR(int(n) // 4, image_size=px, seed=1)
-    films = functools.partial(NIHChestXray14, args.data, image_size=px)
-    if args.data.endswith(".csv"):
-        films = functools.partial(CSVDataset, args.data, image_size=px, label_names=args.labels)
+    films = functools.partial(CSVDataset, label_names=args.labels) if args.data.endswith(".csv") else NIHChestXray14
+    films = functools.partial(films, args.data, image_size=px)
     return (films(split, transform=t, val_fraction=args.val_fraction) for split, t in (("train", views), ("val", None)))
 
 

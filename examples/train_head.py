@@ -10,6 +10,7 @@ import hashlib
 import json
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,16 +42,18 @@ def parse_args(argv):
     add("--batch-size", type=int, default=64, help="images an update, or a few more")
     add("--lr", type=float, default=1e-3, help="learning rate")
     add("--workers", type=int, default=2, help="processes that read images")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.labels and not args.data.endswith(".csv"):
+        parser.error("--labels are columns of FILE.csv; other data has labels of its own")
+    return args
 
 
 def build_data(data, labels, size):
     if data.startswith("synthetic:"):
         number = int(data.removeprefix("synthetic:"))
         return SyntheticCXR(number, image_size=size), SyntheticCXR(number // 4, image_size=size, seed=1)
-    options = {"image_size": size, "label_names": labels} if data.endswith(".csv") else {"image_size": size}
-    films = CSVDataset if data.endswith(".csv") else NIHChestXray14
-    return films(data, "train", **options), films(data, "val", **options)
+    films = partial(CSVDataset, label_names=labels) if data.endswith(".csv") else NIHChestXray14
+    return films(data, "train", image_size=size), films(data, "val", image_size=size)
 
 
 def with_linear_layer(model, name):

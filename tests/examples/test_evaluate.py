@@ -86,6 +86,8 @@ def test_own_films_from_a_table(model, made_release, tmp_path, capsys):
         logits = torch.cat([opened(opened.preprocess(image)) for image, _ in dataset])
     assert result["auroc"]["Drain"]["value"] == pytest.approx(auroc(logits, dataset.targets)[0], abs=1e-3)
     assert (result["data"], result["split"], result["images"]) == ("films.csv", "all", len(films))
+    causalcxr.save_pretrained(opened, tmp_path / "mine", metrics=result)
+    assert "AUROC on films.csv, all, images: " in (tmp_path / "mine" / "README.md").read_text()
     assert "| Drain |" in said
     assert "paper" not in said
     assert "AP films" not in said

@@ -211,6 +211,28 @@ def test_a_slip_gives_one_sentence(tmp_path, options, message):
         run(tmp_path, *options)
 
 
+def test_too_few_films(tmp_path):
+    with pytest.raises(SystemExit, match="8 training images do not fill a batch of 16: lower --batch-size"):
+        run(tmp_path / "run", "--data=synthetic:8")
+    with pytest.raises(SystemExit, match="validation needs 2 patients, and both classes of a label"):
+        run(tmp_path / "run", f"--data={own_films(tmp_path)}", "--batch-size=4", "--labels", "Rare")
+
+
+def test_of_equal_epochs_the_last_is_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(causalcxr.metrics, "auroc", lambda logits, targets: np.ones(14))
+    run(tmp_path, "--epochs=2", "--ema-decay=0")
+    assert load_file(tmp_path / "model.safetensors")["backbone.bn1.num_batches_tracked"] == 2 * 64 // 16
+    assert "is epoch 2, the best" in capsys.readouterr().out
+
+
+def test_sides_stay_sides():
+    args = train.parse_args(["--data=synthetic:4", "--output=a", "--image-size=64"])
+    views = next(iter(train.build_data(args))).transform
+    left = torch.zeros(1, 64, 64)
+    left[..., :32] = 1
+    assert all(view[..., :32].mean() > view[..., 32:].mean() for view in (views(left) for _ in range(10)))
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(SystemExit, match=r"nan.*lower --lr"):
         run(tmp_path, "--lr=1e30", "--epochs=1")
@@ -267,6 +289,7 @@ def test_a_head_on_a_frozen_backbone(tmp_path):
     ("options", "message"),
     [
         (["--model=resnet18", "--freeze-backbone"], "--freeze-backbone needs weights"),
+        (["--labels", "Mass"], "--labels are columns of FILE.csv"),
         (["--model=resnet18", "--backbone=resnet50"], "--backbone: not allowed with argument --model"),
         ([f"--model={Path(__file__).parent}", "--backbone-weights=timm"], "is not for local-dir:.*, which has its own"),
         (["--model=hf-hub:owner/repo", "--backbone-weights=timm"], "is not for hf-hub:owner/repo, which"),
