@@ -100,6 +100,15 @@ def test_a_view_without_change_is_the_film_as_in_evaluation_or_mirrored():
         assert_close(reduced, films.resize(shown[:, 0], 48), atol=1e-5, rtol=0)
 
 
+def test_a_compressed_view_differs_from_the_film_as_a_stored_one_does():
+    pixels = films.enlarge(torch.randint(100, 120, (8, 24, 24), dtype=torch.uint8), 96)
+    still = {"rotate": 0, "scale": 0, "shift": 0, "contrast": 0, "mirror": 0, "smallest": 96, "noise": 0}
+    stored = views.Views(**still, compressed=1.0)(pixels, 96, np.random.default_rng(0))
+    off = 255 * (stored - pixels / 255).abs()
+    assert 0.2 < off.mean() < 8
+    assert off.flatten(1).mean(1).min() > 0.1
+
+
 @pytest.mark.parametrize("name", ["causal_test_resnet", "test_resnet"])
 def test_evidence_adds_up_to_the_change_of_the_logit_along_the_map(name):
     """Its sum is the derivative of z_k with respect to a factor of the map, at 1."""

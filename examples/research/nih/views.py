@@ -7,8 +7,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.v2.functional import jpeg
 
-GROUPS = 4  # of a batch; the films of a group are reduced to the same size
+GROUPS = 4  # of a batch; the films of a group are reduced to the same size, and stored alike
+QUALITY, GRAIN = (40, 95), 4.0
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Views:
         mirror: Share of the films whose left and right are exchanged.
         smallest: Side to which films are reduced at least, so that scores do not hang on the source's resolution.
         noise: Grey levels of 255 by which a pixel may be off, as after rounding.
+        compressed: Share of the films that are stored as JPEG, of a quality from 40 to 95, with grain of up to four
+            grey levels (one standard deviation), so that scores do not hang on how a film was stored.
     """
 
     rotate: float = 15.0
@@ -32,6 +36,7 @@ class Views:
     mirror: float = 0.5
     smallest: int = 96
     noise: float = 1.0
+    compressed: float = 0.0
 
     def __call__(self, canvas: Tensor, size: int, draw: np.random.Generator) -> Tensor:
         """Return views (B, 1, size, size) in [0, 1] of films (B, 1, S, S) in bytes.
@@ -48,6 +53,10 @@ class Views:
         for target in (side, min(side, size)):  # a film that is still too large is resized as in evaluation
             if target < images.shape[-1]:
                 images = F.interpolate(images, size=(target, target), mode="bilinear", antialias=True)
+        if self.compressed and draw.random() < self.compressed:
+            images = images + torch.randn_like(images) * (draw.uniform(0, GRAIN) / 255)
+            stored = (images.clamp(0, 1) * 255).round().byte().cpu()
+            images = jpeg(stored, int(draw.integers(*QUALITY, endpoint=True))).to(images.device) / 255
         if self.noise:
             images = images + (torch.rand_like(images) - 0.5) * (2 * self.noise / 255)
         count, device = len(images), images.device
