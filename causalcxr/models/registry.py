@@ -7,7 +7,6 @@ its stride of 32, since its stages cannot be dilated.
 
 import dataclasses
 import difflib
-import json
 import logging
 import os
 import textwrap
@@ -66,10 +65,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "causal_timm": ("", {}),  # any backbone, by the argument `backbone`
 }
 # Weights by name and tag; the first tag of a name is the one that `pretrained=True` loads.
-SHIPPED = Path(__file__).resolve().parents[1] / "weights"  # each with its manifest beside it
+SHIPPED = Path(__file__).resolve().parents[1] / "weights"  # each a folder of `save_pretrained`
 WEIGHTS: dict[str, dict[str, Any]] = {
-    "causal_efficientnet_lite0.nih10k": {
-        "file": str(SHIPPED / "causal_efficientnet_lite0.nih10k.safetensors"),
+    "causal_efficientnet_lite0.nih11k": {
+        "file": str(SHIPPED / "causal_efficientnet_lite0.nih11k" / hub.WEIGHTS),
         "input_size": (3, 192, 192),
         "label_names": list(NIH_LABELS),
         "license": "apache-2.0",
@@ -211,9 +210,9 @@ def _describe(model: Any, pretrained: bool, num_classes: int | None) -> None:
     model.label_names, model.calibration = cfg.get("label_names") if pretrained else None, None
     if pretrained and num_classes not in (None, model.num_classes):
         _new_labels(model, num_classes)
-    elif pretrained and (file := Path(cfg.get("file") or "")).parent == SHIPPED:
-        manifest = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-        _calibrate(model, Calibration(**manifest["calibration"]), alike=channels in (1, 3))
+    elif pretrained and (folder := Path(cfg.get("file") or "").parent).parent == SHIPPED:
+        saved, _, calibration = hub.read(f"local-dir:{folder}")
+        _calibrate(model, saved, calibration)
 
 
 def _new_labels(model: Any, num_classes: int, names: Sequence[str] = ()) -> None:
@@ -354,16 +353,19 @@ def _open(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
         return model
     if plain:
         _describe(model, pretrained, num_classes)
-    before, after = cfg["input_size"][0], model.pretrained_cfg["input_size"][0]
-    # timm sums the weights of three channels for one, which is the same film where all are scaled alike.
-    scaled_alike = len({*zip(cfg["mean"], cfg["std"], strict=True)}) == 1
-    if pretrained and calibration and model.num_classes == cfg["num_classes"]:
-        _calibrate(model, calibration, alike=before == after or ({before, after} == {1, 3} and scaled_alike))
+    if pretrained:
+        _calibrate(model, cfg, calibration)
     return model
 
 
-def _calibrate(model: Any, calibration: Calibration, *, alike: bool) -> None:
-    if alike:
+def _calibrate(model: Any, cfg: dict[str, Any], calibration: Calibration | None) -> None:
+    """Give a model the calibration of its weights, unless its channels give other logits or its labels are others."""
+    if calibration is None or model.num_classes != cfg["num_classes"]:
+        return
+    before, after = cfg["input_size"][0], model.pretrained_cfg["input_size"][0]
+    # timm sums the weights of three channels for one, which is the same film where all are scaled alike.
+    scaled_alike = len({*zip(cfg["mean"], cfg["std"], strict=True)}) == 1
+    if before == after or ({before, after} == {1, 3} and scaled_alike):
         calibrate(model, calibration)
     else:
         _logger.warning("the calibration is left out: with other channels the weights give other logits")

@@ -47,9 +47,9 @@ def measured(name):
     file = timm.get_pretrained_cfg(name).file
     if not file:
         return ""
-    manifest = json.loads(Path(file).with_suffix(".json").read_text())
-    value, (low, high) = manifest["test"]["mean_auroc"], manifest["test"]["interval"]
-    return f"`{manifest['tag']}`: {value:.3f} ({low:.3f}, {high:.3f})"
+    folder = Path(file).parent
+    figures = json.loads((folder / "manifest.json").read_text())["test"]["mean"]
+    return f"`{folder.name.partition('.')[2]}`: {{value:.3f}} ({{low:.3f}}, {{high:.3f}})".format(**figures)
 
 
 def updated(page):

@@ -250,7 +250,7 @@ def test_a_timm_model_and_other_objectives(tmp_path, objective):
 
 
 def test_a_name_with_a_tag_starts_from_its_weights(tmp_path):
-    options = ["--model=causal_efficientnet_lite0.nih10k", "--freeze-backbone"]
+    options = ["--model=causal_efficientnet_lite0.nih11k", "--freeze-backbone"]
     assert train.image_size(train.parse_args(["--data=nih", "--output=a", *options])) == 192
     run(tmp_path, *options, "--epochs=2", "--lr=0", "--ema-decay=0")
     assert train.image_size(train.parse_args(["--data=nih", "--output=a", f"--model={tmp_path}"])) == 64

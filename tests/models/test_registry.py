@@ -38,7 +38,7 @@ def test_the_table_is_what_is_registered():
     assert causalcxr.list_models("*resnet1*") == ["causal_resnet18", "causal_resnet101", "causal_resnet152"]
     assert causalcxr.list_models("resnet*") == []
     weights = causalcxr.list_pretrained()
-    assert weights == causalcxr.list_models(pretrained=True) == ["causal_efficientnet_lite0.nih10k"]
+    assert weights == causalcxr.list_models(pretrained=True) == ["causal_efficientnet_lite0.nih11k"]
 
 
 def test_backbone_is_the_one_of_timm(model):

@@ -153,7 +153,7 @@ def test_validation_images_are_weighted_where_the_confounder_is_known(radiograph
 
 @pytest.mark.parametrize("method", ["plain", "causal"])
 def test_training_starts_from_the_backbone_of_published_weights(method):
-    name = "causal_efficientnet_lite0.nih10k"
+    name = "causal_efficientnet_lite0.nih11k"
     donor = causalcxr.create_model(name, pretrained=True)
     model = build(METHODS[method], Training(backbone_weights=name))
     backbone = model.backbone if method == "causal" else model

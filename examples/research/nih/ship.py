@@ -1,25 +1,50 @@
-"""Make a model folder of the best run of a study: weights in half precision, calibration and a manifest.
+"""Make a model folder of the best run of a study or a search: weights in half precision, calibration and card.
 
-    python -m nih.ship runs/study --data nih-10k.zip --output runs/shipped --about "Which films."
+    python -m nih.ship runs/study --data nih-10k --output runs/shipped --about "Which films."
 
-The folder opens with `causalcxr.create_model(Path(folder))`. Of the seeds of the variant the best by validation is
-taken. The calibration is fitted on the validation logits of the weights as they are written.
+The folder opens with `causalcxr.create_model(Path(folder))`. Of all runs of the variant the best by validation is
+taken. Its calibration is fitted on the validation films of `--data`, and the card has the figures of its test films. So
+give the original films, not packed ones.
 """
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.torch import load_file
 
 import causalcxr
+from causalcxr.data import NIH_LABELS
+from causalcxr.metrics import bootstrap_auroc
 from records import write_json
 
-from .films import read_tables, scored_films
+from .films import parts, read_pixels, read_tables
+from .report import judged_in_both_views, ranking_figures, summary, with_interval
+from .training import logits_of, mean_auroc
 from .variants import VARIANTS
+from .views import stored
+
+LICENSE = "apache-2.0"  # that of the weights it starts from
+QUALITY = 75  # of JPEG, in which a film may have been stored
+TRAINING = """
+## Training
+
+- **Films:** {about} NIH ChestX-ray14 was provided by the NIH Clinical Center (Wang et al., CVPR 2017).
+- **Parts:** the official lists. A fifth of the training patients chose the epoch. No patient is in two parts.
+- **Start:** timm's weights of ImageNet (Apache-2.0).
+- **Run:** seed {seed}, epoch {best_epoch} of {epochs}, validation AUROC {val_auroc:.3f}, commit
+  `{commit}`. `manifest.json` has every option.
+- **Calibration:** fitted on {films} validation films. The thresholds maximise F1 there, for rare findings over a
+  handful of positives. There, a film has {there:.2f} findings, and {found_there:.2f} reach theirs. On the test films
+  it has {present:.2f}, and {found:.2f} reach theirs.
+- **Views:** the mean AUROC of the {both} findings that ten patients have in each view is {within_AP} within AP films,
+  {within_PA} within PA films, and {mean_of_both_views} over all.
+- **Storage:** on the validation films as they are, the AUROC is {as_it_is:.3f}. If they are stored as JPEG of quality
+  {quality}, it is {stored_auroc:.3f}, and probabilities differ by {off:.3f} on average.
+"""
 
 
 def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dict[str, Any]:
@@ -29,24 +54,61 @@ def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dic
     if not runs or not VARIANTS[variant].causal or VARIANTS[variant].model_args:
         raise ValueError(f"{study} has no finished run of {variant!r}, or create_model does not build it by its name")
     best = max(runs, key=lambda run: run["val_auroc"])
-    with np.load(study / "scores.npz") as scores:
-        logits, films = scores[f"{best['name']}/val"].astype(float), str(scores["val_films"])
-    targets = scored_films("val", read_tables(data), films).targets
-    # F1, since Youden's J takes no notice of how rare a finding is and would mark most of them on any film.
-    calibration = causalcxr.Calibration.fit(logits, targets, criterion="f1")
+    size = best["setting"]["image_size"]
     model = causalcxr.create_model(best["setting"]["backbone"])
     model.load_state_dict(load_file(study / "runs" / f"{best['name']}.safetensors"))
-    size = best["setting"]["image_size"]
-    config = {"input_size": (3, size, size)}
-    causalcxr.save_pretrained(model.half(), output, calibration=calibration, data_config=config)
+    tables, pixels = read_tables(data), torch.from_numpy(read_pixels(data))
+    rows = parts(tables)
+    val, test = (tables.select(rows[part]) for part in ("val", "test"))
+    exact = torch.autocast("cpu", enabled=False)
+    logits, test_logits = (logits_of(model, pixels[rows[part]], size, exact) for part in ("val", "test"))
+    stored_logits = logits_of(model, stored(pixels[rows["val"]], QUALITY), size, exact)
+    # F1, since Youden's J takes no notice of how rare a finding is and would mark most of them on any film.
+    calibration = causalcxr.Calibration.fit(logits, val.targets, criterion="f1")
+    metrics = {
+        "data": "NIH ChestX-ray14, films of the study",
+        "split": "test",
+        "images": len(test),
+        "patients": len(np.unique(test.patient)),
+        "auroc": bootstrap_auroc(test_logits, test.targets, test.patient, n_resamples=2000).by_label(NIH_LABELS),
+    }
+    model.pretrained_cfg["license"] = LICENSE
+    causalcxr.save_pretrained(
+        model.half(),
+        output,
+        label_names=NIH_LABELS,
+        calibration=calibration,
+        metrics=metrics,
+        data_config={"input_size": (3, size, size)},
+    )
     manifest = {
-        "model": best["setting"]["backbone"],
         "about": about,
-        "sha256": hashlib.sha256((output / "model.safetensors").read_bytes()).hexdigest(),
         **{key: best[key] for key in ("variant", "seed", "best_epoch", "val_auroc", "setting")},
         **{key: content[key] for key in ("commit", "versions")},
+        "films": {"train": best["films"], "val": len(val), "test": len(test)},
+        "test": metrics["auroc"],
     }
     write_json(output / "manifest.json", manifest)
+    off = calibration.probabilities(stored_logits) - calibration.probabilities(logits)
+    found_there, found = (calibration.positives(of).sum(dim=1).double().mean() for of in (logits, test_logits))
+    figures = ranking_figures(test_logits.double().numpy(), test, 2000)
+    views = {name: with_interval(summary([figure]), "{:.3f}") for name, figure in figures.items()}
+    training = TRAINING.format(
+        **views,
+        both=judged_in_both_views(test).sum(),
+        **{**manifest, "films": len(val)},
+        epochs=best["setting"]["epochs"],
+        there=val.targets.sum(axis=1).mean(),
+        found_there=found_there,
+        present=test.targets.sum(axis=1).mean(),
+        found=found,
+        quality=QUALITY,
+        off=off.abs().mean(),
+        as_it_is=mean_auroc(logits, val.targets),
+        stored_auroc=mean_auroc(stored_logits, val.targets),
+    )
+    with (output / "README.md").open("a", encoding="utf-8") as card:
+        card.write(training)
     return manifest
 
 

@@ -1,16 +1,27 @@
 """Random views of training films, drawn on the device for a whole batch."""
 
+import io
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import jpeg
 
 GROUPS = 4  # of a batch; the films of a group are reduced to the same size, and stored alike
 QUALITY, GRAIN = (40, 95), 4.0
+
+
+def stored(films: Tensor, quality: int) -> Tensor:
+    """Return films (N, H, W) in bytes as they are after they were stored as JPEG."""
+    after = []
+    for film in films.cpu().numpy():
+        file = io.BytesIO()
+        Image.fromarray(film).save(file, "JPEG", quality=quality)
+        after.append(np.asarray(Image.open(file)))
+    return torch.from_numpy(np.stack(after))
 
 
 @dataclass(frozen=True)
@@ -55,8 +66,8 @@ class Views:
                 images = F.interpolate(images, size=(target, target), mode="bilinear", antialias=True)
         if self.compressed and draw.random() < self.compressed:
             images = images + torch.randn_like(images) * (draw.uniform(0, GRAIN) / 255)
-            stored = (images.clamp(0, 1) * 255).round().byte().cpu()
-            images = jpeg(stored, int(draw.integers(*QUALITY, endpoint=True))).to(images.device) / 255
+            films = (images[:, 0].clamp(0, 1) * 255).round().byte()
+            images = stored(films, int(draw.integers(*QUALITY, endpoint=True)))[:, None].to(images.device) / 255
         if self.noise:
             images = images + (torch.rand_like(images) - 0.5) * (2 * self.noise / 255)
         count, device = len(images), images.device
