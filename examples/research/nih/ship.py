@@ -40,10 +40,12 @@ TRAINING = """
 - **Calibration:** fitted on {films} validation films. The thresholds maximise F1 there, for rare findings over a
   handful of positives. There, a film has {there:.2f} findings, and {found_there:.2f} reach theirs. On the test films
   it has {present:.2f}, and {found:.2f} reach theirs.
-- **Views:** the mean AUROC of the {both} findings that ten patients have in each view is {within_AP} within AP films,
-  {within_PA} within PA films, and {mean_of_both_views} over all.
 - **Storage:** on the validation films as they are, the AUROC is {as_it_is:.3f}. If they are stored as JPEG of quality
   {quality}, it is {stored_auroc:.3f}, and probabilities differ by {off:.3f} on average.
+"""
+VIEWS = """\
+- **Views:** the mean AUROC of the {both} findings that ten patients have in each view is {within_AP} within AP films,
+  {within_PA} within PA films, and {mean_of_both_views} over all.
 """
 
 
@@ -94,8 +96,6 @@ def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dic
     figures = ranking_figures(test_logits.double().numpy(), test, 2000)
     views = {name: with_interval(summary([figure]), "{:.3f}") for name, figure in figures.items()}
     training = TRAINING.format(
-        **views,
-        both=judged_in_both_views(test).sum(),
         **{**manifest, "films": len(val)},
         epochs=best["setting"]["epochs"],
         there=val.targets.sum(axis=1).mean(),
@@ -109,6 +109,8 @@ def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dic
     )
     with (output / "README.md").open("a", encoding="utf-8") as card:
         card.write(training)
+        if "within_AP" in views:
+            card.write(VIEWS.format(both=judged_in_both_views(test).sum(), **views))
     return manifest
 
 
