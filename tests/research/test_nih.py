@@ -1,6 +1,7 @@
 """The study on NIH films: what it reads, what it draws, and that it runs from films to a model folder."""
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -189,7 +190,7 @@ def test_from_films_to_a_model_folder(packed, tmp_path):
     def run(mode, folder, *arguments):
         config = tmp_path / f"{mode}.json"
         config.write_text(
-            json.dumps(configs[mode] | {"seeds": [0]} | ({"settings": settings} if mode == "search" else {}))
+            json.dumps(configs[mode] | {"seeds": [0]} | ({"settings": settings} if folder == found else {}))
         )
         command = [sys.executable, "-m", "nih.study", f"--{mode}", *common, "--config", config, "--output", folder]
         subprocess.run([*command, *arguments], cwd=ROOT / "examples" / "research", check=True, timeout=300)
@@ -207,6 +208,13 @@ def test_from_films_to_a_model_folder(packed, tmp_path):
         assert len(runs[variant]["pointing"]["attention"]) == len(runs["plain"]["pointing"]["evidence"]) > 0
     run("study", output)  # nothing to do
     assert json.loads((output / "results.json").read_text())["runs"] == results["runs"]
+
+    configs["search"] |= {"groups": [["causal"]], "settings": {"": {}}}
+    again, start = tmp_path / "again", output / "runs" / "causal-seed0.safetensors"
+    run("search", again, "--start", start)
+    of_again = json.loads((again / "results.json").read_text())
+    assert of_again["start"] == hashlib.sha256(start.read_bytes()).hexdigest()
+    assert of_again["runs"][0]["branches_start"] != runs["causal"]["branches_start"]
 
     left = study.jobs_of(study.parse(["--study", *common, "--but", str(output), "--output", "elsewhere"]))
     assert {job["seed"] for job in left} == {1, 2}

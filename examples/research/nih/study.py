@@ -10,6 +10,7 @@ stops the others when they end.
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import multiprocessing
 import os
@@ -93,7 +94,7 @@ def carry_out(job: dict[str, Any]) -> None:
         return
     path = str(args.output / "runs" / job["name"])
     weights = "" if args.small else args.backbone_weights
-    options = {"device": args.device, "weights": weights, "deadline": deadline}
+    options = {"device": args.device, "weights": weights, "start": args.start, "deadline": deadline}
     record, scores = train(job, SHARED["data"], **options, weights_to=Path(f"{path}.safetensors"))
     np.savez(f"{path}.npz", **scores)
     write_json(Path(f"{path}.json"), record)  # last: what it stands for is there
@@ -128,6 +129,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--but", type=Path, nargs="+", default=[], help="outputs whose finished runs are left out")
     parser.add_argument("--config", type=Path, help="default: search.json or study.json beside this file")
     parser.add_argument("--backbone-weights", default="", help="file of the backbone's weights; default: none")
+    parser.add_argument("--start", default="", help="file of a run's weights to go on from; default: none")
     parser.add_argument("--limit", type=float, help="seconds after which nothing begins that trains; default: none")
     parser.add_argument("--jobs", type=int, default=4, help="runs side by side; default: 4")
     parser.add_argument("--small", action="store_true", help="a trial: few films, one epoch, a tiny backbone")
@@ -147,6 +149,7 @@ def main(argv: list[str] | None = None) -> None:
         "limit": args.limit,
         "side_by_side": args.jobs,
         "sources": [source.name for source in (args.data, args.extra) if source],
+        **({"start": hashlib.sha256(Path(args.start).read_bytes()).hexdigest()} if args.start else {}),
         "commit": args.commit or commit(),
         "versions": versions(args.device),
     }

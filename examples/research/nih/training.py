@@ -81,7 +81,7 @@ def logits_of(model: nn.Module, pixels: Tensor, size: int, autocast: torch.autoc
 
 
 def train(
-    job: dict[str, Any], data: Data, *, device: str, weights: str, deadline: float, weights_to: Path
+    job: dict[str, Any], data: Data, *, device: str, weights: str, start: str, deadline: float, weights_to: Path
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float16]]]:
     """Run one job; return its record and its logits of validation and test films.
 
@@ -94,6 +94,7 @@ def train(
         data: Films and labels.
         device: Where to train.
         weights: File of the backbone's weights, or empty.
+        start: File of the whole model's weights, or empty.
         deadline: When the run has to be over.
         weights_to: Where to write the weights in half precision.
     """
@@ -109,10 +110,12 @@ def train(
         variant,
         backbone=setting.backbone,
         weights=weights,
+        start=start,
         drop_rate=setting.drop_rate,
         drop_path_rate=setting.drop_path_rate,
     )
-    start_at_prior(model, films.targets.cpu(), weight.cpu())
+    if not start:
+        start_at_prior(model, films.targets.cpu(), weight.cpu())
     model.to(device, memory_format=torch.channels_last)
     objective = build_objective(variant, model).to(device)
     averaged = ModelEmaV3(model, decay=setting.ema_decay, use_warmup=True, warmup_power=EMA_WARMUP)

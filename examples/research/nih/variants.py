@@ -5,6 +5,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import causalcxr
@@ -53,8 +54,13 @@ VARIANTS = {
 }
 
 
-def build_model(variant: Variant, *, backbone: str, weights: str, drop_rate: float, drop_path_rate: float) -> nn.Module:
-    """Build the model of a variant; `weights` is a file of the backbone's, or empty for none."""
+def build_model(
+    variant: Variant, *, backbone: str, weights: str, start: str, drop_rate: float, drop_path_rate: float
+) -> nn.Module:
+    """Build the model of a variant.
+
+    `weights` is a file of the backbone's weights, and `start` one of a whole model's. Either may be empty.
+    """
     common = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate, **variant.model_args}
     if not variant.causal:
         overlay = {"file": weights} if weights else None
@@ -69,8 +75,11 @@ def build_model(variant: Variant, *, backbone: str, weights: str, drop_rate: flo
         )
         if variant.small_start:
             model.reset_classifier(len(NIH_LABELS))
-        return model
-    return causalcxr.create_model(backbone, pretrained_backbone=weights or False, **common)
+    else:
+        model = causalcxr.create_model(backbone, pretrained_backbone=not start and (weights or False), **common)
+    if start:
+        model.load_state_dict(load_file(start))
+    return model
 
 
 def start_at_prior(model: nn.Module, targets: Tensor, weight: Tensor) -> None:
