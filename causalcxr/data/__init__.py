@@ -1,4 +1,4 @@
-"""Radiographs and their labels."""
+"""Datasets, image reading and preprocessing."""
 
 from causalcxr.data.films import CSVDataset
 from causalcxr.data.image import read_image

@@ -1,4 +1,4 @@
-"""A DICOM radiograph as a screen shows it: modality transform, then VOI transform (PS3.3, C.11)."""
+"""Read DICOM radiographs as displayed: modality transform, then VOI transform (PS3.3, C.11)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _NO_RADIOGRAPHS = ("CT", "MR", "NM", "PT", "US")
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether a file that begins with these bytes (132 or more) is DICOM."""
+    """Return whether `data`, at least the first 132 bytes of a file, is DICOM."""
     return data[128:132] == b"DICM"
 
 
 def read_dicom(data: bytes, name: str) -> npt.NDArray[Any]:
-    """Grey values (H, W) in [0, 1] of a DICOM file, or colours (H, W, 3) as uint8; warnings have the name."""
+    """Return the grey values (H, W) in [0, 1] of a DICOM file, or uint8 RGB (H, W, 3); warnings mention `name`."""
     try:
         from pydicom import dcmread
     except ImportError as error:
@@ -30,39 +30,39 @@ def read_dicom(data: bytes, name: str) -> npt.NDArray[Any]:
     if dataset.get("Modality") in _NO_RADIOGRAPHS:
         raise ValueError(f"modality {dataset.Modality}, expected a radiograph (CR, DX)")
     if (frames := int(dataset.get("NumberOfFrames") or 1)) != 1:
-        raise ValueError(f"{frames} frames, expected one; save the frame that you want as a file")
+        raise ValueError(f"{frames} frames, expected one; save the frame you want as a separate file")
     if dataset.get("HighBit") not in (None, dataset.BitsStored - 1):
         raise ValueError(f"high bit {dataset.HighBit} of {dataset.BitsStored} bits, expected {dataset.BitsStored - 1}")
     if dataset.get("PresentationIntentType") == "FOR PROCESSING":
-        warnings.warn(f"image {name} is FOR PROCESSING: raw pixels, not as a screen shows them", stacklevel=4)
+        warnings.warn(f"image {name} is FOR PROCESSING: raw pixels, not processed for display", stacklevel=4)
     stored, kind = dataset.pixel_array, dataset.PhotometricInterpretation
     if kind in _COLOUR:
         return stored
     if kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(f"photometric interpretation {kind}; save it as MONOCHROME2 or RGB")
-    values = np.unique(stored)  # at most 65536, as a rule: arithmetic with all pixels takes half a gigabyte
+    values = np.unique(stored)  # usually at most 65536; computing on all pixels would take half a gigabyte
     padding = _is_padding(values, dataset)
-    with np.errstate(all="ignore"):  # what is not finite is refused below
+    with np.errstate(all="ignore"):  # non-finite values raise below
         shown = _shown_values(values.astype(np.float64), dataset, padding).astype(np.float32)
-    shown[padding] = kind == "MONOCHROME1"  # black in the end
+    shown[padding] = kind == "MONOCHROME1"  # black once inverted
     if not (shown.min() >= 0 and shown.max() <= 1):  # written so that NaN fails
         span = f"{shown.min():g} to {shown.max():g}"
-        raise ValueError(f"its rescale, window or table gives {span}, not grey values from 0 to 1")
+        raise ValueError(f"its rescale, window or look-up table gives {span}, expected grey values from 0 to 1")
     shown = 1 - shown if kind == "MONOCHROME1" else shown
     if stored.itemsize > 2:
         return shown[np.searchsorted(values, stored)]
     table = np.empty(2**16, dtype=np.float32)
-    table[values] = shown  # negative ones count from its end
+    table[values] = shown  # negative values index from the end
     return table[stored]
 
 
 def _is_padding(stored: npt.NDArray[Any], dataset: Any) -> npt.NDArray[np.bool_]:
-    """Which stored values fill up the rows and columns, and are no part of the image (PS3.3, C.7.5.1.1.2)."""
+    """Return a mask of the stored values that are padding, not image (PS3.3, C.7.5.1.1.2)."""
     ends = [dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")]
     ends = [ends[0] if end is None else end for end in ends]  # without a limit, a single value
     if ends[0] is None:
         return np.zeros(stored.shape, dtype=bool)
-    # Some writers give a signed value as unsigned, and the other way round.
+    # Some writers store a signed value as unsigned, or vice versa.
     low, high = np.sort(np.array(ends, dtype=np.int64).astype(np.int16 if dataset.PixelRepresentation else np.uint16))
     return (low <= stored) & (stored <= high)
 
@@ -70,13 +70,13 @@ def _is_padding(stored: npt.NDArray[Any], dataset: Any) -> npt.NDArray[np.bool_]
 def _shown_values(
     stored: npt.NDArray[np.float64], dataset: Any, padding: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float64]:
-    """What a screen shows of the stored values, in [0, 1]."""
+    """Return the displayed values, in [0, 1], of stored values."""
     from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
 
     modality_table = bool(dataset.get("ModalityLUTSequence"))
     for name in ("WindowCenter", "WindowWidth", "VOILUTFunction", "RescaleSlope", "RescaleIntercept"):
         if name in dataset and (dataset[name].is_empty or (modality_table and name.startswith("Rescale"))):
-            del dataset[name]  # an element without a value is as good as none
+            del dataset[name]  # treat an empty element as absent
     if "RescaleSlope" in dataset or "RescaleIntercept" in dataset:
         dataset.RescaleSlope = dataset.get("RescaleSlope", 1)
         dataset.RescaleIntercept = dataset.get("RescaleIntercept", 0)
@@ -84,7 +84,7 @@ def _shown_values(
     def look_up(values: Any, sequence: str, apply: Any) -> tuple[Any, int]:
         item = dataset[sequence][0]
         entries, first, bits = item.LUTDescriptor
-        # pydicom's indices have the type of the entries, and would wrap around.
+        # pydicom casts indices to the type of the entries, where they would wrap around.
         item.LUTDescriptor = [entries, first, 16]
         indices = np.rint(values).clip(first, first + (entries or 2**16) - 1).astype(np.int32)
         return apply(indices, dataset), 2**bits - 1

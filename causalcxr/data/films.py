@@ -1,4 +1,4 @@
-"""A table of one's own films as a data set of images and targets."""
+"""Dataset of images and labels listed in a CSV file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from causalcxr.data.nih_tables import few, val_patients
 
 __all__ = ["CSVDataset"]
 
-# In small letters: pandas writes 1.0 beside empty cells, and True; Excel writes TRUE.
+# Lower case. pandas writes 1.0 in columns with empty cells, and True; Excel writes TRUE.
 TARGETS = {"": np.nan, "0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
 
 
 class FilmFiles(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Images in files, read when they are asked for, and their targets."""
+    """Images, read from files on demand, and their targets."""
 
     paths: list[str]
     targets: torch.Tensor
@@ -43,36 +43,36 @@ class FilmFiles(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 class CSVDataset(FilmFiles):
     r"""Images and labels of a CSV file.
 
-    The file has a column `path`, which is relative to the folder of the file or absolute, and optionally a column
-    `patient`. Every other column is a label, or those of `label_names`: 0, 1 or an empty cell, which means unknown.
-    Without a column `patient` each image is a patient of its own. Then no patient may have several images, or `train`
-    and `val` share patients.
+    The file needs a column `path`, absolute or relative to the folder of the file, and may have a column `patient`.
+    All other columns, or only those in `label_names`, are labels: 0, 1 or empty for unknown. Without a `patient`
+    column, each image counts as a separate patient. If a patient has several images, `train` and `val` may then share
+    that patient.
 
-    Construction opens no image. A damaged image is a `ValueError` that names the file, when the item is read.
+    Images are opened only when an item is read. A damaged image then raises a `ValueError` that names the file.
 
     Args:
-        table: The CSV file, in UTF-8 and with commas.
-        split: "train", "val" or "all". `val` is carved out by patient. It is the same on every platform and for every
+        table: CSV file, UTF-8 and comma-separated.
+        split: "train", "val" or "all". `val` is split off by patient. It does not depend on the platform or on the
             order of the rows.
-        label_names: Columns that are labels, in the order of the targets. Default: all but `path` and `patient`.
-        image_size: Side, or (height, width), of the images; `None` keeps the stored size.
+        label_names: Label columns, in the order of the targets. Default: all but `path` and `patient`.
+        image_size: Side, or (height, width), to resize to; `None` keeps the original size.
         transform: Applied to each image, a (1, H, W) float32 tensor in [0, 1].
         val_fraction: Fraction of the patients in `val`; at least one patient unless 0.
-        seed: Number of the division into `train` and `val`.
+        seed: Random seed of the split into `train` and `val`.
 
     Attributes:
-        names: Cells of `path`, in the order of the file, as all that follows.
-        paths: Path of each image, with the folder of the file.
+        names: Values of `path`, in the order of the file, like the attributes below.
+        paths: Full path of each image.
         label_names: Names of the columns of `targets`.
         targets: (N, K) float32 tensor of 0, 1 and NaN (unknown).
-        patient: (N,) cells of `patient`, or else of `path`.
+        patient: (N,) values of `patient`, or of `path` without that column.
 
     Shape:
         Each item is an image (1, H, W) and its target (K,).
 
     Raises:
-        FileNotFoundError: The table or images are missing.
-        ValueError: A damaged table, a label that is unknown or not 0, 1 or empty, or an unknown or empty split.
+        FileNotFoundError: The table or an image is missing.
+        ValueError: The table is malformed, a label is unknown or not 0, 1 or empty, or the split is unknown or empty.
 
     Example:
         >>> import pathlib, tempfile
@@ -110,14 +110,14 @@ class CSVDataset(FilmFiles):
         if missing := [name for name, path in zip(self.names, self.paths, strict=True) if not os.path.isfile(path)]:
             raise FileNotFoundError(
                 f"{table}: {len(missing)} of {len(rows)} images are missing: {few(missing)}; "
-                "a path is relative to the folder of the table, or absolute"
+                "paths must be absolute or relative to the folder of the table"
             )
 
 
 def read_rows(
     table: str | os.PathLike[str], errors: str = "strict"
 ) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """Return the columns of a CSV file, and its rows, each with the words that say where it is."""
+    """Return the columns of a CSV file and its rows, each with its file and line for error messages."""
     with open(table, newline="", encoding="utf-8-sig", errors=errors) as file:
         reader = csv.DictReader(file)
         try:
@@ -126,8 +126,8 @@ def read_rows(
         except (UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f"{table}: {error}; save it as UTF-8, with commas") from error
     for line, row in rows:
-        if None in row or None in row.values():  # how csv marks surplus and missing cells
-            raise ValueError(f"{line}: not {len(columns)} cells, separated by commas, as in the header")
+        if None in row or None in row.values():  # csv marks extra and missing cells this way
+            raise ValueError(f"{line}: expected {len(columns)} comma-separated cells, as in the header")
     return columns, rows
 
 
@@ -137,8 +137,8 @@ def _read(table: str, wanted: Sequence[str] | None) -> tuple[list[str], np.ndarr
     others = [name for name in columns if name not in ("path", "patient")]
     if "path" not in columns or not others or "" in columns or len(set(columns)) < len(columns):
         raise ValueError(
-            f"{table}: the header must have 'path', optionally 'patient', and labels, each once and with a name, "
-            f"separated by commas, but is {','.join(columns)!r}"
+            f"{table}: the header must have 'path', optionally 'patient', and at least one label, separated by "
+            f"commas, with no empty or repeated names, but is {','.join(columns)!r}"
         )
     labels = tuple(others if wanted is None else [others[k] for k in label_positions(wanted, others)])
     names, patients, targets = [], [], []
@@ -146,13 +146,13 @@ def _read(table: str, wanted: Sequence[str] | None) -> tuple[list[str], np.ndarr
         if wrong := [name for name in labels if row[name].strip().lower() not in TARGETS]:
             raise ValueError(
                 f"{line}: column {wrong[0]!r} has {row[wrong[0]]!r}, but a label is 0, 1 or empty (unknown); "
-                "where other columns are no labels, name those that are: label_names= or --labels"
+                "if some columns are not labels, select those that are with label_names= or --labels"
             )
         names.append(row["path"])
         patients.append(row.get("patient", row["path"]).strip())
         targets.append([TARGETS[row[name].strip().lower()] for name in labels])
         if not patients[-1]:
-            raise ValueError(f"{line}: the cell of 'patient' or 'path' is empty")
+            raise ValueError(f"{line}: 'patient' or 'path' is empty")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"{table}: {len(twice)} paths occur more than once: {few(twice)}")
     return names, np.array(patients), np.array(targets, dtype=np.float32), labels

@@ -1,4 +1,4 @@
-"""Radiographs as one-channel tensors in [0, 1]: PNG, JPEG, TIFF and DICOM files, Pillow images and arrays."""
+"""Read radiographs as one-channel tensors in [0, 1] from PNG, JPEG, TIFF and DICOM files, Pillow images and arrays."""
 
 from __future__ import annotations
 
@@ -23,48 +23,48 @@ ImageLike: TypeAlias = str | os.PathLike[str] | IO[bytes] | Image.Image | npt.ND
 
 _FORMATS = ("PNG", "JPEG", "TIFF")
 _JPEG_END = b"\xff\xd9"
-_TAIL = 1024  # some writers pad behind the end marker; a marker within this distance of the end counts
-_COLOURED, _LARGEST_COLOURED_PART = 25, 0.25  # difference of channels of 8 bits; part of the pixels
+_TAIL = 1024  # the end marker must be in this many last bytes; some writers pad after it
+_COLOURED, _LARGEST_COLOURED_PART = 25, 0.25  # difference of 8-bit channels; fraction of pixels
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, section 8
 
 
 def read_image(image: ImageLike, *, size: int | tuple[int, int] | None = None) -> torch.Tensor:
-    """Read a radiograph as one grey channel, whatever stores it.
+    """Read a radiograph as one grey channel, whatever its format.
 
-    Grey, RGB, palette, 1-bit and 16-bit files of one radiograph give the same tensor. 8-bit values are divided by 255,
-    16-bit values by 65535, 12-bit values of a TIFF by 4095. Where a TIFF says that zero is white, it is inverted. Alpha
-    is dropped. Colour is reduced to luminance. EXIF orientation is applied. The checksums of a PNG are verified. Other
-    formats have none.
+    Grey, RGB, palette, 1-bit and 16-bit files of the same radiograph give the same tensor. 8-bit values are divided by
+    255, 16-bit values by 65535, and 12-bit values of a TIFF by 4095. A TIFF that declares zero as white is inverted.
+    Alpha is dropped, colour is reduced to luminance, and EXIF orientation is applied. PNG checksums are verified. The
+    other formats have none.
 
-    DICOM needs pydicom. The image is what a screen shows: after the modality look-up table or rescale, then the VOI
-    look-up table or the first window, with MONOCHROME1 inverted. Without a window, the range of the declared bits
-    becomes [0, 1]. If the pixels span less than half of that range, their own range becomes [0, 1]. Pixels that the
-    file declares as padding do not count for it, and are black.
+    DICOM requires pydicom. The image is returned as displayed: the modality look-up table or rescale is applied, then
+    the VOI look-up table or the first window, and MONOCHROME1 is inverted. Without a window, the range of the declared
+    bits is mapped to [0, 1], or the range of the pixels if they span less than half of it. Padding declared in the
+    file is ignored when the range is computed, and is black.
 
     Args:
-        image: One of these:
+        image: One of:
 
             - the path of a PNG, JPEG, TIFF or DICOM file;
-            - such a file, open in binary mode. It is read from its start where it can seek;
+            - such a file, opened in binary mode. If seekable, it is read from its start;
             - a Pillow image;
-            - an array or a tensor of numbers. `uint8` and `uint16` are divided by 255 and 65535. Floating point must
-              lie in [0, 1] already.
-        size: Side, or (height, width), to resize to with `resize_image`. `None` keeps the size.
+            - an array or a tensor. `uint8` and `uint16` are divided by 255 and 65535. Floating-point values must lie in
+              [0, 1] already.
+        size: Side, or (height, width), to resize to with `resize_image`. `None` keeps the original size.
 
     Shape:
         - Array or tensor: (H, W) or (1, H, W). A `uint8` array may also be (H, W, 3) or (H, W, 4).
-        - Result: (1, H, W), float32 in [0, 1], on the CPU.
+        - Output: (1, H, W), float32 in [0, 1], on the CPU.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ImportError: The file is DICOM and pydicom is not installed.
-        ValueError: The file is damaged, of another format, has several pages or frames, or is a CT or another modality
-            that is no radiograph. Or the array has another shape or range, or `size` is not positive.
-        TypeError: `image` is none of the above, or an array of other numbers.
+        ValueError: The file is damaged, in another format, has several pages or frames, or is another modality, e.g.
+            CT. Or the array has another shape or range, or `size` is not positive.
+        TypeError: `image` is none of the above, or an array of another dtype.
 
     Warns:
-        UserWarning: In more than a quarter of the pixels the channels differ by more than a tenth of their range, as in
-            a photograph. Coloured marks on a grey film cover less. Or a DICOM file has raw pixels (FOR PROCESSING).
+        UserWarning: The image is in colour: the channels differ by more than a tenth of their range in more than a
+            quarter of the pixels, more than coloured marks cover. Or a DICOM file has raw pixels (FOR PROCESSING).
 
     Example:
         >>> import os, tempfile
@@ -84,30 +84,30 @@ def read_image(image: ImageLike, *, size: int | tuple[int, int] | None = None) -
         grey = _array_values(image)
     else:
         raise TypeError(
-            "an image is a path, a file open in binary mode, a Pillow image, an array or a tensor, "
-            f"not {type(image).__name__}"
+            "image must be a path, a file opened in binary mode, a Pillow image, an array or a tensor, "
+            f"but got {type(image).__name__}"
         )
     result = torch.from_numpy(grey).unsqueeze(0)
     return result if size is None else resize_image(result, size)
 
 
 def resize_image(image: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
-    """Resize a grey image (1, H, W) in [0, 1] to a side or (height, width), float32 on the CPU.
+    """Resize a grey image (1, H, W) in [0, 1] to a side or (height, width), as float32 on the CPU.
 
-    Bilinear and antialiased: the support widens with the scale. `resize_image(read_image(path), size)` and
-    `read_image(path, size=size)` are equal, bit by bit.
+    The interpolation is bilinear and antialiased. `resize_image(read_image(path), size)` and
+    `read_image(path, size=size)` are bitwise equal.
     """
     height, width = height_and_width(size)
     image = image.detach().float().cpu()
     if image.shape[1:] == (height, width):
         return image
-    # In float, so that 8-bit and 16-bit files of one radiograph stay equal; it takes no longer than in 8 bits.
+    # In float, so that 8-bit and 16-bit files of the same radiograph stay equal; this is as fast as 8 bits.
     resized = Image.fromarray(image[0].numpy()).resize((width, height), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.asarray(resized).clip(0, 1)).unsqueeze(0)  # weights sum to 1 up to rounding
+    return torch.from_numpy(np.asarray(resized).clip(0, 1)).unsqueeze(0)  # the weights sum to 1 up to rounding
 
 
 def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a size that is a side or both; raise `ValueError` unless they are positive integers."""
+    """Return the height and width of a side or (height, width); raise `ValueError` unless positive integers."""
     sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
         raise ValueError(f"size must be a positive integer or (height, width), got {size!r}")
@@ -115,16 +115,16 @@ def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _file_values(file: Any) -> npt.NDArray[np.float32]:
-    """Grey values (H, W) of a file; whatever damaged bytes raise becomes a `ValueError` that names it."""
+    """Return the grey values (H, W) of a file; any error from damaged bytes becomes a `ValueError` that names it."""
     if isinstance(file, (str, os.PathLike)):
         name, data = repr(os.fspath(file)), Path(file).read_bytes()
     else:
         with contextlib.suppress(AttributeError, io.UnsupportedOperation):  # pipes and the like
             file.seek(0)
-        given, data = getattr(file, "name", None), file.read()  # a number or None for some temporary files
+        given, data = getattr(file, "name", None), file.read()  # an integer or None for some temporary files
         name = repr(given) if isinstance(given, str) else "from the open file"
     if not isinstance(data, bytes):
-        raise TypeError(f"cannot read image {name}: open it in binary mode, open(path, 'rb')")
+        raise TypeError(f"cannot read image {name}: open it in binary mode with open(path, 'rb')")
     try:
         return _array_values(read_dicom(data, name), name) if is_dicom(data) else _picture_values(data, name)
     except (ImportError, MemoryError):
@@ -137,23 +137,23 @@ def _file_values(file: Any) -> npt.NDArray[np.float32]:
 
 
 def _picture_values(data: bytes, name: str) -> npt.NDArray[np.float32]:
-    """Grey values (H, W) of a PNG, JPEG or TIFF file."""
+    """Return the grey values (H, W) of a PNG, JPEG or TIFF file."""
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        image.verify()  # the checksums of a PNG, which decoding skips
+        image.verify()  # PNG checksums, which decoding does not verify
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        # Pillow notices this too, unless some other module has set `ImageFile.LOAD_TRUNCATED_IMAGES`, as several do.
+        # Pillow detects this too, unless another package has set `ImageFile.LOAD_TRUNCATED_IMAGES`, as several do.
         if image.format == "JPEG" and _JPEG_END not in data[-_TAIL:]:
             raise ValueError("truncated JPEG (no end marker)")
         return _pillow_values(image, name)
 
 
 def _pillow_values(image: Image.Image, name: str = "that was given") -> npt.NDArray[np.float32]:
-    """Grey values (H, W) of a Pillow image, which is left as it is."""
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a photograph with its preview
-        raise ValueError(f"{cast(Any, image).n_frames} pages, expected one; save the page that you want as a file")
+    """Return the grey values (H, W) of a Pillow image, which is not modified."""
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a JPEG with its preview
+        raise ValueError(f"{cast(Any, image).n_frames} pages, expected one; save the page you want as a separate file")
     tags = getattr(image, "tag_v2", {})  # of TIFF
     upright = ImageOps.exif_transpose(image)
-    upright.info.pop("transparency", None)  # else convert() would act on it
+    upright.info.pop("transparency", None)  # convert() would apply it
     if upright.mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
         sample = np.asarray(upright.resize((64, 64), Image.Resampling.NEAREST).convert("RGB"))
         if (np.ptp(sample, axis=-1) > _COLOURED).mean() > _LARGEST_COLOURED_PART:
@@ -162,16 +162,16 @@ def _pillow_values(image: Image.Image, name: str = "that was given") -> npt.NDAr
     bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     unsigned = upright.mode in ("I;16", "I;16B") or (upright.mode == "I" and not tags)  # TIFF: signed, or 32 bits
     if not unsigned or bits not in (12, 16):
-        raise ValueError(f"pixels of mode {upright.mode!r}, signed or of other bits; save it as 8-bit or 16-bit grey")
+        raise ValueError(f"pixels of mode {upright.mode!r} of unknown type or depth; save it as 8-bit or 16-bit grey")
     values, white = np.asarray(upright).astype(np.float32), np.float32(2**bits - 1)
     if values.min() < 0 or values.max() > white:  # mode I holds 32 bits
         raise ValueError(f"values from {values.min():g} to {values.max():g} do not fit in {bits} bits")
-    inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO  # Pillow inverts 8 bits only
+    inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO  # Pillow inverts only 8-bit images
     return (white - values if inverted else values) / white
 
 
 def _array_values(image: Any, name: str = "that was given") -> npt.NDArray[np.float32]:
-    """Grey values (H, W) of an array or a tensor, by the range of its type."""
+    """Return the grey values (H, W) of an array or a tensor, scaled by the range of its dtype."""
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu()
         image = image.float() if image.is_floating_point() else image  # numpy has no bfloat16
@@ -185,8 +185,8 @@ def _array_values(image: Any, name: str = "that was given") -> npt.NDArray[np.fl
     if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
         return np.divide(values, np.float32(np.iinfo(values.dtype).max), dtype=np.float32)
     if values.dtype.kind not in "bf":
-        raise TypeError(f"an image must be of uint8, uint16 or floating point, got {values.dtype}; convert it first")
+        raise TypeError(f"an image must be uint8, uint16 or floating-point, got {values.dtype}; convert it first")
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= 1):  # written so that NaN fails
-        raise ValueError(f"an image must lie in [0, 1] before normalisation, got {low:g} to {high:g}; or give uint8")
-    return np.array(values, dtype=np.float32)  # a copy, in order
+        raise ValueError(f"an image must lie in [0, 1] before normalisation, got {low:g} to {high:g}; or pass uint8")
+    return np.array(values, dtype=np.float32)  # a contiguous copy

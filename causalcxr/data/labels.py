@@ -1,4 +1,4 @@
-"""The fourteen findings of NIH ChestX-ray14, and checks of label names."""
+"""The fourteen findings of NIH ChestX-ray14, and label name checks."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ NIH_LABELS: tuple[str, ...] = (
     "Pleural_Thickening",
     "Hernia",
 )
-"""Label order of the NIH release. `No Finding` is the absence of all fourteen, never a label of its own."""
+"""Labels in the order of the NIH release. `No Finding` is the absence of all fourteen, not a label."""
 
 
 def check_label_names(given: Sequence[str], expected: Sequence[str]) -> None:
-    """Refuse label names that differ from the expected ones in number, spelling or order.
+    """Raise unless label names match the expected ones in number, spelling and order.
 
-    Scores and targets are matched by position. Two lists of the same names in another order would silently compare one
-    finding with another.
+    Scores and targets are matched by position, so the same names in another order would silently compare one finding
+    with another.
 
     Args:
-        given: Names that came with the data or the weights.
-        expected: Names in the order in which they are used.
+        given: Names stored with the data or the weights.
+        expected: Names in the order of the targets or the logits.
 
     Raises:
         ValueError: The lists differ.
@@ -52,10 +52,10 @@ def check_label_names(given: Sequence[str], expected: Sequence[str]) -> None:
 
 
 def label_positions(names: Sequence[str], valid: Sequence[str] = NIH_LABELS) -> list[int]:
-    """Position of each name among the valid names.
+    """Return the position of each name in the valid names.
 
     Raises:
-        ValueError: No name is given, one is given twice, or one is not valid. Then the message has the closest.
+        ValueError: `names` is empty, or has a duplicate or an invalid name; the message suggests the closest valid one.
 
     Example:
         >>> label_positions(["Hernia", "Mass"])
@@ -69,5 +69,5 @@ def label_positions(names: Sequence[str], valid: Sequence[str] = NIH_LABELS) -> 
             hint = f" (closest: {by_lower[close[0]]!r})" if close else ""
             raise ValueError(f"unknown label {name!r}{hint}; valid labels: {', '.join(valid)}")
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"label names must be given, each once, got {names}; choose from: {', '.join(valid)}")
+        raise ValueError(f"label names must be unique and not empty, got {names}; choose from: {', '.join(valid)}")
     return [valid.index(name) for name in names]

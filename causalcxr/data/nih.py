@@ -1,4 +1,4 @@
-"""NIH ChestX-ray14 as a data set of images and targets."""
+"""NIH ChestX-ray14 dataset."""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ class NIHChestXray14(FilmFiles):
     `..._NIH.txt`), optionally `BBox_List_2017.csv`, and the images in `images/` or in `images_001/images` to
     `images_012/images`.
 
-    Construction lists the image folders and opens no image. It reports images that are missing. A damaged image is a
-    `ValueError` that names the file, when the item is read.
+    The constructor lists the image folders and reports missing images. Images are opened only when an item is read. A
+    damaged image then raises a `ValueError` that names the file.
 
     Args:
         root: Folder of the release.
-        split: "train", "val", "train_val", "test" or "all". `val` is carved out of the official train_val list by
-            patient; `train` and `val` share no patient and are together `train_val`.
-        image_size: Side, or (height, width), of the images; `None` keeps the stored size.
+        split: "train", "val", "train_val", "test" or "all". `val` is split off the official train_val list by patient:
+            `train` and `val` share no patient and together make up `train_val`.
+        image_size: Side, or (height, width), to resize to; `None` keeps the original size.
         transform: Applied to each image, a (1, H, W) float32 tensor in [0, 1].
-        labels: Columns of the targets: names from `NIH_LABELS`, fewer or in another order where wanted.
+        labels: Columns of the targets: any names from `NIH_LABELS`, in any order.
         val_fraction: Fraction of the train_val patients in `val`.
-        seed: Number of the division into `train` and `val`.
-        bad_images: "raise" when images are missing, or "skip" to leave them out, with one warning. Damaged images are
-            never left out.
+        seed: Random seed of the split into `train` and `val`.
+        bad_images: "raise" to fail if images are missing, or "skip" to leave them out with one warning. Damaged images
+            are never skipped.
 
     Attributes:
-        names: File names, in the order of the label file, as all that follows.
-        paths: Path of each image, with its folder.
+        names: File names, in the order of the label file, like the attributes below.
+        paths: Full path of each image.
         label_names: Names of the columns of `targets`.
         targets: (N, K) float32 tensor.
         patient: (N,) patient numbers.
         view: (N,) "AP" or "PA".
         sex: (N,) "M" or "F".
         age: (N,) years.
-        boxes: Image name to its list of `Box`, in pixels of the 1024 x 1024 release.
-        label_file: Name of the label file, which tells its version.
-        skipped: Names of the images that were left out.
+        boxes: Maps image names to lists of `Box`, in pixels of the 1024 x 1024 release.
+        label_file: Name of the label file, which identifies its version.
+        skipped: Names of the skipped images.
 
     Shape:
         Each item is an image (1, H, W) and its target (K,).
 
     Raises:
-        FileNotFoundError: The folder, a table or images are missing.
-        ValueError: Tables that do not fit together, an unknown split, label or option. On reading: a damaged image.
+        FileNotFoundError: The folder, a table or an image is missing; with "skip", only if all images are.
+        ValueError: The tables are inconsistent, or a split, label or option is unknown.
 
     Example:
         >>> dataset = NIHChestXray14("path/to/nih", "train", image_size=512)  # doctest: +SKIP
@@ -83,19 +83,19 @@ class NIHChestXray14(FilmFiles):
         self.transform = transform
         tables = read_nih_tables(root, labels=labels).split(split, val_fraction=val_fraction, seed=seed)
         folders = [f for f in (Path(root, "images"), *sorted(Path(root).glob("images_*/images"))) if f.is_dir()]
-        # Each folder is listed once; a look-up per file would cost minutes on a network disk.
+        # Each folder is listed once: checking every file would take minutes on a network disk.
         path_of = {name: os.path.join(folder, name) for folder in folders for name in os.listdir(folder)}
         self.skipped = [name for name in tables.names if name not in path_of]
         if self.skipped:
             problem = (
-                f"{len(self.skipped)} of {len(tables)} images of split {split!r} are not in {os.fspath(root)!r}, "
-                f"'images' or 'images_001/images' and so on: {few(self.skipped)}"
+                f"{len(self.skipped)} of {len(tables)} images of split {split!r} are not in {os.fspath(root)!r} "
+                f"(searched 'images' and 'images_*/images'): {few(self.skipped)}"
             )
             if bad_images == "raise" or len(self.skipped) == len(tables):
                 raise FileNotFoundError(
-                    f"{problem}; restore them, leave them out with bad_images='skip', or use read_nih_tables alone"
+                    f"{problem}; restore them, pass bad_images='skip', or read the tables alone with read_nih_tables"
                 )
-            warnings.warn(f"{problem}; they are left out", stacklevel=2)
+            warnings.warn(f"{problem}; skipping them", stacklevel=2)
         tables = tables.select([name in path_of for name in tables.names])
         self.paths = [path_of[name] for name in tables.names]
         self.names = tables.names

@@ -1,4 +1,4 @@
-"""Tables of the NIH ChestX-ray14 release: labels, patients, official lists and boxes, without the images."""
+"""Read the tables of the NIH ChestX-ray14 release: labels, patients, official lists and boxes, without images."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _BOX_NAMES = {"Infiltrate": "Infiltration"}
 _NAME, _FINDINGS, _VIEW = "Image Index", "Finding Labels", "View Position"
 _PATIENT, _AGE, _SEX = "Patient ID", "Patient Age", "Patient Gender"
 _COLUMNS = (_NAME, _FINDINGS, _PATIENT, _AGE, _SEX, _VIEW)
-_OTHER_COLUMN_NAMES = {"Patient Sex": _SEX}  # of some copies of the release
+_OTHER_COLUMN_NAMES = {"Patient Sex": _SEX}  # in some copies of the release
 _YEARS_PER_UNIT = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
 class Box(NamedTuple):
-    """A finding marked by a radiologist: upper left corner and size in pixels of the 1024 x 1024 release."""
+    """A finding marked by a radiologist: top left corner and size, in pixels of the 1024 x 1024 release."""
 
     label: str
     x: float
@@ -48,7 +48,7 @@ class Box(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NIHTables:
-    """One row per image, in the order of the label file."""
+    """Tables of the release, one row per image, in the order of the label file."""
 
     names: list[str]  # file names
     label_names: tuple[str, ...]  # of the columns of `targets`
@@ -56,16 +56,16 @@ class NIHTables:
     patient: npt.NDArray[np.int64]  # (N,) patient numbers
     view: npt.NDArray[np.str_]  # (N,) "AP" or "PA"
     sex: npt.NDArray[np.str_]  # (N,) "M" or "F"
-    age: npt.NDArray[np.float64]  # (N,) years, as the file states them (a few in the 2017 file are impossible)
+    age: npt.NDArray[np.float64]  # (N,) years, as in the file (a few in the 2017 file are impossible)
     official_split: npt.NDArray[np.str_]  # (N,) "train_val", "test" or "" (in neither list)
-    boxes: dict[str, list[Box]]  # of the images that have some, for the labels above; empty without a box file
-    label_file: str  # name of the label file, which tells its version
+    boxes: dict[str, list[Box]]  # of images with boxes, for the labels above; empty without a box file
+    label_file: str  # name of the label file, which identifies its version
 
     def __len__(self) -> int:
         return len(self.names)
 
     def select(self, rows: Sequence[int] | npt.NDArray[Any]) -> NIHTables:
-        """The tables of some rows, given as their numbers or as a mask of N booleans."""
+        """Select rows, by index or by a mask of N booleans."""
         index = np.arange(len(self))[rows]
         names = [self.names[i] for i in index]
         columns: dict[str, Any] = {key: each[index] for key, each in vars(self).items() if isinstance(each, np.ndarray)}
@@ -73,16 +73,16 @@ class NIHTables:
         return dataclasses.replace(self, names=names, boxes=boxes, **columns)
 
     def split(self, split: str, *, val_fraction: float = 0.1, seed: int = 0) -> NIHTables:
-        """Take the rows of one split, in the order of the label file.
+        """Return the rows of one split, in the order of the label file.
 
-        `val` is carved out of the official train_val list by patient: patients are put in the order of a hash of seed
-        and patient number, and the first `val_fraction` of them are validation. So the choice is the same on every
-        platform, and a larger fraction contains a smaller one.
+        `val` is split off the official train_val list by patient. Patients are sorted by a hash of seed and patient
+        number, and the first `val_fraction` of them form `val`. The choice is the same on every platform, and a larger
+        fraction contains a smaller one.
 
         Args:
-            split: "train", "val", "train_val" (both together), "test" or "all" (every row, listed or not).
+            split: "train", "val", "train_val" (both), "test" or "all" (every row, even if in no list).
             val_fraction: Fraction of the train_val patients in `val`; at least one patient unless 0.
-            seed: Number of the division.
+            seed: Random seed of the split into `train` and `val`.
 
         Raises:
             ValueError: The split is unknown or has no rows, or `val_fraction` is not in [0, 1).
@@ -101,18 +101,17 @@ class NIHTables:
 
 
 def read_nih_tables(root: str | os.PathLike[str], *, labels: Sequence[str] = NIH_LABELS) -> NIHTables:
-    """Read the label file, the two official lists and the boxes of the NIH release; images are not needed.
+    """Read the label file, the two official lists and the boxes of the NIH release, without images.
 
     Wang et al., "ChestX-ray8: Hospital-scale Chest X-ray Database and Benchmarks", CVPR 2017.
 
     Args:
-        root: Folder of the release. Of `Data_Entry_2017_v2020.csv` and `Data_Entry_2017.csv`, the first is read if
-            both are there.
-        labels: Columns of the targets: names from `NIH_LABELS`, fewer or in another order where wanted.
+        root: Folder of the release. `Data_Entry_2017_v2020.csv` is preferred over `Data_Entry_2017.csv`.
+        labels: Columns of the targets: any names from `NIH_LABELS`, in any order.
 
     Raises:
-        FileNotFoundError: The folder, a label file or a list is missing.
-        ValueError: An unknown label, a damaged label file, or lists that do not fit the label file.
+        FileNotFoundError: The folder, the label file or a list is missing.
+        ValueError: A label is unknown, a table is malformed, or the lists do not match the label file.
 
     Example:
         >>> tables = read_nih_tables("path/to/nih")  # doctest: +SKIP
@@ -148,7 +147,7 @@ def read_nih_tables(root: str | os.PathLike[str], *, labels: Sequence[str] = NIH
 
 
 def few(names: Sequence[str], count: int = 5) -> str:
-    """The first of some names, for a message."""
+    """Join the first names for a message."""
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
@@ -156,11 +155,11 @@ def _first_file(root: Path, what: str, candidates: Sequence[str]) -> Path:
     for name in candidates:
         if (root / name).is_file():
             return root / name
-    raise FileNotFoundError(f"no {what} {' or '.join(candidates)} in {str(root)!r}; give the folder of the NIH release")
+    raise FileNotFoundError(f"no {what} {' or '.join(candidates)} in {str(root)!r}; pass the folder of the NIH release")
 
 
 def val_patients(patients: npt.NDArray[Any], val_fraction: float, seed: int) -> list[Any]:
-    """The patients, numbers or names, of the validation split: the first in the order of a hash."""
+    """Return the patients (numbers or names) of the validation split: the first in order of a hash."""
     if not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction must be at least 0 and less than 1, got {val_fraction!r}")
     unique = sorted(set(patients.tolist()), key=lambda p: hashlib.sha256(f"{seed}:{p}".encode()).digest())
@@ -170,14 +169,14 @@ def val_patients(patients: npt.NDArray[Any], val_fraction: float, seed: int) -> 
 
 
 def _read_columns(path: Path) -> dict[str, list[str]]:
-    """Name of each column that is needed to its cells."""
+    """Return a map of each required column to its cells."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, skipinitialspace=True)
         header = [_OTHER_COLUMN_NAMES.get(cell.strip(), cell.strip()) for cell in next(reader, [])]
         if missing := [name for name in _COLUMNS if name not in header]:
-            raise ValueError(f"{path}: the header is {','.join(header)!r}, without {', '.join(missing)}")
+            raise ValueError(f"{path}: the header {','.join(header)!r} lacks {', '.join(missing)}")
         width = 1 + max(map(header.index, _COLUMNS))
-        cells: list[str] = []  # one flat list: half the time of a list of rows
+        cells: list[str] = []  # a flat list takes half the time of a list of rows
         for row in reader:
             if 0 < len(row) < width:
                 raise ValueError(f"{path}: line {reader.line_num} has {len(row)} columns, expected {width}")
@@ -189,10 +188,10 @@ def _read_columns(path: Path) -> dict[str, list[str]]:
 
 @functools.lru_cache(maxsize=1024)
 def _age(text: str) -> float:
-    """Years from "58", "058Y", "011M" or "007D"."""
+    """Parse an age such as "58", "058Y", "011M" or "007D" into years."""
     match = re.fullmatch(r"(\d+)([YMWD]?)", text)
     if match is None:
-        raise ValueError(f"{text!r} is no age")
+        raise ValueError(f"{text!r} is not an age")
     return int(match[1]) * _YEARS_PER_UNIT[match[2]]
 
 
@@ -227,7 +226,7 @@ def _read_official_split(root: Path, row_of: dict[str, int], label_file: Path) -
 
 
 def _read_boxes(path: Path, row_of: dict[str, int], chosen: tuple[str, ...]) -> dict[str, list[Box]]:
-    """Boxes of the images in the table; none where the release has no box file."""
+    """Return the boxes of images in the label file; none if the release has no box file."""
     boxes: dict[str, list[Box]] = {}
     if not path.is_file():
         return boxes
@@ -238,7 +237,7 @@ def _read_boxes(path: Path, row_of: dict[str, int], chosen: tuple[str, ...]) -> 
             name, label, *box = map(str.strip, row[:6])
             x, y, w, h = map(float, box)
         except ValueError:
-            raise ValueError(f"{path}: a row is {','.join(row)!r}, expected name,label,x,y,w,h") from None
+            raise ValueError(f"{path}: invalid row {','.join(row)!r}, expected name,label,x,y,w,h") from None
         label = _BOX_NAMES.get(label, label)
         if name in row_of and label in chosen:
             boxes.setdefault(name, []).append(Box(label, x, y, w, h))

@@ -1,4 +1,4 @@
-"""DICOM files that the tests write: each step of the grey-scale pipeline in closed form or against pydicom."""
+"""Each step of the DICOM grey-scale pipeline, compared with a closed form or with pydicom on generated files."""
 
 import sys
 import tracemalloc
@@ -20,7 +20,7 @@ RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 
 
 def make(pixels, *, bits=12, **changes):
-    """A radiograph of the given stored values."""
+    """Return a DICOM radiograph with the given stored values."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
@@ -47,10 +47,10 @@ def save(ds, path):
 
 @pytest.fixture
 def read(tmp_path):
-    """Function that writes a radiograph and reads it with the library; returns (H, W) in float64."""
+    """Return a function that writes a radiograph and reads it back as (H, W) float64."""
 
     def write_and_read(pixels, **changes):
-        path = save(make(pixels, **changes), tmp_path / "IM0001")  # the content says what it is
+        path = save(make(pixels, **changes), tmp_path / "IM0001")  # recognised by content, not by suffix
         image = read_image(path)
         assert (image.dtype, image.shape[0]) == (torch.float32, 1)
         assert 0 <= image.min() <= image.max() <= 1
@@ -82,7 +82,7 @@ def test_without_a_window_fewer_bits_than_declared_are_stretched_to_their_own_ra
     np.testing.assert_allclose(inverted, 1 - expected, atol=1e-7)
     rescaled = read(values, bits=declared, RescaleSlope=-2, RescaleIntercept=5)
     np.testing.assert_allclose(rescaled, 1 - expected, atol=1e-7)
-    # A window, where there is one, decides.
+    # A window takes precedence.
     windowed = read(values, bits=declared, WindowCenter=2 ** (declared - 1), WindowWidth=2**declared)
     np.testing.assert_allclose(windowed, values / (2**declared - 1), atol=1e-4)
 
@@ -93,11 +93,11 @@ def test_without_a_window_fewer_bits_than_declared_are_stretched_to_their_own_ra
     [
         ("uint16", "US", [0], 0),
         ("uint16", "US", [65535], 65535),
-        ("uint16", "SS", [-1], 65535),  # of the other sign than the pixels, as some write it
+        ("uint16", "SS", [-1], 65535),  # signedness differs from the pixels', as from some writers
         ("int16", "SS", [-2000], -2000),
         ("int16", "US", [63536], -2000),
         ("int16", "SS", [-30000, -10], -2000),
-        ("uint16", "US", [65535, 60000], 62000),  # the limit is the lower one where white is low
+        ("uint16", "US", [65535, 60000], 62000),  # the limit may be the lower end, as for MONOCHROME1
     ],
 )
 @pytest.mark.parametrize("window", [{}, {"WindowCenter": 22000, "WindowWidth": 4001, "VOILUTFunction": "LINEAR_EXACT"}])
@@ -108,7 +108,7 @@ def test_padding_is_black_and_no_part_of_the_range(tmp_path, kind, dtype, vr, pa
         ds.add_new(name, vr, value)
     shown = read_image(save(ds, tmp_path / "padded.dcm"))[0].double().numpy()
     within = shown[8:-8, 8:-8].copy()
-    # LINEAR_EXACT, PS3.3 C.11.2.1.3.2; its width differs by one from the span of the pixels.
+    # LINEAR_EXACT, PS3.3 C.11.2.1.3.2. The window width is one more than the span of the pixels.
     expected = (film - 20000.0) / 4000
     np.testing.assert_allclose(within, 1 - expected if kind == "MONOCHROME1" else expected, atol=3e-4)
     shown[8:-8, 8:-8] = 0
@@ -128,9 +128,9 @@ def test_signed_values_and_rescale(read):
     signed = (RAMP.astype(np.int16) - 2048).clip(-2048, 2047)
     np.testing.assert_allclose(read(signed), RAMP / 4095, atol=1e-7)
     np.testing.assert_allclose(read(signed, RescaleSlope=0.5, RescaleIntercept=7), RAMP / 4095, atol=1e-7)
-    # Falling: the stored maximum is the darkest.
+    # Negative slope: the stored maximum is darkest.
     np.testing.assert_allclose(read(RAMP, RescaleSlope=-1, RescaleIntercept=4095), 1 - RAMP / 4095, atol=1e-7)
-    # A slope without an intercept, and elements without a value.
+    # A slope without an intercept, and empty elements.
     window = {"WindowCenter": 4096, "WindowWidth": 8192}
     for empty in ({}, {"RescaleIntercept": None, "VOILUTFunction": ""}):
         np.testing.assert_allclose(read(RAMP, RescaleSlope=2, **empty, **window), RAMP / 4095.5, atol=1e-6)
@@ -142,7 +142,7 @@ def test_signed_values_and_rescale(read):
 @pytest.mark.parametrize("signed", [False, True])
 def test_windows_are_those_of_pydicom(read, function, slope, intercept, signed):
     pixels = (RAMP.astype(np.int16) - 2048) if signed else RAMP
-    window = {"WindowCenter": [500.5, 3000], "WindowWidth": [700, 100]}  # the first of them counts
+    window = {"WindowCenter": [500.5, 3000], "WindowWidth": [700, 100]}  # the first one is used
     window |= {"RescaleSlope": slope, "RescaleIntercept": intercept}
     window |= {} if function is None else {"VOILUTFunction": function}
     ds = make(pixels, **window)
@@ -153,7 +153,7 @@ def test_windows_are_those_of_pydicom(read, function, slope, intercept, signed):
 
 def test_a_linear_window_is_the_formula_of_the_standard(read):
     shown = read(RAMP, WindowCenter=2048, WindowWidth=1001)
-    # PS3.3, C.11.2.1.2.1: x <= c - 0.5 - (w - 1) / 2 is black, x > c - 0.5 + (w - 1) / 2 white.
+    # PS3.3, C.11.2.1.2.1: x <= c - 0.5 - (w - 1) / 2 is black, x > c - 0.5 + (w - 1) / 2 is white.
     assert shown.ravel()[1547] == 0
     assert shown.ravel()[1548] == pytest.approx(0.5 / 1000, abs=1e-7)
     assert shown.ravel()[2548] == 1
@@ -201,7 +201,7 @@ def test_memory_is_that_of_the_pixels(tmp_path):
     read_image(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 16 * 4096 * 256  # bytes a pixel
+    assert peak < 16 * 4096 * 256  # bytes per pixel
 
 
 def test_raw_pixels_are_said(tmp_path):
@@ -254,7 +254,7 @@ def test_every_truncation_is_refused(tmp_path):
             read_image(path)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom, which notices some of the damage
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom warns about some of the damage
 @pytest.mark.parametrize(
     "shown", [{"VOILUTSequence": [table([*range(100)], 0, 8)]}, {"WindowCenter": 3, "WindowWidth": 40}]
 )

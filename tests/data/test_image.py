@@ -1,4 +1,4 @@
-"""Files, Pillow images and arrays of one radiograph read the same, and damaged files are refused by name."""
+"""Files, Pillow images and arrays of one radiograph give the same tensor, and errors name damaged files."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ from causalcxr.data.image import read_image, resize_image
 
 @pytest.fixture(scope="module")
 def grey():
-    """A smooth 8-bit picture, 24 high and 40 wide, that takes all 256 values."""
+    """An 8-bit image (24, 40) that contains all 256 values."""
     values = np.linspace(0, 255, 24 * 40).round().astype(np.uint8)
     return np.random.default_rng(0).permutation(values).reshape(24, 40)
 
@@ -32,7 +32,7 @@ def png(grey):
 
 
 def _stored(grey, mode):
-    """The same picture in a mode of Pillow's."""
+    """Return the image converted to a Pillow mode."""
     image, rng = Image.fromarray(grey), np.random.default_rng(1)
     if mode == "P":
         return image.remap_palette(rng.permutation(256).tolist())
@@ -73,7 +73,7 @@ def test_arrays_and_tensors_read_as_files_do(grey):
     assert torch.equal(read_image(grey > 127), (expected > 127 / 255).float())
     torch.testing.assert_close(read_image(expected.bfloat16()), expected, rtol=0, atol=0.01)
     read_image(fraction).zero_()
-    assert fraction.max() == 1  # the caller's array is left alone
+    assert fraction.max() == 1  # the caller's array is unchanged
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_other_objects_are_refused_without_printing_them(image, error, message):
 def test_a_photograph_is_said_and_coloured_marks_are_not(tmp_path, grey, mode):
     film = np.repeat(np.tile(grey, (10, 10))[..., None], 3, axis=2)
     marked = film.copy()
-    marked[:60, :200] = 255, 0, 0  # an eighth
+    marked[:60, :200] = 255, 0, 0  # an eighth of the pixels
     Image.fromarray(marked).convert(mode).save(tmp_path / "marked.png")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -120,7 +120,7 @@ def test_sixteen_bits_are_kept(tmp_path):
 
 
 def tiff(pixels, height, width, bits, **tags):
-    """A TIFF written by hand (TIFF 6.0): little-endian, one strip, one sample a pixel."""
+    """Write a TIFF by hand (TIFF 6.0): little-endian, one strip, one sample per pixel."""
     numbers = {"PhotometricInterpretation": 262, "SampleFormat": 339}
     entries = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(pixels)}
     entries |= {numbers[name]: value for name, value in tags.items()}
@@ -141,7 +141,7 @@ def test_bits_and_polarity_of_a_tiff(bits, white_is_zero):
     else:
         pixels = values.astype(f"<u{bits // 8}").tobytes()
     file = io.BytesIO(tiff(pixels, 6, 10, bits, PhotometricInterpretation=0 if white_is_zero else 1))
-    if bits == 12 and white_is_zero:  # which Pillow does not know
+    if bits == 12 and white_is_zero:  # not supported by Pillow
         with pytest.raises(ValueError, match="cannot read image"):
             read_image(file)
         return
@@ -202,7 +202,7 @@ def test_open_files_read_as_their_path(tmp_path, grey):
     path = tmp_path / "image.png"
     path.write_bytes(png(grey))
     with path.open("rb") as file:
-        file.seek(5)  # read from the start, wherever it is
+        file.seek(5)  # still read from the start
         assert torch.equal(read_image(file), as_read(grey))
         assert not file.closed
     assert torch.equal(read_image(SimpleNamespace(read=path.read_bytes)), as_read(grey))
@@ -220,7 +220,7 @@ def test_damage_of_an_open_file_is_an_error_that_names_it(grey):
             read_image(file)
 
 
-# Several packages set LOAD_TRUNCATED_IMAGES for the whole program.
+# Several packages set LOAD_TRUNCATED_IMAGES globally.
 @pytest.mark.parametrize("lenient", [False, True])
 def test_no_truncated_or_damaged_png_gives_another_picture(monkeypatch, grey, lenient):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
@@ -236,7 +236,7 @@ def test_no_truncated_or_damaged_png_gives_another_picture(monkeypatch, grey, le
             assert "cannot read image" in str(error)  # noqa: PT017
         else:
             read += 1
-            assert torch.equal(image, as_read(grey))  # in the closing chunk, or in the checksum of a metadata chunk
+            assert torch.equal(image, as_read(grey))  # damage in the IEND chunk or the checksum of a metadata chunk
     assert read < 5
 
 

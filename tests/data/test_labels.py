@@ -31,7 +31,7 @@ def test_positions_follow_the_order_asked_for():
     [
         (["Pleural thickening"], "closest: 'Pleural_Thickening'"),
         (["Mass", "No Finding"], "unknown label 'No Finding'"),
-        (["Mass", "Mass"], "each once"),
+        (["Mass", "Mass"], "must be unique"),
         ([], "Atelectasis"),
     ],
 )

@@ -13,7 +13,7 @@ FINDINGS = [["Cardiomegaly", "Emphysema"], [], ["Hernia"], ["Hernia", "Infiltrat
 
 @pytest.fixture(params=["one folder", "folders"])
 def release(request, tmp_path):
-    """Four images of two patients, image i filled with the grey value 10 i; the first three are in train_val."""
+    """Four images of two patients. Image i has the constant grey value 10 i. The first three are in train_val."""
     pictures = [np.full((8, 6), 10 * i, dtype=np.uint8) for i in range(4)]
     boxes = [(NAMES[3], "Infiltrate", 1, 2, 3, 4)]
     root = write_release(tmp_path / "nih", NAMES, 3, findings=FINDINGS, boxes=boxes, pictures=pictures)
@@ -44,7 +44,7 @@ def test_items_are_images_and_targets_aligned_with_the_columns_of_the_tables(rel
     with pytest.raises(IndexError):
         dataset[4]
     dataset[2][1].fill_(5)
-    assert dataset.targets.max() == 1  # the labels are left alone
+    assert dataset.targets.max() == 1  # the dataset's targets are unchanged
 
 
 def test_options_select_images_and_columns_and_change_the_image(release):
@@ -66,7 +66,7 @@ def test_missing_images_are_reported_on_construction_or_left_out(release):
     message = rf"2 of 4 images of split 'all' are not in .*{NAMES[1]}, {NAMES[2]}"
     with pytest.raises(FileNotFoundError, match=message + r".*bad_images='skip'"):
         NIHChestXray14(release, "all")
-    assert len(NIHChestXray14(release, "test")) == 1  # the other split is whole
+    assert len(NIHChestXray14(release, "test")) == 1  # no image of this split is missing
     with pytest.warns(UserWarning, match=message) as seen:
         dataset = NIHChestXray14(release, "all", bad_images="skip")
     assert [warning.filename for warning in seen] == [__file__]

@@ -14,7 +14,7 @@ LABELS, LABELS_2017 = "Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv"
 
 @pytest.fixture
 def release(tmp_path):
-    """The tables of four images of two patients, the first three in train_val."""
+    """Tables of four images of two patients, with the first three images in train_val."""
     return write_release(tmp_path, NAMES, 3, findings=FINDINGS, views=["PA", "AP", "PA", "PA"])
 
 
@@ -47,7 +47,7 @@ def test_files_of_2017_and_other_copies_give_the_same_but_for_units_of_age(relea
     (release / LABELS_2017).write_bytes(("\ufeff" + text.replace("\n", ",\r\n")).encode())
     for name in ("train_val_list", "test_list"):
         (release / f"{name}.txt").rename(release / f"{name}_NIH.txt")
-    assert read_nih_tables(release).label_file == LABELS  # the newer, where both are there
+    assert read_nih_tables(release).label_file == LABELS  # the newer file is preferred
     (release / LABELS).unlink()
     read = read_nih_tables(release)
     assert read.label_file == LABELS_2017
@@ -80,7 +80,7 @@ def test_boxes_use_the_label_names_of_the_table(release):
         (LABELS, HEADER + "\n7.png,Mass,0,4,57Q,M,PA", "'Patient Age': '57Q'"),
         (LABELS, HEADER + "\n7.png,Mass|Masses,0,4,57,M,PA", r"'Mass\|Masses': unknown label 'Masses'"),
         (LABELS, HEADER + "\n7.png,Mass,0,4,57,M,PA" * 2, "1 image names occur more than once: 7.png"),
-        (LABELS, "Image Index,Finding Labels\n", "'Image Index,Finding Labels', without Patient ID, Patient Age"),
+        (LABELS, "Image Index,Finding Labels\n", "'Image Index,Finding Labels' lacks Patient ID, Patient Age"),
         (LABELS, HEADER + "\n", "no rows"),
         (LABELS, None, "Data_Entry_2017_v2020.csv or Data_Entry_2017.csv in"),
         ("test_list.txt", None, "test_list.txt or test_list_NIH.txt in"),
@@ -135,7 +135,7 @@ def test_division_depends_on_seed_and_fraction_only(many_patients):
     assert set(tables.split("val", seed=1).patient.tolist()) != val[0.1]
     backwards = tables.select(np.arange(len(tables))[::-1])
     assert backwards.split("val").names == tables.split("val").names[::-1]
-    # Recorded, so that a change of platform or library that would move patients does not pass unseen.
+    # Recorded, to detect a change of platform or library that moves patients.
     assert sorted(val[0.1]) == [36, 44, 46, 69, 74, 76, 87, 99, 101, 137, 138, 142, 146, 147, 174, 192]
 
 

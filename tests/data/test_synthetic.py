@@ -1,4 +1,4 @@
-"""Generated radiographs: items, determinism, planted findings and their masks, errors."""
+"""Synthetic radiographs: items, determinism, planted findings and their masks, errors."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def test_items_are_films_in_range_of_any_size(image_size):
     for image, target in dataset:
         assert image.shape[1:] == (image_size if isinstance(image_size, tuple) else (image_size, image_size))
         assert image.dtype == target.dtype == torch.float32
-        assert 0 <= image.min() < 0.1  # air beside the patient
+        assert 0 <= image.min() < 0.1  # air next to the patient
         assert 0.7 < image.max() <= 1
 
 
@@ -38,7 +38,7 @@ def test_one_film_at_two_sizes_shows_the_same_patient():
 def test_items_are_samples_of_their_own_and_only_their_image_is_transformed():
     dataset = make(prevalence=0.5, transform=lambda image: torch.cat([image, image]))
     sample = dataset.sample(0)
-    for _ in range(2):  # changing an item leaves the dataset as it was
+    for _ in range(2):  # changing an item does not change the dataset
         image, target = dataset[0]
         assert torch.equal(image, torch.cat([sample.image, sample.image]))
         assert torch.equal(target, sample.target)
@@ -57,11 +57,11 @@ def test_an_item_depends_on_seed_and_index_alone():
 
 
 def test_the_pictures_are_those_of_the_docs():
-    # Pictures and figures in the docs were made with these films: other films would not give them again.
+    # Images and results in the docs were made with these films, and other films would not reproduce them.
     films = make(3, labels=["Mass"], prevalence=0.5)
     means = [films.sample(i, target=[1.0], markers=["portable"]).image.mean().item() for i in range(3)]
     assert means == pytest.approx([0.54482, 0.65795, 0.47872], abs=1e-5)
-    films, weights = make(14), torch.from_numpy(np.random.default_rng(0).random((64, 64)))  # so that places count
+    films, weights = make(14), torch.from_numpy(np.random.default_rng(0).random((64, 64)))  # so that location matters
     films = [films.sample(k, target=one_hot(label)).image for k, label in enumerate(NIH_LABELS)]
     expected = [0.27477, 0.324, 0.2362, 0.25322, 0.26514, 0.29396, 0.26446]
     expected += [0.25787, 0.25508, 0.26373, 0.25265, 0.26597, 0.31124, 0.23795]
@@ -70,7 +70,7 @@ def test_the_pictures_are_those_of_the_docs():
 
 def test_copies_in_other_processes_draw_the_same():
     dataset = make(4)
-    expected = torch.stack([image for image, _ in dataset])  # iteration ends
+    expected = torch.stack([image for image, _ in dataset])  # iteration stops at the end
     images = torch.cat([images for images, _ in DataLoader(dataset, batch_size=3, num_workers=1)])
     assert torch.equal(images, expected)
 
@@ -117,7 +117,7 @@ def test_findings_are_where_they_belong():
     dataset = make(20, prevalence=1.0)
     masks = torch.stack([dataset.sample(i).masks for i in range(20)])
     sides = torch.stack([masks.any(2).sum(2), masks.any(3).sum(2)]).amax(0) * 36 / 64  # in cm
-    assert sides[:, NIH_LABELS.index("Nodule")].max() < 3.6  # the mask has a soft edge of one pixel on either side
+    assert sides[:, NIH_LABELS.index("Nodule")].max() < 3.6  # the mask has a soft edge, one pixel wide on each side
     assert sides[:, NIH_LABELS.index("Mass")].min() > 3
     centre = torch.stack([mask.nonzero().float().mean(0) for mask in masks.flatten(0, 1)]).view(20, 14, 2) / 64 - 0.5
     row, column = (dict(zip(NIH_LABELS, axis.T.numpy(), strict=True)) for axis in centre.unbind(-1))
@@ -129,7 +129,7 @@ def test_findings_are_where_they_belong():
     assert (np.abs(column["Edema"]) < 0.12).all()  # on both sides
     assert (column["Cardiomegaly"] > -0.02).all()
     for label in ("Effusion", "Pneumothorax", "Mass", "Nodule", "Atelectasis", "Consolidation", "Pneumonia"):
-        assert set(np.sign(column[label])) == {-1, 1}, label  # on either side
+        assert set(np.sign(column[label])) == {-1, 1}, label  # both sides occur
 
 
 def test_ap_film_shows_a_wider_heart_and_a_whiter_image():
@@ -184,7 +184,7 @@ def test_patients_have_consecutive_films_of_one_anatomy():
     dataset = make(9, images_per_patient=3, prevalence=0.0)
     assert dataset.patient.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert len(set(dataset.sex[:3])) == len(set(dataset.age[:3])) == 1
-    # Ribs, heart and vessels are the patient's own, the place on the film is not: compare at the best of some shifts.
+    # Anatomy is fixed per patient, but not the position on the film: take the best match over some shifts.
     films = [dataset.sample(i, view="PA", markers=[]).image[0] for i in range(9)]
     crops = [film[s : s + 56, t : t + 56].flatten() for film in films for s in range(0, 9, 2) for t in range(0, 9, 2)]
     similarity = torch.corrcoef(torch.stack(crops)).view(9, 25, 9, 25).amax((1, 3))

@@ -1,4 +1,4 @@
-"""The pixels that a model sees: the same from a file, an array, a data set and the training scripts."""
+"""Models see the same pixels from a file, an array, a dataset and the training scripts."""
 
 import warnings
 
@@ -75,7 +75,7 @@ def test_normalising_keeps_type_and_refuses_what_is_no_grey_batch():
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((47, 60), "the image: 47x60 pixels for 96x96"),
+        ((47, 60), "the image: 47x60 enlarged to 96x96"),
         ((300, 149), "300x149 pixels, an unusual shape"),
         ((149, 300), "149x300 pixels, an unusual shape"),
         ((48, 60), None),
@@ -92,7 +92,7 @@ def test_odd_sizes_and_shapes_warn_and_those_at_the_limits_do_not(shape, message
 
 
 def test_a_flat_image_warns_and_names_its_file(tmp_path):
-    fourteen_bits = (torch.rand(128, 128).numpy() * 16383).astype(np.uint16)  # in a file of sixteen
+    fourteen_bits = (torch.rand(128, 128).numpy() * 16383).astype(np.uint16)  # in a 16-bit file
     Image.fromarray(fourteen_bits).save(tmp_path / "dark.png")
     with pytest.warns(UserWarning, match=rf"^{tmp_path}/dark\.png: values span 0\.25 of the range"):
         preprocess(tmp_path / "dark.png", CFG)

@@ -196,8 +196,8 @@ def test_a_finished_model_without_its_state_is_not_overwritten(trained, tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data=nothere"], "in 'nothere'; give the folder of the NIH release"),
-        (["--data=synthetic:many"], "in 'synthetic:many'; give the folder of the NIH release"),
+        (["--data=nothere"], "in 'nothere'; pass the folder of the NIH release"),
+        (["--data=synthetic:many"], "in 'synthetic:many'; pass the folder of the NIH release"),
         (["--model=resnet19"], "unknown model 'resnet19'; close names: "),
         (["--backbone=resnet19"], "unknown backbone 'resnet19'; close names: "),
         (["--backbone-weights=no.pt"], "no file of backbone weights at no.pt"),

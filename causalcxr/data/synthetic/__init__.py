@@ -1,7 +1,7 @@
-"""Generated chest radiographs with planted findings: the data set, and the parts that it is painted with.
+"""Synthetic chest radiographs with planted findings: the dataset and its building blocks.
 
-A film is a map of attenuation (`anatomy`), to which findings (`findings`) add, on the grid of an image size (`canvas`).
-Letters lie on the film (`markers`). `SyntheticCXR` (`dataset`) samples what is on a film and draws it.
+A film is an attenuation map (`anatomy`) on the pixel grid of an image size (`canvas`). Findings add to it (`findings`).
+Letters are drawn on top (`markers`). `SyntheticCXR` (`dataset`) samples the contents of each film and draws it.
 """
 
 from causalcxr.data.synthetic.canvas import cover

@@ -1,4 +1,4 @@
-"""Coordinate grids and textures that all synthetic radiographs of one image size share."""
+"""Coordinate grids and textures shared by all synthetic radiographs of one image size."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]  # float32 throughout
 
-FILM_CM = 36.0  # the shorter side of every film
+FILM_CM = 36.0  # length of the shorter side of every film
 _HILUM_X = 2.6  # distance of the lung root from the midline, in cm
 _WAVELENGTHS = {"coarse": 3.0, "fine": 0.8}  # of the textures, in cm
-_MARGIN = 3.0  # how far the lung roots may lie from the film's centre, in cm
+_MARGIN = 3.0  # largest offset of the midpoint between the lung roots from the film's centre, in cm
 
 
 def cover(distance: Array, softness: float | Array) -> Array:
-    """Turn a signed distance (positive inside) into coverage in [0, 1] with an edge of width `softness`."""
+    """Convert a signed distance (positive inside) to coverage in [0, 1], with an edge of width `softness`."""
     return np.clip(distance / softness + 0.5, 0.0, 1.0)
 
 
 class Canvas:
-    """What depends on the image size alone, never on a data set's seed."""
+    """Grids and textures that depend only on the image size, not on the dataset's seed."""
 
     def __init__(self, height: int, width: int) -> None:
         self.shape = height, width
@@ -38,18 +38,18 @@ class Canvas:
         }
 
     def edge(self, softness: float) -> float:
-        """Width of an edge in cm: never sharper than a pixel."""
+        """Return the width of an edge in cm, at least one pixel."""
         return max(softness, self.px)
 
     def texture(self, scale: str, u: float, v: float) -> Array:
-        """Noise (H, W) of unit variance, "coarse" or "fine", at the place (u, v) in [0, 1) x [0, 1)."""
+        """Return a "coarse" or "fine" crop (H, W) of unit-variance noise, at position (u, v) in [0, 1) x [0, 1)."""
         tile = self._textures[scale]
         H, W = self.shape
         top, left = int(u * (tile.shape[0] - H + 1)), int(v * (tile.shape[1] - W + 1))
         return tile[top : top + H, left : left + W]
 
     def vessels(self, x: float, y: float) -> Array:
-        """Attenuation (H, W) of the vessels with the midpoint between the lung roots at (x, y), at most 3 cm away."""
+        """Return the attenuation (H, W) of vessels whose lung roots are centred at (x, y), at most 3 cm away."""
         (H, W), top, left = self.shape, self._margin - round(y / self.px), self._margin - round(x / self.px)
         return self._vessels[top : top + H, left : left + W]
 
@@ -58,34 +58,34 @@ get_canvas = lru_cache(maxsize=4)(Canvas)
 
 
 def _blur(image: Array, sigma: float) -> Array:
-    """Blur by a Gaussian of `sigma` pixels; what leaves at one border enters at the other."""
+    """Blur with a Gaussian of `sigma` pixels and circular padding."""
     H, W = image.shape
     squared = np.fft.fftfreq(H)[:, None] ** 2 + np.fft.rfftfreq(W) ** 2
     return np.fft.irfft2(np.fft.rfft2(image) * np.exp(-2 * (np.pi * sigma) ** 2 * squared), s=(H, W))
 
 
 def _texture(rng: np.random.Generator, height: int, width: int, wavelength: float) -> Array:
-    """Gaussian noise (height, width) of unit variance, without what is much slower than a wavelength in pixels."""
+    """Return unit-variance Gaussian noise (height, width), band-passed near a wavelength in pixels."""
     noise = rng.standard_normal((height, width))
     field = _blur(noise, wavelength / 5) - _blur(noise, wavelength / 2)
     return (field / field.std()).astype(np.float32)
 
 
 def _draw_vessels(rng: np.random.Generator, height: int, width: int, px: float) -> Array:
-    """Attenuation (height, width) of branching vessels that thin out away from two lung roots at the centre."""
+    """Return the attenuation (height, width) of vessels that branch and taper from two lung roots at the centre."""
     drawn = np.zeros((height, width))
     for side in (-1, 1):
         x, y, weight = _branches(rng)
         place = np.round(y / px + height / 2).astype(int), np.round(side * (_HILUM_X + x) / px + width / 2).astype(int)
         np.add.at(drawn, place, weight / px**2)
-    # Where branches cross, the sum of their shadows is limited as in a solid hilum.
+    # Saturate the sum where branches cross, so that the hilum looks solid.
     return (0.3 * np.tanh(_blur(drawn, max(0.1 / px, 0.5)) / 0.3)).astype(np.float32)
 
 
 def _branches(rng: np.random.Generator) -> Array:
-    """Points (x, y, weight) of the vessels of one lung, from the root at (0, 0), (3, N).
+    """Return the points (x, y, weight) of the vessels of one lung with its root at (0, 0), (3, N).
 
-    Stems fan out from the root, and two generations branch off. All bend a little and taper.
+    Stems fan out from the root, followed by two generations of branches. All bend slightly and taper.
     """
     points = []
     x = y = np.zeros(9)

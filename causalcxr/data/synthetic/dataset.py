@@ -1,4 +1,4 @@
-"""Generated chest radiographs with planted findings, for demonstrations and tests."""
+"""Synthetic chest radiographs with planted findings, for demonstrations and tests."""
 
 from __future__ import annotations
 
@@ -23,51 +23,50 @@ _AP_SHARE = 0.4  # as in ChestX-ray14
 _FEMALE_SHARE = 0.45
 _PORTABLE_SHARE = 0.6  # of the AP films
 _LETTER_SHARE = 0.85
-_MARKER_NUMBERS = 5  # that a film has for its markers, more than there are, so that a new marker changes no other
+_MARKER_NUMBERS = 5  # random numbers per film: more than there are markers, so that a new marker changes no other
 
-# What a random stream is for. A stream belongs to a seed, a purpose, and an item or patient, so that a new kind of
-# random number never changes those that exist.
+# Purposes of random streams. Each seed, purpose, and item or patient has its own stream, so that adding a purpose does
+# not change existing random numbers.
 _FINDINGS, _VIEW, _MARKERS, _PEOPLE, _ANATOMY, _FILM, _PLANT, _MARK = range(8)
 
 
 def stream(seed: int, *key: int) -> np.random.Generator:
-    """The random stream of a seed, a purpose, and further numbers. The purposes 0 to 7 are taken by `SyntheticCXR`."""
+    """Return the random stream of a seed, a purpose and further keys. `SyntheticCXR` uses purposes 0 to 7."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 class SyntheticSample(NamedTuple):
-    """One generated radiograph and what it was made from."""
+    """A synthetic radiograph and its ground truth."""
 
     image: torch.Tensor  # (1, H, W) float32 in [0, 1], before any transform
     target: torch.Tensor  # (K,) float32, 1 where the finding is planted
-    masks: torch.Tensor  # (K, H, W) bool, where each finding is; all False where it is absent
+    masks: torch.Tensor  # (K, H, W) bool, location of each finding; all False if absent
     view: str  # "AP" or "PA"
     markers: tuple[str, ...]  # names of the markers on the film
 
 
 class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Schematic chest radiographs with planted findings, drawn when they are asked for.
+    """Schematic chest radiographs with planted findings, drawn on demand.
 
-    Each item shows a patient, in AP or PA view. An AP film has a larger heart, a higher diaphragm and less exposure.
-    There may be markers (a side letter and a "PORTABLE" stamp) and findings. These are sampled before the drawing:
-    `sample` draws the same patient with any of them replaced.
+    Each item shows a patient in AP or PA view. AP films have a larger heart, a higher diaphragm and less exposure.
+    A film may have findings and markers (a side letter and a "PORTABLE" stamp). View, findings and markers are sampled
+    before drawing, so `sample` can draw the same patient with any of them replaced.
 
-    Item i depends on its number, `seed` and the sampling arguments alone, not on the length, the order of access, the
-    worker or the process. A finding changes the image inside its mask and nowhere else. The pictures imitate the signs
-    of the findings so that programs can learn and locate them; they stand in for no real radiograph.
+    Item i depends only on i, `seed` and the sampling arguments, not on the length, access order, worker or process. A
+    finding changes the image only inside its mask. The images imitate the signs of the findings so that models can
+    learn and locate them. They are no substitute for real radiographs.
 
     Args:
         length: Number of items.
-        image_size: Side, or (height, width), from 64 to 1024 pixels each. The shorter side always shows 36 cm.
-        labels: Findings to plant, and columns of the targets: names from `NIH_LABELS`, fewer or in another order where
-            wanted.
-        prevalence: Probability of each finding: one number, or one for each of `labels`. Findings are independent of
-            each other, of view and patient.
-        marker_label: Label that the "PORTABLE" stamp accompanies; `None` puts the stamp on 60 % of the AP films.
-        marker_correlation: Strength r in [-1, 1] of that association: the stamp is on (1 + r) / 2 of the positive films
-            and on (1 - r) / 2 of the negative ones. A test set with -r has the spurious cue reversed.
-        images_per_patient: Consecutive items that show one patient, at different times: position and exposure differ.
-        seed: Number of the data set.
+        image_size: Side, or (height, width), from 64 to 1024 pixels each. The shorter side always spans 36 cm.
+        labels: Findings to plant, and columns of the targets: any names from `NIH_LABELS`, in any order.
+        prevalence: Probability of each finding: one number, or one per label. Findings are independent of each other,
+            of the view and of the patient.
+        marker_label: Label with which the "PORTABLE" stamp is correlated. `None` puts the stamp on 60% of the AP films.
+        marker_correlation: Strength r in [-1, 1] of that correlation: the stamp is on (1 + r) / 2 of the positive films
+            and on (1 - r) / 2 of the negative ones. Use -r for a test set to reverse the spurious cue.
+        images_per_patient: Number of consecutive items of the same patient. Their position and exposure differ.
+        seed: Random seed.
         transform: Applied to each image, a (1, H, W) float32 tensor in [0, 1].
 
     Attributes:
@@ -78,13 +77,13 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         sex: (N,) "M" or "F".
         age: (N,) years.
         marker_names: Names of the columns of `markers`.
-        markers: (N, M) bool, which of the M markers are on the film.
+        markers: (N, M) bool array, True for the markers on each film.
 
     Shape:
         Each item is an image (1, H, W) and its target (K,).
 
     Raises:
-        ValueError: An unknown label, or a number out of range.
+        ValueError: A label is unknown or a number is out of range.
 
     Example:
         >>> dataset = SyntheticCXR(100, image_size=64, labels=["Effusion", "Nodule"], prevalence=0.5)
@@ -112,20 +111,20 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         check_count("images_per_patient", images_per_patient)
         self.image_size = height_and_width(image_size)
         if min(self.image_size) < 64 or max(self.image_size) > 1024:
-            raise ValueError(f"image_size must be from 64 to 1024 pixels a side, got {image_size!r}")
+            raise ValueError(f"image_size must be 64 to 1024 pixels per side, got {image_size!r}")
         chance = np.asarray(prevalence, dtype=np.float64)
         if chance.shape not in ((), (len(labels),)) or not ((chance >= 0) & (chance <= 1)).all():
-            raise ValueError(f"prevalence must be in [0, 1], one number or one for each label, got {prevalence!r}")
+            raise ValueError(f"prevalence must be in [0, 1], one number or one per label, got {prevalence!r}")
         if not -1 <= marker_correlation <= 1 or (marker_label is None and marker_correlation != 0):
             raise ValueError(
                 f"marker_correlation must be in [-1, 1], and 0 without a marker_label, got {marker_correlation!r}"
             )
         self.transform = transform
         self.seed = seed
-        # Streams go by the position in NIH_LABELS, so a finding looks the same in any selection of labels.
+        # Streams are keyed by position in NIH_LABELS, so a finding looks the same in any selection of labels.
         self._codes = label_positions(labels)
         self.label_names = tuple(NIH_LABELS[code] for code in self._codes)
-        # Each stream is filled row by row, so that row i never depends on the length.
+        # Draw row by row, so that row i does not depend on the length.
         targets = stream(seed, _FINDINGS).random((length, len(NIH_LABELS)))[:, self._codes] < chance
         ap = stream(seed, _VIEW).random(length) < _AP_SHARE
         portable = np.where(ap, _PORTABLE_SHARE, 0.0)
@@ -150,19 +149,19 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def sample(
         self, index: int, *, target: Any = None, view: str | None = None, markers: Iterable[str] | None = None
     ) -> SyntheticSample:
-        """Draw one item with its masks, or the same patient with other findings, view or markers.
+        """Draw one item with its masks, optionally with other findings, view or markers.
 
-        What is given replaces what was sampled and leaves all else as it was, noise included: the interventions do(X),
-        do(view) and do(marker) of the structural causal model.
+        An argument replaces the sampled value and leaves everything else unchanged, including the noise. These are the
+        interventions do(X), do(view) and do(marker) of the structural causal model.
 
         Args:
-            index: Number of the item.
+            index: Index of the item.
             target: (K,) zeros and ones.
             view: "AP" or "PA".
-            markers: Names from `marker_names`; an empty list gives a film without markers.
+            markers: Names from `marker_names`; an empty list removes all markers.
 
         Raises:
-            IndexError: There is no such item.
+            IndexError: The index is out of range.
             ValueError: The target is not K zeros and ones, or the view or a marker is unknown.
 
         Example:
@@ -174,7 +173,7 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         index = range(len(self))[index]
         present = torch.as_tensor(self.targets[index] if target is None else target, dtype=torch.float32).clone()
         if present.shape != self.targets.shape[1:] or not ((present == 0) | (present == 1)).all():
-            raise ValueError(f"target must be zeros and ones, one for each of {self.label_names}, got {target!r}")
+            raise ValueError(f"target must have one 0 or 1 for each of {self.label_names}, got {target!r}")
         view = str(self.view[index]) if view is None else view
         check_choice("view", view, ("AP", "PA"))
         if markers is None:

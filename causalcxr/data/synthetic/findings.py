@@ -1,7 +1,7 @@
-"""Fourteen planted findings: each adds attenuation to a film inside a region that is returned as its mask.
+"""Fourteen planted findings, each of which adds attenuation to a film inside the mask that it returns.
 
-A finding depends on the patient's normal anatomy and on its own generator alone, never on other findings; outside its
-mask the film stays exactly as it was.
+A finding depends only on the patient's normal anatomy and its own generator, never on other findings. The film is
+unchanged outside its mask.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _VISIBLE = 0.03
 
 
 class Finding(NamedTuple):
-    """What a finding adds to a film."""
+    """Attenuation and mask of a finding."""
 
-    density: Array  # attenuation to be added, (H, W)
+    density: Array  # attenuation to add, (H, W)
     mask: np.ndarray  # where the finding is, bool, (H, W)
 
 
 def _finding(density: Array, region: np.ndarray) -> Finding:
-    """Complete a region by all that is visible around it, and cut off the rest: less than the noise of a film."""
+    """Extend a region to all visible attenuation, and zero the rest, which is below the noise of a film."""
     mask = region | (np.abs(density) > _VISIBLE)
     return Finding(density * mask, mask)
 
@@ -35,16 +35,16 @@ def _side(rng: np.random.Generator) -> int:
 
 
 def _blob(film: Film, place: tuple[float, float], radii: tuple[float, float]) -> Array:
-    """One at the centre of an ellipse, zero at its border, negative outside, (H, W); `place` is (dx, y)."""
+    """Return a map (H, W) that is 1 at the centre (dx, y) of an ellipse, 0 at its border and negative outside."""
     return 1.0 - ((film.dx - place[0]) / radii[0]) ** 2 - ((film.y - place[1]) / radii[1]) ** 2
 
 
 def atelectasis(film: Film, rng: np.random.Generator) -> Finding:
-    """Collapsed lower lobe: a wedge from the hilum to the base; the diaphragm is pulled up."""
+    """Collapsed lower lobe: a wedge from the hilum to the base, with the diaphragm pulled up."""
     side, rise = _side(rng), rng.uniform(0.5, 2.4)
     lateral = film.dx * side
     taper = np.clip(lateral / 3.0, 0.0, 1.0) * np.clip(3.0 - 3.0 * lateral / film.width, 0.0, 1.0)
-    lung, abdomen = film.divide(film.base - rise * taper)  # the midline and the costophrenic angle stay
+    lung, abdomen = film.divide(film.base - rise * taper)  # fixed at the midline and the costophrenic angle
     pulled = film.attenuate(lung, film.centre, abdomen) - film.organs
     below = film.y - (film.dome[(side + 1) // 2] - rise - rng.uniform(4.5, 6.5))
     middle, _ = film.locate(side, 0.85, 0.3)
@@ -61,7 +61,7 @@ def cardiomegaly(film: Film, rng: np.random.Generator) -> Finding:
 
 
 def effusion(film: Film, rng: np.random.Generator) -> Finding:
-    """Fluid at the base of one lung: blunted costophrenic angle, its upper border rising to the wall (meniscus)."""
+    """Fluid at the base of one lung: a blunted costophrenic angle and a border rising to the wall (meniscus)."""
     side, depth = _side(rng), rng.uniform(3.0, 10.0)
     angle = film.dome[(side + 1) // 2] + film.drop
     rising = 0.25 + 0.75 * np.minimum(film.ax / film.width, 1.0) ** 2
@@ -70,7 +70,7 @@ def effusion(film: Film, rng: np.random.Generator) -> Finding:
 
 
 def infiltration(film: Film, rng: np.random.Generator) -> Finding:
-    """Ill-defined mottles in the lower half of one lung."""
+    """Ill-defined mottling in the lower half of one lung."""
     side = _side(rng)
     place = film.locate(side, rng.uniform(0.45, 0.85), rng.uniform(0.25, 0.6))
     blob = _blob(film, place, (rng.uniform(2.8, 4.2), rng.uniform(3.0, 4.5)))
@@ -80,7 +80,7 @@ def infiltration(film: Film, rng: np.random.Generator) -> Finding:
 
 
 def mass(film: Film, rng: np.random.Generator) -> Finding:
-    """An oval of more than 3 cm."""
+    """An oval larger than 3 cm."""
     place = film.locate(_side(rng), rng.uniform(0.2, 0.8), rng.uniform(0.3, 0.7))
     radius = rng.uniform(1.7, 3.2)
     oval = _blob(film, place, (radius, radius * rng.uniform(0.8, 1.2)))
@@ -89,7 +89,7 @@ def mass(film: Film, rng: np.random.Generator) -> Finding:
 
 
 def nodule(film: Film, rng: np.random.Generator) -> Finding:
-    """A round, well-defined disc of less than 3 cm."""
+    """A round, well-defined disc smaller than 3 cm."""
     place = film.locate(_side(rng), rng.uniform(0.12, 0.9), rng.uniform(0.2, 0.85))
     radius = rng.uniform(0.75, 1.35)
     disc = cover(_blob(film, place, (radius, radius)), film.edge(0.3) * 2 / radius) * film.lung
@@ -97,7 +97,7 @@ def nodule(film: Film, rng: np.random.Generator) -> Finding:
 
 
 def pneumonia(film: Film, rng: np.random.Generator) -> Finding:
-    """Several fluffy foci that run together in one zone of a lung."""
+    """Several fluffy foci that merge in one zone of a lung."""
     side, height = _side(rng), rng.uniform(0.35, 0.85)
     region = np.zeros(film.canvas.shape, dtype=np.float32)
     for _ in range(3):
@@ -112,7 +112,7 @@ def pneumonia(film: Film, rng: np.random.Generator) -> Finding:
 def pneumothorax(film: Film, rng: np.random.Generator) -> Finding:
     """Air around a collapsed apex: a dark rim without vessels, bounded by the thin line of the visceral pleura."""
     width = rng.uniform(1.2, 4.5) * np.clip(1.0 - (film.y - film.apex) / rng.uniform(8.0, 17.0), 0.0, 1.0)
-    # The apex itself is free as well: the pleura lies below it by as much as it lies beside the wall.
+    # The pleura is detached from the apex too, by about as much as from the wall.
     beside, above = np.maximum(film.outer - film.ax, 0.01), 1.3 * np.maximum(film.y - film.apex, 0.01)
     inward = beside * above / np.hypot(beside, above)
     lung = film.lung * film.half(_side(rng)) * (width > 0.3)
@@ -123,7 +123,7 @@ def pneumothorax(film: Film, rng: np.random.Generator) -> Finding:
 
 
 def consolidation(film: Film, rng: np.random.Generator) -> Finding:
-    """A lobe filled with fluid: dense, even, cut off by a fissure, with dark air bronchograms."""
+    """A fluid-filled lobe: dense, homogeneous, bounded by a fissure, with dark air bronchograms."""
     side, upper = _side(rng), rng.random() < 0.5
     place = film.locate(side, rng.uniform(0.3, 0.45) if upper else rng.uniform(0.65, 0.8), 0.5)
     below = film.y - place[1]
@@ -142,7 +142,7 @@ def edema(film: Film, rng: np.random.Generator) -> Finding:
 
 
 def emphysema(film: Film, rng: np.random.Generator) -> Finding:
-    """Overinflated lungs: more lucent, fewer vessels, a low and flat diaphragm."""
+    """Hyperinflated lungs: more lucent, with fewer vessels and a low, flat diaphragm."""
     lung, abdomen = film.divide(film.diaphragm(down=rng.uniform(0.6, 2.4)))
     air = lung * (1.0 - film.centre)
     density = film.attenuate(lung, film.centre, abdomen) - film.organs
@@ -151,7 +151,7 @@ def emphysema(film: Film, rng: np.random.Generator) -> Finding:
 
 
 def fibrosis(film: Film, rng: np.random.Generator) -> Finding:
-    """A net of fine lines at the base and the periphery of both lungs."""
+    """A network of fine lines at the base and periphery of both lungs."""
     top = film.apex + rng.uniform(9.0, 13.0)
     inside = np.minimum(film.y - top + 0.5 * film.ax - 3.0, film.ax - rng.uniform(4.0, 6.0))
     region = cover(inside, 1.5) * film.air
@@ -169,7 +169,7 @@ def pleural_thickening(film: Film, rng: np.random.Generator) -> Finding:
 
 
 def hernia(film: Film, rng: np.random.Generator) -> Finding:
-    """Stomach behind the heart: a thin-walled disc with gas above a level and fluid below."""
+    """Stomach behind the heart: a thin-walled disc with gas above a fluid level."""
     radius = rng.uniform(2.3, 3.5)
     right, down = film.dx - rng.uniform(-0.5, 2.2), film.y - (max(film.dome) - radius - rng.uniform(-0.6, 0.8))
     inward, edge = radius - np.sqrt(right * right + down * down), film.edge(0.35)

@@ -1,4 +1,4 @@
-"""What is on a film besides the patient: a side letter and a stamp."""
+"""Markers on a film: a side letter and a stamp."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import numpy as np
 from causalcxr.data.synthetic.canvas import Array, Canvas
 
 MARKERS = ("letter", "portable")
-"""Names of what may be on a film besides the patient."""
+"""Names of the markers that a film may have."""
 
-# Seven rows of five dots; the bits of each number are the dots of a row.
+# Seven rows of five dots; the bits of each number are one row.
 _FONT = {
     "A": (0b01110, 0b10001, 0b10001, 0b11111, 0b10001, 0b10001, 0b10001),
     "B": (0b11110, 0b10001, 0b10001, 0b11110, 0b10001, 0b10001, 0b11110),
@@ -23,7 +23,7 @@ _FONT = {
 
 
 def mark_image(image: Array, canvas: Canvas, marker: str, rng: np.random.Generator) -> None:
-    """Mark a developed film (H, W) in place with a "letter" or the "portable" stamp, outside the lungs."""
+    """Draw a "letter" or the "portable" stamp on a developed film (H, W), in place and outside the lungs."""
     u: list[float] = rng.random(8).tolist()
     H, W = canvas.shape
     right, bottom = W * canvas.px / 2, H * canvas.px / 2
@@ -41,12 +41,12 @@ def mark_image(image: Array, canvas: Canvas, marker: str, rng: np.random.Generat
 
 
 def text_cover(shape: tuple[int, int], text: str, x: float, y: float, dot: float) -> Array:
-    """Which part of each pixel (H, W) a text covers.
+    """Return the fraction of each pixel (H, W) that a text covers.
 
-    The text is centred `x` pixels from the left and `y` from the top, with dots of `dot` pixels a side; dots smaller
-    than a pixel are averaged, as scaling a film down would.
+    The text is centred `x` pixels from the left and `y` from the top. Its dots have a side of `dot` pixels. Dots
+    smaller than a pixel are averaged, as if the film were downscaled.
     """
-    # Each letter is followed by an empty column.
+    # An empty column follows each letter.
     dots = [[_FONT[letter][row] << 1 >> bit & 1 for letter in text for bit in range(5, -1, -1)] for row in range(7)]
     bitmap = np.array(dots, dtype=np.float32)
     down, across = (
@@ -59,7 +59,7 @@ def text_cover(shape: tuple[int, int], text: str, x: float, y: float, dot: float
 
 
 def _overlap(dots: int, start: float, size: float, pixels: int) -> Array:
-    """Which part of each pixel of a row lies in each dot, (pixels, dots)."""
+    """Return the fraction of each pixel of a row that lies in each dot, (pixels, dots)."""
     low = start + size * np.arange(dots, dtype=np.float32)
     pixel = np.arange(pixels, dtype=np.float32)[:, None]
     return np.clip(np.minimum(pixel + 1, low + size) - np.maximum(pixel, low), 0.0, 1.0)
