@@ -41,7 +41,7 @@ class FilmFiles(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 class CSVDataset(FilmFiles):
-    r"""Images and labels of a CSV file.
+    r"""Images and labels listed in a CSV file.
 
     The file needs a column `path`, absolute or relative to the folder of the file, and may have a column `patient`.
     All other columns, or only those in `label_names`, are labels: 0, 1 or empty for unknown. Without a `patient`
