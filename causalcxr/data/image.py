@@ -64,7 +64,7 @@ def read_image(image: ImageLike, *, size: int | tuple[int, int] | None = None) -
 
     Warns:
         UserWarning: The image is in colour: the channels differ by more than a tenth of their range in more than a
-            quarter of the pixels, more than coloured marks would cover. Or a DICOM file has raw pixels (FOR PROCESSING).
+            quarter of the pixels, more than coloured marks cover. Or a DICOM file has raw pixels (FOR PROCESSING).
 
     Example:
         >>> import os, tempfile

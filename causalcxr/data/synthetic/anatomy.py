@@ -18,7 +18,7 @@ _ABDOMEN = 0.67  # attenuation that the abdomen adds, as a fraction of the chest
 class Film:
     """Geometry, in cm from the patient's origin, and attenuation of one patient's normal radiograph.
 
-    `patient` determines the anatomy and `pose` the position at the detector. Generators in the same state give the same
+    `patient` determines the anatomy, `pose` the position and depth of breath. Generators in the same state give the same
     patient in either view.
     """
 
