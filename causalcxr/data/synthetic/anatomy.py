@@ -18,8 +18,8 @@ _ABDOMEN = 0.67  # attenuation that the abdomen adds, as a fraction of the chest
 class Film:
     """Geometry, in cm from the patient's origin, and attenuation of one patient's normal radiograph.
 
-    `patient` determines the anatomy, `pose` the position and depth of breath. Generators in the same state give the same
-    patient in either view.
+    `patient` determines the anatomy, `pose` the position and depth of breath. Generators in the same state give the
+    same patient in either view.
     """
 
     def __init__(
