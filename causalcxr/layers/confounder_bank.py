@@ -36,8 +36,7 @@ class ConfounderBank(nn.Module):
 
     Raises:
         ValueError: If a size is out of range, `strata_prior` is not a distribution over the strata, or the strata
-            passed to `update` are missing, unexpected or out of range. The range is checked only on the CPU, and not in
-            a compiled step.
+            passed to `update` are missing, unexpected or out of range (checked on the CPU only, outside compiled code).
         TypeError: If features are not floating-point tensors or strata not integer tensors.
 
     Example:

@@ -49,8 +49,7 @@ class CausalDecoder(nn.Module):
     attention. Keys, but not values, carry fixed positions: sin y, sin x, cos y and cos x to the base 10,000.
     Each layer updates the queries with its causal branch: x = norm(x + Q), then x = norm(x + MLP(x)), with 4 D hidden
     units. The confounding feature (before norm and MLP) and the attention (averaged over heads) are those of the last
-    layer. Labels do not attend to each other: the equations do not include it, and labels can be added without changing
-    the others.
+    layer. As in the equations, labels do not attend to each other, so adding labels does not change the others.
 
     Args:
         num_classes: Number of labels K; 0 for none.

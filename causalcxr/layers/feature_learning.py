@@ -20,10 +20,9 @@ class FeatureLearning(nn.Module):
     - Attention branch: ACmix(Conv3x3(F)) [channel] + ACmix(Conv3x3(F)) [position]
     - Gate branch: Conv1x1(F) + sigmoid(Conv1x1(GAP(F))) * F
 
-    The output is always in `channels_last` memory format.
-
     The figure shows no normalisation. Here, batch normalisation follows the input projection, each 3x3 convolution
     (with a ReLU) and the output projection. It removes what all images have in common.
+    The output is always in `channels_last` memory format.
 
     Args:
         in_chs: Channels C of the backbone's feature map.

@@ -1,4 +1,4 @@
-"""Disentangled cross-attention against the reference that forms softmax and 1 - softmax."""
+"""Disentangled cross-attention against a reference that computes softmax and 1 - softmax explicitly."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_no_map_is_stored_for_the_backward_pass():
         with torch.autograd.graph.saved_tensors_hooks(lambda t: shapes.add(tuple(t.shape)) or t, lambda t: t):  # noqa: B023
             layer(query, key, need_attention=need_attention)
         has_a_map = any(shape[-1] == 50 and shape[-2] == 14 for shape in shapes if len(shape) > 2)
-        assert has_a_map == need_attention  # a map that is asked for is the sign that the test would notice one
+        assert has_a_map == need_attention  # the requested map shows that the test can detect one
 
 
 def test_long_queries_and_keys_do_not_overflow_float16():
