@@ -97,7 +97,7 @@ def _reflected_blocks(length: int, side: int, margin: int, device: torch.device)
 
 
 def _in_window(block: tuple[int, int], window: int, device: torch.device) -> Tensor:
-    """Return the mask of the keys, in a block and its margin, within each query's window, (1, 1, queries, keys)."""
+    """Return the mask of the keys of a block and its margin in each query's window, (1, 1, queries, keys)."""
 
     def along(side: int) -> Tensor:
         query, key = torch.arange(side, device=device)[:, None], torch.arange(side + window - 1, device=device)

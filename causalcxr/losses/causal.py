@@ -74,7 +74,7 @@ class CausalLoss(nn.Module):
         - Output: dict of scalars `loss`, `sl`, `conf`, `bd`, the last three not yet scaled by alpha
 
     Raises:
-        ValueError: If a weight is negative or an option is unknown.
+        ValueError: If `alpha_conf` or `alpha_bd` is negative or an option is unknown.
         TypeError: If `classification` is a class or not callable, or `output` is not a `CausalOutput`.
 
     Example:

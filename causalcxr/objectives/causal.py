@@ -53,7 +53,7 @@ class CausalObjective(nn.Module):
         super().__init__()
         if not callable(getattr(model, "forward_causal", None)):
             raise TypeError(
-                f"model must have forward_causal(images, confounders), as those of causalcxr.create_model do, but "
+                f"model must have forward_causal(images, confounders), as models from causalcxr.create_model do, but "
                 f"{type(model).__name__} has none; put a causalcxr.CausalHead on its feature map"
             )
         if criterion is not None and not isinstance(criterion, CausalLoss):

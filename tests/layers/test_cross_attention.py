@@ -53,7 +53,7 @@ def test_long_queries_and_keys_do_not_overflow_float16():
             projection.weight.copy_(torch.eye(16))
             if projection.bias is not None:
                 projection.bias.zero_()
-        query = torch.full((1, 1, 16), 100.0, dtype=torch.float16)  # its product with itself is 160,000
+        query = torch.full((1, 1, 16), 100.0, dtype=torch.float16)  # its dot product with itself is 160,000
         output = layer(query, query.repeat(1, 3, 1), need_attention=True)
     torch.testing.assert_close(output.attention, torch.full((1, 1, 1, 3), 1 / 3, dtype=torch.float16))
     assert bool(output.causal.isfinite().all())

@@ -49,7 +49,7 @@ def test_losses_equal_the_reference(uniform, prior, weighted, asl, alphas):
 
 
 def test_the_classification_loss_has_labels_on_its_second_axis():
-    """As in training without confounders, since a loss may use that axis."""
+    """As in plain training, so that a loss may rely on that axis."""
     shapes = []
 
     def each(logits, targets):
