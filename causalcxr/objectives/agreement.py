@@ -37,7 +37,7 @@ class AgreementObjective(nn.Module):
     - With several labels, the boxes of each image target one label, drawn at random.
     - The agreement covers all labels, including unknown ones and those of weight 0.
     - In evaluation mode, without gradients or for a batch of one, only the first view is used.
-    - Of a causal model, only the causal branch is trained, as in `ClassificationObjective`.
+    - For a causal model, only the causal branch is trained, as in `ClassificationObjective`.
     - `torch.compile(fullgraph=True)` and reentrant checkpointing do not work, since `forward` computes a gradient.
 
     Args:
