@@ -1,6 +1,6 @@
-"""Chest X-ray classification from a causal perspective: layers, losses and models, registered in timm.
+"""Chest X-ray classification from a causal perspective: layers, losses and timm models.
 
-Importing the package registers its models, so that `timm.create_model("causal_resnet101")` works too.
+Importing the package registers its models with timm, so `timm.create_model("causal_resnet101")` works too.
 """
 
 from causalcxr import bench, data, explain, layers, losses, metrics, models, objectives

@@ -1,4 +1,4 @@
-"""Checks of tensors given by users, with messages that say what was given and what was expected."""
+"""Argument checks whose messages report what was expected and what was passed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +14,10 @@ def check_tensor(name: str, x: Any, shape: str, **sizes: int) -> None:
     """Raise unless `x` is a floating-point tensor of the given shape.
 
     Args:
-        name: The argument's name, for the message.
-        x: The value to check.
-        shape: Names of the axes, such as `"B C H W"`; `"... K D"` allows any number of axes before.
-        **sizes: Sizes that some of these axes must have.
+        name: Name of the argument, for the message.
+        x: Value to check.
+        shape: Names of the axes, e.g. `"B C H W"`. `"... K D"` allows any number of leading axes.
+        **sizes: Required sizes of named axes.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a floating-point tensor of shape ({shape}), but got {type(x).__name__}")
@@ -47,28 +47,28 @@ def check_count(name: str, value: Any) -> None:
 
 
 def check_range(name: str, value: Any, example: tuple[float, float]) -> None:
-    """Raise `ValueError` unless `value` is a pair of increasing numbers within (0, 1], such as `example`."""
+    """Raise `ValueError`, with an `example`, unless `value` is a pair (low, high) with 0 < low <= high <= 1."""
     if not isinstance(value, (tuple, list)) or len(value) != 2 or not 0 < value[0] <= value[1] <= 1:
         raise ValueError(f"{name} must be a range within (0, 1], such as {example}, but got {value!r}")
 
 
 def check_heads(dim: int, num_heads: int) -> None:
-    """Raise `ValueError` unless `dim` splits into `num_heads` heads of equal width."""
+    """Raise `ValueError` unless `dim` can be split evenly into `num_heads` heads."""
     if dim < 1 or num_heads < 1 or dim % num_heads:
         raise ValueError(f"the width must be a positive multiple of num_heads, but got {dim} and {num_heads}")
 
 
 def check_strata(strata: Any, batch: int) -> None:
-    """Raise unless `strata` is a tensor of `batch` integers."""
+    """Raise unless `strata` is an integer tensor of shape (batch,)."""
     if not isinstance(strata, Tensor) or strata.is_floating_point() or strata.is_complex():
-        given = strata.dtype if isinstance(strata, Tensor) else f"{type(strata).__name__}; give torch.as_tensor(strata)"
+        given = strata.dtype if isinstance(strata, Tensor) else f"{type(strata).__name__}; pass torch.as_tensor(strata)"
         raise TypeError(f"strata must be a tensor of integers, but got {given}")
     if strata.shape != (batch,):
         raise ValueError(f"strata must have shape ({batch},), but got {tuple(strata.shape)}")
 
 
 def readable(x: Tensor) -> bool:
-    """Whether values may be looked at: not on an accelerator, which would stall, nor where there are none yet."""
+    """Return whether `x` holds values that can be read without synchronising a device."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.device.type != "cpu":
         return False
     return not (torch._C._functorch.is_functorch_wrapped_tensor(x) or isinstance(x, FakeTensor))

@@ -1,4 +1,4 @@
-"""Evaluation mode for a while."""
+"""Temporary evaluation mode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ __all__ = ["eval_mode"]
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluate; then restore the flag of each module, since a frozen part may be in `eval` while the model trains."""
+    """Switch to evaluation mode, then restore the mode of each module: frozen parts may stay in `eval` in training."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

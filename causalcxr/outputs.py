@@ -1,4 +1,4 @@
-"""What the causal head returns."""
+"""The output of the causal head."""
 
 from typing import NamedTuple
 
@@ -14,15 +14,15 @@ class CausalOutput(NamedTuple):
         B batch, K labels, S confounder samples, D width, H W feature map.
 
     Attributes:
-        logits: (B, K) causal prediction z_x = Phi_x(h_x), the one that `forward` returns.
-        confounder_logits: (B, K) confounder prediction z_c = Phi_c(h_c), trained towards a uniform answer.
-        intervened: (B, S, K) predictions Phi(h_x + h_c') with borrowed confounders h_c' (Eq. 6). Column s belongs to
-            the given confounder s. Where none were given, each image borrows from the other images of the batch. S is
-            then B - 1, and column s of row i belongs to image (i + 1 + s) mod B. For a batch of one, S = 0.
+        logits: (B, K) causal prediction z_x = Phi_x(h_x), which `forward` returns.
+        confounder_logits: (B, K) confounder prediction z_c = Phi_c(h_c), trained towards a uniform distribution.
+        intervened: (B, S, K) predictions Phi(h_x + h_c') with borrowed confounders h_c' (Eq. 6). If confounders were
+            passed, column s uses confounder s. Otherwise each image borrows from the other images of the batch: S is
+            B - 1, and column s of row i uses image (i + 1 + s) mod B. For a batch of one, S is 0.
         causal: (B, K, D) causal features h_x.
         confounder: (B, K, D) confounder features h_c.
-        attention: (B, K, H, W) softmax attention of the last decoder layer, averaged over heads, or `None` where it was
-            not asked for. Each map sums to 1.
+        attention: (B, K, H, W) softmax attention of the last decoder layer, averaged over heads. Each map sums to 1.
+            `None` unless requested.
     """
 
     logits: Tensor

@@ -1,4 +1,4 @@
-"""Self-attention of each pixel within its window."""
+"""Self-attention of each pixel to the window around it."""
 
 import torch
 import torch.nn.functional as F
@@ -6,10 +6,10 @@ from torch import Tensor
 
 __all__ = ["window_attention"]
 
-# Largest side of a block of queries: 11 x 11 read 17 x 17 keys for a window of 7. On a CPU 16 is slower, and 8 copies
-# more keys, which training has to keep.
+# Largest side of a block of queries. With a window of 7, 11 x 11 queries read 17 x 17 keys. On a CPU, 16 is slower, and
+# 8 copies more keys, which training has to store.
 BLOCK = 11
-# A GPU attends to a whole map of up to so many pixels in less time than it takes to gather blocks.
+# Up to this many pixels, a GPU attends to the whole map faster than it gathers blocks.
 WHOLE_ON_GPU = 1024
 
 
@@ -18,20 +18,20 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, window:
 
     .. math:: o_i = \sum_{j \in W(i)} \mathrm{softmax}_j (q_i \cdot k_j / \sqrt d) \, v_j
 
-    A large map is cut into blocks of queries. A block takes the keys and values of all its windows, with one mask for
-    all blocks. So each key is copied two or three times, where unfolding the windows would copy it `window ** 2` times.
-    A small map is attended to as a whole, with a mask that counts how often each window holds each pixel. So is one
-    whose size an exported graph leaves open, since the number of blocks depends on it.
+    A large map is cut into blocks of queries. Each block gathers the keys and values of all its windows, and one mask
+    serves all blocks. This copies each key two or three times. Unfolding the windows would copy it `window ** 2` times.
+    A small map is attended to as a whole, with a mask that counts how often each window contains each pixel. So is a
+    map of dynamic size in an exported graph, since the number of blocks would depend on the size.
 
     Args:
-        q: Queries (B, C, H, W), C a multiple of `num_heads`.
+        q: Queries (B, C, H, W), where C is a multiple of `num_heads`.
         k: Keys of the same shape.
         v: Values of the same shape.
         num_heads: Number of heads.
         window: Side of the window, odd.
 
     Returns:
-        (B, C, H, W), in the memory format `channels_last`.
+        (B, C, H, W) in `channels_last` memory format.
     """
     height, width = q.shape[-2:]
     whole = WHOLE_ON_GPU if q.is_cuda else (max(BLOCK, window - 1) + window - 1) ** 2
@@ -41,7 +41,7 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, window:
 
 
 def _attend_to_whole_map(q: Tensor, k: Tensor, v: Tensor, num_heads: int, window: int) -> Tensor:
-    """Attend to all pixels, each as often as the window holds it: its logit plus the logarithm of that number."""
+    """Attend to all pixels, adding to each logit the logarithm of how often the window contains that pixel."""
     height, width = q.shape[-2:]
     rows, cols = (_log_counts(length, window, q) for length in (height, width))
     mask = _as_mask(rows[:, None, :, None] + cols[None, :, None, :]).to(q.dtype)
@@ -51,23 +51,23 @@ def _attend_to_whole_map(q: Tensor, k: Tensor, v: Tensor, num_heads: int, window
 
 
 def _log_counts(length: int, window: int, like: Tensor) -> Tensor:
-    """Return the logarithm of how often the window of position i holds position j along one axis, (length, length)."""
+    """Return the logarithm of how often window i contains position j along one axis, (length, length)."""
     windows = _reflected_blocks(length, 1, window // 2, like.device)
     counts = (windows[:, :, None] == torch.arange(length, device=like.device)).sum(dim=1)
-    # Not the logarithm of 0, of which an exporter warns that computes the mask beforehand.
+    # Avoid the logarithm of 0: an exporter that precomputes the mask would warn.
     logs = counts.clamp(min=1).to(torch.promote_types(like.dtype, torch.float32)).log()
     return logs.masked_fill(counts == 0, float("-inf"))
 
 
 def _attend_by_blocks(q: Tensor, k: Tensor, v: Tensor, num_heads: int, window: int) -> Tensor:
-    """Attend from blocks of queries to the keys around each."""
+    """Attend from each block of queries to the keys in and around it."""
     batch, chs, height, width = q.shape
     side = max(BLOCK, window - 1)
     rows, cols = (-(-length // side) for length in (height, width))  # blocks along each axis
-    block = (-(-height // rows), -(-width // cols))  # all alike, so that little of the last ones is beyond the map
+    block = (-(-height // rows), -(-width // cols))  # equal, so that the last ones barely overhang the map
 
     def blocks(x: Tensor, margin: int) -> Tensor:
-        """Gather the tokens of each block with a margin around it, (B * blocks, heads, tokens, d)."""
+        """Gather the tokens of each block and its margin, (B * blocks, heads, tokens, d)."""
         tokens = x.flatten(2).mT.index_select(1, _block_indices(height, width, block, margin, x.device))
         count = (block[0] + 2 * margin) * (block[1] + 2 * margin)
         return tokens.reshape(batch * rows * cols, count, num_heads, chs // num_heads).transpose(1, 2)
@@ -79,7 +79,7 @@ def _attend_by_blocks(q: Tensor, k: Tensor, v: Tensor, num_heads: int, window: i
 
 
 def _block_indices(height: int, width: int, block: tuple[int, int], margin: int, device: torch.device) -> Tensor:
-    """Return the flat index of each pixel of each block and its margin, row by row within a block."""
+    """Return the flat indices of the pixels of each block and its margin, row by row within a block."""
     rows, cols = (
         _reflected_blocks(length, side, margin, device) for length, side in zip((height, width), block, strict=True)
     )
@@ -87,17 +87,17 @@ def _block_indices(height: int, width: int, block: tuple[int, int], margin: int,
 
 
 def _reflected_blocks(length: int, side: int, margin: int, device: torch.device) -> Tensor:
-    """Return the positions along one axis of each block and its margin, reflected, (blocks, side + 2 * margin)."""
+    """Return the reflected positions of each block and its margin along one axis, (blocks, side + 2 * margin)."""
     starts = torch.arange(0, length, side, device=device) - margin
     positions = starts[:, None] + torch.arange(side + 2 * margin, device=device)
-    # Walking back and forth between the first and the last pixel. A tensor: ONNX has no remainder by an open length.
+    # Bounce between the first and the last pixel. A tensor, since ONNX has no remainder by a dynamic length.
     period = torch.full((), max(2 * (length - 1), 1), device=device)
     positions = positions.remainder(period)
     return torch.where(positions < length, positions, period - positions)
 
 
 def _in_window(block: tuple[int, int], window: int, device: torch.device) -> Tensor:
-    """Return which keys of a block and its margin are in the window of which query, (1, 1, queries, keys)."""
+    """Return the mask of the keys of a block and its margin in each query's window, (1, 1, queries, keys)."""
 
     def along(side: int) -> Tensor:
         query, key = torch.arange(side, device=device)[:, None], torch.arange(side + window - 1, device=device)
@@ -110,6 +110,6 @@ def _in_window(block: tuple[int, int], window: int, device: torch.device) -> Ten
 def _as_mask(pairs: Tensor) -> Tensor:
     """Flatten (query rows, query columns, key rows, key columns) to (1, 1, queries, keys).
 
-    Of a mask with two axes alone, `torch.compile` chooses the strides as it likes, which cuDNN does not read.
+    For a mask with only two axes, `torch.compile` may choose strides that cuDNN does not accept.
     """
     return pairs.flatten(2).flatten(0, 1)[None, None]

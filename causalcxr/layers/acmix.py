@@ -1,4 +1,4 @@
-"""ACmix: self-attention in a window and convolution over shared projections."""
+"""ACmix: windowed self-attention and convolution on shared projections."""
 
 from typing import Any
 
@@ -17,19 +17,19 @@ class ACmix(nn.Module):
 
     Pan et al., *On the Integration of Self-Attention and Convolution*, CVPR 2022.
 
-    Both paths share q, k, v, three 1x1 convolutions of the input. In the attention path each pixel i attends to its
-    neighbourhood (reflected at the border) with relative positions, p = conv_p(grid in [-1, 1]^2):
+    Both paths share q, k and v, three 1x1 convolutions of the input. In the attention path, each pixel i attends to its
+    neighbourhood (reflected at the border) with relative positions from p = conv_p(grid in [-1, 1]^2):
 
     .. math:: \mathrm{logit}_{ij} = q_i \cdot (k_j + p_i - p_j) / \sqrt d.
 
-    As :math:`q_i \cdot p_i` is the same for every j, softmax drops it: p is subtracted from k once.
+    The term :math:`q_i \cdot p_i` is the same for every j and cancels in the softmax, so p is subtracted from k once.
 
-    In the convolution path `fc` maps the 3 * heads maps of q, k and v to `kernel_size ** 2` maps for each channel of a
-    head. The grouped convolution `dep_conv`, initialised to shifts, sums them. The output is
+    In the convolution path, `fc` combines the 3 * heads maps of q, k and v into `kernel_size ** 2` maps for each
+    channel of a head. The grouped convolution `dep_conv`, initialised to shifts, sums them. The output is
     rate1 * attention + rate2 * convolution, in the memory format of the input.
 
-    Parameters have their published names and shapes. Unlike the published layer this one has no stride or dilation,
-    runs in half precision and on maps smaller than the window, and does not unfold the windows.
+    Parameters have the published names and shapes. Unlike the published layer, this one has no stride or dilation,
+    supports half precision and maps smaller than the window, and does not unfold the windows.
 
     Args:
         in_chs: Input channels.
@@ -38,16 +38,16 @@ class ACmix(nn.Module):
         attn_kernel_size: Side of the attention window, odd.
         kernel_size: Side of the convolution kernel, odd.
         device: Device of the parameters.
-        dtype: Type of the parameters.
+        dtype: Data type of the parameters.
 
     Shape:
         - Input: (B, C_in, H, W), any H and W
         - Output: (B, C_out, H, W)
 
     Raises:
-        ValueError: If a kernel is not odd and positive, `out_chs` is no multiple of `num_heads`, or the input has
-            another shape.
-        TypeError: If the input is not of floating point.
+        ValueError: If a kernel size is not odd and positive, `out_chs` is not a multiple of `num_heads`, or the input
+            has the wrong shape.
+        TypeError: If the input is not a floating-point tensor.
 
     Example:
         >>> import torch
@@ -89,7 +89,7 @@ class ACmix(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start with equal rates and a convolution that sums the shifted maps."""
+        """Reset to equal rates and a convolution that sums the shifted maps."""
         for module in (self.conv1, self.conv2, self.conv3, self.conv_p, self.fc):
             module.reset_parameters()
         size = self.kernel_size
@@ -100,10 +100,10 @@ class ACmix(nn.Module):
             self.dep_conv.get_parameter("bias").zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the mixed features, see the class."""
+        """Return the mixed features."""
         check_tensor("x", x, "B C H W", C=self.in_chs)
         memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
-        x = x.contiguous(memory_format=torch.channels_last)  # windows are cut from tokens, one after the other
+        x = x.contiguous(memory_format=torch.channels_last)  # windows are gathered from contiguous tokens
         q, k, v = self.conv1(x), self.conv2(x), self.conv3(x)
         mixed = self.rate1 * self._attention(q, k, v) + self.rate2 * self._convolution(q, k, v)
         return mixed.contiguous(memory_format=memory_format)
@@ -113,18 +113,18 @@ class ACmix(nn.Module):
         return window_attention(q, k - position, v, num_heads=self.num_heads, window=self.attn_kernel_size)
 
     def _convolution(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        # Channels last throughout: what `fc` mixes lies together, and its taps lie as `dep_conv` reads them.
+        # Channels last throughout: `fc` reads adjacent values and writes taps in the layout that `dep_conv` reads.
         heads = [x.flatten(2).unflatten(1, (self.num_heads, -1)).permute(0, 3, 2, 1) for x in (q, k, v)]
         taps = self.fc(torch.cat(heads, dim=-1).permute(0, 3, 1, 2))  # (B, kernel_size ** 2, H W, d)
         return self.dep_conv(rearrange(taps, "b t (y x) d -> b (d t) y x", y=q.shape[-2]))
 
     def extra_repr(self) -> str:
-        """Options, for printing."""
+        """Return the options to print."""
         return f"num_heads={self.num_heads}, attn_kernel_size={self.attn_kernel_size}"
 
 
 def _coordinate_grid(height: int, width: int, like: Tensor) -> Tensor:
-    """Return the (1, 2, H, W) grid of x and y in [-1, 1]."""
+    """Return the (1, 2, H, W) grid of x and y coordinates in [-1, 1]."""
     y, x = (_coordinates(length, like) for length in (height, width))
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)]).unsqueeze(0)
 

@@ -1,4 +1,4 @@
-"""The backdoor intervention: each image's causal features with borrowed confounders."""
+"""Backdoor intervention: causal features combined with borrowed confounders."""
 
 import torch
 from torch import Tensor, nn
@@ -10,19 +10,19 @@ __all__ = ["BackdoorIntervention"]
 
 
 class BackdoorIntervention(nn.Module):
-    r"""Classify causal features joined with borrowed confounders, all pairs at once (arXiv 2305.12072, Eq. 6).
+    r"""Classify every pair of causal features and borrowed confounders at once (arXiv 2305.12072, Eq. 6).
 
     .. math:: \hat z_{is} = \Phi(h_x^{(i)} + h_c^{(s)}) = w \cdot h_x^{(i)} + b + w \cdot h_c^{(s)}
 
-    Phi is linear for each label. So the logits of all pairs are the sum of two matrices: exact, and without the cost of
-    joining each pair. It also means that a borrowed confounder shifts the logits of all images alike.
+    Phi is linear for each label, so the logits of all pairs are the sum of two matrices. This is exact and avoids
+    forming the pairs. It also means that a borrowed confounder shifts the logits of all images equally.
 
     Args:
         num_classes: Number of labels K; 0 for none.
         dim: Width D.
-        combine: `"add"` classifies h_x + h_c (Eq. 6), `"cat"` their concatenation, which separates as well.
+        combine: `"add"` classifies h_x + h_c (Eq. 6), `"cat"` their concatenation, whose logits split in the same way.
         device: Device of the parameters.
-        dtype: Type of the parameters.
+        dtype: Data type of the parameters.
 
     Shape:
         - causal: (B, K, D)
@@ -30,8 +30,8 @@ class BackdoorIntervention(nn.Module):
         - Output: (B, S, K)
 
     Raises:
-        ValueError: If shapes do not fit or an option is unknown.
-        TypeError: If the features are not of floating point.
+        ValueError: If shapes do not match or an option is unknown.
+        TypeError: If the features are not floating-point tensors.
 
     Example:
         >>> import torch
@@ -60,12 +60,12 @@ class BackdoorIntervention(nn.Module):
         phi = self.classifier
         check_tensor("causal", causal, "B K D", K=phi.num_groups, D=self.dim)
         check_tensor("confounders", borrowed, "S K D", K=phi.num_groups, D=self.dim)
-        # With "add" both are the whole weight, with "cat" its halves.
+        # With "add", both are the whole weight. With "cat", they are its halves.
         weight_x, weight_c = phi.weight[:, : self.dim], phi.weight[:, -self.dim :]
         of_causal = torch.einsum("bkd,kd->bk", causal, weight_x) + phi.bias
         of_borrowed = torch.einsum("skd,kd->sk", borrowed.to(causal.dtype), weight_c)
         return of_causal[:, None] + of_borrowed
 
     def extra_repr(self) -> str:
-        """Options, for printing."""
+        """Return the options to print."""
         return f"combine={self.combine!r}"

@@ -14,31 +14,30 @@ __all__ = ["ConfounderBank"]
 class ConfounderBank(nn.Module):
     r"""First-in, first-out memory of confounder features, the set C of the backdoor adjustment.
 
-    It extends the confounders of arXiv 2305.12072, Eq. 1, beyond one batch and keeps P(c). Without strata every stored
-    feature is as probable as any other. With `num_strata`, each feature is stored with the stratum that it came from
-    (view, site, device), and the features of a stratum share its P(c), however often it was seen:
+    It extends the confounders of arXiv 2305.12072, Eq. 1, beyond one batch and provides P(c). Without strata, all
+    stored features are equally probable. With `num_strata`, each feature is stored with its stratum (e.g. view, site or
+    device), and the features of a stratum share its P(c), however often it was seen:
 
     .. math:: P(c_s) = P(\mathrm{stratum}_s) / |\{s' : \mathrm{stratum}_{s'} = \mathrm{stratum}_s\}|,
        \qquad \sum_s P(c_s) = 1.
 
-    Everything is a buffer: the bank is saved with the state dict of the module that holds it and resumed from it. In
-    distributed training `update` gathers the features of all processes, so that each holds the same bank. A feature
-    with a value that is not finite, in the type of the bank, is not stored.
+    All state is in buffers, so the bank is saved and resumed with the state dict of its parent module. In distributed
+    training, `update` gathers the features of all processes, so that each holds the same bank. Features that are not
+    finite in the data type of the bank are not stored.
 
     Args:
-        size: Number of features it holds at most.
+        size: Maximum number of stored features.
         num_classes: Number of labels K.
         dim: Width D.
         num_strata: Number of strata; 0 for none.
-        strata_prior: P(c) of each stratum, adding up to 1. Default: how often each stratum is in the bank.
+        strata_prior: P(c) of each stratum, summing to 1. Defaults to the frequency of each stratum in the bank.
         device: Device of the buffers.
-        dtype: Type of the stored features.
+        dtype: Data type of the stored features.
 
     Raises:
-        ValueError: If a size is out of range, `strata_prior` is no distribution over the strata, or strata are missing,
-            not expected or out of range in `update` (values are looked at on the CPU alone, and not in a compiled
-            step).
-        TypeError: If features are not of floating point or strata not of integers.
+        ValueError: If a size is out of range, `strata_prior` is not a distribution over the strata, or the strata
+            passed to `update` are missing, unexpected or out of range (checked on the CPU only, outside compiled code).
+        TypeError: If features are not floating-point tensors or strata not integer tensors.
 
     Example:
         >>> import torch
@@ -76,10 +75,10 @@ class ConfounderBank(nn.Module):
         self.register_buffer("stored_strata", torch.zeros(size, dtype=torch.long, device=device))
         self.register_buffer("num_seen", torch.zeros((), dtype=torch.long, device=device))
         self.register_buffer("strata_prior", checked)
-        self._rows_gathered = 0  # rows of each process in a gathered batch; set by the first one
+        self._rows_gathered = 0  # rows per process in a gathered batch, set by the first batch
 
     def __len__(self) -> int:
-        """Return the number of features that are stored."""
+        """Return the number of stored features."""
         return min(int(self.num_seen), self.size)
 
     @property
@@ -94,15 +93,15 @@ class ConfounderBank(nn.Module):
 
     @property
     def prior(self) -> Tensor:
-        """P(c) of each stored feature, (S,), adding up to 1; strata not stored yet leave their share to the others."""
+        """P(c) of each stored feature, (S,), summing to 1. The share of strata not yet stored goes to the others."""
         return self.slot_prior[: len(self)]
 
     @property
     def slot_prior(self) -> Tensor:
-        """`prior` of all slots, (size,), 0 for those that hold nothing yet.
+        """P(c) of every slot, (size,), with 0 for empty slots.
 
-        As `stored` it has the same shape at every step. So a training step never waits for the device, and a compiled
-        one is one graph while the bank fills up.
+        Like `stored`, it keeps its shape while the bank fills up. So a training step never waits for the device, and a
+        compiled step remains a single graph.
         """
         dtype = torch.promote_types(self.stored.dtype, torch.float32)
         filled = (torch.arange(self.size, device=self.num_seen.device) < self.num_seen).to(dtype)
@@ -114,10 +113,10 @@ class ConfounderBank(nn.Module):
 
     @torch.no_grad()
     def update(self, features: Tensor, strata: Tensor | None = None) -> None:
-        """Store the confounder features (B, K, D) of a batch, with their strata (B,) where the bank has strata.
+        """Store the confounder features (B, K, D) of a batch, with their strata (B,) if the bank has strata.
 
-        The oldest features make room. In distributed training this is a collective call: every process must make it,
-        and no later batch may be larger than the largest of the first call.
+        The oldest features are overwritten. In distributed training, this is a collective call: every process must make
+        it, and no later batch may be larger than the largest batch of the first call.
         """
         check_tensor("features", features, "B K D", K=self.stored.shape[1], D=self.stored.shape[2])
         strata = self._check_strata(strata, len(features)).to(self.stored_strata)
@@ -125,8 +124,8 @@ class ConfounderBank(nn.Module):
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             features, strata = self._gather(features, strata)
         storable = features.isfinite().flatten(1).all(dim=1)
-        # The rows to store go to the end, in their order, and take the next slots; what lies in the slots before them
-        # is written back, so that no shape depends on values.
+        # Sort the rows to store to the end, keeping their order. They take the next slots. The other rows write back
+        # what their slots already hold, so that no shape depends on values.
         newest = storable.long().argsort(stable=True)[-self.size :]
         storable = storable[newest]
         steps = torch.arange(len(newest), device=newest.device) - (~storable).sum()
@@ -136,15 +135,15 @@ class ConfounderBank(nn.Module):
         self.num_seen += storable.sum()
 
     def _gather(self, features: Tensor, strata: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the rows of all processes, in the order of their ranks, shorter batches filled up with NaN."""
-        if not self._rows_gathered:  # the one call that waits for the device
+        """Return the rows of all processes in rank order, with shorter batches padded with NaN."""
+        if not self._rows_gathered:  # the only call that waits for the device
             rows = torch.tensor(len(features), device=features.device)
             dist.all_reduce(rows, dist.ReduceOp.MAX)
             self._rows_gathered = int(rows)
         missing = self._rows_gathered - len(features)
         if missing < 0:
             raise ValueError(
-                f"in distributed training no batch may have more images than the largest of the first step, "
+                f"in distributed training, no batch may have more images than the largest of the first step, "
                 f"{self._rows_gathered}, but got {len(features)}; start with full batches"
             )
         features = torch.cat([features, features.new_full((missing, *features.shape[1:]), float("nan"))])
@@ -153,7 +152,7 @@ class ConfounderBank(nn.Module):
 
     def _check_prior(self, strata_prior: Sequence[float] | Tensor) -> Tensor:
         values = torch.as_tensor(strata_prior, dtype=torch.float32).detach().clone()
-        is_distribution = bool((values >= 0).all()) and abs(float(values.sum()) - 1) <= 1e-4  # false for NaN as well
+        is_distribution = bool((values >= 0).all()) and abs(float(values.sum()) - 1) <= 1e-4  # also false for NaN
         if self.num_strata == 0 or values.shape != (self.num_strata,) or not is_distribution:
             raise ValueError(
                 f"strata_prior must hold num_strata={self.num_strata} probabilities that add up to 1, but got "
@@ -165,7 +164,7 @@ class ConfounderBank(nn.Module):
         if (strata is None) == (self.num_strata > 0):
             raise ValueError(
                 f"the bank has num_strata={self.num_strata}, but strata were {'not ' if strata is None else ''}given; "
-                "build it with num_strata equal to the number of strata and give each feature's stratum, or neither"
+                "set num_strata to the number of strata and pass the stratum of each feature, or do neither"
             )
         if strata is None:
             return torch.zeros(batch, dtype=torch.long, device=self.stored_strata.device)
@@ -177,7 +176,7 @@ class ConfounderBank(nn.Module):
         return strata
 
     def extra_repr(self) -> str:
-        """Sizes, for printing."""
+        """Return the sizes to print."""
         return f"size={self.size}, num_strata={self.num_strata}"
 
 

@@ -1,4 +1,4 @@
-"""Cross-attention that splits the image into what a query attends to and all the rest."""
+"""Cross-attention that separates what a query attends to from the rest of the image."""
 
 from typing import NamedTuple
 
@@ -13,12 +13,12 @@ __all__ = ["DisentangledAttention", "DisentangledCrossAttention"]
 
 
 class DisentangledAttention(NamedTuple):
-    """What `DisentangledCrossAttention` and `CausalDecoder` return.
+    """The output of `DisentangledCrossAttention` and `CausalDecoder`.
 
     Attributes:
         causal: (B, K, D) attended features A v.
         confounder: (B, K, D) complementary features (1 - A) v.
-        attention: (B, heads, K, N) softmax attention A, of a decoder (B, K, H, W); `None` where it was not asked for.
+        attention: (B, heads, K, N) softmax attention A, or (B, K, H, W) from a decoder. `None` unless requested.
     """
 
     causal: Tensor
@@ -33,17 +33,17 @@ class DisentangledCrossAttention(nn.Module):
 
     .. math:: Q = A v, \qquad \overline{Q} = (1 - A) v = \sum_n v_n - A v.
 
-    The rows of 1 - A sum to N - 1: the printed form grows with the resolution. `complement="normalized"` divides it by
-    N - 1, which makes it a weighted mean as A v is one. `complement="paper"` keeps it as printed.
-    Both branches go through the same output projection. The keys have no bias: it would add the same to all logits of
-    a query, and the softmax ignores that.
+    The rows of 1 - A sum to N - 1, so the published form grows with the resolution. `complement="normalized"` divides
+    it by N - 1, which makes it a weighted mean, like A v. `complement="paper"` uses the published form.
+    Both branches share the output projection. The keys have no bias: it would add a constant to all logits of a query,
+    which cancels in the softmax.
 
     Args:
         dim: Width D.
         num_heads: Number of heads.
         complement: `"normalized"` or `"paper"`.
         device: Device of the parameters.
-        dtype: Type of the parameters.
+        dtype: Data type of the parameters.
 
     Shape:
         - query: (B, K, D)
@@ -51,8 +51,8 @@ class DisentangledCrossAttention(nn.Module):
         - Output: `DisentangledAttention` of (B, K, D), (B, K, D) and (B, heads, K, N) or `None`
 
     Raises:
-        ValueError: If shapes do not fit, or `dim` is no multiple of `num_heads`.
-        TypeError: If an input is not of floating point.
+        ValueError: If shapes do not match or `dim` is not a multiple of `num_heads`.
+        TypeError: If an input is not a floating-point tensor.
 
     Example:
         >>> import torch
@@ -83,7 +83,7 @@ class DisentangledCrossAttention(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor | None = None, *, need_attention: bool = False
     ) -> DisentangledAttention:
-        """Attend from the label queries to the tokens of the image, see the class."""
+        """Attend from the label queries to the image tokens. `need_attention` returns the attention maps as well."""
         value = key if value is None else value
         check_tensor("query", query, "B K D", D=self.dim)
         check_tensor("key", key, "B N D", B=query.shape[0], D=self.dim)
@@ -98,7 +98,7 @@ class DisentangledCrossAttention(nn.Module):
         else:
             attention = None
             causal = F.scaled_dot_product_attention(q, k, v)
-        # (1 - A) v without a map. In float32 at least: the sum is N times as large as what is left after the division.
+        # (1 - A) v without forming 1 - A. At least float32: the sum is N times as large as the normalised result.
         total = v.sum(dim=-2, keepdim=True, dtype=torch.promote_types(v.dtype, torch.float32))
         confounder = total - causal
         if self.complement == "normalized":
@@ -109,5 +109,5 @@ class DisentangledCrossAttention(nn.Module):
         return DisentangledAttention(causal, confounder, attention)
 
     def extra_repr(self) -> str:
-        """Options, for printing."""
+        """Return the options to print."""
         return f"num_heads={self.num_heads}, complement={self.complement!r}"

@@ -1,4 +1,4 @@
-"""The decoder: label queries that collect causal and confounding features from an image."""
+"""Decoder with label queries that collect causal and confounding features from an image."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ __all__ = ["CausalDecoder"]
 
 
 class CausalDecoderLayer(nn.Module):
-    """Cross-attention and a two-layer network, each added to the content and normalised (post-norm)."""
+    """Cross-attention and an MLP, each with a residual connection followed by a norm (post-norm)."""
 
     def __init__(
         self,
@@ -43,14 +43,13 @@ class CausalDecoderLayer(nn.Module):
 
 
 class CausalDecoder(nn.Module):
-    """Decode a feature map into one causal and one confounding feature for each label (arXiv 2305.12072, Eq. 2).
+    """Decode a feature map into one causal and one confounding feature per label (arXiv 2305.12072, Eq. 2).
 
-    K label queries start with zero content; the learned label embedding is their position, added before each
-    attention. Keys carry a fixed position of the map, sin y, sin x, cos y and cos x to the base 10,000, values do not.
-    Each layer updates the queries by its causal branch, x = norm(x + Q) and x = norm(x + MLP(x)), with 4 D hidden
-    units. The confounding feature, before norm and MLP, and the attention, averaged over heads, are those of the last
-    layer. There is no attention among labels: the equations have none, and labels may then be added without changing
-    the others.
+    The K label queries start with zero content. Their position is a learned label embedding, added before each
+    attention. Keys, but not values, carry fixed positions: sin y, sin x, cos y and cos x to the base 10,000.
+    Each layer updates the queries with its causal branch: x = norm(x + Q), then x = norm(x + MLP(x)), with 4 D hidden
+    units. The confounding feature (before norm and MLP) and the attention (averaged over heads) are those of the last
+    layer. As in the equations, labels do not attend to each other, so adding labels does not change the others.
 
     Args:
         num_classes: Number of labels K; 0 for none.
@@ -58,17 +57,17 @@ class CausalDecoder(nn.Module):
         depth: Number of layers.
         num_heads: Number of heads.
         complement: `"normalized"` or `"paper"`, see `DisentangledCrossAttention`.
-        proj_drop: Dropout rate after attention and within the two-layer network.
+        proj_drop: Dropout rate after attention and in the MLP.
         device: Device of the parameters.
-        dtype: Type of the parameters.
+        dtype: Data type of the parameters.
 
     Shape:
         - features: (B, D, H, W)
         - Output: `DisentangledAttention` of (B, K, D), (B, K, D) and (B, K, H, W) or `None`
 
     Raises:
-        ValueError: If shapes do not fit, or `dim` or `depth` is out of range.
-        TypeError: If the features are not of floating point.
+        ValueError: If shapes do not match, or `dim` or `depth` is out of range.
+        TypeError: If the features are not a floating-point tensor.
 
     Example:
         >>> import torch
@@ -103,7 +102,7 @@ class CausalDecoder(nn.Module):
         self.label_embed = nn.Embedding(num_classes, dim, **dd)
 
     def forward(self, features: Tensor, *, need_attention: bool = False) -> DisentangledAttention:
-        """Decode a feature map, see the class."""
+        """Decode a feature map. `need_attention` returns the attention maps as well."""
         check_tensor("features", features, "B D H W", D=self.dim)
         batch, _, height, width = features.shape
         tokens = rearrange(features, "b d h w -> b (h w) d")

@@ -1,4 +1,4 @@
-"""The attention-augmented encoder on top of a backbone."""
+"""Attention-augmented encoder on top of a backbone."""
 
 from typing import Any
 
@@ -14,31 +14,30 @@ __all__ = ["FeatureLearning"]
 class FeatureLearning(nn.Module):
     """Channel, position and gate attention over a backbone's feature map (arXiv 2305.12072, Fig. 3, left).
 
-    The map F is projected to D channels, then
+    The map F is projected to D channels and goes through two branches. Their outputs are concatenated and projected to
+    D channels.
 
-    - attention branch: ACmix(Conv3x3(F)) [channel] + ACmix(Conv3x3(F)) [position];
-    - gate branch: Conv1x1(F) + sigmoid(Conv1x1(GAP(F))) * F;
-    - both are concatenated and projected to D channels.
+    - Attention branch: ACmix(Conv3x3(F)) [channel] + ACmix(Conv3x3(F)) [position]
+    - Gate branch: Conv1x1(F) + sigmoid(Conv1x1(GAP(F))) * F
 
-    The output has the memory format `channels_last`, whatever that of the input.
-
-    The figure draws no normalisation. Here batch normalisation follows the input projection, each 3x3 convolution (with
-    a ReLU) and the output projection. It takes away what all images have in common.
+    The figure shows no normalisation. Here, batch normalisation follows the input projection, each 3x3 convolution
+    (with a ReLU) and the output projection. It removes what all images have in common.
+    The output is always in `channels_last` memory format.
 
     Args:
         in_chs: Channels C of the backbone's feature map.
         dim: Width D.
-        num_heads: Heads of both `ACmix` layers.
+        num_heads: Number of heads of both `ACmix` layers.
         device: Device of the parameters.
-        dtype: Type of the parameters.
+        dtype: Data type of the parameters.
 
     Shape:
         - Input: (B, C, H, W)
         - Output: (B, D, H, W)
 
     Raises:
-        ValueError: If the input has another shape or `dim` is no multiple of `num_heads`.
-        TypeError: If the input is not of floating point.
+        ValueError: If the input has the wrong shape or `dim` is not a multiple of `num_heads`.
+        TypeError: If the input is not a floating-point tensor.
 
     Example:
         >>> import torch
@@ -71,9 +70,9 @@ class FeatureLearning(nn.Module):
         self.output_proj = conv_norm(2 * dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the augmented feature map, see the class."""
+        """Return the augmented feature map."""
         check_tensor("x", x, "B C H W", C=self.in_chs)
-        # Windows and decoder read the map as rows of tokens, and convolutions of this format are faster too.
+        # Window attention and the decoder read rows of tokens. Convolutions are faster in this format, too.
         x = self.input_proj(x).contiguous(memory_format=torch.channels_last)
         attended = self.channel_attn(x) + self.position_attn(x)
         gate = self.gate_fc(x.mean(dim=(-2, -1), keepdim=True)).sigmoid()

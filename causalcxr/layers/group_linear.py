@@ -1,4 +1,4 @@
-"""One linear classifier for each label."""
+"""One linear classifier per label."""
 
 import math
 
@@ -11,15 +11,15 @@ __all__ = ["GroupLinear"]
 
 
 class GroupLinear(nn.Module):
-    r"""Apply to each label's feature its own linear classifier, z_k = w_k . h_k + b_k: the Phi of Eq. 3 and Eq. 6.
+    r"""One linear classifier per label, z_k = w_k . h_k + b_k (Phi in arXiv 2305.12072, Eq. 3 and 6).
 
-    The parameters are called `weight` and `bias`, so that timm re-initialises them when the number of labels changes.
+    The parameters are named `weight` and `bias`, so that timm re-initialises them when the number of labels changes.
 
     Args:
         num_groups: Number of labels K; 0 for none.
         in_features: Width D of each label's feature.
         device: Device of the parameters.
-        dtype: Type of the parameters.
+        dtype: Data type of the parameters.
 
     Shape:
         - Input: (..., K, D)
@@ -27,7 +27,7 @@ class GroupLinear(nn.Module):
 
     Raises:
         ValueError: If a size is out of range, or the last two axes of the input are not (K, D).
-        TypeError: If the input is not of floating point.
+        TypeError: If the input is not a floating-point tensor.
 
     Example:
         >>> import torch
@@ -52,7 +52,7 @@ class GroupLinear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the parameters as `torch.nn.Linear` does: uniform within 1 / sqrt(D)."""
+        """Initialise like `torch.nn.Linear`: uniform between -1 / sqrt(D) and 1 / sqrt(D)."""
         bound = 1 / math.sqrt(self.in_features)
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
@@ -63,5 +63,5 @@ class GroupLinear(nn.Module):
         return torch.einsum("...kd,kd->...k", x, self.weight) + self.bias
 
     def extra_repr(self) -> str:
-        """Sizes, for printing."""
+        """Return the sizes to print."""
         return f"num_groups={self.num_groups}, in_features={self.in_features}"

@@ -1,4 +1,4 @@
-"""Losses: functions of logits first, thin modules over them."""
+"""Losses, as functions of logits and as thin modules around them."""
 
 from causalcxr.losses.causal import AsymmetricLoss, CausalLoss
 from causalcxr.losses.functional import (

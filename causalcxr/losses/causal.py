@@ -1,4 +1,4 @@
-"""The losses as modules: the objective of the paper, and the asymmetric loss."""
+"""Loss modules: the objective of the paper and the asymmetric loss."""
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,13 @@ __all__ = ["AsymmetricLoss", "CausalLoss"]
 
 
 class AsymmetricLoss(nn.Module):
-    """`asymmetric_loss` as a module; also a `classification` for `CausalLoss`.
+    """Module version of `asymmetric_loss`. It can also be the `classification` loss of `CausalLoss`.
 
     Args:
         gamma_pos: Focusing exponent of positive labels, 0 or more.
         gamma_neg: Focusing exponent of negative labels, 0 or more.
-        margin: Probability below which a negative label costs nothing, in [0, 1).
-        reduction: `"mean"`, `"sum"` or `"none"`, as in the losses of torch.
+        margin: Probability below which a negative label has zero loss, in [0, 1).
+        reduction: `"mean"`, `"sum"` or `"none"`, as in torch's losses.
 
     Shape:
         - logits, targets: (..., K)
@@ -45,7 +45,7 @@ class AsymmetricLoss(nn.Module):
         self.gamma_pos, self.gamma_neg, self.margin, self.reduction = gamma_pos, gamma_neg, margin, reduction
 
     def forward(self, logits: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> Tensor:
-        """Return the loss, see `asymmetric_loss`."""
+        """Return the loss. See `asymmetric_loss`."""
         options = {"gamma_pos": self.gamma_pos, "gamma_neg": self.gamma_neg, "margin": self.margin}
         return asymmetric_loss(logits, targets, **options, weight=weight, reduction=self.reduction)
 
@@ -55,27 +55,27 @@ class CausalLoss(nn.Module):
 
     .. math:: L = L_{sl} + \alpha_1 L_{conf} + \alpha_2 L_{bd}
 
-    The paper samples the sum of L_bd over confounders: each image borrows one, drawn anew at every step. The mean over
-    draws is the same: `partners="random"`.
+    The paper samples the sum over confounders in L_bd: each image borrows one confounder, drawn anew at every step.
+    `partners="random"` does the same. Its expectation is the sum.
 
     Args:
         alpha_conf: Weight alpha_1 of the confounder's divergence from uniform (Eq. 5), 0 or more.
         alpha_bd: Weight alpha_2 of the backdoor loss (Eq. 7), 0 or more.
-        classification: Multi-label loss of L_sl (Eq. 4) and L_bd: a loss with `reduction`, such as
-            `nn.BCEWithLogitsLoss(pos_weight=...)` or `AsymmetricLoss()`, or a function from logits and targets to the
-            loss of each element. Its `reduction` is ignored, and unknown labels are left out. Default: cross-entropy.
-        uniform: `"categorical"` or `"bernoulli"`, see `uniform_kl_loss`; a single label needs `"bernoulli"`.
-        partners: `"all"` confounders for every image, or one `"random"` confounder for each, drawn by P(c). In
-            evaluation mode nothing is drawn.
+        classification: Multi-label loss for L_sl (Eq. 4) and L_bd: a module such as
+            `nn.BCEWithLogitsLoss(pos_weight=...)` or `AsymmetricLoss()`, whose `reduction` is ignored, or a function
+            from logits and targets to the loss of each element. Unknown labels are masked. Default: cross-entropy.
+        uniform: `"categorical"` or `"bernoulli"`, see `uniform_kl_loss`. A single label requires `"bernoulli"`.
+        partners: `"all"` pairs every image with all confounders, `"random"` with one confounder drawn from P(c).
+            Evaluation mode always uses all.
 
     Shape:
         - output: `CausalOutput`
         - targets: (B, K)
-        - Output: dict of scalars `loss`, `sl`, `conf`, `bd`; the parts as they are before weighting
+        - Output: dict of scalars `loss`, `sl`, `conf`, `bd`, the last three not yet scaled by alpha
 
     Raises:
-        ValueError: If a weight is negative or an option unknown.
-        TypeError: If `classification` cannot be called or is a class, or what is given is not a `CausalOutput`.
+        ValueError: If `alpha_conf` or `alpha_bd` is negative or an option is unknown.
+        TypeError: If `classification` is a class or not callable, or `output` is not a `CausalOutput`.
 
     Example:
         >>> import torch, causalcxr
@@ -108,14 +108,14 @@ class CausalLoss(nn.Module):
         """Return the losses.
 
         Args:
-            output: What a causal model's `forward_causal` or a `CausalHead` returned.
+            output: Output of a causal model's `forward_causal` or of a `CausalHead`.
             targets: (B, K) labels in [0, 1], NaN where unknown.
-            prior: (S,) or (B, S) probabilities P(c), as from `ConfounderBank.prior`, see `backdoor_loss`.
-            weight: (B, K) weights of the labels in L_sl and L_bd, as from `backdoor_weights`.
+            prior: (S,) or (B, S) probabilities P(c), e.g. `ConfounderBank.prior`. See `backdoor_loss`.
+            weight: (B, K) weights of the labels in L_sl and L_bd, e.g. from `backdoor_weights`.
         """
         if not isinstance(output, CausalOutput):
             raise TypeError(
-                f"output must be what model.forward_causal(images) returns, but got {type(output).__name__}"
+                f"output must be the result of model.forward_causal(images), but got {type(output).__name__}"
             )
         intervened = output.intervened
         if self.partners == "random" and self.training and intervened.shape[1]:
@@ -127,13 +127,13 @@ class CausalLoss(nn.Module):
 
 
 def _draw_partners(intervened: Tensor, prior: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Draw by P(c) one confounder (B, 1, K) for each image, with a P(c) (B, 1) of 1, or 0 from an empty bank."""
+    """Draw one confounder (B, 1, K) per image from P(c), and set its prior (B, 1) to 1, or to 0 for an empty bank."""
     batch, num_confounders, _ = intervened.shape
     if prior is None:
         prior = intervened.new_full((num_confounders,), 1 / num_confounders, dtype=torch.float32)
     check_prior(prior, intervened)
     prior = prior.to(intervened.device, torch.float32).expand(batch, -1)
-    # The first of independent alarms with rates P(c_s) is s with probability P(c_s). `multinomial` would look at
-    # values, which stalls an accelerator.
+    # Of independent exponential clocks with rates P(c_s), clock s is the first to ring with probability P(c_s).
+    # `multinomial` would read values and stall an accelerator.
     partner = (torch.empty_like(prior).exponential_() / prior).argmin(dim=1)
     return intervened.take_along_dim(partner[:, None, None], dim=1), prior.sum(dim=1, keepdim=True) > 0

@@ -14,17 +14,17 @@ from causalcxr._checks import check_choice, check_tensor, readable
 __all__ = ["ElementwiseLoss", "asymmetric_loss", "backdoor_loss", "classification_loss", "uniform_kl_loss"]
 
 ElementwiseLoss = Callable[[Tensor, Tensor], Tensor]
-"""Logits and targets (..., K) to the loss of each element, such as `nn.BCEWithLogitsLoss(reduction="none")`."""
+"""Maps logits and targets (..., K) to the loss of each element, e.g. `nn.BCEWithLogitsLoss(reduction="none")`."""
 
 cross_entropy: ElementwiseLoss = functools.partial(F.binary_cross_entropy_with_logits, reduction="none")
 
 
 def without_reduction(criterion: ElementwiseLoss) -> ElementwiseLoss:
-    """Return the loss of each element: a copy with `reduction="none"` of a loss of torch, a function as it is."""
+    """Return an elementwise loss: a copy with `reduction="none"` of a module that reduces, or the function itself."""
     if not callable(criterion) or isinstance(criterion, type):
         raise TypeError(
-            "a classification loss is one such as nn.BCEWithLogitsLoss(pos_weight=...) or AsymmetricLoss(), "
-            f"but got {criterion!r}"
+            "a classification loss must be an instance, such as nn.BCEWithLogitsLoss(pos_weight=...) or "
+            f"AsymmetricLoss(), or a function, but got {criterion!r}"
         )
     if isinstance(criterion, nn.Module) and hasattr(criterion, "reduction"):
         criterion = copy.copy(criterion)
@@ -40,16 +40,16 @@ def classification_loss(
     weight: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    r"""Binary cross-entropy over labels, unknown ones left out (arXiv 2305.12072, Eq. 4 for several labels).
+    r"""Binary cross-entropy over the known labels (arXiv 2305.12072, Eq. 4 for multiple labels).
 
     .. math:: \ell = -y \log \sigma(z) - (1 - y) \log(1 - \sigma(z))
 
     Args:
-        logits: (..., K), any real number; computed in float32 at least.
-        targets: (..., K) of the same shape, in [0, 1]; NaN where the label is unknown. The range is checked on the CPU
-            alone: on an accelerator a look at values would stall every step.
-        criterion: Another loss of each element in the place of cross-entropy. It never sees an unknown label.
-        weight: Weight of each element, as from `backdoor_weights`; or (..., 1) of each image, or (1, K) of each label.
+        logits: (..., K), any real number. The loss is computed in at least float32.
+        targets: (..., K) labels in [0, 1], NaN where unknown. The range is checked only on the CPU: reading values from
+            an accelerator would stall every step.
+        criterion: Elementwise loss to use instead of cross-entropy. It never sees unknown labels.
+        weight: Weight of each element, e.g. from `backdoor_weights`, of each image (..., 1) or of each label (1, K).
         reduction: `"mean"` over the known labels, `"sum"`, or `"none"` for the shape of the logits, 0 where unknown.
             The mean divides by the number of known labels, not by the sum of the weights.
 
@@ -57,9 +57,9 @@ def classification_loss(
         The loss, a scalar or of the shape of `logits`.
 
     Raises:
-        ValueError: If shapes differ, a target lies outside [0, 1], the weight has other axes than the logits,
-            `reduction` is unknown, or `criterion` does not return a value for each element.
-        TypeError: If logits or targets are not floating-point tensors, or the weight is no tensor.
+        ValueError: If shapes differ, a target is outside [0, 1], the weight does not have as many axes as the logits,
+            `reduction` is unknown, or `criterion` does not return one value per element.
+        TypeError: If logits or targets are not floating-point tensors, or the weight is not a tensor.
         RuntimeError: If the weight does not broadcast.
 
     Example:
@@ -76,16 +76,16 @@ def classification_loss(
     if readable(targets) and bool(((targets < 0) | (targets > 1)).any()):
         low, high = targets[~targets.isnan()].aminmax()
         raise ValueError(
-            f"targets must lie in [0, 1], NaN for unknown, but reach from {low:g} to {high:g}; "
-            "write uncertain labels such as -1 as NaN"
+            f"targets must be in [0, 1], or NaN where unknown, but range from {low:g} to {high:g}; "
+            "replace uncertain labels such as -1 with NaN"
         )
     dtype, known = torch.promote_types(logits.dtype, torch.float32), ~targets.isnan()
-    # Logits of unknown labels are left out before the loss: an infinite one would make a gradient of 0 * inf.
+    # Mask the logits of unknown labels before the loss: an infinite one would give a gradient of 0 * inf.
     loss = criterion(logits.to(dtype).where(known, 0.0), targets.to(dtype).where(known, 0.0))
     if loss.shape != logits.shape:
         raise ValueError(
-            f"the loss must be that of each element, of shape {tuple(logits.shape)}, but has {tuple(loss.shape)}; use "
-            'reduction="none". Labels are independent of each other: a softmax over classes is not supported'
+            f"criterion must return the loss of each element, of shape {tuple(logits.shape)}, but the shape is "
+            f'{tuple(loss.shape)}; use reduction="none". Labels are independent: softmax over classes is not supported'
         )
     return _reduce(loss, known, weight, reduction)
 
@@ -104,14 +104,14 @@ def asymmetric_loss(
 
     .. math:: \ell = -y (1 - p)^{\gamma_+} \log p - (1 - y) p_m^{\gamma_-} \log(1 - p_m), \qquad p_m = \max(p - m, 0)
 
-    With both exponents and the margin at 0 it is `classification_loss`.
+    With both exponents and the margin at 0, it equals `classification_loss`.
 
     Args:
-        logits: (..., K), any real number; computed in float32 at least.
-        targets: (..., K) of the same shape, in [0, 1]; NaN where the label is unknown.
+        logits: (..., K), any real number. The loss is computed in at least float32.
+        targets: (..., K) labels in [0, 1], NaN where unknown.
         gamma_pos: Focusing exponent of positive labels, 0 or more.
         gamma_neg: Focusing exponent of negative labels, 0 or more.
-        margin: Probability below which a negative label costs nothing, in [0, 1).
+        margin: Probability below which a negative label has zero loss, in [0, 1).
         weight: As in `classification_loss`.
         reduction: As in `classification_loss`.
 
@@ -119,7 +119,7 @@ def asymmetric_loss(
         The loss, a scalar or of the shape of `logits`.
 
     Raises:
-        ValueError: As `classification_loss`, and if an exponent is negative or the margin outside [0, 1).
+        ValueError: As in `classification_loss`, or if an exponent is negative or the margin is outside [0, 1).
         TypeError: If an input is not a floating-point tensor.
 
     Example:
@@ -136,9 +136,9 @@ def asymmetric_loss(
     def each(z: Tensor, y: Tensor) -> Tensor:
         log_p, log_not_p = F.logsigmoid(z), F.logsigmoid(-z)
         if margin:
-            # 1 - p_m = (1 - p) + m is at least m and its logarithm safe; p - m would round to 1 for a small margin.
+            # 1 - p_m = (1 - p) + m is at least m, so its logarithm is safe. p - m would round to 1 for a small margin.
             log_negative = (log_not_p.exp() + margin).clamp(max=1).log()
-            # At 0 a power below 1 has no finite slope; below the smallest number the clamp passes no gradient on.
+            # A power below 1 has an infinite slope at 0. The clamp stops the gradient below the smallest number.
             focus = (log_p.exp() - margin).clamp(min=torch.finfo(z.dtype).tiny) ** gamma_neg
         else:
             log_negative, focus = log_not_p, (gamma_neg * log_p).exp()
@@ -148,26 +148,26 @@ def asymmetric_loss(
 
 
 def uniform_kl_loss(logits: Tensor, *, uniform: str = "categorical", reduction: str = "mean") -> Tensor:
-    r"""Divergence of the confounder prediction from a uniform one (arXiv 2305.12072, Eq. 5), to be minimised.
+    r"""KL divergence between the uniform distribution and the confounder prediction (arXiv 2305.12072, Eq. 5).
 
-    The minus sign in print would push the prediction *away* from uniform.
+    It is minimised. The minus sign in the paper would push the prediction *away* from uniform.
 
-    The form `"categorical"`, the paper's, takes a softmax over the K labels. The form `"bernoulli"` compares each
-    label with 0.5 and averages over labels. It suits labels that do not exclude each other, and a single label:
+    The `"categorical"` form, as in the paper, applies a softmax over the K labels. The `"bernoulli"` form compares each
+    label with 0.5 and averages over labels. Use it for labels that are not mutually exclusive and for a single label:
 
     .. math:: -\log K - \frac 1 K \sum_k \log \mathrm{softmax}(z)_k \qquad\text{or}\qquad
        \frac 1 K \sum_k \left[-\log 2 - \tfrac 1 2 \log \sigma(z_k) - \tfrac 1 2 \log \sigma(-z_k)\right]
 
     Args:
-        logits: (..., K), any real number; computed in float32 at least.
+        logits: (..., K), any real number. The loss is computed in at least float32.
         uniform: `"categorical"` or `"bernoulli"`.
-        reduction: `"mean"`, `"sum"`, or `"none"` for one value an image, of shape (...).
+        reduction: `"mean"`, `"sum"`, or `"none"` for one value per image, of shape (...).
 
     Returns:
-        The divergence, 0 or more up to rounding.
+        The divergence, non-negative up to rounding.
 
     Raises:
-        ValueError: If an option is unknown, the logits have no label axis, or there is a single label and `uniform` is
+        ValueError: If an option is unknown, the logits have no labels, or there is a single label and `uniform` is
             `"categorical"`: a softmax over one label is always uniform.
         TypeError: If the logits are not a floating-point tensor.
 
@@ -181,8 +181,8 @@ def uniform_kl_loss(logits: Tensor, *, uniform: str = "categorical", reduction: 
     _check_logits(logits)
     if uniform == "categorical" and logits.shape[-1] == 1:
         raise ValueError(
-            "a softmax over one label is always uniform, so its divergence is 0 whatever the logits; "
-            'with one label use uniform="bernoulli"'
+            "a softmax over one label is always uniform, so its divergence is 0 for any logits; "
+            'with one label, use uniform="bernoulli"'
         )
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if uniform == "categorical":
@@ -208,21 +208,21 @@ def backdoor_loss(
     .. math:: L_{bd} = \frac 1 B \sum_i \sum_s P(c_s) \, \ell(\Phi(h_x^{(i)} + h_c^{(s)}), y^{(i)})
 
     Args:
-        intervened: (B, S, K) logits of every image with every confounder, as from `BackdoorIntervention`.
-        targets: (B, K) labels of the *images*, in [0, 1]; NaN where unknown.
-        prior: (S,) probability P(c) of each confounder, adding up to 1, or (B, S), those of each image. Where the
-            confounder of an image is known, 1 for it and 0 for the others fits P(Y | X, c). Where there is nothing to
-            borrow, all are 0. Values are checked on the CPU alone, as those of targets. Default: all the same.
-        criterion: Loss of each element, as in `classification_loss`.
-        weight: (B, K) weight of each label, as from `backdoor_weights`.
+        intervened: (B, S, K) logits of every image with every confounder, e.g. from `BackdoorIntervention`.
+        targets: (B, K) labels of the *images* in [0, 1], NaN where unknown.
+        prior: Probability P(c) of each confounder, (S,), or one row per image, (B, S). Rows sum to 1, or to 0 if there
+            is nothing to borrow. To fit P(Y | X, c) to a known confounder of each image, pass one-hot rows. Values are
+            checked only on the CPU, like targets. Defaults to equal probabilities.
+        criterion: Elementwise loss, as in `classification_loss`.
+        weight: (B, K) weight of each label, e.g. from `backdoor_weights`.
         reduction: `"mean"` over the known labels, `"sum"`, or `"none"` for (B, K).
 
     Returns:
-        The loss. With no confounder at all, S = 0, it is 0: there is nothing to intervene with.
+        The loss. Without confounders (S = 0), it is 0.
 
     Raises:
-        ValueError: If shapes do not fit, a probability is negative, or they add up neither to 1 nor to 0; and as
-            `classification_loss` does.
+        ValueError: If shapes do not match, a probability is negative, or the probabilities sum to neither 1 nor 0, and
+            as in `classification_loss`.
         TypeError: If an input is not a floating-point tensor.
 
     Example:
@@ -238,26 +238,26 @@ def backdoor_loss(
         loss = each.sum(dim=1) / max(intervened.shape[1], 1)
     else:
         check_prior(prior, intervened)
-        loss = (each * prior.to(each)[..., None]).sum(dim=1)  # not a matrix product, which autocast takes in half
+        loss = (each * prior.to(each)[..., None]).sum(dim=1)  # autocast would run a matrix product in half
     return _reduce(loss, ~targets.isnan(), weight, reduction)
 
 
 def check_prior(prior: Tensor, intervened: Tensor) -> None:
     """Raise unless `prior` is a tensor of probabilities (S,) or (B, S) for intervened logits (B, S, K)."""
     if not isinstance(prior, Tensor):
-        raise TypeError(f"prior must be a tensor, but got {type(prior).__name__}; give torch.as_tensor(prior)")
+        raise TypeError(f"prior must be a tensor, but got {type(prior).__name__}; pass torch.as_tensor(prior)")
     batch, num_confounders = intervened.shape[:2]
     if prior.shape not in ((num_confounders,), (batch, num_confounders)):
         raise ValueError(
             f"prior must hold one probability for each of the {num_confounders} confounders of `intervened`, (S,), or "
-            f"a row of them for each of the {batch} images, (B, S), but got {tuple(prior.shape)}"
+            f"one row for each of the {batch} images, (B, S), but got {tuple(prior.shape)}"
         )
     if readable(prior):
         total = prior.double().sum(dim=-1)
-        if not (prior >= 0).all() or not ((total == 0) | ((total - 1).abs() < 1e-2)).all():  # as bfloat16 rounds
+        if not (prior >= 0).all() or not ((total == 0) | ((total - 1).abs() < 1e-2)).all():  # for bfloat16
             raise ValueError(
-                "prior must hold probabilities, 0 or more, that add up to 1, or all 0, but its lowest is "
-                f"{prior.min().item():g} and its sum {total.flatten().tolist()[:5]}; divide by the sum"
+                "prior must hold probabilities, 0 or more, that sum to 1 or are all 0, but its lowest is "
+                f"{prior.min().item():g} and its sum {total.flatten().tolist()[:5]}; divide it by its sum"
             )
 
 
@@ -268,15 +268,15 @@ def _check_logits(logits: Tensor) -> None:
 
 
 def _reduce(loss: Tensor, known: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
-    """Weight the loss of each element, leave the unknown ones out, and take the mean of the known ones or the sum."""
+    """Weight the loss of each element, mask unknown labels, and reduce. The mean is over the known labels."""
     check_choice("reduction", reduction, ("none", "mean", "sum"))
     if weight is not None:
         if not isinstance(weight, Tensor):
-            raise TypeError(f"weight must be a tensor, but got {type(weight).__name__}; give torch.as_tensor(weight)")
-        if weight.ndim != loss.ndim:  # (B,) would weight the labels where B = K
+            raise TypeError(f"weight must be a tensor, but got {type(weight).__name__}; pass torch.as_tensor(weight)")
+        if weight.ndim != loss.ndim:  # (B,) would weight the labels if B = K
             raise ValueError(
-                f"weight must have the axes of the labels, {tuple(loss.shape)}, but got {tuple(weight.shape)}; give "
-                "weight[:, None] for one of each image, weight[None] for one of each label"
+                f"weight must have the axes of the labels, {tuple(loss.shape)}, but got {tuple(weight.shape)}; pass "
+                "weight[:, None] for one weight per image, or weight[None] for one per label"
             )
         loss = loss * weight.to(loss).expand_as(loss)
     loss = loss.where(known, 0.0)

@@ -1,4 +1,4 @@
-"""Weights of labels under which an observed confounder is independent of them."""
+"""Label weights that make an observed confounder independent of the labels."""
 
 import math
 import warnings
@@ -12,32 +12,31 @@ __all__ = ["backdoor_weights"]
 
 
 def backdoor_weights(targets: Tensor, strata: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    r"""Weights that make an observed confounder independent of every label (backdoor adjustment by weighting).
+    r"""Return weights that make an observed confounder independent of every label (backdoor adjustment by weighting).
 
     .. math:: w_{ik} = \frac{P(y_k) P(c)}{P(y_k, c)} \quad\text{at}\quad y_k = y_{ik}, \; c = c_i
 
-    A loss with these weights estimates, without bias, the loss under P(y_k) P(c). There the confounder tells nothing of
-    the label (Pearl, *Causality*, 2009, section 3.3; inverse probability weighting). Probabilities are frequencies in
-    `targets`: give the whole training set, once, not a batch.
+    A loss with these weights is an unbiased estimate of the loss under P(y_k) P(c), where the confounder carries no
+    information about the label (Pearl, *Causality*, 2009, section 3.3; inverse probability weighting). Probabilities
+    are frequencies in `targets`, so call this once with the whole training set, not with a batch.
 
-    With one label you may draw images by these weights instead (`torch.utils.data.WeightedRandomSampler`).
+    With a single label, you can sample images by these weights instead (`torch.utils.data.WeightedRandomSampler`).
 
-    The few images of a rare combination of label and stratum get large weights, and the loss becomes noisy. `smoothing`
-    bounds them, and some association remains. A combination that never occurs gets a warning, since no weight can
-    stand in for it.
+    Images of a rare combination of label and stratum get large weights, which makes the loss noisy. `smoothing` bounds
+    them but leaves some association. A combination that never occurs causes a warning: no weight can make up for it.
 
     Args:
-        targets: (N, K) labels, 0 or 1; NaN where unknown (weight 0).
-        strata: (N,) integers, the confounder's value c for each image (view, site, device).
-        smoothing: Pseudo-count, added to the count of every combination of label and stratum (Laplace smoothing).
+        targets: (N, K) labels, 0 or 1, or NaN where unknown (weight 0).
+        strata: (N,) integers, the confounder's value c for each image (e.g. view, site or device).
+        smoothing: Pseudo-count added to every combination of label and stratum (Laplace smoothing).
 
     Returns:
-        (N, K) weights, float32. Without smoothing they average over the known labels to 1 where every combination of
-        label and stratum occurs, and to less where one never does.
+        (N, K) float32 weights. Without smoothing, their mean over the known labels is 1 if every combination of label
+        and stratum occurs, and less otherwise.
 
     Raises:
-        ValueError: If shapes do not fit, a target is not 0, 1 or NaN, or `smoothing` is negative or not finite.
-        TypeError: If targets are not of floating point or strata not of integers.
+        ValueError: If shapes do not match, a target is not 0, 1 or NaN, or `smoothing` is negative or not finite.
+        TypeError: If targets are not a floating-point tensor or strata not an integer tensor.
 
     Example:
         >>> import torch
@@ -63,12 +62,12 @@ def backdoor_weights(targets: Tensor, strata: Tensor, *, smoothing: float = 0.0)
 
 
 def _warn_of_empty(joint: Tensor, values: Tensor) -> None:
-    """Warn of combinations without an image, given the counts (2, strata, K), where label and stratum do occur."""
+    """Warn about counts (2, strata, K) of 0 for combinations whose label and stratum both occur."""
     empty = ((joint == 0) & joint.any(dim=1, keepdim=True) & joint.any(dim=0, keepdim=True)).nonzero()
     if len(empty):
         value, stratum, label = empty[0].tolist()
         warnings.warn(
             f"{len(empty)} combinations of label and stratum have no image, such as label {label} = {value} in stratum "
-            f"{int(values[stratum])}; weights cannot make up for it, and there the confounder still tells of the label",
+            f"{int(values[stratum])}; no weight can make up for them, so the confounder still predicts the label there",
             stacklevel=3,
         )

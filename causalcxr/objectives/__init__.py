@@ -1,4 +1,4 @@
-"""What to train with: modules from images and targets to losses. Only the first is in the paper."""
+"""Training objectives: modules from images and targets to losses. `CausalObjective` is the one of the paper."""
 
 from causalcxr.objectives.agreement import AgreementObjective
 from causalcxr.objectives.borrow_regions import BorrowRegions

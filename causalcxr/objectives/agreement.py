@@ -1,4 +1,4 @@
-"""A training objective for any classifier: no small region of an image may decide."""
+"""Training objective for any classifier, so that no small region of an image decides alone."""
 
 from typing import Any
 
@@ -15,49 +15,49 @@ __all__ = ["AgreementObjective"]
 
 
 class AgreementObjective(nn.Module):
-    r"""A training objective against confounders that nobody recorded: no small region of an image may decide.
+    r"""Training objective against unrecorded confounders: no small region of an image may decide alone.
 
-    A marker is a small region that decides alone. Most findings are seen in more than one place. So each image is
-    classified twice: as it is, and with a few boxes borrowed from another image pi(i) of the batch. Each box lies where
-    it would change the answer most, to first order, among places drawn at random:
+    A marker is a small region that decides alone. Most findings are visible in more than one place. So each image is
+    classified twice: unchanged, and with a few boxes borrowed from another image pi(i) of the batch. Each box is the
+    one that changes the prediction most, to first order, among randomly drawn places:
 
     .. math:: \Big| \sum_{p \in \text{box}} \nabla_p z_i \cdot (x_{\pi(i)} - x_i)_p \Big|
 
-    Both views keep the label, and should get the same logits:
+    Both views keep the label and should get the same logits:
 
     .. math:: L = \tfrac{1}{2} \ell(z, y) + \tfrac{1}{2} \ell(\tilde z, y) + \lambda \, \overline{(z - \tilde z)^2}
 
     You do not need to know the confounder. It must cover a small region, and the finding must be visible elsewhere. If
-    the finding is subtle, the model keeps relying on the marker. This is not in arXiv 2305.12072.
+    the finding is subtle, the model keeps relying on the marker. This method is not in arXiv 2305.12072.
 
-    - A fresh classifier has to start with small weights, as most do. Those of timm's EfficientNets and MobileNets start
-      ten times as large. Then the agreement outweighs the labels, and all logits become alike. Call
+    - A new classifier must start with small weights, as most do. Those of timm's EfficientNets and MobileNets start ten
+      times larger: the agreement then outweighs the labels, and all logits become nearly equal. Call
       `model.reset_classifier(num_classes)` first.
-    - A step has two forward and three backward passes.
-    - With several labels, the boxes of an image follow one label, drawn at random.
-    - The agreement counts all labels, also unknown ones and those of weight 0.
-    - There is only the first view in evaluation mode, without gradients, and for a batch of one.
-    - A causal model trains its causal branch alone, as with `ClassificationObjective`.
-    - `torch.compile(fullgraph=True)` and reentrant checkpointing do not work, since `forward` takes a gradient.
+    - A step takes two forward and three backward passes.
+    - With several labels, the boxes of each image target one label, drawn at random.
+    - The agreement covers all labels, including unknown ones and those of weight 0.
+    - In evaluation mode, without gradients or for a batch of one, only the first view is used.
+    - For a causal model, only the causal branch is trained, as in `ClassificationObjective`.
+    - `torch.compile(fullgraph=True)` and reentrant checkpointing do not work, since `forward` computes a gradient.
 
     Args:
-        model: A classifier from images to logits (B, K), differentiable in the images.
-        criterion: Multi-label loss in the place of cross-entropy, see `CausalLoss(classification=...)`.
-        strength: Factor lambda of the agreement, 0 or more.
-        num_boxes: Boxes in the second view.
-        size: Range of the boxes' sides, in parts of the image's. Boxes should be larger than the marker and smaller
-            than the finding.
-        num_places: Places from which each box is chosen. 1 is a box at random.
+        model: Classifier from images to logits (B, K), differentiable with respect to the images.
+        criterion: Multi-label loss to use instead of cross-entropy, see `CausalLoss(classification=...)`.
+        strength: Weight lambda of the agreement, 0 or more.
+        num_boxes: Number of boxes in the second view.
+        size: Range of the box sides, as fractions of the image sides. Boxes should be larger than the marker and
+            smaller than the finding.
+        num_places: Number of candidate places for each box. With 1, boxes are placed at random.
 
     Shape:
         - images: (B, C, H, W)
         - targets: (B, K), in [0, 1], NaN where unknown
-        - weight: (B, K) weights of the labels, as from `causalcxr.losses.backdoor_weights`
+        - weight: (B, K) weights of the labels, e.g. from `causalcxr.losses.backdoor_weights`
         - Output: dict of scalars `loss`, `sl` and `agreement`
 
     Raises:
-        ValueError: If an option is out of range, or the shape of images, logits or targets does not fit.
-        TypeError: If images or logits are not tensors of floating point, or the criterion cannot be called.
+        ValueError: If an option is out of range, or images, logits or targets have the wrong shape.
+        TypeError: If images or logits are not floating-point tensors, or the criterion is a class or not callable.
 
     Example:
         >>> import torch, causalcxr
@@ -87,7 +87,7 @@ class AgreementObjective(nn.Module):
         self.strength, self.num_boxes, self.size, self.num_places = strength, num_boxes, size, num_places
 
     def forward(self, images: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the losses of a batch, see the class."""
+        """Return the losses of a batch."""
         check_tensor("images", images, "B C H W")
         if not self.training or len(images) < 2 or not torch.is_grad_enabled():
             loss = classification_loss(self.model(images), targets, criterion=self.criterion, weight=weight)
@@ -96,7 +96,7 @@ class AgreementObjective(nn.Module):
         logits = self.model(images)
         check_tensor("logits", logits, "B K", B=len(images))
         followed = torch.randint(logits.shape[1], (len(logits), 1), device=logits.device)
-        # A sign for each image: through batch statistics an image moves the logits of all others, and against its own.
+        # Random signs, since through batch statistics each image moves the logits of all others, against its own.
         sign = 2 * torch.randint(2, (len(logits), 1), device=logits.device) - 1
         (gradient,) = torch.autograd.grad((sign * logits.gather(1, followed)).sum(), images, retain_graph=True)
         others = self.model(self._without_evidence(images, gradient))
@@ -107,7 +107,7 @@ class AgreementObjective(nn.Module):
         return {"loss": sl + self.strength * agreement, "sl": sl, "agreement": agreement}
 
     def _without_evidence(self, images: Tensor, gradient: Tensor) -> Tensor:
-        """Return the images with boxes from another image of the batch where it would change the answer most."""
+        """Return the images with the boxes borrowed that change the prediction most."""
         lenders = images.roll(int(torch.randint(1, len(images), ())), dims=0)
         change = (gradient * (lenders - images).detach()).sum(dim=1).float()  # of the logit, (B, H, W)
         borrowed = torch.zeros_like(change, dtype=torch.bool)
@@ -116,11 +116,11 @@ class AgreementObjective(nn.Module):
         return torch.where(borrowed[:, None], lenders, images)
 
     def _strongest_box(self, change: Tensor) -> Tensor:
-        """Return the box with the largest sum of those drawn, (B, H, W) of bool; borders may cut it."""
+        """Return the mask (B, H, W) of the drawn box with the largest absolute sum. Borders may crop it."""
         B, H, W = change.shape
 
         def intervals(length: int) -> tuple[Tensor, Tensor]:
-            """Draw where each box begins and ends along one axis, (B, places) each."""
+            """Draw the start and end of each box along one axis, (B, places) each."""
             sides = self.size[0] + torch.rand(B, 1, device=change.device) * (self.size[1] - self.size[0])
             centres = torch.rand(B, self.num_places, device=change.device)
             first, last = ((centres + sign * sides / 2) * length for sign in (-1, 1))
@@ -128,7 +128,7 @@ class AgreementObjective(nn.Module):
 
         (top, bottom), (left, right) = intervals(H), intervals(W)
         image = torch.arange(B, device=change.device)[:, None]
-        sums = F.pad(change.cumsum(dim=1).cumsum(dim=2), (1, 0, 1, 0))  # of all above and left of a corner
+        sums = F.pad(change.cumsum(dim=1).cumsum(dim=2), (1, 0, 1, 0))  # of everything above and left of a corner
         inside = (
             sums[image, bottom, right] - sums[image, top, right] - sums[image, bottom, left] + sums[image, top, left]
         )

@@ -1,4 +1,4 @@
-"""Input-level intervention: regions of an image are borrowed from another image of the batch."""
+"""Input-level intervention that borrows regions from another image of the batch."""
 
 import functools
 import inspect
@@ -14,39 +14,39 @@ __all__ = ["BorrowRegions"]
 
 
 class BorrowRegions(nn.Module):
-    r"""Keep a region of each image, take the rest from another image of the batch, and leave the label alone.
+    r"""Keep a region of each image and its label, and take the rest from another image of the batch.
 
-    This is "borrow from others" of Nie et al. (arXiv 2305.12072), on pixels instead of features. A mask m_i in [0, 1]
-    says what is kept. It does not depend on the label. With another image pi(i) of the batch,
+    This is the "borrow from others" of Nie et al. (arXiv 2305.12072), on pixels instead of features. A mask m_i in
+    [0, 1], independent of the label, marks what is kept. With another image pi(i) of the batch,
 
     .. math:: \tilde x_i = m_i \, x_i + (1 - m_i) \, x_{\pi(i)}, \qquad \tilde y_i = y_i.
 
-    What lies outside the kept region is then independent of the label. Labels are not mixed, unlike in CutMix (Yun et
-    al., ICCV 2019). The price is the evidence that the borrowed regions held.
+    The pixels outside the kept region are then independent of the label. Unlike in CutMix (Yun et al., ICCV 2019),
+    labels are not mixed. The cost is the evidence in the replaced regions.
 
-    Two kinds of region are kept:
+    Two kinds of region can be kept:
 
-    - `"boxes"`: all but a few boxes at random places. Options: `num_boxes=2`, and `size=(0.14, 0.36)`, the range of the
-      boxes' sides in parts of the image's.
-    - `"thorax"`: a soft ellipse around the middle, for marks that lie at the border. Its size and place are random.
-      Options: `size=(0.6, 0.95)`, the range of its axes in parts of the image's sides, `shift=0.05`, how far its centre
-      may lie off, and `softness=0.1`, the width of its border.
+    - `"boxes"`: all but a few randomly placed boxes. Options: `num_boxes=2`, and `size=(0.14, 0.36)`, the range of the
+      box sides as fractions of the image sides.
+    - `"thorax"`: a soft ellipse of random size and position around the centre, against markers near the border.
+      Options: `size=(0.6, 0.95)`, the range of its axes as fractions of the image sides, `shift=0.05`, the largest
+      offset of its centre, and `softness=0.1`, the width of its edge.
 
-    Every image lends to exactly one other. The module is active in training mode, and the identity after `eval()`.
+    Each image lends to at most one other. The module is the identity in evaluation mode.
 
     Args:
         region: `"boxes"` or `"thorax"`.
-        probability: Part of the images that borrow. The others still show their marks. Where the finding is hard to
-            see, these few are enough for a model to rely on them, so take 1 there.
+        probability: Probability that an image borrows. The others still show their markers. If the finding is subtle,
+            these few are enough for a model to rely on the markers, so use 1.
         **options: Options of the region, as above.
 
     Shape:
-        - images: (B, C, H, W); a batch of one has nobody to borrow from and stays as it is
+        - images: (B, C, H, W). A batch of one is returned unchanged
         - Output: (B, C, H, W)
 
     Raises:
-        ValueError: If the region is unknown, an option out of range, or a shape does not fit.
-        TypeError: If an option is unknown, or images are not of floating point.
+        ValueError: If the region is unknown, an option is out of range, or the images have the wrong shape.
+        TypeError: If an option is unknown, or the images are not a floating-point tensor.
 
     Example:
         >>> import torch
@@ -62,13 +62,13 @@ class BorrowRegions(nn.Module):
             raise ValueError(f"probability must lie in [0, 1], but got {probability}")
         known = [name for name, p in inspect.signature(REGIONS[region]).parameters.items() if p.kind is p.KEYWORD_ONLY]
         if unknown := [name for name in options if name not in known]:
-            raise TypeError(f"region {region!r} has no option {unknown[0]!r}, its options are {', '.join(known)}")
+            raise TypeError(f"region {region!r} has no option {unknown[0]!r}; its options are {', '.join(known)}")
         for name, value in options.items():
             _check_option(name, value)
         self.region, self.probability, self.options = region, probability, options
 
     def forward(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return the images with borrowed regions, see the class. `generator` (on the CPU) draws all that is random."""
+        """Return the images with borrowed regions. `generator`, on the CPU, is the source of all randomness."""
         check_tensor("images", images, "B C H W")
         if not self.training or len(images) < 2:
             return images
@@ -81,13 +81,13 @@ class BorrowRegions(nn.Module):
         return torch.lerp(images.roll(shift, dims=0), images, keep)
 
     def extra_repr(self) -> str:
-        """Options, for printing."""
+        """Return the options to print."""
         options = "".join(f", {name}={value}" for name, value in self.options.items())
         return f"{self.region!r}, probability={self.probability}{options}"
 
 
 def _boxes(shape: torch.Size, draw: Any, *, num_boxes: int = 2, size: tuple[float, float] = (0.14, 0.36)) -> Tensor:
-    """Return 0 within boxes that lie inside the image, 1 elsewhere, (B, 1, H, W)."""
+    """Return a mask (B, 1, H, W) that is 0 in boxes inside the image and 1 elsewhere."""
     sides = size[0] + draw(shape[0], num_boxes, 2) * (size[1] - size[0])
     starts = draw(shape[0], num_boxes, 2) * (1 - sides)
     inside = []
@@ -107,7 +107,7 @@ def _thorax(
     shift: float = 0.05,
     softness: float = 0.1,
 ) -> Tensor:
-    """Return 1 within an ellipse, falling to 0 at its border, (B, 1, H, W)."""
+    """Return a mask (B, 1, H, W) that is 1 in an ellipse and falls to 0 at its edge."""
     axes = size[0] + draw(shape[0], 2, 1) * (size[1] - size[0])
     centres = (2 * draw(shape[0], 2, 1) - 1) * 2 * shift
     rows, cols = (

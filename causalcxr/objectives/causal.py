@@ -1,4 +1,4 @@
-"""The training objective as one module: images and targets in, losses out."""
+"""The causal training objective as one module: images and targets in, losses out."""
 
 from typing import Any
 
@@ -12,27 +12,27 @@ __all__ = ["CausalObjective"]
 
 
 class CausalObjective(nn.Module):
-    """A causal model with its loss: the thing to train, and to wrap in `DistributedDataParallel`.
+    """A causal model and its loss in one module, to train or to wrap in `DistributedDataParallel`.
 
-    With a bank, confounders are those of past batches with their P(c), and this batch's are stored afterwards. Without
-    one they are those of the other images of the batch (of this process). Average the weights of `model`, not of the
-    objective: an average of the bank is of features that no image had.
+    With a bank, confounders come from past batches with their P(c), and those of this batch are stored afterwards.
+    Without one, they come from the other images of the batch (of this process). For weight averaging, average `model`,
+    not the objective: averaged bank features belong to no image.
 
     Args:
-        model: A model with `forward_causal`, such as `CausalCXR`.
-        criterion: The loss. Default: `CausalLoss()`.
+        model: Model with `forward_causal`, e.g. `CausalCXR`.
+        criterion: Loss. Defaults to `CausalLoss()`.
         bank: Memory of confounder features, or `None`.
 
     Shape:
         - images: (B, C, H, W)
         - targets: (B, K), in [0, 1], NaN where unknown
         - strata: (B,) integers, the stratum of each image, for a bank with strata
-        - weight: (B, K) weights of the labels, as from `causalcxr.losses.backdoor_weights`
+        - weight: (B, K) weights of the labels, e.g. from `causalcxr.losses.backdoor_weights`
         - Output: dict of scalars `loss`, `sl`, `conf`, `bd`
 
     Raises:
-        ValueError: If strata are given without a bank to keep them, and as the model, the loss and the bank do.
-        TypeError: If the model has no `forward_causal`, or the criterion is no `CausalLoss`.
+        ValueError: If strata are passed without a bank, and as in the model, the loss and the bank.
+        TypeError: If the model has no `forward_causal`, or the criterion is not a `CausalLoss`.
 
     Example:
         >>> import torch, causalcxr
@@ -53,15 +53,15 @@ class CausalObjective(nn.Module):
         super().__init__()
         if not callable(getattr(model, "forward_causal", None)):
             raise TypeError(
-                f"model must have forward_causal(images, confounders), as causalcxr.create_model(...) does, but "
+                f"model must have forward_causal(images, confounders), as models from causalcxr.create_model do, but "
                 f"{type(model).__name__} has none; put a causalcxr.CausalHead on its feature map"
             )
         if criterion is not None and not isinstance(criterion, CausalLoss):
             raise TypeError(
-                f"criterion must be a causalcxr.losses.CausalLoss, but got {type(criterion).__name__}; give a bank as "
+                f"criterion must be a causalcxr.losses.CausalLoss, but got {type(criterion).__name__}; pass a bank as "
                 "bank=..., and another classification loss as CausalLoss(classification=...)"
             )
-        train_unused(model)  # what an objective before this one froze
+        train_unused(model)  # frozen by an earlier objective
         self.model = model
         self.criterion = CausalLoss() if criterion is None else criterion
         self.bank = bank
@@ -69,13 +69,13 @@ class CausalObjective(nn.Module):
     def forward(
         self, images: Tensor, targets: Tensor, strata: Tensor | None = None, *, weight: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Return the losses of a batch, see the class; in training the bank then stores its confounders."""
+        """Return the losses of a batch. In training mode, the bank then stores its confounders."""
         if self.bank is None:
             if strata is not None:
-                raise ValueError("strata need a bank that keeps them; give bank=ConfounderBank(..., num_strata=...)")
+                raise ValueError("strata need a bank that stores them; pass bank=ConfounderBank(..., num_strata=...)")
             return self.criterion(self.model.forward_causal(images), targets, weight=weight)
-        # All slots take part, empty ones with P(c) = 0, so that shapes are the same at every step. A copy, since the
-        # bank is overwritten in place before the gradient is taken.
+        # Use all slots, empty ones with P(c) = 0, so that shapes are the same at every step. Clone them, since the bank
+        # is overwritten in place before the backward pass.
         confounders, prior = self.bank.stored.clone(), self.bank.slot_prior
         output = self.model.forward_causal(images, confounders)
         losses = self.criterion(output, targets, prior=prior, weight=weight)

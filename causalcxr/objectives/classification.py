@@ -1,4 +1,4 @@
-"""The classification loss alone, for any classifier."""
+"""Plain classification objective for any classifier."""
 
 from torch import Tensor, nn
 
@@ -10,27 +10,27 @@ __all__ = ["ClassificationObjective", "freeze_unused", "train_unused"]
 
 
 class ClassificationObjective(nn.Module):
-    r"""A classifier with its loss, called as the other objectives are (arXiv 2305.12072, Eq. 4).
+    r"""A classifier and its loss, with the interface of the other objectives (arXiv 2305.12072, Eq. 4).
 
     .. math:: L = L_{sl}
 
-    Of a causal model it trains the causal branch alone, which makes the logits. The parameters of the confounding
-    branch and of the intervention are frozen (`requires_grad=False`), as `DistributedDataParallel` asks for.
-    `CausalObjective` trains them again.
+    For a causal model, only the causal branch, which computes the logits, is trained. The parameters of the confounding
+    branch and of the intervention are frozen (`requires_grad=False`), as `DistributedDataParallel` requires.
+    `CausalObjective` unfreezes them.
 
     Args:
-        model: A classifier from images to logits (B, K).
-        criterion: Multi-label loss in the place of cross-entropy, see `CausalLoss(classification=...)`.
+        model: Classifier from images to logits (B, K).
+        criterion: Multi-label loss to use instead of cross-entropy, see `CausalLoss(classification=...)`.
 
     Shape:
         - images: (B, C, H, W)
         - targets: (B, K), in [0, 1], NaN where unknown
-        - weight: (B, K) weights of the labels, as from `causalcxr.losses.backdoor_weights`
-        - Output: dict of the scalar `loss`
+        - weight: (B, K) weights of the labels, e.g. from `causalcxr.losses.backdoor_weights`
+        - Output: dict with the scalar `loss`
 
     Raises:
-        ValueError: If shapes do not fit, or a target lies outside [0, 1], as `classification_loss` does.
-        TypeError: If the criterion cannot be called or is a class, or the logits are not of floating point.
+        ValueError: If shapes do not match or a target is outside [0, 1], as in `classification_loss`.
+        TypeError: If the criterion is a class or not callable, or the logits are not a floating-point tensor.
 
     Example:
         >>> import timm, torch
@@ -44,12 +44,12 @@ class ClassificationObjective(nn.Module):
         self.model, self.criterion = model, without_reduction(criterion)
 
     def forward(self, images: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the loss of a batch, see the class."""
+        """Return the loss of a batch."""
         return {"loss": classification_loss(self.model(images), targets, criterion=self.criterion, weight=weight)}
 
 
 def freeze_unused(model: nn.Module) -> None:
-    """Freeze what the logits of causal heads in the model do not depend on."""
+    """Freeze the parts of the model's causal heads that do not affect the logits."""
     for part in _unused(model):
         if any(parameter.requires_grad for parameter in part.parameters()):
             part.requires_grad_(False)
@@ -57,7 +57,7 @@ def freeze_unused(model: nn.Module) -> None:
 
 
 def train_unused(model: nn.Module) -> None:
-    """Train again what `freeze_unused` froze, and nothing that the caller did."""
+    """Unfreeze what `freeze_unused` froze, but nothing that the caller froze."""
     for part in _unused(model):
         if part.__dict__.pop("frozen_as_unused", False):
             part.requires_grad_()

@@ -1,4 +1,4 @@
-"""ACmix against the pixel-by-pixel reference, and what its design promises."""
+"""ACmix against the pixel-by-pixel reference, and the properties of its design."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from causalcxr.layers import ACmix
 from reference.acmix import acmix
 from reference.comparison import EXACT, normal, randomised
 
-# Smaller than a window, attended to as a whole, and cut into blocks, of which some reach beyond the map.
+# Smaller than a window, attended to as a whole, and cut into blocks, some of which overhang the map.
 MAPS = [(1, 1), (1, 4), (3, 2), (4, 9), (23, 14)]
 
 
@@ -33,7 +33,7 @@ def test_output_equals_the_reference_with_other_options(in_chs, out_chs, num_hea
 
 
 def test_every_part_is_called():
-    """So that hooks, adapters and pruning of a part have an effect."""
+    """Otherwise hooks, adapters and pruning of a part would have no effect."""
     layer, called = _layer(), set()
     for name, module in layer.named_children():
         module.register_forward_hook(lambda *_, name=name: called.add(name))
@@ -48,7 +48,7 @@ def test_output_has_the_memory_format_of_the_input(memory_format):
 
 
 def test_no_window_is_stored_for_the_backward_pass():
-    """Unfolded keys alone would be 49 maps."""
+    """Unfolded keys alone would take 49 maps."""
     layer, x = ACmix(8, 8).float(), torch.randn(1, 8, 32, 32)
     saved = {}
     with torch.autograd.graph.saved_tensors_hooks(

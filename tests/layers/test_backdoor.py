@@ -22,7 +22,7 @@ def test_output_is_every_pair(combine, sizes):
 
 @pytest.mark.parametrize("combine", ["add", "cat"])
 def test_a_confounder_shifts_all_images_alike(combine):
-    """Phi is linear, so adjustment cannot change the order of the images."""
+    """Phi is linear, so the adjustment cannot change the ranking of the images."""
     intervened = _layer(combine)(normal(6, 3, 4), normal(4, 3, 4, seed=3))
     shift = intervened - intervened[:1]
     torch.testing.assert_close(shift, shift[:, :1].expand_as(shift), **EXACT)

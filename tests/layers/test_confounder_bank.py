@@ -1,4 +1,4 @@
-"""The memory of confounders: order, weights, and one bank for all processes."""
+"""The confounder bank: order, weights, and one bank shared by all processes."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from two_processes import in_two_processes
 
 
 def _rows(*numbers):
-    """Features (B, 2, 3), recognisable by their number."""
+    """Return features (B, 2, 3), each identified by its number."""
     return torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1).expand(-1, 2, 3)
 
 
@@ -89,12 +89,12 @@ def test_empty_bank_and_one_of_impossible_strata_lend_nothing():
     assert bank.prior.tolist() == [0, 0]
 
 
-# The numbers that each of two processes stores, update by update: of equal and unequal length, none, more than fit.
+# The numbers that each of two processes stores in each update: equal and unequal counts, none, and more than fit.
 UPDATES = [(list(range(20, 29)), [40]), ([1, 2], [11, 12]), ([3], [13, 14, 15]), ([4, 5], [])]
 
 
 def _store(rank):
-    """Make the updates of one process and return the bank's state after each."""
+    """Run the updates of one process and return the state of the bank after each."""
     bank, states = _bank(6, num_strata=2), []
     for numbers in UPDATES:
         bank.update(_rows(*numbers[rank]), torch.tensor(numbers[rank], dtype=torch.long) % 2)

@@ -1,4 +1,4 @@
-"""Disentangled cross-attention against the reference that forms softmax and 1 - softmax."""
+"""Disentangled cross-attention against a reference that computes softmax and 1 - softmax explicitly."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_no_map_is_stored_for_the_backward_pass():
         with torch.autograd.graph.saved_tensors_hooks(lambda t: shapes.add(tuple(t.shape)) or t, lambda t: t):  # noqa: B023
             layer(query, key, need_attention=need_attention)
         has_a_map = any(shape[-1] == 50 and shape[-2] == 14 for shape in shapes if len(shape) > 2)
-        assert has_a_map == need_attention  # a map that is asked for is the sign that the test would notice one
+        assert has_a_map == need_attention  # the requested map shows that the test can detect one
 
 
 def test_long_queries_and_keys_do_not_overflow_float16():
@@ -53,7 +53,7 @@ def test_long_queries_and_keys_do_not_overflow_float16():
             projection.weight.copy_(torch.eye(16))
             if projection.bias is not None:
                 projection.bias.zero_()
-        query = torch.full((1, 1, 16), 100.0, dtype=torch.float16)  # its product with itself is 160,000
+        query = torch.full((1, 1, 16), 100.0, dtype=torch.float16)  # its dot product with itself is 160,000
         output = layer(query, query.repeat(1, 3, 1), need_attention=True)
     torch.testing.assert_close(output.attention, torch.full((1, 1, 1, 3), 1 / 3, dtype=torch.float16))
     assert bool(output.causal.isfinite().all())

@@ -1,4 +1,4 @@
-"""What all layers promise: true gradients, half precision, every device, and an error that says what would work."""
+"""The contract of all layers: correct gradients, half precision, every device, and errors that say what would work."""
 
 import copy
 
@@ -20,7 +20,7 @@ from reference.comparison import DEVICES, LOOSE, TOLERANCE, normal, randomised, 
 
 pytestmark = pytest.mark.usefixtures("full_precision")
 ROUNDINGS = {"CausalHead": 4}  # several layers deep
-IN_FLOAT32 = ("CausalDecoder", "CausalHead")  # positions, whatever the type
+IN_FLOAT32 = ("CausalDecoder", "CausalHead")  # their positions, for any data type
 HALF = [torch.float16, torch.bfloat16]
 ON_CUDA = [pytest.param("cuda", dtype, marks=DEVICES[1].marks) for dtype in (torch.float64, torch.float32)]
 PLACES = [*(("cpu", dtype) for dtype in TOLERANCE), *ON_CUDA]
@@ -28,7 +28,7 @@ PLACES = [*(("cpu", dtype) for dtype in TOLERANCE), *ON_CUDA]
 
 @pytest.mark.parametrize("case", LAYERS)
 def test_gradients_are_those_of_the_function(case):
-    """By finite differences, with respect to inputs and all parameters."""
+    """Use finite differences with respect to inputs and all parameters."""
     layer, inputs = LAYERS[case]()
     names, parameters = zip(*randomised(layer).named_parameters(), strict=True)
 
@@ -41,7 +41,7 @@ def test_gradients_are_those_of_the_function(case):
 
 
 def _results(module, inputs):
-    """Return outputs, and the gradients of a scalar by inputs and parameters."""
+    """Return the outputs, and the gradients of a scalar with respect to inputs and parameters."""
     inputs = [tensor.clone().requires_grad_() for tensor in inputs]
     outputs = tensors(module(*inputs))
     scalar = sum((x.double() * normal(*x.shape, seed=3).to(x.device)).mean() for x in outputs)
@@ -50,7 +50,7 @@ def _results(module, inputs):
 
 
 def _worst(given, expected):
-    """Return the largest relative error; tensors that should vanish are compared with 1."""
+    """Return the largest relative error, or absolute error for tensors that should vanish."""
     errors = []
     for mine, theirs in zip(given, expected, strict=True):
         assert bool(mine.isfinite().all())
@@ -70,7 +70,7 @@ def test_outputs_and_gradients_are_those_in_float64_up_to_rounding(case, dtype, 
     loose = max(LOOSE[dtype], 1e-6 if case in IN_FLOAT32 else 0)
     outputs, gradients = (_worst(*pair) for pair in zip(given, expected, strict=True))
     assert outputs < (loose if device == "cuda" else ROUNDINGS.get(case, 1) * TOLERANCE[dtype])
-    assert gradients < loose or dtype in HALF  # which are finite
+    assert gradients < loose or dtype in HALF  # checked to be finite
 
 
 @pytest.mark.parametrize("device", DEVICES)

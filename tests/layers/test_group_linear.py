@@ -20,5 +20,5 @@ def test_parameters_start_uniform_within_one_over_root_d():
     layer = GroupLinear(50, 64)
     for parameter in (layer.weight, layer.bias):
         assert float(parameter.detach().abs().max()) <= 1 / 8
-    # The standard deviation of a uniform variable on [-a, a] is a / sqrt(3); 3,200 draws know it to about 1 %.
+    # The standard deviation of a uniform variable on [-a, a] is a / sqrt(3). 3,200 draws estimate it to about 1 %.
     assert float(layer.weight.detach().std()) == pytest.approx(1 / 8 / 3**0.5, rel=0.04)

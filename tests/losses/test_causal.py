@@ -49,7 +49,7 @@ def test_losses_equal_the_reference(uniform, prior, weighted, asl, alphas):
 
 
 def test_the_classification_loss_has_labels_on_its_second_axis():
-    """As in training without confounders, where a loss may look at the axis itself."""
+    """As in plain training, so that a loss may rely on that axis."""
     shapes = []
 
     def each(logits, targets):
@@ -85,7 +85,7 @@ def test_losses_of_torch_are_taken_element_by_element(reduction):
 
 @pytest.mark.parametrize("prior", [None, torch.tensor([0.0, 0.5, 0.2, 0.3])], ids=["even", "prior"])
 def test_random_partner_is_one_column_drawn_by_the_prior(prior):
-    """Each image draws its own, so the mean over many images is that over all partners."""
+    """Each image draws its own partner, so the mean over many images approaches the mean over all partners."""
     torch.manual_seed(0)
     batch = 40000
     intervened = normal(1, 4, 1).expand(batch, 4, 1)

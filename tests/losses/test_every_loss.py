@@ -1,4 +1,4 @@
-"""What all losses promise: float32 inside, finite at any logit, true gradients, unknown labels without effect."""
+"""The contract of all losses: float32 inside, finite at any logit, correct gradients, no effect of unknown labels."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def test_extreme_logits_have_finite_losses_and_gradients(loss, size, dtype):
     [("cross-entropy", 1.0), ("asymmetric, no margin", 1.0), ("backdoor", 0.3 * 1 + 0.7 * 2)],
 )
 def test_confident_mistakes_keep_their_gradient(loss, slope, dtype):
-    """At p = 0 of a positive label cross-entropy has the slope -1, at p = 1 of a negative one 1. Focus leaves both."""
+    """Cross-entropy has slope -1 at p = 0 for a positive label and 1 at p = 1 for a negative one. Focus keeps both."""
     logits = torch.tensor([[-60.0, 60.0]], dtype=dtype, requires_grad=True)
     (gradient,) = torch.autograd.grad(LOSSES[loss](logits, torch.tensor([[1.0, 0.0]])), logits)
     torch.testing.assert_close(gradient.float(), torch.tensor([[-slope, slope]]) / 2, rtol=1e-2, atol=0)
@@ -112,7 +112,7 @@ BAD = [
     (lambda: classification_loss(INTEGERS, Y), TypeError, "logits must"),
     (lambda: classification_loss([[0.0]], Y), TypeError, "logits must"),
     (lambda: classification_loss(Z, INTEGERS), TypeError, r"targets.float\(\)"),
-    (lambda: classification_loss(Z, Y - 1), ValueError, "from -1 to -1; write uncertain"),
+    (lambda: classification_loss(Z, Y - 1), ValueError, "from -1 to -1; replace uncertain"),
     (lambda: classification_loss(Z, Y[0]), ValueError, "same shape"),
     (lambda: classification_loss(Z[:, :0], Y[:, :0]), ValueError, "at least one label"),
     (lambda: classification_loss(Z, Y, criterion=nn.BCEWithLogitsLoss()), ValueError, 'reduction="none"'),
@@ -152,7 +152,7 @@ BAD = [
     (lambda: backdoor_weights(Y + 0.5, S), ValueError, "0, 1 or NaN"),
     (lambda: backdoor_weights(Y, torch.zeros(3).long()), ValueError, "strata must"),
     (lambda: backdoor_weights(Y, S.float()), TypeError, "strata must"),
-    (lambda: backdoor_weights(Y, S.numpy()), TypeError, "ndarray; give torch.as_tensor"),
+    (lambda: backdoor_weights(Y, S.numpy()), TypeError, "ndarray; pass torch.as_tensor"),
     (lambda: backdoor_weights(Y, S, smoothing=-1.0), ValueError, "0 or more"),
     (lambda: backdoor_weights(Y, S, smoothing=float("inf")), ValueError, "0 or more"),
 ]

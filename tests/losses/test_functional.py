@@ -1,4 +1,4 @@
-"""The losses as functions, against plain arithmetic, torch's own loss, and where powers and logarithms could fail.
+"""The functional losses against plain arithmetic and torch's own loss, and where powers and logarithms could fail.
 
 test_causal.py compares cross-entropy and the average over confounders with the literal equations.
 """
@@ -60,7 +60,7 @@ def test_negative_label_below_the_margin_costs_nothing_and_pulls_nothing(gamma_n
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("margin", [0.05, 1e-9, 1e-30])
 def test_confident_mistake_on_a_negative_label_costs_minus_log_of_the_margin(margin, dtype):
-    """p = 1: the loss is (1 - m)^gamma (-log m), which 1 - (p - m) = 0 in float32 would make infinite."""
+    """At p = 1 the loss is (1 - m)^gamma (-log m). It would be infinite if 1 - (p - m) were rounded to 0."""
     logits = torch.tensor([[200.0]], dtype=dtype, requires_grad=True)
     loss = asymmetric_loss(logits, torch.zeros(1, 1, dtype=dtype), margin=margin)
     assert loss.item() == pytest.approx(-math.log(margin) * (1 - margin) ** 4, rel=1e-5)
@@ -72,7 +72,7 @@ def test_confident_mistake_on_a_negative_label_costs_minus_log_of_the_margin(mar
 @pytest.mark.parametrize("target", [0.0, 0.5, 1.0])
 def test_any_exponent_has_finite_gradients_at_any_logit(gamma, with_margin, target):
     logits = torch.tensor([-6e4, -200.0, -60.0, -3.0, 0.0, 60.0, 200.0, 6e4], requires_grad=True)
-    # With p - m exactly 0 at one logit, where the power has no finite slope.
+    # p - m is exactly 0 at one logit, where the power has an infinite slope.
     margin = F.logsigmoid(logits).exp()[3].item() if with_margin else 0.0
     loss = asymmetric_loss(
         logits, torch.full((8,), target), gamma_pos=gamma, gamma_neg=gamma, margin=margin, reduction="none"

@@ -1,4 +1,4 @@
-"""Weights that cut the link between a known confounder and the labels."""
+"""Weights that remove the association between a known confounder and the labels."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ NAN = float("nan")
 
 
 def _confounded(count=60, num_strata=3, unknown=True):
-    """Labels that are commoner in the later strata, a tenth of them unknown."""
+    """Return labels that are more frequent in later strata, by default with a tenth unknown, and the strata."""
     generator = torch.Generator().manual_seed(0)
     strata = torch.randint(num_strata, (count,), generator=generator)
     chance = (strata[:, None] + 1.0) / (num_strata + 2) + torch.tensor([0.0, 0.1, -0.1, 0.2])
@@ -23,7 +23,7 @@ def _confounded(count=60, num_strata=3, unknown=True):
 
 @pytest.mark.parametrize("unknown", [False, True])
 @pytest.mark.parametrize("num_strata", [1, 2, 3, 30])
-@pytest.mark.filterwarnings("ignore:.*combinations of label and stratum have no image")  # of 30 strata
+@pytest.mark.filterwarnings("ignore:.*combinations of label and stratum have no image")  # with 30 strata
 def test_weights_equal_those_from_counting(num_strata, unknown):
     targets, strata = _confounded(num_strata=num_strata, unknown=unknown)
     expected = torch.tensor(counted_weights(targets.tolist(), strata.tolist()))
@@ -39,7 +39,7 @@ def test_weights_on_another_device(device):
 
 
 def test_weighted_loss_is_the_loss_under_independence():
-    """Cells (y, c) of constant loss: the weighted mean is their mean by P(y) P(c), whatever the confounding was."""
+    """If the loss is constant in each cell (y, c), its weighted mean is the mean under P(y) P(c)."""
     targets, strata = _confounded(unknown=False)
     targets = targets[:, :1]
     logit_of_stratum = torch.tensor([-2.0, 0.5, 3.0], dtype=torch.float64)
@@ -56,7 +56,7 @@ def test_weighted_loss_is_the_loss_under_independence():
     ("smoothing", "expected"),
     [
         (0.0, [1 / 3, 2 / 3, 2 / 3]),
-        # Counts with one more each, of label 0 and 1: (1, 2) in stratum 5 and (3, 1) in stratum 7.
+        # Counts of labels 0 and 1, plus one each: (1, 2) in stratum 5 and (3, 1) in stratum 7.
         (1.0, [3 * 3 / (7 * 2), 4 * 4 / (7 * 3), 4 * 4 / (7 * 3)]),
     ],
 )

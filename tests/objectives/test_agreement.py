@@ -1,4 +1,4 @@
-"""Agreement of two views: which regions are borrowed, the losses, and training with them."""
+"""Agreement of two views: the borrowed regions, the losses and training."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ class Linear(nn.Module):
 
 
 class Recorder(nn.Module):
-    """A model that keeps the images it was given."""
+    """A wrapper that records the model's inputs."""
 
     def __init__(self, model):
         super().__init__()
@@ -35,7 +35,7 @@ class Recorder(nn.Module):
 
 
 def dot(labels=1):
-    """Weights (labels, 32, 32) on 3 x 3 pixels alone, those of label k in row 6 + 12 k."""
+    """Return weights (labels, 32, 32) of 1 on 3 x 3 pixels, around row 6 + 12 k for label k, and 0 elsewhere."""
     weight = torch.zeros(labels, 32, 32)
     for label in range(labels):
         weight[label, 5 + 12 * label : 8 + 12 * label, 9:12] = 1.0
@@ -43,7 +43,7 @@ def dot(labels=1):
 
 
 def two_views(batch, weight, **options):
-    """Return both views of random images, and where they differ, (B, H, W)."""
+    """Return both views of random images and the mask (B, H, W) of where they differ."""
     torch.manual_seed(0)
     model, images = Recorder(Linear(weight)), torch.rand(batch, 1, *weight.shape[1:])
     AgreementObjective(model, **options)(images, torch.zeros(batch, len(weight)))
@@ -54,7 +54,7 @@ def two_views(batch, weight, **options):
 
 def test_the_region_that_decides_is_borrowed_in_the_second_view():
     images, second, changed = two_views(16, dot(), num_boxes=1, size=(0.25, 0.25))
-    assert changed[:, 5:8, 9:12].flatten(1).any(dim=1).all()  # boxes at random would meet it in one of eight images
+    assert changed[:, 5:8, 9:12].flatten(1).any(dim=1).all()  # random boxes would hit it in one of eight images
     for each, image in zip(changed, second, strict=True):
         rows, columns = each.nonzero().T
         height, width = int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1
@@ -65,7 +65,7 @@ def test_the_region_that_decides_is_borrowed_in_the_second_view():
 
 
 def test_boxes_are_chosen_by_the_change_that_the_other_image_makes():
-    """A box has the largest sum of the change, by absolute value, counted pixel by pixel."""
+    """The chosen box has the largest absolute sum of changes, computed pixel by pixel."""
     torch.manual_seed(0)
     objective = AgreementObjective(nn.Identity(), size=(0.2, 0.2), num_places=5000)
     change = torch.randn(3, 15, 20)
@@ -81,7 +81,7 @@ def test_boxes_are_chosen_by_the_change_that_the_other_image_makes():
 
 def test_boxes_of_one_image_are_at_different_places():
     *_, changed = two_views(8, dot(), num_boxes=3, size=(0.2, 0.2), num_places=2000)
-    assert changed[:, 5:8, 9:12].float().mean() > 0.95  # what the first box left of the dot, the next ones take
+    assert changed[:, 5:8, 9:12].float().mean() > 0.95  # later boxes cover what the first one missed
 
 
 def test_every_label_is_followed():
@@ -93,7 +93,7 @@ def test_every_label_is_followed():
 
 @pytest.mark.parametrize("options", [{}, {"criterion": AsymmetricLoss()}], ids=["cross-entropy", "asymmetric"])
 def test_losses_and_gradient_are_those_of_the_two_views(options):
-    """Choosing the boxes leaves no gradient behind, neither in the weights nor in the caller's images."""
+    """Choosing the boxes leaves no gradient in the weights or in the caller's images."""
     torch.manual_seed(0)
     model = Recorder(Linear(torch.randn(3, 16, 16)))
     images, weight, targets = torch.rand(5, 1, 16, 16), torch.rand(5, 3), torch.rand(5, 3).round()
@@ -111,7 +111,7 @@ def test_losses_and_gradient_are_those_of_the_two_views(options):
 
 
 def test_images_are_followed_through_batch_statistics(monkeypatch):
-    """An image changes the normalised features of all others, which must not hide what it does to its own logit."""
+    """An image changes the normalised features of all others. This must not hide its effect on its own logit."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(16), nn.BatchNorm1d(16), nn.ReLU())
     model.append(nn.Linear(16, 1))
@@ -152,7 +152,7 @@ def test_evaluation_no_gradients_and_a_batch_of_one_have_the_first_view_alone():
 
 
 def test_a_marker_that_decides_alone_is_ignored_and_a_finding_in_many_places_is_not():
-    """One strong pixel goes with the label in 19 of 20 images; the mean of all others always does, but weakly."""
+    """One strong pixel follows the label in 19 of 20 images. The mean of the others always does, but weakly."""
     torch.manual_seed(0)
     y = torch.arange(128).remainder(2).float()
     images = 0.1 * torch.randn(128, 1, 16, 16) + 0.03 * (2 * y - 1).view(-1, 1, 1, 1)
@@ -173,7 +173,7 @@ def test_a_marker_that_decides_alone_is_ignored_and_a_finding_in_many_places_is_
 
 
 def _train(rank):
-    """Take two steps of one process and return its weights."""
+    """Take two training steps in one process and return its weights."""
     torch.manual_seed(0)
     objective = DistributedDataParallel(AgreementObjective(causalcxr.create_model("causal_test_resnet", dim=8)))
     optimizer = torch.optim.AdamW(filter(lambda p: p.requires_grad, objective.parameters()), lr=0.01)
@@ -185,7 +185,7 @@ def _train(rank):
     return dict(objective.module.model.named_parameters())
 
 
-@pytest.mark.filterwarnings("ignore:Grad strides do not match")  # torch's, of 1 x 1 kernels on several threads
+@pytest.mark.filterwarnings("ignore:Grad strides do not match")  # from torch, for 1 x 1 kernels on several threads
 def test_two_processes_train_one_causal_model(tmp_path):
     first, second = in_two_processes(_train, tmp_path)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Regions borrowed from other images: where, how often and from whom."""
+"""Borrowed regions: where they lie, how often images borrow and from which image."""
 
 import math
 
@@ -11,7 +11,7 @@ REGIONS = ["boxes", "thorax"]
 
 
 def shades(batch, size=32):
-    """Images (B, 1, size, size), each of one shade of its own."""
+    """Return images (B, 1, size, size), each of a constant shade of its own."""
     return torch.arange(batch, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 1, size, size).contiguous()
 
 
@@ -25,7 +25,7 @@ def test_every_image_borrows_from_one_other_and_lends_to_one(region):
         output = borrow(region, shades(5), seed, probability=1.0, **({"softness": 1e-6} if region == "thorax" else {}))
         lenders = []
         for i, image in enumerate(output):
-            shown = image[image == image.round()]  # not the odd pixel right on the border of an ellipse
+            shown = image[image == image.round()]  # ignores a stray pixel on the edge of an ellipse
             (lender,) = set(shown.unique().tolist()) - {float(i)}
             assert (image == i).any()
             lenders.append(lender)
@@ -69,7 +69,7 @@ def test_thorax_is_an_ellipse_in_the_middle_with_a_soft_border(softness):
     images = torch.zeros(2, 1, 60, 100)
     images[1] = 1.0
     output = borrow("thorax", images, probability=1.0, size=(0.8, 0.8), shift=0.0, softness=softness)
-    y, x = (torch.arange(1 - length, length, 2) / length for length in (60, 100))  # from border to border, -1 to 1
+    y, x = (torch.arange(1 - length, length, 2) / length for length in (60, 100))  # -1 to 1, border to border
     radius = (x.square() + y.square()[:, None]).sqrt() / 0.8
     kept = ((1 - radius) / softness + 0.5).clamp(0, 1)
     torch.testing.assert_close(output[:, 0], torch.stack([1 - kept, kept]), atol=1e-5, rtol=0)
@@ -82,7 +82,7 @@ def test_keeps_dtype_and_passes_gradients(dtype):
     output = borrow("thorax", images, probability=1.0)
     assert output.dtype == dtype
     output.sum().backward()
-    total = images.grad.float().sum(dim=0)  # what an image gives away at a pixel, another one keeps
+    total = images.grad.float().sum(dim=0)  # the weights in each output pixel sum to 1
     torch.testing.assert_close(total, torch.full((2, 16, 16), 4.0), atol=5e-2, rtol=0)
 
 
@@ -94,7 +94,7 @@ X = torch.rand(2, 1, 8, 8)
     [
         (lambda: BorrowRegions("heart"), ValueError, "'thorax', but got 'heart'"),
         (lambda: BorrowRegions(probability=1.5), ValueError, "but got 1.5"),
-        (lambda: BorrowRegions(keep=0.5), TypeError, "no option 'keep', its options are num_boxes, size"),
+        (lambda: BorrowRegions(keep=0.5), TypeError, "no option 'keep'; its options are num_boxes, size"),
         (lambda: BorrowRegions(num_boxes=0), ValueError, "a positive integer, but got 0"),
         (lambda: BorrowRegions(size=(0.5, 0.2)), ValueError, "a range within"),
         (lambda: BorrowRegions("thorax", softness=0), ValueError, "but got 0"),

@@ -1,4 +1,4 @@
-"""The training objective against its parts called by hand."""
+"""The causal training objective against manual calls of its parts."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ STRATA = torch.tensor([0, 0, 0, 1])
 
 
 class _Model(nn.Module):
-    """A head behind `forward_causal`, the one method that the objective asks for."""
+    """A head behind `forward_causal`, the only method that the objective requires."""
 
     def __init__(self):
         super().__init__()
@@ -42,7 +42,7 @@ def test_without_a_bank_confounders_are_those_of_the_batch():
 
 @pytest.mark.parametrize("num_strata", [0, 2])
 def test_with_a_bank_confounders_are_those_of_past_batches_by_their_prior(num_strata):
-    """Bank of 6, batches of 4: the third step reads the full bank and overwrites it before its backward pass."""
+    """With a bank of 6 and batches of 4, step three reads the full bank and overwrites it before its backward pass."""
     prior = (0.5, 0.5) if num_strata else None
     strata = STRATA if num_strata else None
     model, bank = _Model(), _bank(num_strata=num_strata, strata_prior=prior)
@@ -81,7 +81,7 @@ def test_bank_is_filled_in_training_and_left_alone_in_evaluation():
     ("call", "error", "message"),
     [
         (lambda: CausalObjective(nn.Linear(2, 2)), TypeError, "Linear has none; put a causalcxr.CausalHead"),
-        (lambda: CausalObjective(_Model(), _bank()), TypeError, "got ConfounderBank; give a bank as bank="),
+        (lambda: CausalObjective(_Model(), _bank()), TypeError, "got ConfounderBank; pass a bank as bank="),
         (lambda: CausalObjective(_Model(), AsymmetricLoss()), TypeError, r"CausalLoss\(classification="),
         (lambda: CausalObjective(_Model(), bank=ConfounderBank(6, 3, 4))(_images(), TARGETS), ValueError, "K=2, D=4"),
         (lambda: CausalObjective(_Model())(_images(), TARGETS, STRATA), ValueError, "strata need a bank"),

@@ -1,4 +1,4 @@
-"""The classification loss alone, for a causal model and for a plain one."""
+"""The classification objective, for a causal model and a plain one."""
 
 import timm
 import torch
@@ -19,13 +19,13 @@ def test_the_loss_is_that_of_the_logits():
 
 
 def test_every_parameter_that_trains_has_a_gradient():
-    """As DistributedDataParallel asks for, of the causal branch alone."""
+    """DistributedDataParallel requires this. Only the causal branch is trained."""
     model = causalcxr.create_model("causal_test_resnet", num_classes=3)
     ClassificationObjective(model)(torch.randn(4, 3, 64, 64), torch.zeros(4, 3))["loss"].backward()
     assert all((parameter.grad is not None) == parameter.requires_grad for parameter in model.parameters())
     assert not any(parameter.requires_grad for parameter in model.head.confounder_classifier.parameters())
     assert all(parameter.requires_grad for parameter in model.head.causal_classifier.parameters())
-    causalcxr.CausalObjective(model)  # trains all of them again, and nothing that the caller froze
+    causalcxr.CausalObjective(model)  # unfreezes them, but nothing that the caller froze
     assert all(parameter.requires_grad for parameter in model.head.parameters())
     causalcxr.CausalObjective(model.requires_grad_(False))
     assert not any(parameter.requires_grad for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""A training step never looks at values: on an accelerator each look would stall it. tests/gpu watches one."""
+"""A training step never reads values, which would stall an accelerator. tests/gpu checks this on a real one."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from causalcxr.losses import AsymmetricLoss, CausalLoss
 
 @pytest.mark.parametrize("kind", ["agreement", "batch", "bank"])
 def test_step_runs_where_there_are_no_values_and_uses_every_parameter(kind):
-    """On the meta device a look at a value is an error. A distributed wrapper waits for every parameter."""
+    """On the meta device, reading a value is an error. A distributed wrapper waits for every parameter."""
     model = causalcxr.create_model("causal_test_resnet", dim=32)
     bank = ConfounderBank(6, 14, 32, num_strata=2, strata_prior=(0.5, 0.5)) if kind == "bank" else None
     criterion = CausalLoss(partners="random", classification=AsymmetricLoss())

@@ -1,1 +1,1 @@
-"""Literal, slow versions of the equations, written with explicit sums, to compare the layers and losses with."""
+"""Literal, slow implementations of the equations with explicit sums, as references for the layers and losses."""

@@ -29,7 +29,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def reflected(index: int, size: int) -> int:
-    """Walk back and forth between the first and the last pixel."""
+    """Reflect an index at the first and the last pixel until it is within range."""
     if size == 1:
         return 0
     while not 0 <= index < size:

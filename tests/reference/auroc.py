@@ -1,11 +1,11 @@
-"""Random scores with unknown targets, and scikit-learn as the reference for them."""
+"""Random scores with unknown targets, and a scikit-learn reference."""
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
 
 def draw(n: int = 200, k: int = 3, models: int = 3, decimals: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return scores (models, N, K) with ties, targets of which some are unknown, and patients of five images each."""
+    """Return scores (models, N, K) with ties, targets with some unknown, and patients with five images each."""
     rng = np.random.default_rng(0)
     targets = (rng.random((n, k)) < np.linspace(0.2, 0.7, k)).astype(float)
     scores = (rng.normal(size=(models, n, k)) + targets).round(decimals)
@@ -14,7 +14,7 @@ def draw(n: int = 200, k: int = 3, models: int = 3, decimals: int = 1) -> tuple[
 
 
 def sklearn_auroc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Ask label by label: unknown targets dropped, NaN where a label has one class."""
+    """Return the AUROC of each label without unknown targets, NaN where only one class occurs."""
     result = np.full(scores.shape[1], np.nan)
     for k in range(scores.shape[1]):
         known = ~np.isnan(targets[:, k])

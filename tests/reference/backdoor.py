@@ -2,7 +2,7 @@
 
 z_ij = Phi(h_x[i] + h_c[j])   or   Phi([h_x[i], h_c[j]])
 P(Y | do(X)) = sum_c P(c) sigmoid(Phi(h_x + c))
-P(c_s) of stored confounder s = P(stratum of s) / (stored confounders of that stratum), scaled to add up to 1
+P(c_s) of stored confounder s = P(stratum of s) / (stored confounders of that stratum), scaled to sum to 1
 """
 
 import torch
@@ -27,7 +27,7 @@ def intervene_all(causal: Tensor, confounders: Tensor, weight: Tensor, bias: Ten
 def intervene_others(
     causal: Tensor, confounder: Tensor, weight: Tensor, bias: Tensor, *, combine: str = "add"
 ) -> Tensor:
-    """Return z (B, B - 1, K) of every image with the confounders of the images after it, in a circle."""
+    """Return z (B, B - 1, K) of every image with the confounders of the images after it, wrapping around."""
     z = intervene_all(causal, confounder, weight, bias, combine=combine)
     batch = len(z)
     return torch.stack([z[i, [j % batch for j in range(i + 1, i + batch)]] for i in range(batch)])

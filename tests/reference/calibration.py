@@ -1,4 +1,4 @@
-"""Calibration by trying everything: temperatures of ever finer grids, and every cut between two images.
+"""Calibration by exhaustive search: temperatures on ever finer grids, and every threshold between two images.
 
 Temperature   T that minimises the mean of log(1 + exp(-m / T)), m = z for known targets of 1 and -z for those of 0
 Youden's J    TP / P + TN / N - 1 of the images with a probability at or above the threshold
@@ -44,7 +44,7 @@ def quality(probabilities: Row, targets: Row, threshold: float, criterion: str) 
 
 
 def threshold(probabilities: Row, targets: Row, criterion: str) -> float:
-    """Return the highest of the best thresholds halfway between two neighbours, of which 0 is the lowest."""
+    """Return the highest of the best thresholds halfway between neighbouring values, including 0."""
     known = {p for p, y in zip(probabilities, targets, strict=True) if not math.isnan(y)}
     points = [0.0, *sorted(known)]
     halfway = [(a + b) / 2 for a, b in itertools.pairwise(points)]

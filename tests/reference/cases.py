@@ -1,4 +1,4 @@
-"""Every layer with inputs and every loss, for tests of what all of them promise."""
+"""Every layer, with inputs, and every loss, for contract tests."""
 
 from collections.abc import Callable
 
@@ -42,12 +42,12 @@ LAYERS: dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]] = {
 
 
 def tensors(output: Tensor | tuple[Tensor | None, ...]) -> list[Tensor]:
-    """Return the tensors of what a layer returned."""
+    """Return the tensors in a layer's output."""
     return [output] if isinstance(output, Tensor) else [tensor for tensor in output if tensor is not None]
 
 
 def _backdoor(logits: Tensor, targets: Tensor) -> Tensor:
-    """The logits and twice the logits as predictions with two confounders."""
+    """Use the logits and twice the logits as predictions with two confounders."""
     prior = torch.tensor([0.3, 0.7], dtype=torch.float64, device=logits.device)
     return backdoor_loss(torch.stack([logits, 2 * logits], dim=1), targets, prior=prior)
 

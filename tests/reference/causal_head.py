@@ -1,4 +1,4 @@
-"""The head of arXiv 2305.12072, Fig. 3 and Eq. 3 and 6, put together from the other references.
+"""The head of arXiv 2305.12072 (Fig. 3, Eq. 3 and 6), assembled from the other references.
 
 h_x = MLP_causal(Q),  h_c = MLP_confounding(Qc),  MLP(Q) = Q + W_2 gelu(W_1 Q);
 z_x = Phi_x(h_x),  z_c = Phi_c(h_c),  z = Phi(h_x + h_c')

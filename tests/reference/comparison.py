@@ -1,4 +1,4 @@
-"""How results are compared: tolerances, devices, and parameters at which no term of an equation vanishes."""
+"""Tools for comparisons: tolerances, devices, and parameters for which no term of an equation vanishes."""
 
 from typing import TypeVar
 
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 
-# Largest error allowed in units of the largest value: two roundings in half precision (eps 1e-3, 8e-3).
+# Largest allowed error relative to the largest value: two roundings in half precision (eps 1e-3, 8e-3).
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-# The same for gradients, autocast and other devices, whose convolutions may be computed by transforms that round more.
+# The same for gradients, autocast and other devices, whose convolution algorithms may round more.
 LOOSE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 
 DEVICES = [
@@ -25,9 +25,9 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def randomised(module: M, *, scale: float = 0.5, seed: int = 0) -> M:
-    """Return the module in float64 with every parameter drawn anew: fresh layers have biases of 0 and rates of 0.5.
+    """Return the module in float64 with random parameters, since new layers have biases of 0 and rates of 0.5.
 
-    Batch normalisation gets other running statistics and uses them, until the module is put into training mode.
+    Batch normalisation gets random running statistics and uses them until the module is put into training mode.
     """
     generator = torch.Generator().manual_seed(seed)
     module.double()
@@ -42,21 +42,21 @@ def randomised(module: M, *, scale: float = 0.5, seed: int = 0) -> M:
 
 
 def part(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Return the weights of one part of a module, by their names within it."""
+    """Return the weights of one part of a module, keyed by their names within it."""
     return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
 
 
 def normal(*shape: int, seed: int = 1) -> Tensor:
-    """Return float64 normal deviates."""
+    """Return standard normal samples in float64."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def images(*size: int, channels: int = 3, batch: int = 2) -> Tensor:
-    """Return float32 normal deviates as images of a height and a width, by default 64 px each."""
+    """Return standard normal float32 images of size (height, width), by default 64 x 64."""
     return normal(batch, channels, *(size or (64, 64)), seed=0).float()
 
 
 def relative_error(given: Tensor, expected: Tensor) -> float:
-    """Return the largest difference in units of the largest expected value."""
+    """Return the largest difference relative to the largest expected value."""
     difference = (given.detach().double().cpu() - expected.detach().cpu()).abs().max()
     return float(difference / expected.detach().abs().max().cpu())

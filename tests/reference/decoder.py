@@ -19,7 +19,7 @@ from reference.cross_attention import disentangled_attention
 
 
 def sincos_position(height: int, width: int, dim: int) -> Tensor:
-    """(H * W, D)."""
+    """Return the positions (H * W, D)."""
     frequencies = [10000.0 ** (-f / (dim // 4)) for f in range(dim // 4)]
     rows = []
     for row in range(height):
@@ -37,7 +37,7 @@ def causal_decoder(
     num_heads: int,
     complement: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the causal (B, K, D), the confounding (B, K, D) and the attention (B, K, H, W) meant over heads."""
+    """Return the causal (B, K, D), the confounding (B, K, D) and the head-averaged attention (B, K, H, W)."""
     batch, dim, height, width = features.shape
     tokens = torch.stack([features[:, :, row, col] for row in range(height) for col in range(width)], dim=1)
     labels = weights["label_embed.weight"]
@@ -59,7 +59,7 @@ def causal_decoder(
 
 
 def two_layers(x: Tensor, weights: dict[str, Tensor]) -> Tensor:
-    """W2 gelu(W1 x + b1) + b2 with gelu(x) = x P(normal deviate < x)."""
+    """Return W2 gelu(W1 x + b1) + b2, where gelu(x) = x P(Z < x) for a standard normal Z."""
     hidden = x @ weights["fc1.weight"].T + weights["fc1.bias"]
     hidden = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2
     return hidden @ weights["fc2.weight"].T + weights["fc2.bias"]

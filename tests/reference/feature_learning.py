@@ -5,8 +5,8 @@
     gate = conv1x1(F) + sigmoid(conv1x1'(mean over pixels of F)) F
     output = norm(W' [attention, gate])
 
-with batch normalisation, (f - mean) / sqrt(var + 1e-5) * gamma + beta for each channel: mean and variance over all
-pixels of all images in training, the running ones in evaluation.
+norm is batch normalisation, (f - mean) / sqrt(var + 1e-5) * gamma + beta for each channel. Mean and variance are over
+all pixels of all images in training, and the running ones in evaluation.
 """
 
 import torch

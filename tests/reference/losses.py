@@ -1,10 +1,10 @@
-"""The losses on plain numbers (arXiv 2305.12072, Eq. 4, 5, 7, 8; asymmetric loss: Ridnik et al., ICCV 2021).
+"""The losses in plain Python numbers (arXiv 2305.12072, Eq. 4, 5, 7, 8; asymmetric loss: Ridnik et al., ICCV 2021).
 
 Eq. 4    l(z, y) = -y log p - (1 - y) log(1 - p),  p = sigmoid(z), over the known labels (known: y is not NaN)
 ASL      l(z, y) = -y (1 - p)^g+ log p - (1 - y) p_m^g- log(1 - p_m),  p_m = max(p - m, 0)
 Eq. 5    KL(u || q) = sum_k u_k log(u_k / q_k),  u uniform over K labels and q = softmax(z), or over {0, 1} and
-         q = (p, 1 - p), meant over labels; minimised
-Eq. 7    sum_s P(c_s) l(z_s, y), meant over images and known labels
+         q = (p, 1 - p), averaged over labels; minimised
+Eq. 7    sum_s P(c_s) l(z_s, y), averaged over images and known labels
 Eq. 8    L = L_sl + a1 L_conf + a2 L_bd
 """
 
@@ -33,7 +33,7 @@ def asymmetric(z: float, y: float, *, gamma_pos: float, gamma_neg: float, margin
 def known_mean(
     logits: Sequence[Row], targets: Sequence[Row], loss: ElementLoss, weights: Sequence[Row] | None = None
 ) -> float:
-    """Mean of the (weighted) loss over the known labels of all images."""
+    """Return the mean of the (weighted) loss over the known labels of all images."""
     total, known = 0.0, 0
     for i, row in enumerate(targets):
         for k, y in enumerate(row):
@@ -44,7 +44,7 @@ def known_mean(
 
 
 def uniform_kl(logits: Row, *, uniform: str) -> float:
-    """Divergence of one image's prediction from uniform."""
+    """Return the KL divergence between uniform and one image's prediction."""
     num_labels = len(logits)
     if uniform == "categorical":
         total = sum(math.exp(z) for z in logits)
@@ -59,7 +59,7 @@ def backdoor(
     prior: Row | None = None,
     weights: Sequence[Row] | None = None,
 ) -> float:
-    """Mean over images and known labels of the loss, averaged over confounders by P(c)."""
+    """Return the loss weighted by P(c) over confounders, averaged over images and known labels."""
     total, known = 0.0, 0
     for i, row in enumerate(targets):
         for k, y in enumerate(row):
@@ -73,7 +73,7 @@ def backdoor(
 
 
 def backdoor_weights(targets: Sequence[Row], strata: Sequence[int]) -> list[list[float]]:
-    """P(y_k) P(c) / P(y_k, c) by counting the images whose label k is known; 0 for the others."""
+    """Return P(y_k) P(c) / P(y_k, c), counted over images with a known label k, and 0 for the others."""
     table = [[0.0] * len(row) for row in targets]
     for k in range(len(targets[0])):
         known = [i for i, row in enumerate(targets) if not math.isnan(row[k])]
