@@ -23,7 +23,7 @@ def check_binary(name: str, values: Any, length: int | None = None) -> Tensor:
         raise ValueError(f"{name} must have shape {expected}, one value per image, got {tuple(given.shape)}")
     allowed = (column == 0) | (column == 1)
     if not bool(allowed.all()):
-        raise ValueError(f"{name} must be 0 or 1, got {column[~allowed][0].item():g}; leave out images with unknown values")
+        raise ValueError(f"{name} must be 0 or 1, got {column[~allowed][0].item():g}; leave out unlabelled images")
     return column.long()
 
 
@@ -31,7 +31,7 @@ def check_patient(patient: Any, length: int) -> Any:
     """Return the patient of each image (N,)."""
     given = np.asarray(patient)
     if given.shape != (length,):
-        raise ValueError(f"patient must hold the patient of each image, shape ({length},), got {given.shape}")
+        raise ValueError(f"patient must hold one patient per image, shape ({length},), got {given.shape}")
     return given
 
 

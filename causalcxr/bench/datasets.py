@@ -72,7 +72,7 @@ class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
         return len(self.strata)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self._image(range(len(self))[index]), self.targets[index].clone()  # a view would let callers change the labels
+        return self._image(range(len(self))[index]), self.targets[index].clone()  # a view could change the labels
 
     def _image(self, index: int) -> Tensor:
         """Return the original image (1, H, W) in [0, 1]."""
@@ -104,8 +104,7 @@ class ConfoundedDataset(StratifiedImages):
     Attributes, shapes and errors are those of `StratifiedImages`. `strata` is 1 for images with the marker.
 
     Raises:
-        ValueError: The marker is unknown, the correlation is outside [0, 1], or a class has too few images for a
-            correlation strictly between 0 and 1.
+        ValueError: The marker is unknown, the correlation is outside [0, 1], or a class has too few images for it.
 
     Example:
         >>> dataset = ConfoundedDataset(torch.rand(40, 1, 64, 64), [0, 1] * 20, marker="letter", correlation=0.9)

@@ -90,8 +90,8 @@ def evaluate(
     Args:
         model: A module or another callable from images to logits (B, K).
         tests: Datasets by name. Three names have a meaning: "same" (the association of the training images), "none" (no
-            association) and "reversed". Other names are free, e.g. "absent" for images without markers. A patient has
-            the same name in all tests.
+            association) and "reversed". Other names are free, e.g. "absent" for images without markers. The same
+            patient name in two tests means the same patient.
         label: As for `predict`.
         prepare: As for `predict`.
         batch_size: As for `predict`.
@@ -233,7 +233,7 @@ def _halves(test: StratifiedImages, seed: int) -> Any:
     groups, members = np.unique(_groups_of(test), return_inverse=True)
     half = stream(seed, CHOICE_STREAM, 1).permutation(len(groups))[members] < len(groups) / 2
     if any(len(test.strata[part].unique()) < 2 for part in (half, ~half)):
-        raise ValueError("the test 'none' is too small for a probe: in one half, all images have the confounder or all lack it")
+        raise ValueError("the test 'none' is too small for a probe: one half has the confounder on all or no images")
     return half
 
 

@@ -106,7 +106,7 @@ def predict(
 
 
 def _shares(attention: Tensor, masks: Tensor) -> list[Tensor]:
-    """Return the shares of maps (B, h, w) on markers (B, H, W), and of images under markers, (B,); NaN without a marker.
+    """Return the shares (B,) of maps (B, h, w) and of images on markers (B, H, W); NaN for images without a marker.
 
     A cell of the map is weighted by the fraction of it that the marker covers.
     """
@@ -123,7 +123,7 @@ def _normalise_for(model: Any, dataset: Any) -> Callable[[Tensor], Tensor]:
         return lambda images: images
     given, size = tuple(dataset[0][0].shape[-2:]), tuple(cfg["input_size"][-2:])
     if getattr(model, "label_names", None) and given != size:  # trained weights expect one image size
-        warnings.warn(f"images are {given}, but pretrained_cfg has {size}; pass image_size= to the dataset", stacklevel=4)
+        warnings.warn(f"images are {given}, but pretrained_cfg has {size}; set the dataset's image_size=", stacklevel=4)
     channels = getattr(model, "in_chans", len(cfg["mean"]))
     return lambda images: normalise(images, {**cfg, "input_size": (channels,)})
 

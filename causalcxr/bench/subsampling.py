@@ -28,7 +28,7 @@ def subsample(
 
     - Images are spread over patients: each contributes one image before any contributes a second.
     - With `age`, all cells have the same distribution over ten-year bands, so that age predicts neither target nor
-      confounder. Each band is as large as its smallest cell allows, and the total is twice the sum over bands.
+      confounder. In each band, the smallest cell sets the number of images; the total is twice the sum over bands.
     - The remaining choice is random, in an order that depends only on the seed: settings with the same seed share as
       many images as possible.
 
