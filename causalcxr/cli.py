@@ -79,7 +79,7 @@ def _csv_line(cells: Iterable[Any]) -> str:
 
 
 class Row(NamedTuple):
-    """Scores of one image: calibrated probabilities and positives if the model has a calibration, else sigmoids."""
+    """Result for one image: calibrated probabilities and positives if the model has a calibration, else sigmoids."""
 
     path: str
     scores: dict[str, float] | None  # by label, in the model's order

@@ -28,8 +28,7 @@ class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
         targets: Presence of the finding, 0 or 1.
         strata: Presence of the confounder, 0 or 1.
         patient: Patient of each image, numbers or strings. If given, intervals are over patients.
-        image_size: Resize images to this side or (height, width), e.g. that in `model.pretrained_cfg`. Default: no
-            resizing.
+        image_size: Side, or (height, width), to resize images to, e.g. that of the model. Default: no resizing.
 
     Attributes:
         targets: (N, 1) float32.

@@ -66,7 +66,7 @@ class BootstrapResult(NamedTuple):
         positive_groups: Number of groups, e.g. patients, with a positive image, per label (K,).
         undefined: Number of resamples with only one class, per label (K,). The label's interval ignores them.
         incomplete: Number of resamples that lack one of the `num_labels` labels. Their mean is over the other labels.
-        resamples: Value on each resample (R, K), NaN where the resample has only one class.
+        resamples: Value on each resample (R, K), NaN if the resample has only one class.
     """
 
     per_label: Interval
@@ -141,8 +141,8 @@ def bootstrap_auroc(
         A [`BootstrapResult`][causalcxr.metrics.BootstrapResult].
 
     Raises:
-        ValueError: Invalid scores or targets (see `auroc`), groups of the wrong length, with missing values or fewer
-            than two, `n_resamples` below 1, or `confidence` outside (0, 1).
+        ValueError: Scores or targets are invalid (see `auroc`); groups have the wrong length, missing values or fewer
+            than two distinct values; `n_resamples` is below 1; or `confidence` is outside (0, 1).
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -208,7 +208,7 @@ def _members(groups: Any, num_images: int, n_resamples: int, confidence: float) 
     if n_resamples < 1:
         raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, such as 0.95, got {confidence}")
+        raise ValueError(f"confidence must be between 0 and 1, e.g. 0.95, got {confidence}")
     if members.max() == 0:
         raise ValueError("a bootstrap needs at least two groups (or images) to draw from, got 1")
     return members

@@ -68,7 +68,7 @@ def worst_group_auroc(scores: Any, targets: Any, groups: Any) -> FloatArray:
         such a group, with a warning that lists these labels by index.
 
     Raises:
-        ValueError: Invalid scores or targets (see `auroc`), groups of the wrong length or with missing values.
+        ValueError: Scores or targets are invalid (see `auroc`), or groups have the wrong length or missing values.
 
     Example:
         >>> scores, targets = [[0.9], [0.1], [0.4], [0.6]], [[1], [0], [1], [0]]
