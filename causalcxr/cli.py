@@ -1,6 +1,6 @@
-"""The commands `predict`, `models` and `evaluate`; their arguments are in `causalcxr_cli`.
+"""The commands `predict`, `models` and `evaluate`. Their arguments are defined in `causalcxr_cli`.
 
-Results go to the standard output, all else to the standard error, beside a progress bar.
+Results go to standard output; messages and the progress bar go to standard error.
 """
 
 import csv
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import torch
-from tqdm import tqdm  # comes with huggingface-hub
+from tqdm import tqdm  # a dependency of huggingface-hub
 
 from causalcxr.data.image import is_dicom
 from causalcxr.inference import predict as score
@@ -29,21 +29,21 @@ from causalcxr_cli import NOT_FOR_CLINICAL_USE
 __all__ = ["run"]
 
 DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
-AT_THRESHOLD = "* at or above the threshold of the finding, which was fitted on validation images"
+AT_THRESHOLD = "* at or above the finding's threshold, which was fitted on validation images"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 
 
 class CommandError(Exception):
-    """What ends a command before anything is done."""
+    """Stops a command before it does any work."""
 
 
 def run(command: str, **arguments: Any) -> int:
-    """Run a command with the arguments that `causalcxr_cli` read, and return the exit status."""
+    """Run a command with the arguments parsed by `causalcxr_cli`, and return the exit status."""
     commands: dict[str, Callable[..., int]] = {"predict": _predict, "models": _models, "evaluate": _evaluate}
     said: set[str] = set()
 
     def warn(message: Warning | str, *_: Any, **__: Any) -> None:
-        if str(message) not in said:  # a film is read for its scores, and again for its picture
+        if str(message) not in said:  # a film is read twice, for its scores and for its picture
             said.add(str(message))
             _say(f"warning: {message}")
 
@@ -55,7 +55,7 @@ def run(command: str, **arguments: Any) -> int:
         except CommandError as error:
             _say(f"error: {error}")
             return NOTHING_DONE
-        except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
+        except BrokenPipeError:  # the reader, e.g. `head`, closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return SOME_FAILED
 
@@ -66,12 +66,12 @@ def _say(text: str) -> None:
 
 def _write(text: str, file: TextIO | None = None) -> None:
     tqdm.write(text, file=file or sys.stdout)
-    (file or sys.stdout).flush()  # a run that is killed keeps what it has
+    (file or sys.stdout).flush()  # a killed run keeps its rows so far
 
 
 def _csv_line(cells: Iterable[Any]) -> str:
     line = io.StringIO()
-    csv.writer(line).writerow(cells)  # with an end of line, else one in a file name is not quoted
+    csv.writer(line).writerow(cells)  # lineterminator="" would leave newlines in file names unquoted
     return line.getvalue().removesuffix("\r\n")
 
 
@@ -79,7 +79,7 @@ def _csv_line(cells: Iterable[Any]) -> str:
 
 
 class Row(NamedTuple):
-    """What a model says of one image: calibrated probabilities where it has a calibration, and then also positives."""
+    """Result for one image: calibrated probabilities and positives if the model has a calibration, else sigmoids."""
 
     path: str
     scores: dict[str, float] | None  # by label, in the model's order
@@ -100,13 +100,13 @@ def _predict(
     workers: int,
 ) -> int:
     if (finding or attention) and heatmap is None:
-        raise CommandError("--finding and --attention say what --heatmap draws; give --heatmap DIR")
+        raise CommandError("--finding and --attention need --heatmap DIR")
     if output is not None:
         ending = output.suffix.removeprefix(".")
         if ending not in ("csv", "jsonl"):
-            raise CommandError(f"--output must end in .csv or .jsonl, which says the format, not {output.name}")
+            raise CommandError(f"--output must end in .csv or .jsonl, got {output.name}")
         if format not in ("table", ending):
-            raise CommandError(f"--output {output.name} says the format; leave --format {format} out")
+            raise CommandError(f"--output {output.name} sets the format; drop --format {format}")
         format = ending
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     processes = _launched(device)
@@ -115,22 +115,22 @@ def _predict(
     for problem in problems if first else ():
         _say(f"error: {problem}")
     if not paths:
-        raise CommandError("no image found")
+        raise CommandError("no images found")
     loaded, labels = _load(model, processes.device if processes else device)
     try:
         panels = None if heatmap is None else Panels(loaded, labels, heatmap, finding, attention)
     except (ImportError, OSError, ValueError) as error:
         raise CommandError(error) from error
-    name = Path(os.path.normpath(model)).as_posix()  # of a folder, however it was written
+    name = Path(os.path.normpath(model)).as_posix()  # one spelling for a folder
     thresholds = getattr(loaded.calibration, "thresholds", None)
-    if thresholds is None and format != "table":  # nothing else would tell a model from the one that it replaced
+    if thresholds is None and format != "table":  # no thresholds to tell retrained weights apart
         name += f" ({weights_checksum(loaded):08x})"
     writer = _Writer(format, name, labels, thresholds)
     left = writer.open(output, paths) if first else []
     failed = bool(problems)
     if first and len(left) < len(paths):
-        undrawn = "" if heatmap is None else "; their heat maps are not drawn: take another --output"
-        _say(f"{len(paths) - len(left)} of {len(paths)} images are in {output} already{undrawn}")
+        undrawn = "" if heatmap is None else "; their heat maps are not drawn: use another --output"
+        _say(f"{len(paths) - len(left)} of {len(paths)} images are already in {output}{undrawn}")
     if processes is None:
         rows = _rows(loaded, labels, left, panels, batch_size, workers)
     else:
@@ -158,7 +158,7 @@ def _predict(
 
 
 def _launched(device: str) -> Any:
-    """Return the processes that torchrun or `accelerate launch` started, or None if this one is alone."""
+    """Return the state of processes started by torchrun or `accelerate launch`, or None for a single process."""
     if (started := int(os.environ.get("WORLD_SIZE", "1"))) == 1:
         return None
     try:
@@ -166,13 +166,13 @@ def _launched(device: str) -> Any:
     except ImportError as error:
         raise CommandError("several processes need accelerate: pip install accelerate") from error
     processes = PartialState(cpu=device == "cpu")
-    if processes.num_processes != started:  # each would score all images
+    if processes.num_processes != started:  # else each process would score all images
         raise CommandError(f"cannot use the device {device} in {started} processes")
     return processes
 
 
 def _together(rows: Iterator[Row], every: int) -> Iterator[Row]:
-    """Yield the rows of all processes, which meet after so many rows of each."""
+    """Yield the rows of all processes, gathered after every `every` rows of each."""
     from accelerate.utils import gather_object
 
     while block := gather_object(list(islice(rows, every))):
@@ -180,9 +180,9 @@ def _together(rows: Iterator[Row], every: int) -> Iterator[Row]:
 
 
 def find_images(arguments: list[str]) -> tuple[list[Path], list[str]]:
-    """Return the images that files, folders and patterns name, each once, and what is wrong with those that name none.
+    """Return the unique images named by files, folders and patterns, and error messages for arguments without images.
 
-    A file is taken as it is. A folder and those below it have files with the ending of an image, and DICOM files.
+    Files are taken as given. Folders are searched recursively for image suffixes and DICOM files.
     """
     found: dict[Path, None] = {}
     problems = []
@@ -191,13 +191,13 @@ def find_images(arguments: list[str]) -> tuple[list[Path], list[str]]:
         for path in map(Path, [argument] if os.path.exists(argument) else sorted(glob.glob(argument, recursive=True))):
             files += sorted(filter(_is_image, _files_below(path))) if path.is_dir() else [path]
         if not files:
-            problems.append(f"no image in folder {argument}" if os.path.isdir(argument) else f"no file {argument}")
+            problems.append(f"no images in {argument}" if os.path.isdir(argument) else f"no such file: {argument}")
         found |= dict.fromkeys(files)
     return list(found), problems
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder and of those below it, and then of linked ones; each folder counts once."""
+    """Yield the files below a folder, then those in linked folders; each folder is visited once."""
     folders, seen = [folder], set[str]()
     for top in folders:
         for where, below, names in os.walk(top):
@@ -211,7 +211,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _is_image(file: Path) -> bool:
-    special = file.exists() and not file.is_file()  # a link to nothing is read, which says why it fails
+    special = file.exists() and not file.is_file()  # broken links are kept: reading them reports the error
     if special or file.name.startswith(".") or file.name == "DICOMDIR" or file.name.endswith(PANEL_SUFFIX):
         return False
     if file.suffix.lower() in SUFFIXES:
@@ -219,22 +219,22 @@ def _is_image(file: Path) -> bool:
     try:
         with file.open("rb") as opened:
             return is_dicom(opened.read(132))
-    except OSError:  # reading it later says why
+    except OSError:  # kept: reading it later reports the error
         return True
 
 
 def _load(name: str, device: Any) -> tuple[Any, list[str]]:
-    """Return the model in evaluation mode, and the names of its outputs."""
+    """Return the model in eval mode and its label names."""
     try:
         source = Path(name) if not is_model(name) and os.path.isdir(name) else name
         model: Any = create_model(source, pretrained=True)
-    except Exception as error:  # of timm, the Hub or safetensors
+    except Exception as error:  # from timm, the Hub or safetensors
         raise CommandError(f"cannot load the model {name}: {error}") from error
     if model.num_classes == 0:
         raise CommandError(f"the model {name} has no labels")
     try:
         model.to(device)
-    except (RuntimeError, AssertionError) as error:  # as torch meets a device that there is not
+    except (RuntimeError, AssertionError) as error:  # raised for unavailable devices
         raise CommandError(f"cannot use the device {device}: {error}") from error
     return model.eval(), list(model.label_names or (f"label_{k}" for k in range(model.num_classes)))
 
@@ -266,7 +266,7 @@ def _rounded(value: float) -> float:
 
 
 class _Writer:
-    """Rows as they come, to the standard output or to a file that has those of a run before."""
+    """Writes rows to standard output, or appends them to the file of an earlier run."""
 
     def __init__(self, format: str, model: str, labels: list[str], thresholds: tuple[float, ...] | None) -> None:
         self.format, self.model, self.labels = format, model, labels
@@ -277,7 +277,7 @@ class _Writer:
         self.columns = ["path", "model", *labels, "positives", *self.cells]
 
     def open(self, output: Path | None, paths: list[Path]) -> list[Path]:
-        """Open the file, and return the paths that it has no row of."""
+        """Open the file and return the paths without a row in it."""
         done: set[str] = set()
         if output is not None:
             try:
@@ -286,16 +286,16 @@ class _Writer:
                 done = self._cut_to_whole_rows(output)
             except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
                 self.close()
-                raise CommandError(f"cannot go on with {output}: {error}") from error
+                raise CommandError(f"cannot append to {output}: {error}") from error
         if self.format == "csv" and (output is None or output.stat().st_size == 0):
             _write(_csv_line(self.columns), self.file)
         return [path for path in paths if str(path) not in done]
 
     def _cut_to_whole_rows(self, output: Path) -> set[str]:
-        """Return the paths of the rows, and cut off one that was not finished, once the file is known as ours."""
+        """Return the paths of the rows, and truncate an unfinished last row once all rows match this run."""
         content = output.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
-        while self.format == "csv" and whole.count(b'"') % 2:  # the end of line is one of a file name
+        while self.format == "csv" and whole.count(b'"') % 2:  # the newline is part of a file name
             whole = whole[: whole[:-1].rfind(b"\n") + 1]
         lines = io.StringIO(whole.decode("utf-8-sig", "surrogateescape"), newline="")
         weights: dict[str, Any] = self.cells if self.format == "csv" else {"thresholds": self.thresholds}
@@ -306,15 +306,13 @@ class _Writer:
             rows = [json.loads(line) for line in lines]
             same_labels = bool(rows) and all(list(row["scores"]) == self.labels for row in rows)
         if content and not same_labels:
-            raise ValueError("it has other columns")
+            raise ValueError("it has different columns")
         done = set()
         for row in rows:
             if row["model"] != self.model:
-                raise ValueError(
-                    f"its rows are of the model {row['model']}, not of {self.model}; give another --output"
-                )
-            if row | weights != row:  # as after training anew
-                raise ValueError(f"its rows are of other weights of {self.model}, with other thresholds")
+                raise ValueError(f"its rows come from the model {row['model']}, not {self.model}; use another --output")
+            if row | weights != row:  # e.g. after retraining
+                raise ValueError(f"its rows come from other weights of {self.model}, with other thresholds")
             done.add(row["path"])
         os.truncate(output, len(whole))
         return done
@@ -357,7 +355,7 @@ def _models(filter: str) -> int:
 
 def _evaluate(scores: Path, labels: Path, group: list[str], patients: str | None, format: str) -> int:
     if patients is None:
-        _say("warning: intervals over images are too narrow where a patient has several; give --patients COLUMN")
+        _say("warning: intervals over images are too narrow if patients have several; pass --patients COLUMN")
     try:
         results = aurocs(scores, labels, group, patients)
     except (OSError, ValueError) as error:

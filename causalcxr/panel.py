@@ -1,4 +1,4 @@
-"""One picture for one radiograph: the film, and what speaks for findings in it, all on one scale."""
+"""Pictures of a radiograph with heat maps of its findings, all on one scale."""
 
 import os
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ from causalcxr.models import CausalCXR
 __all__ = ["PANEL_SUFFIX", "Finding", "Panels", "save_panel"]
 
 PANEL_SUFFIX = ".heatmap.png"
-NUM_SHOWN = 3  # findings of a panel, unless more are at their threshold
-EVIDENCE = ("What speaks for the findings, and where.", "evidence (logit)")
-ATTENTION = ("Where the model looks for the findings.", "attention")
+NUM_SHOWN = 3  # findings per panel, unless more are positive
+EVIDENCE = ("Evidence for each finding.", "evidence (logit)")
+ATTENTION = ("Where the model looks for each finding.", "attention")
 NOTE = "* at or above its threshold. Research software, not a medical device, not for clinical use."
 
-SIDE, DPI, COLUMNS = 720, 160, 4  # pixels of the longer side of a picture, and of an inch; pictures in a row
+SIDE, DPI, COLUMNS = 720, 160, 4  # pixels of a picture's longer side and per inch; pictures per row
 INK, FAINT = "#1c1c28", "#6b6b78"
 OPACITY = 0.6
 
 
 class Finding(NamedTuple):
-    """A label with its score and its heat map."""
+    """A label with its score and heat map."""
 
     label: str
     score: float
@@ -36,24 +36,24 @@ class Finding(NamedTuple):
 
 
 class Panels:
-    """A folder of panels, each below it at the path of its image.
+    """Draws panels into a folder that mirrors the paths of the images.
 
-    `findings` are the labels to draw. Without any, all at their threshold and the highest others are, three at least.
-    The maps are `evidence_maps`, or `attention_maps`.
+    `findings` are the labels to draw. Default: the positives, topped up to three with the highest-scoring others.
+    The maps are `evidence_maps`, or `attention_maps` if `attention` is set.
     """
 
     def __init__(self, model: Any, labels: list[str], folder: Path, findings: Sequence[str], attention: bool) -> None:
         if not isinstance(model, CausalCXR):
-            raise ValueError("a plain model of timm has no heat maps; leave --heatmap out")
+            raise ValueError("a plain timm model has no heat maps; drop --heatmap")
         if unknown := [name for name in findings if name not in labels]:
-            raise ValueError(f"no finding {', '.join(unknown)}; the model has {', '.join(labels)}")
+            raise ValueError(f"unknown finding {', '.join(unknown)}; the model has {', '.join(labels)}")
         _figure()
         folder.mkdir(parents=True, exist_ok=True)
         self.model, self.labels, self.folder = model, labels, folder
         self.findings, self.attention = list(dict.fromkeys(findings)), attention
 
     def draw(self, path: Path, scores: dict[str, float], positives: Sequence[str]) -> None:
-        """Draw the panel of one image; `OSError` if it cannot be written."""
+        """Draw the panel of one image. Raises `OSError` if it cannot be written."""
         order = sorted(scores, key=lambda label: (label not in positives, -scores[label]))
         shown = self.findings or order[: max(NUM_SHOWN, len(positives))]
         indices = [self.labels.index(label) for label in shown]
@@ -71,9 +71,9 @@ class Panels:
 
 
 def save_panel(path: Path, image: Tensor, findings: list[Finding], title: str, note: str, unit: str) -> None:
-    """Draw the radiograph beside the overlays of the findings; the PNG appears when it is complete.
+    """Save the radiograph and the overlays of the findings as one PNG, written atomically.
 
-    The image is (1, H, W) with values in [0, 1]. The title stands above, the note below, the unit of the maps beside.
+    The image is (1, H, W) in [0, 1]. The title goes above, the note below, and the unit next to the colour bar.
     """
     scale = SIDE / max(image.shape[1:])
     height, width = (max(1, round(side * scale)) for side in image.shape[1:])
@@ -81,9 +81,9 @@ def save_panel(path: Path, image: Tensor, findings: list[Finding], title: str, n
     pictures, highest = overlays(grey, findings)
     columns = min(COLUMNS, 1 + len(findings))
     rows = -(-(1 + len(findings)) // columns)
-    size = (1.0 + columns * (width / DPI + 0.1), 0.7 + rows * (height / DPI + 0.3))  # with room for texts
+    size = (1.0 + columns * (width / DPI + 0.1), 0.7 + rows * (height / DPI + 0.3))  # with room for text
     figure = _figure()(figsize=size, layout="constrained", facecolor="white")
-    title = title.encode(errors="replace").decode()  # a file name need not be UTF-8, nor a formula
+    title = title.encode(errors="replace").decode()  # file names may not be UTF-8, and are not formulas
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK, parse_math=False)
     figure.supxlabel(note, x=0.01, ha="left", fontsize=8.5, color=FAINT)
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -91,11 +91,11 @@ def save_panel(path: Path, image: Tensor, findings: list[Finding], title: str, n
         axis.set_axis_off()
     axes[0, 0].imshow(grey[0].numpy(), cmap="gray", vmin=0, vmax=1)
     axes[0, 0].set_title("Radiograph", loc="left", fontsize=11, color=FAINT)
-    for axis, picture, finding in zip(axes.flat[1:], pictures, findings, strict=False):  # the last row may have room
+    for axis, picture, finding in zip(axes.flat[1:], pictures, findings, strict=False):  # the last row may not be full
         axis.imshow(picture)
         if (most := float(finding.heat_map.max())) < highest / 5:
             box = {"facecolor": INK, "edgecolor": "none", "pad": 2}
-            text = f"faint: at most {most:.2g}" if most > 0 else "nothing speaks for it"
+            text = f"faint: at most {most:.2g}" if most > 0 else "no evidence"
             axis.text(0.03, 0.04, text, transform=axis.transAxes, fontsize=9, color="white", bbox=box)
         axis.set_title(finding.label.replace("_", " "), loc="left", fontsize=11, color=INK)
         mark = " *" if finding.positive else ""
@@ -116,16 +116,16 @@ def save_panel(path: Path, image: Tensor, findings: list[Finding], title: str, n
 
 
 def overlays(grey: Tensor, findings: list[Finding]) -> tuple[list[npt.NDArray[np.uint8]], float]:
-    """Return the overlays of all findings on one scale, and the value of its end."""
+    """Return the overlays of all findings on one scale, and the maximum of the scale."""
     highest = max((float(finding.heat_map.max()) for finding in findings), default=0.0)
-    highest = highest if highest > 0 else 1.0  # nothing to show
+    highest = highest if highest > 0 else 1.0  # no evidence
     return [overlay(grey, finding.heat_map, alpha=OPACITY, vmax=highest) for finding in findings], highest
 
 
 def colour_bar() -> npt.NDArray[np.uint8]:
-    """Return every colour that an overlay can have, (256, 256, 3): by value from 0 up, by the film from black to white.
+    """Return all colours of an overlay (256, 256, 3): rows by value from 0 up, columns by film from black to white.
 
-    A value alone has no one colour, since the film shines through.
+    A value has no single colour, since the film shows through.
     """
     ramp = np.linspace(0, 1, 256)
     return overlay(np.tile(ramp, (256, 1)), np.tile(ramp[:, None], (1, 256)), alpha=OPACITY, vmax=1.0)

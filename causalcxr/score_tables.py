@@ -1,4 +1,4 @@
-"""AUROC of a table of scores against a table of labels: what `causalcxr evaluate` prints."""
+"""AUROC of a table of scores against a table of labels, for `causalcxr evaluate`."""
 
 import math
 import os
@@ -19,37 +19,37 @@ __all__ = ["LabelAuroc", "as_text", "aurocs"]
 
 IMAGE_COLUMNS = ("path", "image", "Image Index")
 NIH_FINDINGS = "Finding Labels"
-INCOMPLETE = "* may be too narrow: some resamples of the interval lack a positive or a negative image"
+INCOMPLETE = "* may be too narrow: some resamples lack positive or negative images"
 
 Table = dict[str, dict[str, str]]
-"""The rows of a CSV file by their image."""
+"""Rows of a CSV file by image."""
 
 
 class LabelAuroc(NamedTuple):
-    """The AUROC of a label, or the mean over labels, in a group of images; None where it is undefined."""
+    """AUROC of a label, or the mean over labels, in a group of images; None if undefined."""
 
     group: str
     label: str
     images: int
     positives: int | None
-    patients: int | None  # with a positive image; None where patients are not known
+    patients: int | None  # with a positive image; None if patients are unknown
     auroc: float | None
     low: float | None
     high: float | None
-    incomplete: int  # resamples of the interval that lack a class
+    incomplete: int  # number of resamples that lack a class
 
 
 def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) -> list[LabelAuroc]:
-    """Compare two CSV files, and return for all images and each group one row a label, then their mean.
+    """Compare two CSV files. For all images and for each group, return one row per label, then their mean.
 
     Args:
-        scores: As `causalcxr predict` writes it. Images are matched by file name or, where names repeat, by as many
-            folders above it as tell all images apart.
-        labels: With 0, 1 or nothing (unknown) for each label, or the table of the NIH release.
-        groups: Columns of `labels`, within each value of which the figures are given as well.
-        patients: Column of `labels` that names the patients, who are drawn for the intervals. None draws images.
+        scores: CSV file written by `causalcxr predict`. Images are matched by file name or, if names repeat, by as many
+            parent folders as needed to tell all images apart.
+        labels: CSV file with 0, 1 or nothing (unknown) for each label, or the table of the NIH release.
+        groups: Columns of `labels`. Results are also computed within each of their values.
+        patients: Column of `labels` with the patients, who are resampled for the intervals. None resamples images.
     """
-    # Paths are relative to the working directory, and to the table; one that is not UTF-8 is written as it is.
+    # Score paths are relative to the working directory and need not be UTF-8. Label paths are relative to their table.
     scored, labelled = _by_name(_read(scores, "", "surrogateescape"), _read(labels, labels.parent, "strict"))
     if unlabelled := [image for image in scored if image not in labelled]:
         raise ValueError(f"{len(unlabelled)} images of {scores} are not in {labels}: {few(unlabelled)}")
@@ -60,7 +60,7 @@ def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) 
     columns = list(next(iter(rows.values())))
     given = [name for name in next(iter(scored.values())) if name not in (*IMAGE_COLUMNS, "model", "positives")]
     given = [name for name in given if not name.endswith(" threshold")]
-    if NIH_FINDINGS in columns:  # one column that lists what is there
+    if NIH_FINDINGS in columns:  # one column that lists the findings
         absent = [name for name in NIH_LABELS if name not in columns]
         for row in rows.values():
             row |= {name: str(int(name in row[NIH_FINDINGS].split("|"))) for name in absent}
@@ -70,7 +70,7 @@ def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) 
         raise ValueError(f"{labels} has none of the labels {few(given)}; its columns: {few(columns)}")
     if missing := [name for name in given if name not in names]:
         others = [name for name in columns if name not in (*names, *IMAGE_COLUMNS, *groups, patients)]
-        unused = f"; columns that fit no score: {few(others)}" if others else ""
+        unused = f"; columns without scores: {few(others)}" if others else ""
         warnings.warn(f"{labels} has no column for {few(missing)}: left out{unused}", stacklevel=2)
     for column in [*groups, *([patients] if patients else [])]:
         if column not in columns:
@@ -93,13 +93,13 @@ def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) 
 
 
 def _read(table: Path, folder: str | Path, errors: str) -> dict[tuple[str, ...], dict[str, str]]:
-    """Return the rows by the parts of the path of their image."""
+    """Return the rows by image path, split into parts."""
     columns, lines = read_rows(table, errors)
     image_column = next((name for name in IMAGE_COLUMNS if name in columns), None)
     if image_column is None:
         names = ", ".join(IMAGE_COLUMNS)
         raise ValueError(
-            f"{table} has no column of image names ({names}), separated by commas; its columns: {few(columns)}"
+            f"{table} has no column of image names ({names}) or is not comma-separated; its columns: {few(columns)}"
         )
     rows = {}
     for line, row in lines:
@@ -113,7 +113,7 @@ def _read(table: Path, folder: str | Path, errors: str) -> dict[tuple[str, ...],
 
 
 def _by_name(*tables: dict[tuple[str, ...], dict[str, str]]) -> list[Table]:
-    """Return the rows by file name, or by the end of the path that tells the images of each table apart."""
+    """Return the rows by file name, or by the shortest path suffix that is unique in each table."""
     parts = 1
     while True:
         named = [{"/".join(image[-parts:]): row for image, row in table.items()} for table in tables]
@@ -123,7 +123,7 @@ def _by_name(*tables: dict[tuple[str, ...], dict[str, str]]) -> list[Table]:
 
 
 def _numbers(path: Path, table: Table, names: list[str], read: Callable[[str], float]) -> np.ndarray:
-    """Return the cells (N, K) of some columns."""
+    """Return the columns `names` as numbers (N, K)."""
 
     def number(image: str, name: str, cell: str) -> float:
         try:
@@ -141,7 +141,7 @@ def _score(cell: str) -> float:
 
 
 def _target(cell: str) -> float:
-    value = TARGETS[cell.lower()] if cell.lower() in TARGETS else float(cell)  # such as 1.00
+    value = TARGETS[cell.lower()] if cell.lower() in TARGETS else float(cell)  # e.g. 1.00
     if cell and value not in (0, 1):
         raise ValueError(f"labels must be 0, 1 or empty (unknown), got {cell}")
     return value
@@ -151,10 +151,10 @@ def _of_group(
     group: str, names: list[str], scores: np.ndarray, targets: np.ndarray, patients: np.ndarray
 ) -> Iterator[LabelAuroc]:
     if len(np.unique(patients)) < 2:
-        warnings.warn(f"{group} has one patient, so no interval: left out", stacklevel=2)
+        warnings.warn(f"{group} has only one patient or image, so no interval: left out", stacklevel=2)
         return
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "AUROC is undefined")  # seen in the result
+        warnings.filterwarnings("ignore", "AUROC is undefined")  # visible in the result
         result = bootstrap_auroc(scores, targets, patients)
     images = (~np.isnan(targets)).sum(axis=0)
     columns = zip(images, result.positives, result.positive_groups, *result.per_label, result.undefined, strict=True)
@@ -166,7 +166,7 @@ def _of_group(
 
 
 def as_text(results: list[LabelAuroc]) -> str:
-    """Return the results as text for people, a block a group."""
+    """Format the results as a readable table, one block per group."""
     width = max(len(row.label) for row in results)
     lines = []
     for group, rows in groupby(results, key=lambda row: row.group):

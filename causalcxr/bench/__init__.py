@@ -1,4 +1,4 @@
-"""Does a classifier of chest radiographs rely on a confounder? Data with a known one, and the figures that tell."""
+"""Benchmark of how much a chest radiograph classifier relies on a known confounder: datasets and metrics."""
 
 from causalcxr.bench.datasets import ConfoundedDataset, StratifiedImages
 from causalcxr.bench.evaluation import BenchResult, Scores, as_dict, evaluate

@@ -1,4 +1,4 @@
-"""Columns of zeros and ones, numbers of random streams, and counts that follow a wanted association exactly."""
+"""Checks of binary columns, random stream ids, and counts that follow a given association exactly."""
 
 import math
 from typing import Any
@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Numbers that no stream of `SyntheticCXR` has, so that its images may have the same seed.
+# Stream ids that `SyntheticCXR` does not use, so that its images may have the same seed.
 ORDER_STREAM, APPEARANCE_STREAM, CHOICE_STREAM = range(100, 103)
 
 
 def check_binary(name: str, values: Any, length: int | None = None) -> Tensor:
-    """Zeros and ones (N,) as int64; given as (N,) or (N, 1), of any number type or bool."""
+    """Return zeros and ones (N,) as int64, from (N,) or (N, 1) of any numeric dtype or bool."""
     given = values if isinstance(values, Tensor) else np.asarray(values)
     if isinstance(given, np.ndarray) and given.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be zeros and ones, got {given.dtype} values; compare first, as in view == 'AP'")
@@ -20,23 +20,23 @@ def check_binary(name: str, values: Any, length: int | None = None) -> Tensor:
     column = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
     if column.ndim != 1 or length not in (None, len(column)):
         expected = "(N,)" if length is None else f"({length},)"
-        raise ValueError(f"{name} must have shape {expected}, one value an image, got {tuple(given.shape)}")
+        raise ValueError(f"{name} must have shape {expected}, one value per image, got {tuple(given.shape)}")
     allowed = (column == 0) | (column == 1)
     if not bool(allowed.all()):
-        raise ValueError(f"{name} must be 0 or 1, got {column[~allowed][0].item():g}; leave out images without it")
+        raise ValueError(f"{name} must be 0 or 1, got {column[~allowed][0].item():g}; leave out unlabelled images")
     return column.long()
 
 
 def check_patient(patient: Any, length: int) -> Any:
-    """The patient of each image (N,)."""
+    """Return the patient of each image (N,)."""
     given = np.asarray(patient)
     if given.shape != (length,):
-        raise ValueError(f"patient must name the patient of each image, shape ({length},), got {given.shape}")
+        raise ValueError(f"patient must hold one patient per image, shape ({length},), got {given.shape}")
     return given
 
 
 def count_agreeing(n: int, correlation: float, what: str) -> int:
-    """How many of n images have the confounder that the association gives their label; halves are rounded up."""
+    """Return how many of n images have the confounder that matches their label; halves are rounded up."""
     if not 0 <= correlation <= 1:
         raise ValueError(
             "correlation must lie in [0, 1]: the share of positives with the confounder and of negatives without it, "
@@ -44,5 +44,5 @@ def count_agreeing(n: int, correlation: float, what: str) -> int:
         )
     count = math.floor(correlation * n + 0.5)
     if 0 < correlation < 1 and not 0 < count < n:
-        raise ValueError(f"correlation {correlation:g} needs more than {n} {what}: rounded, it would be {count} of {n}")
+        raise ValueError(f"correlation {correlation:g} needs more than {n} {what}: it would round to {count} of {n}")
     return count

@@ -1,4 +1,4 @@
-"""Radiographs with one finding and a confounder: as they are, or with a painted marker that goes with the finding."""
+"""Datasets of radiographs with one finding and a confounder, either natural or a painted marker."""
 
 from typing import Any
 
@@ -16,21 +16,19 @@ __all__ = ["ConfoundedDataset", "StratifiedImages"]
 
 
 class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
-    """Grey radiographs with one finding, a confounder that is there or not, and perhaps the patient.
+    """Greyscale radiographs with one finding, a binary confounder and, optionally, the patient.
 
-    Wraps images that have their confounder by nature, such as the view. Choose them with
-    [`subsample`][causalcxr.bench.subsample]. For training with the confounder known,
-    `torch.utils.data.StackDataset(dataset, dataset.strata)` yields both.
+    Use it for images with a natural confounder such as the view, and select them with
+    [`subsample`][causalcxr.bench.subsample]. To train with the confounder known, use
+    `torch.utils.data.StackDataset(dataset, dataset.strata)`.
 
     Args:
-        images: Anything with a length and items that [`read_image`][causalcxr.data.read_image] takes: a tensor or array
-            (N, 1, H, W) of floats in [0, 1] or of uint8, a list of paths, or a data set, of whose items (image, target)
-            the image is taken.
-        targets: Whether the finding is there, zeros and ones.
-        strata: Whether the confounder is there, zeros and ones.
-        patient: Patient of each image, numbers or strings. Intervals are then over patients.
-        image_size: Side, or (height, width), to which images are resized, as of `model.pretrained_cfg`. Default: as
-            they are.
+        images: Any sequence of items that [`read_image`][causalcxr.data.read_image] accepts: a tensor or array
+            (N, 1, H, W) of floats in [0, 1] or of uint8, a list of paths, or a dataset of (image, target) items.
+        targets: Presence of the finding, 0 or 1.
+        strata: Presence of the confounder, 0 or 1.
+        patient: Patient of each image, numbers or strings. If given, intervals are over patients.
+        image_size: Side, or (height, width), to resize images to, e.g. that of the model. Default: no resizing.
 
     Attributes:
         targets: (N, 1) float32.
@@ -41,7 +39,7 @@ class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
         targets and strata: (N,) or (N, 1). Each item is an image (1, H, W), float32 in [0, 1], and its target (1,).
 
     Raises:
-        ValueError: There are no images, lengths differ, or a value is not 0 or 1; on access, as for `read_image`.
+        ValueError: There are no images, lengths differ, or a value is not 0 or 1. On access, as for `read_image`.
         TypeError: Targets or strata are not numbers.
 
     Example:
@@ -63,7 +61,7 @@ class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         if len(images) == 0:
             raise ValueError("images must not be empty")
-        self._images = images.to_numpy() if hasattr(images, "to_numpy") else images  # a column is read by position
+        self._images = images.to_numpy() if hasattr(images, "to_numpy") else images  # index a column by position
         self.image_size = image_size
         self.targets = check_binary("targets", targets, len(images)).float()[:, None]
         self.strata = check_binary("strata", strata, len(images))
@@ -76,7 +74,7 @@ class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
         return self._image(range(len(self))[index]), self.targets[index].clone()  # a view could change the labels
 
     def _image(self, index: int) -> Tensor:
-        """The image (1, H, W) in [0, 1] as it was given."""
+        """Return the original image (1, H, W) in [0, 1]."""
         item = self._images[index]
         return read_image(item[0] if isinstance(item, (tuple, list)) else item, size=self.image_size)
 
@@ -84,29 +82,28 @@ class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
 class ConfoundedDataset(StratifiedImages):
     """Radiographs with one finding, and a marker painted on a share r of the positives and 1 - r of the negatives.
 
-    r is called the correlation here: 0.5 is no association, and 1 - r the reverse of r. A classifier that reads the
-    marker and nothing else has an AUROC of r.
+    r is called the correlation: 0.5 means no association, and 1 - r reverses r. A classifier that reads only the marker
+    has an AUROC of r.
 
-    The shares are exact, up to rounding to whole images. A smaller r takes agreement of marker and label away from some
-    images and changes no other. How the marker looks depends on seed, index and kind alone.
+    The shares are exact, up to rounding to whole images. Lowering r flips the presence of the marker on as few images
+    as possible. The look of a marker depends only on seed, index and kind.
 
-    Give training and test images different seeds, or their markers look alike image by image. Which patients are in
-    which of the two is the caller's choice.
+    Use different seeds for training and test images, or image i gets the same marker in both. Splitting by patient is
+    up to the caller.
 
     Args:
-        images: As for [`StratifiedImages`][causalcxr.bench.StratifiedImages]; painted on as they are read.
-        targets: Whether the finding is there, zeros and ones.
+        images: As for [`StratifiedImages`][causalcxr.bench.StratifiedImages]. Markers are painted on access.
+        targets: Presence of the finding, 0 or 1.
         marker: Kind of marker, one of `MARKERS`, see [`paint`][causalcxr.bench.paint].
-        correlation: The share r in [0, 1]; `None` for no markers at all.
-        seed: Number of the data set.
+        correlation: The share r in [0, 1]; `None` for no markers.
+        seed: Random seed.
         patient: Patient of each image.
         image_size: As for `StratifiedImages`.
 
-    Attributes, shapes and errors are those of `StratifiedImages`. `strata` says whether the marker is on the image.
+    Attributes, shapes and errors are those of `StratifiedImages`. `strata` is 1 for images with the marker.
 
     Raises:
-        ValueError: The marker is unknown, the correlation lies outside [0, 1], or a class has so few images that all of
-            them would agree with their label, or none.
+        ValueError: The marker is unknown, the correlation is outside [0, 1], or a class has too few images for it.
 
     Example:
         >>> dataset = ConfoundedDataset(torch.rand(40, 1, 64, 64), [0, 1] * 20, marker="letter", correlation=0.9)
@@ -136,21 +133,21 @@ class ConfoundedDataset(StratifiedImages):
         return self._painted(index)[0], self.targets[index].clone()
 
     def mask(self, index: int) -> Tensor:
-        """Where the marker is on an image, (H, W) bool; all False on an image without one."""
+        """Return the mask of the marker on an image, (H, W) bool; all False without a marker."""
         return self._painted(index)[1]
 
     def with_correlation(self, correlation: float | None) -> "ConfoundedDataset":
-        """The same images and markers, with another association of marker and finding."""
+        """Return a dataset of the same images and markers, with another correlation."""
         given: dict[str, Any] = {"marker": self.marker, "seed": self.seed, "patient": self.patient}
         given["image_size"] = self.image_size
         return ConfoundedDataset(self._images, self.targets, correlation=correlation, **given)
 
     def without_markers(self) -> "ConfoundedDataset":
-        """The same images, none of them with a marker."""
+        """Return a dataset of the same images without markers."""
         return self.with_correlation(None)
 
     def _painted(self, index: int) -> tuple[Tensor, Tensor]:
-        """The image with its marker, if it has one, and where that is."""
+        """Return the image with its marker, if any, and the mask of the marker."""
         index = range(len(self))[index]
         image = self._image(index)
         if not self.strata[index]:
@@ -159,7 +156,7 @@ class ConfoundedDataset(StratifiedImages):
 
 
 def _choose_marked(targets: Tensor, correlation: float | None, seed: int) -> Tensor:
-    """Whether each image (N,) has the marker: within a class, those of the lowest random numbers agree with it."""
+    """Choose the images with a marker (N,): within a class, those with the lowest random numbers match the label."""
     marked = torch.zeros(len(targets), dtype=torch.bool)
     if correlation is None:
         return marked

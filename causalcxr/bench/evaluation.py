@@ -1,4 +1,4 @@
-"""How much a classifier relies on the confounder: its figures on tests that differ in nothing but the confounder."""
+"""Evaluation of a classifier on tests that differ only in the confounder."""
 
 import math
 import warnings
@@ -17,23 +17,23 @@ from causalcxr.metrics import Interval, auroc, bootstrap_auroc, expected_calibra
 __all__ = ["BenchResult", "Scores", "as_dict", "evaluate"]
 
 Aurocs = dict[tuple[str, int | None], Any]
-"""(Name of a test, stratum or `None` for all images) to (1 + R,) AUROCs, on all images and on each of R resamples."""
+"""Maps (test name, stratum or `None` for all) to AUROCs (1 + R,): on the original images, then on each resample."""
 
 
 class Scores(NamedTuple):
-    """Figures on one test.
+    """Metrics on one test.
 
     Attributes:
-        auroc: AUROC of the finding, a `causalcxr.metrics.Interval` of 95 %.
-        worst_group: The lower of the AUROCs among images with and among images without the confounder
-            (`causalcxr.metrics.worst_group_auroc`), an `Interval`. It lies too low where both groups have the same.
+        auroc: AUROC of the finding, a 95 % `causalcxr.metrics.Interval`.
+        worst_group: The lower of the AUROCs with and without the confounder (`causalcxr.metrics.worst_group_auroc`), an
+            `Interval`. It is biased downwards if both are equal.
         ece: Expected calibration error.
         mean_probability: Mean of the predicted probabilities.
-        shift: By how much the mean probability is higher with the confounder than without, averaged over positives and
-            negatives; NaN where one of the four combinations has no image. Where a painted marker has no association
-            with the label, this is its effect on the prediction.
-        attention_share: Mean share of the causal map on the marker, over the images that have one, or `None`.
-        area_share: Mean share of the image that the marker covers, to compare with, or `None`.
+        shift: Mean probability with the confounder minus that without, averaged over positives and negatives; NaN if
+            one of the four combinations has no image. For a painted marker with no association, this is its effect on
+            the prediction.
+        attention_share: Mean share of the causal map on the marker, over images with a marker, or `None`.
+        area_share: Mean share of the image that the marker covers, for comparison, or `None`.
     """
 
     auroc: Interval
@@ -46,16 +46,16 @@ class Scores(NamedTuple):
 
 
 class BenchResult(NamedTuple):
-    """Figures on all tests, from [`evaluate`][causalcxr.bench.evaluate].
+    """Metrics on all tests, from [`evaluate`][causalcxr.bench.evaluate].
 
     Attributes:
-        tests: Name of the test to its [`Scores`][causalcxr.bench.Scores].
-        drop: AUROC on "same" less AUROC on "reversed"; `None` without these two tests.
-        gap: AUROC on "none" less AUROC on "reversed": how far the reversal takes it below the level at which the
-            confounder says nothing; `None` without these two tests.
-        probe_causal: AUROC with which a linear probe reads the confounder from the causal features on "none"; `None`
+        tests: [`Scores`][causalcxr.bench.Scores] by test name.
+        drop: AUROC on "same" minus AUROC on "reversed"; `None` without these two tests.
+        gap: AUROC on "none" minus AUROC on "reversed": the loss relative to an uninformative confounder; `None` without
+            these two tests.
+        probe_causal: AUROC of a linear probe that predicts the confounder from the causal features on "none"; `None`
             without this test or without `forward_causal`.
-        probe_confounder: The same from the confounder features.
+        probe_confounder: The same for the confounder features.
     """
 
     tests: dict[str, Scores]
@@ -75,38 +75,37 @@ def evaluate(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> BenchResult:
-    """Show all tests to a classifier, by [`predict`][causalcxr.bench.predict], and turn what it says into figures.
+    """Run a classifier on all tests with [`predict`][causalcxr.bench.predict] and compute the metrics.
 
-    Choose epochs, thresholds and hyper-parameters on validation images with the association of the training images,
-    never by what this returns for "reversed".
+    Choose epochs, thresholds and hyperparameters on validation images with the association of the training images,
+    never by the results on "reversed".
 
-    Intervals are 95 % percentile intervals over resamples of patients, where the tests have a `patient`, else of
-    images. All tests are resampled together: a patient who is in two tests is drawn as often in both, which narrows the
-    intervals of differences. Without patients, images at the same index of two tests are taken for the same.
+    Intervals are 95 % percentile intervals over resamples of patients if the tests have a `patient`, else of images.
+    All tests are resampled together: a patient in two tests is drawn equally often in both, which narrows the intervals
+    of differences. Without patients, images at the same index of two tests are treated as the same image.
 
-    The probe is a logistic regression on standardised features (Alain & Bengio, 2016). It is trained on a random half
-    of the patients (or images) of "none" and tested on the other, then the other way round. The two AUROCs are
-    averaged.
+    The probe is a logistic regression on standardised features (Alain & Bengio, 2016), with two-fold cross-validation
+    over the patients (or images) of "none". The two AUROCs are averaged.
 
     Args:
         model: A module or another callable from images to logits (B, K).
-        tests: Name to data set. Three names have a meaning: "same" (the association of the training images), "none" (no
-            association) and "reversed". Others, such as "absent" for images without markers, have none. Patients with
-            the same name in two tests are the same.
-        label: This and the next two as for `predict`.
-        prepare: See there.
-        batch_size: See there.
+        tests: Datasets by name. Three names have a meaning: "same" (the association of the training images), "none" (no
+            association) and "reversed". Other names are free, e.g. "absent" for images without markers. The same
+            patient name in two tests means the same patient.
+        label: As for `predict`.
+        prepare: As for `predict`.
+        batch_size: As for `predict`.
         n_resamples: Number of resamples.
-        seed: Seed of the resamples and of the halves of the probe.
+        seed: Random seed of the resamples and of the folds of the probe.
 
     Raises:
-        ImportError: A probe is due, and scikit-learn is not installed.
-        TypeError: `tests` is no mapping, or a test is no `StratifiedImages`.
-        ValueError: As for `predict`. Or there is no test, a test has one class only, or some tests have patients and
-            others none. Or half of "none" has the confounder on all images or on none, too few for a probe.
+        ImportError: The probe needs scikit-learn, which is not installed.
+        TypeError: `tests` is not a mapping, or a test is not a `StratifiedImages`.
+        ValueError: As for `predict`. There are no tests, a test has only one class, or only some tests have patients.
+            "none" is too small for a probe: in one half, all images have the confounder or all lack it.
 
     Warns:
-        UserWarning: All logits lie in [0, 1], as probabilities would. Then only the AUROCs hold.
+        UserWarning: All logits are in [0, 1], as if they were probabilities. Then only the AUROCs are valid.
 
     Example:
         >>> import torch
@@ -123,8 +122,8 @@ def evaluate(
     }
     if all(logits.min() >= 0 and logits.max() <= 1 for logits, *_ in predictions.values()):
         warnings.warn(
-            "the model's logits all lie in [0, 1] like probabilities; its sigmoid is taken once more for ece, "
-            "mean_probability and shift: give probabilities.logit(eps=1e-6)",
+            "the model's logits all lie in [0, 1] like probabilities, but a sigmoid is applied to them for ece, "
+            "mean_probability and shift; for probabilities, return probabilities.logit(eps=1e-6)",
             stacklevel=2,
         )
     aurocs = _resample(predictions, tests, n_resamples, seed)
@@ -141,7 +140,7 @@ def evaluate(
 
 
 def as_dict(result: Any) -> Any:
-    """Turn a result into what `json.dump` takes: dictionaries and numbers, with `None` for NaN.
+    """Convert a result to JSON-ready dictionaries and numbers, with `None` for NaN.
 
     Args:
         result: A [`BenchResult`][causalcxr.bench.BenchResult], or another named tuple of this package.
@@ -160,9 +159,9 @@ def as_dict(result: Any) -> Any:
 def _resample(
     predictions: Mapping[str, Predictions], tests: Mapping[str, StratifiedImages], n_resamples: int, seed: int
 ) -> Aurocs:
-    """AUROC of each test, and within each stratum that has both classes.
+    """Compute the AUROC of each test, and of each of its strata with both classes.
 
-    All are labels of one bootstrap, unknown for the images of other tests and strata, so that what is drawn is shared.
+    Each is one label of a single bootstrap, unknown for images of other tests and strata, so that all share the draws.
     """
     keys: list[tuple[str, int | None]] = []
     columns = []
@@ -214,7 +213,7 @@ def _scores(name: str, predictions: Predictions, test: StratifiedImages, aurocs:
 
 
 def _probe(features: Tensor, test: StratifiedImages, seed: int) -> float:
-    """AUROC with which a logistic regression on half of the features (N, D) reads the stratum of the other half."""
+    """Return the two-fold AUROC of a logistic regression that predicts the stratum from features (N, D)."""
     try:
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
@@ -230,22 +229,22 @@ def _probe(features: Tensor, test: StratifiedImages, seed: int) -> float:
 
 
 def _halves(test: StratifiedImages, seed: int) -> Any:
-    """Whether each image (N,) is in a random half of the patients, or of the images."""
+    """Split patients, or images, into random halves: True (N,) for images of the first half."""
     groups, members = np.unique(_groups_of(test), return_inverse=True)
     half = stream(seed, CHOICE_STREAM, 1).permutation(len(groups))[members] < len(groups) / 2
     if any(len(test.strata[part].unique()) < 2 for part in (half, ~half)):
-        raise ValueError("the test 'none' is too small for a probe: half of it has the confounder on all or on none")
+        raise ValueError("the test 'none' is too small for a probe: one half has the confounder on all or no images")
     return half
 
 
 def _groups_of(test: StratifiedImages) -> Any:
-    """What is drawn: the patient of each image (N,), or its index."""
+    """Return the unit to resample: the patient of each image (N,), or its index."""
     return np.arange(len(test)) if test.patient is None else test.patient
 
 
 def _check_tests(tests: Mapping[str, Any], probed: bool, seed: int) -> None:
     if not isinstance(tests, Mapping):
-        raise TypeError(f"tests must be a mapping such as {{'same': data_set}}, got {type(tests).__name__}")
+        raise TypeError(f"tests must be a mapping such as {{'same': dataset}}, got {type(tests).__name__}")
     for name, test in tests.items():
         if not isinstance(test, StratifiedImages):
             raise TypeError(f"test {name!r} must be a causalcxr.bench.StratifiedImages, got {type(test).__name__}")
@@ -253,6 +252,6 @@ def _check_tests(tests: Mapping[str, Any], probed: bool, seed: int) -> None:
             raise ValueError(f"test {name!r} must have positives and negatives")
     without = [name for name, test in tests.items() if test.patient is None]
     if not tests or 0 < len(without) < len(tests):
-        raise ValueError(f"there must be tests, and all or none must have patients, but these have none: {without}")
+        raise ValueError(f"tests must not be empty, and all or none must have patients, but these have none: {without}")
     if probed and "none" in tests:
-        _halves(tests["none"], seed)  # before the work
+        _halves(tests["none"], seed)  # fail before the predictions

@@ -1,4 +1,4 @@
-"""Markers to paint on real radiographs: letters and a stamp at the border, a tube and an electrode in the thorax."""
+"""Markers painted on radiographs: letters and a stamp at the border, a tube and an electrode in the thorax."""
 
 import math
 from collections.abc import Callable
@@ -15,36 +15,36 @@ from causalcxr.data.synthetic import cover, text_cover
 __all__ = ["MARKERS", "paint"]
 
 Array = npt.NDArray[Any]  # float32 throughout
-_SMALLEST = 32  # pixels; a letter has 2 to 4 of them there
+_SMALLEST = 32  # pixels; letters are then 3 to 4 pixels high
 
 
 def paint(image: Tensor, kind: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Paint a marker on a radiograph, at a random place, in a random size and contrast.
+    """Paint a marker on a radiograph, with random position, size and contrast.
 
-    A marker lets less radiation through: with its opacity a in [0, 1] a pixel becomes v + a (1 - v). On white it cannot
-    be seen. On a black image the result is the opacity itself. The kinds:
+    A marker blocks radiation: with opacity a in [0, 1], a pixel v becomes v + a (1 - v). It is invisible on white, and
+    on a black image the result is the opacity itself. The kinds:
 
     - `"letter"`: an L or R in a corner, 9 to 14 % of the shorter side high.
     - `"portable"`: the word PORTABLE along the upper edge or in a lower corner, 32 to 44 % of the shorter side wide.
     - `"tube"`: a piece of a bent tube in the thorax, 30 to 50 % of the shorter side long and 3 to 4 % wide.
     - `"electrode"`: a disc with a bright snap and a lead, in the thorax, 9 to 13 % of the shorter side wide.
 
-    The thorax is not looked for: it is taken to lie in the middle of the image.
+    The thorax is not detected, but assumed to be in the middle of the image.
 
     Args:
-        image: One grey radiograph in [0, 1]; it is left as it is.
+        image: One greyscale radiograph in [0, 1], not modified.
         kind: One of `MARKERS`.
-        rng: All that is random, a fixed number of draws for each kind: an equal generator paints the same.
+        rng: Random generator. Generators in the same state paint the same marker.
 
     Shape:
         image: (1, H, W), at least 32 pixels a side.
 
     Returns:
-        The painted image (1, H, W), and the pixels that the marker covers, (H, W) bool.
+        The painted image (1, H, W), and the mask of the marker, (H, W) bool.
 
     Raises:
         TypeError: The image is not a floating-point tensor.
-        ValueError: The image has another shape or is too small, its values lie outside [0, 1], or the kind is unknown.
+        ValueError: The image has the wrong shape, is too small or has values outside [0, 1], or the kind is unknown.
 
     Example:
         >>> image, mask = paint(torch.zeros(1, 128, 128), "letter", np.random.default_rng(0))
@@ -103,14 +103,14 @@ def _electrode(H: int, W: int, u: list[float]) -> Array:
 
 
 def _text(H: int, W: int, text: str, x: float, y: float, dot: float) -> Array:
-    """Opacity of a text centred x pixels from the left and y from the top."""
-    return text_cover((H, W), text, x + dot / 2, y, dot)  # it counts an empty column at the end
+    """Return the opacity of text centred x pixels from the left and y from the top."""
+    return text_cover((H, W), text, x + dot / 2, y, dot)  # `text_cover` counts an empty column at the end
 
 
 def _strip(
     H: int, W: int, start: tuple[float, float], angle: float, length: float, bend: float, half_width: float
 ) -> Array:
-    """Opacity of a strip that starts at (x, y) and leaves its direction by `bend` of its length at the end."""
+    """Return the opacity of a strip from (x, y) that ends `bend` times its length off its initial direction."""
     columns, rows = _pixels(H, W)
     dx, dy = columns - start[0], rows - start[1]
     along = dx * math.cos(angle) + dy * math.sin(angle)
@@ -121,7 +121,7 @@ def _strip(
 
 
 def _pixels(H: int, W: int) -> tuple[Array, Array]:
-    """Centres of the columns (1, W) and of the rows (H, 1), in pixels."""
+    """Return the centres of columns (1, W) and rows (H, 1), in pixels."""
     return np.arange(W, dtype=np.float32)[None] + 0.5, np.arange(H, dtype=np.float32)[:, None] + 0.5
 
 
@@ -132,4 +132,4 @@ _DRAWERS: dict[str, Callable[[int, int, list[float]], Array]] = {
     "electrode": _electrode,
 }
 MARKERS = tuple(_DRAWERS)
-"""Kinds of markers that [`paint`][causalcxr.bench.paint] knows."""
+"""Kinds of markers for [`paint`][causalcxr.bench.paint]."""

@@ -1,4 +1,4 @@
-"""What a classifier makes of the images of a test: logits, features, and where it looks."""
+"""Predictions of a classifier on a dataset: logits, features and attention on the marker."""
 
 import warnings
 from collections.abc import Callable
@@ -18,16 +18,16 @@ __all__ = ["Predictions", "predict"]
 
 
 class Predictions(NamedTuple):
-    """What a classifier makes of N images, from [`predict`][causalcxr.bench.predict]; on the CPU, in float32.
+    """Predictions for N images, from [`predict`][causalcxr.bench.predict], in float32 on the CPU.
 
     Attributes:
-        logits: (N,), of the finding.
+        logits: (N,) logits of the finding.
         causal: (N, D) causal features of the finding; `None` for a model without `forward_causal`.
         confounder: (N, D) confounder features of the finding; `None` for a model without `forward_causal`.
-        attention_share: (N,) share of the finding's causal map on the marker, NaN for an image without one; `None` for
-            a model without `forward_causal`, and for a data set without `mask`.
-        area_share: (N,) share of the image that the marker covers, which a flat map would have; else as
-            `attention_share`.
+        attention_share: (N,) share of the finding's causal map on the marker, NaN for images without a marker; `None`
+            for a model without `forward_causal` or a dataset without `mask`.
+        area_share: (N,) share of the image that the marker covers, i.e. the attention share of a flat map. NaN or
+            `None` as for `attention_share`.
     """
 
     logits: Tensor
@@ -46,32 +46,30 @@ def predict(
     prepare: Callable[[Tensor], Tensor] | None = None,
     batch_size: int = 64,
 ) -> Predictions:
-    """Show every image of a data set to a classifier.
+    """Run a classifier on all images of a dataset.
 
-    A module is in `eval` mode for the call, and afterwards as it was. One with `forward_causal` is asked for features
-    and attention in the same pass.
+    A module is switched to `eval` mode for the call, then restored. If the model has `forward_causal`, features and
+    attention come from the same forward pass.
 
     Args:
-        model: A module or another callable from images (B, C, H, W) to logits (B, K), of labels that do not exclude
-            each other. Of two classes under a softmax give the difference, `lambda x: model(x).diff(dim=1)`, and of
-            adjusted probabilities `lambda x: model.predict_do(x, bank).logit(eps=1e-6)`. Images come on the device of a
-            module's parameters. To another callable they come on the CPU and as they are: call `model.eval()` first.
-        dataset: Items (image, target) with images (1, H, W) in [0, 1], such as
-            [`ConfoundedDataset`][causalcxr.bench.ConfoundedDataset]; perhaps with `mask(index)` and `strata`.
-        label: Which of the K logits is the finding's, by index or by its name in `model.label_names`; may be left out
-            for K = 1.
-        prepare: From images (B, 1, H, W) in [0, 1] to what the model takes. It may resize them, but must not crop or
-            turn them, or the marker's place is lost. Default: normalised as the model's `pretrained_cfg` says; a model
-            without one gets them as they are.
-        batch_size: Images at a time.
+        model: A module or another callable from images (B, C, H, W) to multi-label logits (B, K). For a two-class
+            softmax, pass the difference of the logits, `lambda x: model(x).diff(dim=1)`. For adjusted probabilities,
+            pass `lambda x: model.predict_do(x, bank).logit(eps=1e-6)`. Images are moved to the device of a module's
+            parameters. Other callables get them on the CPU, and keep their mode: call `model.eval()` first.
+        dataset: Items (image, target) with images (1, H, W) in [0, 1], e.g. a
+            [`ConfoundedDataset`][causalcxr.bench.ConfoundedDataset]; optionally with `mask(index)`.
+        label: Index of the finding's logit, or its name in `model.label_names`. Optional if K = 1.
+        prepare: Function from images (B, 1, H, W) in [0, 1] to the model's input. It may resize, but must not crop or
+            rotate, or masks no longer match. Default: normalise by the model's `pretrained_cfg`, if it has one.
+        batch_size: Number of images per batch.
 
     Returns:
-        The predictions in the order of the data set.
+        The predictions in the order of the dataset.
 
     Raises:
-        ValueError: The model gives other shapes than (B, K), logits that are not finite, more than one logit although
-            `label` is not given, or fewer than `label` asks for. Or it has no label of this name.
-        TypeError: The model gives no tensor, or is wrapped, as in `DistributedDataParallel`.
+        ValueError: The logits are not (B, K) or not finite, `label` is missing for K > 1 or out of range, or the model
+            has no label of this name.
+        TypeError: The model does not return a tensor, or is wrapped, e.g. in `DistributedDataParallel`.
 
     Example:
         >>> from causalcxr.bench import ConfoundedDataset
@@ -80,10 +78,10 @@ def predict(
         torch.Size([40])
     """
     if prepare is None and isinstance(getattr(model, "module", None), nn.Module):
-        raise TypeError(f"{type(model).__name__} hides how the model takes images; give its .module")
+        raise TypeError(f"{type(model).__name__} hides the model's input settings; pass its .module, or prepare=")
     names = getattr(model, "label_names", None) or ()
     if isinstance(label, str) and not names:
-        raise ValueError(f"the model has no label_names to find {label!r} in; give its index")
+        raise ValueError(f"the model has no label_names to find {label!r} in; pass its index")
     finding = label_positions([label], names)[0] if isinstance(label, str) else label
     prepare = _normalise_for(model, dataset) if prepare is None else prepare
     parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
@@ -108,9 +106,9 @@ def predict(
 
 
 def _shares(attention: Tensor, masks: Tensor) -> list[Tensor]:
-    """Share of maps (B, h, w) on markers (B, H, W), and of the markers in the images (B,); NaN without a marker.
+    """Return the shares (B,) of maps (B, h, w) and of images on markers (B, H, W); NaN for images without a marker.
 
-    A cell of the map counts by the part of it that the marker covers.
+    A cell of the map is weighted by the fraction of it that the marker covers.
     """
     area = masks.float().mean(dim=(1, 2))
     h, w = attention.shape[1:]
@@ -124,21 +122,21 @@ def _normalise_for(model: Any, dataset: Any) -> Callable[[Tensor], Tensor]:
     if not cfg:
         return lambda images: images
     given, size = tuple(dataset[0][0].shape[-2:]), tuple(cfg["input_size"][-2:])
-    if getattr(model, "label_names", None) and given != size:  # its weights know films of a size
-        warnings.warn(f"images are {given}, but pretrained_cfg has {size}; give the data set image_size=", stacklevel=4)
+    if getattr(model, "label_names", None) and given != size:  # trained weights expect one image size
+        warnings.warn(f"images are {given}, but pretrained_cfg has {size}; set the dataset's image_size=", stacklevel=4)
     channels = getattr(model, "in_chans", len(cfg["mean"]))
     return lambda images: normalise(images, {**cfg, "input_size": (channels,)})
 
 
 def _finding(logits: Any, batch: int, label: int | None) -> Tensor:
-    """The logits (B,) of the finding."""
+    """Return the logits (B,) of the finding."""
     check_tensor("the model's output", logits, "B K", B=batch)
     num_labels = logits.shape[1]
     if label is None and num_labels != 1:
-        raise ValueError(f"the model gives {num_labels} logits; say which is the finding's with label=")
+        raise ValueError(f"the model returns {num_labels} logits; pass the finding's as label=")
     if label is not None and not 0 <= label < num_labels:
-        raise ValueError(f"label must be one of the model's {num_labels} logits, from 0, got {label}")
+        raise ValueError(f"label must be an index into the model's {num_labels} logits, got {label}")
     chosen = logits[:, label or 0].float().cpu()
     if not bool(chosen.isfinite().all()):
-        raise ValueError(f"the model gives logits that are not finite, for {int((~chosen.isfinite()).sum())} images")
+        raise ValueError(f"the model returns logits that are not finite, for {int((~chosen.isfinite()).sum())} images")
     return chosen

@@ -1,4 +1,4 @@
-"""Choosing images in which a confounder that they have by nature goes with a finding as often as is asked for."""
+"""Subsampling of images to a given association between a natural confounder and a finding."""
 
 from collections import Counter
 from typing import Any
@@ -20,28 +20,27 @@ _CELLS = ((1, 1), (0, 0), (1, 0), (0, 1))  # (target, confounder): in the first 
 def subsample(
     target: Any, confounder: Any, correlation: float, *, patient: Any, age: Any = None, seed: int = 0
 ) -> IntArray:
-    """Choose images so that a natural confounder is on a share r of the positives and on 1 - r of the negatives.
+    """Choose images so that a share r of the positives and 1 - r of the negatives have a natural confounder.
 
-    Half of the chosen images are positive. Their number is twice that of the smallest of the four cells (target and
-    confounder present or absent). Every r from 0 to 1 can be had with it, so that all settings of an experiment have as
-    many images, positives and negatives. Within a cell
+    Half of the chosen images are positive. The total is twice the size of the smallest of the four cells (target and
+    confounder present or absent). It is the same for every r in [0, 1], so all settings of an experiment have equally
+    many positives and negatives. Within a cell:
 
-    - images are spread over the patients: each gives one image before any gives a second;
-    - with `age`, every cell has the same share of each band of ten years, so that age tells neither target nor
-      confounder. The shares are those of the overlap: in each band as many as the scarcest cell has. The number of
-      images is then twice that of the overlap;
-    - the rest is drawn, in an order that depends on the seed alone: settings of one seed share what images they can.
+    - Images are spread over patients: each contributes one image before any contributes a second.
+    - With `age`, all cells have the same distribution over ten-year bands, so that age predicts neither target nor
+      confounder. In each band, the smallest cell sets the number of images; the total is twice the sum over bands.
+    - The remaining choice is random, in an order that depends only on the seed: settings with the same seed share as
+      many images as possible.
 
-    Split the patients into those for training, validation and test first, and choose within each part: this function
-    knows of no split.
+    Split the patients into training, validation and test first, and subsample each split.
 
     Args:
-        target: Whether the finding is there, zeros and ones.
-        confounder: Whether the confounder, such as the view, is there, zeros and ones.
-        correlation: The share r in [0, 1]; 0.5 is no association, 1 - r the reverse of r.
+        target: Presence of the finding, 0 or 1.
+        confounder: Presence of the confounder, e.g. the view, 0 or 1.
+        correlation: The share r in [0, 1]; 0.5 means no association, and 1 - r reverses r.
         patient: Patient of each image, numbers or strings.
-        age: Years.
-        seed: Number of the choice.
+        age: Age in years.
+        seed: Random seed.
 
     Shape:
         target and confounder: (N,) or (N, 1). patient and age: (N,).
@@ -51,7 +50,7 @@ def subsample(
 
     Raises:
         ValueError: A cell is empty, or so small that no image of a label would have the rarer confounder. A column has
-            another length or values that are not allowed.
+            the wrong length or invalid values.
         TypeError: Target or confounder are not numbers.
 
     Example:
@@ -65,7 +64,7 @@ def subsample(
     people = check_patient(patient, len(labels))
     years = np.zeros(len(labels)) if age is None else np.asarray(age, dtype=np.float64)
     if years.shape != labels.shape or not (np.isfinite(years) & (years >= 0)).all():
-        raise ValueError(f"age must be years, 0 or more and none missing, shape {labels.shape}, got {years.shape}")
+        raise ValueError(f"age must be years, not negative or missing, of shape {labels.shape}, got {years.shape}")
     bands, band_of = np.unique(years // _BAND, return_inverse=True)
     in_cell = np.array([(labels == y) & (present == c) for y, c in _CELLS])
     counts = np.array([np.bincount(band_of[cell], minlength=len(bands)) for cell in in_cell])
@@ -85,7 +84,7 @@ def subsample(
 
 
 def _apportion(size: int, shares: npt.NDArray[np.float64]) -> IntArray:
-    """Whole numbers with the given shares (bands,) and the given sum; the largest remainders are rounded up."""
+    """Split `size` into integers by `shares` (bands,); the largest remainders are rounded up."""
     exact = size * shares
     whole = np.floor(exact).astype(np.int64)
     order = np.argsort(whole - exact, kind="stable")
@@ -94,7 +93,7 @@ def _apportion(size: int, shares: npt.NDArray[np.float64]) -> IntArray:
 
 
 def _spread(members: IntArray, people: npt.NDArray[Any], order: npt.NDArray[np.float64]) -> IntArray:
-    """Images in drawn order, the first of every patient before the second of any."""
+    """Sort images randomly, with the first of every patient before the second of any."""
     drawn, images_of, turns = members[np.argsort(order[members])], Counter[Any](), []
     for person in people[drawn].tolist():
         turns.append(images_of[person])

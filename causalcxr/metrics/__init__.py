@@ -1,4 +1,4 @@
-"""Measures of a classifier of findings: ranking, comparison, calibration and localisation."""
+"""Metrics for multi-label classifiers: ranking, comparison, calibration and localisation."""
 
 from causalcxr.metrics.bootstrap import BootstrapResult, Interval, bootstrap_auroc, paired_difference
 from causalcxr.metrics.calibration import ReliabilityCurve, expected_calibration_error, reliability_curve

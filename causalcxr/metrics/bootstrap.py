@@ -1,8 +1,8 @@
-"""Intervals of AUROCs, and of the difference of two models, from resamples of patients.
+"""Bootstrap intervals for AUROCs and for the difference between two models.
 
 Intervals are percentiles over resamples (Efron & Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 13).
-Images of one patient are not independent, so patients are drawn instead of images where `groups` is given (cluster
-bootstrap; Field & Welsh, J. R. Stat. Soc. B 69, 2007). Two models that are compared see the same resamples.
+Images of one patient are not independent, so pass `groups` to resample patients instead of images (cluster bootstrap;
+Field & Welsh, J. R. Stat. Soc. B 69, 2007). A comparison of two models uses the same resamples for both.
 """
 
 import warnings
@@ -18,10 +18,10 @@ __all__ = ["BootstrapResult", "Interval", "bootstrap_auroc", "paired_difference"
 
 
 class Interval(NamedTuple):
-    """A figure and the ends of its interval; NaN where it is undefined.
+    """A value and its interval; NaN where undefined.
 
     Attributes:
-        value: The figure on the images as they are: a number, or one for each label (K,).
+        value: Value on the original images: a number, or one per label (K,).
         low: Lower end.
         high: Upper end.
     """
@@ -32,11 +32,11 @@ class Interval(NamedTuple):
 
     @classmethod
     def from_resamples(cls, value: Any, resamples: Any, *, confidence: float = 0.95) -> "Interval":
-        """Percentile interval over resamples; those that are NaN are left out.
+        """Build the percentile interval over resamples, ignoring NaN.
 
         Args:
-            value: The figure itself, a number or (K,).
-            resamples: The figure on each of R resamples, (R,) or (R, K).
+            value: Value on the original images, a number or (K,).
+            resamples: Value on each of R resamples, (R,) or (R, K).
             confidence: Coverage, between 0 and 1.
 
         Example:
@@ -45,28 +45,28 @@ class Interval(NamedTuple):
         """
         resampled = np.asarray(resamples, dtype=np.float64)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # where all of them are NaN
+            warnings.simplefilter("ignore", RuntimeWarning)  # all NaN
             low, high = np.nanquantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
         return cls(float(value), float(low), float(high)) if resampled.ndim == 1 else cls(value, low, high)
 
 
 class BootstrapResult(NamedTuple):
-    """Figures with percentile intervals, from `bootstrap_auroc` and `paired_difference`.
+    """AUROCs or differences with percentile intervals, from `bootstrap_auroc` and `paired_difference`.
 
-    With fewer than about ten positive patients an interval is too narrow, and one of a difference excludes zero too
-    often. So read `positive_groups`, `undefined` and `incomplete` beside the intervals. For a mean over some labels
-    only, give `Interval.from_resamples` the mean of their columns of `resamples`.
+    With fewer than about ten positive patients, intervals are too narrow, and intervals of differences exclude zero too
+    often. Check `positive_groups`, `undefined` and `incomplete` before you trust an interval. For the mean over a
+    subset of labels, pass the mean of their columns of `resamples` to `Interval.from_resamples`.
 
     Attributes:
-        per_label: [`Interval`][causalcxr.metrics.Interval] of each label, three arrays (K,). NaN where a label has one
-            class only.
+        per_label: [`Interval`][causalcxr.metrics.Interval] of each label, three arrays (K,). NaN for a label with only
+            one class.
         mean: `Interval` of the mean over labels, three numbers.
-        num_labels: Over how many labels `mean` is: those that have both classes.
-        positives: Number of positive images of each label (K,).
-        positive_groups: Number of groups, such as patients, with a positive image of each label (K,).
-        undefined: Number of resamples in which each label has one class only (K,). Its interval leaves them out.
+        num_labels: Number of labels in `mean`, i.e. those with both classes.
+        positives: Number of positive images per label (K,).
+        positive_groups: Number of groups, e.g. patients, with a positive image, per label (K,).
+        undefined: Number of resamples with only one class, per label (K,). The label's interval ignores them.
         incomplete: Number of resamples that lack one of the `num_labels` labels. Their mean is over the other labels.
-        resamples: The figure on each resample (R, K), NaN where the resample has one class only.
+        resamples: Value on each resample (R, K), NaN if the resample has only one class.
     """
 
     per_label: Interval
@@ -79,17 +79,17 @@ class BootstrapResult(NamedTuple):
     resamples: FloatArray
 
     def by_label(self, label_names: Sequence[str]) -> dict[str, dict[str, float]]:
-        """The figures by name, as JSON takes them, and the `metrics` of [`save_pretrained`][causalcxr.save_pretrained].
+        """Return a JSON-ready dictionary by label, the `metrics` of [`save_pretrained`][causalcxr.save_pretrained].
 
         Args:
-            label_names: Names of the K labels, each once.
+            label_names: Unique names of the K labels.
 
         Returns:
             `{"mean": {"value", "low", "high", "labels", "incomplete"}, "Mass": {"value", "low", "high", "positives",
-            "positive_groups"}, ...}`, of the labels that have both classes.
+            "positive_groups"}, ...}`, for the labels with both classes.
 
         Raises:
-            ValueError: If there is not one name for each label.
+            ValueError: `label_names` is not one unique name per label.
 
         Example:
             >>> result = bootstrap_auroc([[0.1, 0.3], [0.7, 0.2]], [[0, 1], [1, 0]], n_resamples=10)
@@ -117,22 +117,22 @@ def bootstrap_auroc(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> BootstrapResult:
-    """AUROC of each label and of their mean, with percentile intervals from a bootstrap over images or over groups.
+    """Compute the AUROC of each label and their mean, with bootstrap percentile intervals over images or groups.
 
-    Where a patient has several images, intervals over images are too narrow: pass the patients. Each resample draws as
-    many groups as there are, with replacement. An image counts m times if its group was drawn m times:
+    If patients have several images, intervals over images are too narrow: pass the patients as `groups`. Each resample
+    draws as many groups as there are, with replacement. An image counts m times if its group was drawn m times:
 
         AUROC* = sum_{p, n} m_p m_n [1(s_p > s_n) + 1/2 1(s_p = s_n)] / (sum_p m_p sum_n m_n).
 
-    The interval at confidence c reaches from quantile (1 - c)/2 to quantile (1 + c)/2 of the resamples.
+    The interval at confidence c runs from quantile (1 - c)/2 to quantile (1 + c)/2 of the resamples.
 
     Args:
         scores: As for [`auroc`][causalcxr.metrics.auroc].
         targets: As for [`auroc`][causalcxr.metrics.auroc].
-        groups: What is drawn, such as the patient of each image (numbers or strings); None draws images.
+        groups: Group of each image (numbers or strings), e.g. its patient. Groups are resampled; None resamples images.
         n_resamples: Number of resamples R.
         confidence: Coverage of the intervals, between 0 and 1.
-        seed: Seed of the draws, which depend on it and on the number of groups alone.
+        seed: Random seed. The draws depend only on it and on the number of groups.
 
     Shape:
         scores and targets: (N, K), or (N,) for a single label. groups: (N,).
@@ -141,8 +141,8 @@ def bootstrap_auroc(
         A [`BootstrapResult`][causalcxr.metrics.BootstrapResult].
 
     Raises:
-        ValueError: Bad scores or targets (see `auroc`), groups of another length, with missing values or fewer than
-            two, `n_resamples` below 1, `confidence` outside (0, 1).
+        ValueError: Scores or targets are invalid (see `auroc`); groups have the wrong length, missing values or fewer
+            than two distinct values; `n_resamples` is below 1; or `confidence` is outside (0, 1).
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -170,22 +170,22 @@ def paired_difference(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> BootstrapResult:
-    """AUROC of one model less that of another, with percentile intervals from a bootstrap that both share.
+    """Compute the AUROC of one model minus that of another, with intervals from a paired bootstrap.
 
-    Two models judged on the same patients share the luck of the draw, so the interval of their difference is narrower
-    than their two intervals suggest. On every resample, AUROC*(scores) - AUROC*(baseline), with the draws and arguments
-    of [`bootstrap_auroc`][causalcxr.metrics.bootstrap_auroc].
+    Both models are scored on the same resamples, so sampling noise they share cancels: the interval of the difference
+    is narrower than their separate intervals suggest. Each resample gives AUROC*(scores) - AUROC*(baseline), with the
+    draws of [`bootstrap_auroc`][causalcxr.metrics.bootstrap_auroc].
 
-    The interval holds the chance in the choice of patients, and not that of training once more with other seeds. To
-    compare ways to train by several runs of each, average the `resamples` of `bootstrap_auroc` over the runs of each
-    side, and give the difference to `Interval.from_resamples`: the same seed and groups give the same draws.
+    The interval covers the sampling of patients, not the variation between training seeds. To compare training methods
+    over several runs, average the `resamples` of `bootstrap_auroc` over the runs of each method and pass the difference
+    to `Interval.from_resamples`. The same seed and groups give the same draws.
 
-    Arguments, shapes and errors are those of `bootstrap_auroc`. `baseline` has the scores of the model to compare with,
-    on the same images in the same order.
+    Arguments, shapes and errors are those of `bootstrap_auroc`. `baseline` holds the scores of the model to compare
+    with, for the same images in the same order.
 
     Returns:
-        A [`BootstrapResult`][causalcxr.metrics.BootstrapResult] of the differences. An interval that holds zero means
-        that these patients do not tell the two apart.
+        A [`BootstrapResult`][causalcxr.metrics.BootstrapResult] of the differences. If an interval contains zero, these
+        patients do not separate the two models.
 
     Example:
         >>> targets, noise = np.tile([0, 1], 50), np.random.default_rng(0).normal(size=100)
@@ -203,19 +203,19 @@ def paired_difference(
 
 
 def _members(groups: Any, num_images: int, n_resamples: int, confidence: float) -> IntArray:
-    """Check the options; the number of the group of each image (N,)."""
+    """Check the options and return the group index of each image (N,)."""
     members = np.arange(num_images) if groups is None else group_indices(groups, num_images)
     if n_resamples < 1:
         raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, such as 0.95, got {confidence}")
+        raise ValueError(f"confidence must be between 0 and 1, e.g. 0.95, got {confidence}")
     if members.max() == 0:
         raise ValueError("a bootstrap needs at least two groups (or images) to draw from, got 1")
     return members
 
 
 def _resample(scores: FloatArray, targets: FloatArray, members: IntArray, n_resamples: int, seed: int) -> FloatArray:
-    """AUROC (1 + n_resamples, K): on the images as they are, then on resamples."""
+    """Return AUROCs (1 + n_resamples, K): on the original images, then on each resample."""
     num_groups = int(members.max()) + 1
     rankings = rank_labels(scores, targets, members)
     rng = np.random.default_rng(seed)
@@ -228,11 +228,11 @@ def _resample(scores: FloatArray, targets: FloatArray, members: IntArray, n_resa
 
 
 def _summarise(figures: FloatArray, targets: FloatArray, members: IntArray, confidence: float) -> BootstrapResult:
-    """The result of the figures (1 + R, K): on the images as they are, then on R resamples."""
+    """Summarise values (1 + R, K): on the original images, then on R resamples."""
     defined = ~np.isnan(figures)
     counted = defined[0]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # where no label is defined
+        warnings.simplefilter("ignore", RuntimeWarning)  # no label is defined
         mean = np.nanmean(figures, axis=1)
     return BootstrapResult(
         per_label=Interval.from_resamples(figures[0], figures[1:], confidence=confidence),

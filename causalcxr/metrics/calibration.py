@@ -1,4 +1,4 @@
-"""Whether a predicted probability is the frequency of the finding among images with that prediction."""
+"""Calibration: how well predicted probabilities match the observed frequency of a finding."""
 
 from typing import Any, NamedTuple
 
@@ -10,12 +10,12 @@ __all__ = ["ReliabilityCurve", "expected_calibration_error", "reliability_curve"
 
 
 class ReliabilityCurve(NamedTuple):
-    """Prediction against frequency, from [`reliability_curve`][causalcxr.metrics.reliability_curve].
+    """Predicted probability and observed frequency, from [`reliability_curve`][causalcxr.metrics.reliability_curve].
 
     Attributes:
         confidence: Mean predicted probability in each bin (K, n_bins), NaN in empty bins.
         frequency: Share of positives in each bin (K, n_bins), NaN in empty bins.
-        size: Number of images with known target in each bin (K, n_bins).
+        size: Number of images with a known target in each bin (K, n_bins).
     """
 
     confidence: FloatArray
@@ -24,14 +24,14 @@ class ReliabilityCurve(NamedTuple):
 
 
 def reliability_curve(probabilities: Any, targets: Any, *, n_bins: int = 15) -> ReliabilityCurve:
-    """Mean prediction and frequency of each label in bins of equal width, the points of a reliability diagram.
+    """Compute the points of a reliability diagram: mean prediction and frequency per label, in bins of equal width.
 
-    Bin m = 1 ... M holds the probabilities in ((m - 1)/M, m/M]; the first one holds 0 too (Guo et al., ICML 2017,
-    Eq. 2). Each label is a binary problem: the probability is that of the positive class, not of the likelier one.
+    Bin m = 1 ... M holds the probabilities in ((m - 1)/M, m/M]; the first bin includes 0 (Guo et al., ICML 2017,
+    Eq. 2). Each label is a binary problem: probabilities are those of the positive class, not of the predicted class.
 
     Args:
         probabilities: Predicted probability of the finding, in [0, 1]; array, tensor or nested list.
-        targets: 1 positive, 0 negative, NaN unknown. An unknown target leaves that image out for that label only.
+        targets: 1 positive, 0 negative, NaN unknown. An unknown target excludes the image for that label only.
         n_bins: Number of bins M.
 
     Shape:
@@ -42,8 +42,8 @@ def reliability_curve(probabilities: Any, targets: Any, *, n_bins: int = 15) -> 
         A [`ReliabilityCurve`][causalcxr.metrics.ReliabilityCurve].
 
     Raises:
-        ValueError: Probabilities outside [0, 1], `n_bins` that is not a positive integer, shapes that differ or are not
-            (N, K), no images, NaN or infinite probabilities, a target that is not 0, 1 or NaN.
+        ValueError: Probabilities are outside [0, 1], NaN or infinite; shapes differ or are not (N, K); there are no
+            images; a target is not 0, 1 or NaN; or `n_bins` is not a positive integer.
 
     Example:
         >>> curve = reliability_curve([0.1, 0.3, 0.9], [0, 1, 1], n_bins=2)
@@ -74,18 +74,18 @@ def reliability_curve(probabilities: Any, targets: Any, *, n_bins: int = 15) -> 
 
 
 def expected_calibration_error(probabilities: Any, targets: Any, *, n_bins: int = 15) -> FloatArray:
-    """Expected calibration error of each label: |prediction - frequency|, averaged over the images by bins.
+    """Compute the expected calibration error of each label: |prediction - frequency| per bin, averaged over images.
 
-    With N_m of N images in bin m of equal width,
+    With N_m of N images in bin m,
 
         ECE = sum_m N_m / N |frequency_m - confidence_m|
 
     (Naeini et al., AAAI 2015; Guo et al., ICML 2017, Eq. 3), in the bins of
     [`reliability_curve`][causalcxr.metrics.reliability_curve].
 
-    It says nothing about ranking: predicting the label's frequency for every image has no error at all. A rare label
-    has a small one for the same reason. Chance within the bins adds up, so that the error of a calibrated model is
-    above zero, the more so the fewer the images. Read it beside the AUROC.
+    It does not measure ranking: predicting the label's frequency for every image gives zero error, and rare labels have
+    a small error for the same reason. Noise within the bins does not cancel, so even a calibrated model has an error
+    above zero, especially with few images. Read it together with the AUROC.
 
     Args:
         probabilities: As for `reliability_curve`.
@@ -96,8 +96,8 @@ def expected_calibration_error(probabilities: Any, targets: Any, *, n_bins: int 
         probabilities and targets: (N, K), or (N,) for a single label. Result: (K,), always.
 
     Returns:
-        The error of each label, from 0 to 1, in float64. A label without a known target has none: NaN, with a warning
-        that names the labels by index.
+        The error of each label, from 0 to 1, in float64. NaN for a label without known targets, with a warning that
+        lists these labels by index.
 
     Raises:
         ValueError: As for `reliability_curve`.
@@ -107,8 +107,8 @@ def expected_calibration_error(probabilities: Any, targets: Any, *, n_bins: int 
         array([0.125])
     """
     curve = reliability_curve(probabilities, targets, n_bins=n_bins)
-    gap = np.nan_to_num(np.abs(curve.frequency - curve.confidence))  # empty bins weigh nothing
-    with np.errstate(invalid="ignore"):  # 0 / 0 of a label without known targets
+    gap = np.nan_to_num(np.abs(curve.frequency - curve.confidence))  # empty bins have zero weight
+    with np.errstate(invalid="ignore"):  # 0 / 0 for a label without known targets
         error = (curve.size * gap).sum(axis=1) / curve.size.sum(axis=1)
     warn_undefined(error, "calibration error", "they have no known targets")
     return error

@@ -1,11 +1,11 @@
-"""Whether a heat map points at the finding: its peak, a box around the peak, and the overlap of two boxes.
+"""Localisation metrics for heat maps: the pointing game, a box around the peak, and the overlap of two boxes.
 
-A box is four numbers `(x, y, w, h)`: upper left corner, width and height in pixels of the map that it is compared with,
-x to the right and y down. The pixel in row r and column c covers the square from (c, r) to (c + 1, r + 1). Of a
-`causalcxr.data.nih.Box`, which carries its label, take `box[1:]`.
+A box is `(x, y, w, h)`: upper left corner, width and height in pixels of the heat map, with x to the right and y down.
+The pixel in row r and column c covers the square from (c, r) to (c + 1, r + 1). A `causalcxr.data.nih.Box` also holds
+its label: pass `box[1:]`.
 
-Interpolate the map to the size of the image instead of scaling the boxes down: on a coarse map a small box may hold no
-pixel's centre.
+Interpolate the map to the image size instead of scaling the boxes down: on a coarse map, a small box may contain no
+pixel centre.
 """
 
 import math
@@ -22,15 +22,15 @@ __all__ = ["box_iou", "peak_box", "pointing_game"]
 
 
 def pointing_game(heat_map: Tensor, boxes: Sequence[Any] | Tensor) -> bool:
-    """Whether the maximum of a heat map lies in one of the finding's boxes.
+    """Return whether the maximum of a heat map lies in one of the finding's boxes.
 
-    The pointing game of Zhang et al. (IJCV 126, 2018): the share of images with a hit is a model's score. The maximum
-    counts as the centre of its pixel; of several equal ones the first row by row is taken. Nothing is added around the
-    boxes. A map that is constant but for the rounding of float32 has no maximum and counts as a miss.
+    This is the pointing game of Zhang et al. (IJCV 126, 2018); a model's score is the share of images with a hit. The
+    maximum is located at its pixel's centre, and ties go to the first pixel in row-major order. Boxes get no margin. A
+    map that is constant up to float32 rounding has no maximum and counts as a miss.
 
     Args:
-        heat_map: Map of one image and one label, on any device.
-        boxes: The boxes of that label, each (x, y, w, h) in pixels of the map.
+        heat_map: Heat map of one image and one label, on any device.
+        boxes: Boxes of that label, each (x, y, w, h) in pixels of the map.
 
     Shape:
         heat_map: (H, W). boxes: sequence of one or more boxes, or a tensor (M, 4).
@@ -40,8 +40,8 @@ def pointing_game(heat_map: Tensor, boxes: Sequence[Any] | Tensor) -> bool:
 
     Raises:
         TypeError: The heat map is not a floating-point tensor.
-        ValueError: The heat map is not (H, W), empty or not finite. There is no box, a box is not four finite numbers
-            with w and h not negative, or reaches more than a pixel out of the map.
+        ValueError: The heat map is not (H, W), is empty or not finite. There are no boxes, a box is not four finite
+            numbers with w and h not negative, or a box extends more than a pixel beyond the map.
 
     Example:
         >>> heat_map = torch.zeros(64, 64)
@@ -51,13 +51,13 @@ def pointing_game(heat_map: Tensor, boxes: Sequence[Any] | Tensor) -> bool:
     """
     heat = _unit_map(heat_map)
     if len(boxes) == 0:
-        raise ValueError("boxes must hold at least one (x, y, w, h), got none; the game is for images with the finding")
+        raise ValueError("boxes must hold at least one (x, y, w, h), got none; use images with the finding only")
     height, width = heat.shape
     checked = [_check_box("each box", box) for box in boxes]
     for x, y, w, h in checked:
         if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
             raise ValueError(
-                f"boxes must lie in the map of height {height} and width {width}, got {(x, y, w, h)}; give them in "
+                f"boxes must lie in the map of height {height} and width {width}, got {(x, y, w, h)}; pass them in "
                 "pixels of the map, or interpolate the map to the size of the image"
             )
     row, column = _peak(heat)
@@ -65,28 +65,28 @@ def pointing_game(heat_map: Tensor, boxes: Sequence[Any] | Tensor) -> bool:
 
 
 def peak_box(heat_map: Tensor, *, threshold: float = 0.5) -> tuple[int, int, int, int]:
-    """The smallest box around the region of the maximum of a heat map.
+    """Return the bounding box of the region around the maximum of a heat map.
 
-    The map is scaled from its minimum and maximum to [0, 1]. Of the pixels at or above `threshold` those count that are
-    connected with the maximum through others, corners included; of several equal maxima the first row by row is taken.
-    Zhou et al. (CVPR 2016) box the largest region above 20 % of the maximum instead.
+    The map is min-max scaled to [0, 1]. The region is the 8-connected component of pixels at or above `threshold` that
+    contains the maximum; ties go to the first pixel in row-major order. Zhou et al. (CVPR 2016) box the largest region
+    above 20 % of the maximum instead.
 
-    Fix the threshold beforehand, or choose it on boxes of other patients (Choe et al., CVPR 2020).
+    Fix the threshold in advance, or choose it on boxes of other patients (Choe et al., CVPR 2020).
 
     Args:
-        heat_map: Map of one image and one label, on any device.
-        threshold: Share of the range from minimum to maximum, above 0 and up to 1.
+        heat_map: Heat map of one image and one label, on any device.
+        threshold: Threshold on the scaled map, in (0, 1].
 
     Shape:
         heat_map: (H, W).
 
     Returns:
-        The box (x, y, w, h) in pixels of the map. A map that is constant but for the rounding of float32 has no peak:
-        (0, 0, 0, 0), whose overlap with any box is zero.
+        The box (x, y, w, h) in pixels of the map. A map that is constant up to float32 rounding has no peak and gives
+        (0, 0, 0, 0), which overlaps no box.
 
     Raises:
         TypeError: The heat map is not a floating-point tensor.
-        ValueError: The heat map is not (H, W), empty or not finite; the threshold lies outside (0, 1].
+        ValueError: The heat map is not (H, W), is empty or not finite, or the threshold is outside (0, 1].
 
     Example:
         >>> heat_map = torch.zeros(64, 64)
@@ -96,14 +96,14 @@ def peak_box(heat_map: Tensor, *, threshold: float = 0.5) -> tuple[int, int, int
     """
     heat = _unit_map(heat_map)
     if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must lie above 0 and up to 1, such as 0.5, got {threshold}")
+        raise ValueError(f"threshold must lie in (0, 1], e.g. 0.5, got {threshold}")
     if not heat.any():
         return 0, 0, 0, 0
     above = heat >= threshold
     region = torch.zeros_like(above)
     region[_peak(heat)] = True
     runs = _runs(above), _runs(above.T).T
-    while True:  # grow by one pixel in all eight directions, and on along the runs of `above` in rows and columns
+    while True:  # grow by one pixel in all eight directions, then along whole runs of `above` in rows and columns
         grown = F.max_pool2d(region[None].float(), kernel_size=3, stride=1, padding=1)[0].bool() & above
         for run in runs:
             reached = torch.zeros(heat.numel() + 1, dtype=torch.bool, device=heat.device)
@@ -118,18 +118,18 @@ def peak_box(heat_map: Tensor, *, threshold: float = 0.5) -> tuple[int, int, int
 
 
 def box_iou(box: Any, other: Any) -> float:
-    """Intersection over union of two boxes, their areas taken as those of plane rectangles.
+    """Compute the intersection over union of two boxes, treated as continuous rectangles.
 
         IoU = |A and B| / (|A| + |B| - |A and B|)
 
-    (Everingham et al., IJCV 88, 2010). No pixel is added to widths or heights.
+    (Everingham et al., IJCV 88, 2010). No extra pixel is added to widths or heights.
 
     Args:
         box: One box (x, y, w, h).
         other: The other box, in the same coordinates.
 
     Returns:
-        From 0 for boxes that share no area (so for any box without area) to 1 for equal boxes.
+        0 for boxes that share no area, which includes any box of zero area, up to 1 for equal boxes.
 
     Raises:
         ValueError: A box is not four finite numbers, or w or h is negative.
@@ -149,7 +149,7 @@ def box_iou(box: Any, other: Any) -> float:
 
 
 def _runs(above: Tensor) -> Tensor:
-    """Number the runs of True along each row, (H, W)."""
+    """Number the runs of True along each row (H, W)."""
     starts = above & ~F.pad(above, (1, 0))[:, :-1]
     return starts.flatten().cumsum(0).view_as(above)
 
@@ -158,7 +158,7 @@ def _check_box(name: str, box: Any) -> tuple[float, float, float, float]:
     try:
         x, y, w, h = (float(number) for number in box)
     except (TypeError, ValueError):
-        cure = "of a causalcxr.data.nih.Box take box[1:], and put a single box into a list where several may be given"
+        cure = "pass box[1:] of a causalcxr.data.nih.Box, and wrap a single box in a list for a list of boxes"
         raise ValueError(f"{name} must be four numbers (x, y, w, h), got {box!r}; {cure}") from None
     if not all(map(math.isfinite, (x, y, w, h))) or w < 0 or h < 0:
         raise ValueError(f"{name} must be finite with w and h not negative, got (x, y, w, h) = {(x, y, w, h)}")
@@ -166,11 +166,11 @@ def _check_box(name: str, box: Any) -> tuple[float, float, float, float]:
 
 
 def _peak(heat: Tensor) -> tuple[int, int]:
-    return divmod(int(heat.argmax()), heat.shape[1])  # of equal values argmax takes the first
+    return divmod(int(heat.argmax()), heat.shape[1])  # argmax returns the first of equal values
 
 
 def _unit_map(heat_map: Any) -> Tensor:
-    """Check and scale to [0, 1] in float64; all zero where the range is no more than the rounding of float32."""
+    """Validate and min-max scale to [0, 1] in float64; all zeros if the map is constant up to float32 rounding."""
     check_tensor("heat_map", heat_map, "H W")
     if heat_map.numel() == 0 or not heat_map.isfinite().all():
         bad = heat_map.numel() - int(heat_map.isfinite().sum())

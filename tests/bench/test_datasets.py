@@ -64,7 +64,7 @@ def test_presence_and_looks_go_by_seed_index_and_kind():
         assert not torch.equal(one.mask(i), other.mask(i))
     both = [i for i in range(50) if one.strata[i] and longer.strata[i]]
     assert all(torch.equal(one.mask(i), longer.mask(i)) for i in both[:5])
-    assert len({one.mask(i).nonzero().sum().item() for i in marked[:10]}) > 5  # image by image
+    assert len({one.mask(i).nonzero().sum().item() for i in marked[:10]}) > 5  # positions vary between images
 
 
 def test_seeds_of_images_and_of_markers_may_be_equal():
@@ -76,7 +76,7 @@ def test_seeds_of_images_and_of_markers_may_be_equal():
 
 
 class Column(list):
-    """A column of a data frame, whose rows have names of their own."""
+    """A data frame column indexed by row name, not by position."""
 
     def to_numpy(self):
         return np.array(self)
@@ -138,7 +138,7 @@ def test_items_by_index_are_the_callers_own(correlation):
         ({"marker": "border"}, "'border'"),
         ({"correlation": 1.2}, "1.2"),
         ({"correlation": float("nan")}, "nan"),
-        ({"correlation": 0.98}, "2 of 2"),  # rounded, it would be no association but a certainty
+        ({"correlation": 0.98}, "2 of 2"),  # would round to a perfect association
         ({"correlation": 0.5, "seed": -1}, "negative"),
         ({"correlation": 0.5, "targets": [1, 1, 1, 1]}, "0 negatives"),
         ({"patient": [1, 2]}, "patient"),

@@ -21,14 +21,14 @@ def reads_finding(images):
 
 
 def forward_causal(images, need_attention):
-    """Causal features that hold the middle of the image, confounder features that hold its brightest pixel."""
+    """Causal features from the centre of the image, confounder features from its brightest pixel."""
     causal, confounder = reads_finding(images)[:, None] / 10, images.amax(dim=(2, 3))[:, None]
     attention = torch.full((len(images), 1, 4, 4), 1 / 16)
     return SimpleNamespace(logits=causal[:, 0], causal=causal, confounder=confounder, attention=attention)
 
 
 def known(logits, **features):
-    """A model that gives known logits (N,), and features (N, D), to the images of all tests in their order."""
+    """A model that returns given logits (N,), and features (N, D), for the images of all tests in order."""
     columns = {name: iter(torch.as_tensor(column)[:, None]) for name, column in {"logits": logits, **features}.items()}
 
     def output(images, **_):
@@ -56,7 +56,7 @@ def stratified(targets, strata, patient=None):
 
 
 def noisy(test, seed=0):
-    """Logits that depend on finding and confounder, with noise."""
+    """Noisy logits that depend on finding and confounder."""
     noise = torch.randn(len(test), generator=torch.Generator().manual_seed(seed))
     return test.targets[:, 0] + test.strata + noise
 
@@ -103,7 +103,7 @@ def test_figures_are_those_of_the_metrics(films):
 
 
 def test_tests_of_different_images_of_the_same_patients_are_drawn_together():
-    # Every patient is once in each test; scores depend on the patient, so that the difference is 0 in all resamples.
+    # Every patient is in each test once, and scores depend only on the patient: the difference is 0 in all resamples.
     rng = np.random.default_rng(0)
     order = {"same": np.arange(60), "reversed": rng.permutation(60)}
     quality = rng.normal(size=60) + np.arange(60) % 2
@@ -126,7 +126,7 @@ def test_tests_of_different_sizes_without_patients():
 
 
 def test_shift_compares_at_equal_label():
-    # Probabilities by (label, confounder); the mean over images with and without would also differ by the label.
+    # Probabilities by (label, confounder). Means over images with and without the confounder would mix in the label.
     p = torch.tensor([[0.1, 0.3], [0.6, 0.9]])
     targets, strata = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1]), torch.tensor([0, 0, 0, 1, 0, 1, 1, 1, 1])
     result = run(known(p[targets, strata].logit()), {"same": stratified(targets, strata)})
@@ -135,7 +135,7 @@ def test_shift_compares_at_equal_label():
 
 
 def test_a_stratum_of_one_class_is_left_out_of_the_worst_group(films):
-    strata = films.targets * (torch.arange(200) < 100)  # on positives alone
+    strata = films.targets * (torch.arange(200) < 100)  # only on positives
     test = stratified(films.targets, strata)
     scores = run(known(noisy(test)), {"same": test}).tests["same"]
     assert scores.worst_group.value == worst_group_auroc(noisy(test), films.targets, strata)[0]
@@ -149,18 +149,18 @@ def test_features_and_maps_of_a_causal_model_and_the_result_as_json(tests):
     assert result.probe_confounder > 0.99
     assert result.probe_causal == pytest.approx(0.5, abs=0.1)
     scores = result.tests["same"]
-    assert scores.attention_share == pytest.approx(scores.area_share)  # of a flat map
+    assert scores.attention_share == pytest.approx(scores.area_share)  # the map is flat
     marked = [tests["same"].mask(i).float().mean() for i in range(200) if tests["same"].strata[i]]
     assert scores.area_share == pytest.approx(np.mean(marked))
     read = json.loads(json.dumps(as_dict(result), allow_nan=False))
     assert list(read) == list(BenchResult._fields)
     assert read["tests"]["same"]["auroc"] == {"value": 1.0, "low": 1.0, "high": 1.0}
-    assert read["tests"]["absent"]["area_share"] is None  # NaN
+    assert read["tests"]["absent"]["area_share"] is None  # was NaN
     assert read["probe_confounder"] == result.probe_confounder
 
 
 def test_halves_of_the_probe_share_no_patient(films):
-    # The stratum is the patient's: a probe that saw the patient would know it, one that did not cannot.
+    # All images of a patient share a stratum, so only a probe that has seen the patient can predict it.
     patient = np.arange(200) // 2
     names = nn.functional.one_hot(torch.from_numpy(patient)).float()
     for given, least, most in ((patient, 0.35, 0.65), (None, 0.65, 1.0)):
@@ -173,7 +173,7 @@ def test_a_probe_reads_what_is_linearly_there_at_any_scale(films):
     strata = torch.arange(200) // 2 % 2
     noise = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
     nonlinear = noise.clone()
-    nonlinear[:, 0] = noise[:, 1].sign() * (1 + strata)  # further from zero, on either side
+    nonlinear[:, 0] = noise[:, 1].sign() * (1 + strata)  # further from zero, on both sides
     noise[:, 3] += 8 * strata
     scaled = noise * torch.tensor([1e3, 1e-3, 1, 1e-4, 1, 1]) + 50
     test = stratified(films.targets, strata)
@@ -203,7 +203,7 @@ def test_probabilities_in_the_place_of_logits_are_noticed(tests):
 def test_bad_tests_are_refused_before_anything_is_scored(films, tests):
     patients = ConfoundedDataset(*films, marker="letter", correlation=0.9, patient=np.arange(200))
     for given, error, message in (
-        ({}, ValueError, "there must be tests"),
+        ({}, ValueError, "tests must not be empty"),
         ([tests["same"]], TypeError, "mapping"),
         ({"same": torch.utils.data.TensorDataset(films.images)}, TypeError, "TensorDataset"),
         ({"absent": stratified([0, 0], [0, 1])}, ValueError, "'absent'"),

@@ -7,7 +7,7 @@ from causalcxr.bench import MARKERS, paint
 
 
 def draws(kind, height=96, width=96, number=60):
-    """Opacities (number, height, width): what is painted on black."""
+    """Opacities (number, height, width) of markers painted on black."""
     rng, black = np.random.default_rng(0), torch.zeros(1, height, width)
     return np.stack([paint(black, kind, rng)[0][0].numpy() for _ in range(number)])
 
@@ -19,7 +19,7 @@ def test_a_pixel_is_blended_with_white_by_the_opacity_and_no_other_is_changed(ki
     for opacity in torch.from_numpy(draws(kind, *size, number=20)):
         image = torch.rand(1, *size) * 0.9
         before = image.clone()
-        painted, mask = paint(image, kind, rng)  # an equal generator paints the same
+        painted, mask = paint(image, kind, rng)  # an equal generator paints the same marker
         assert torch.equal(image, before)
         torch.testing.assert_close(painted[0], (1 - opacity) * image[0] + opacity)
         assert torch.equal(mask, opacity > 0)
@@ -72,15 +72,15 @@ def test_tubes_and_electrodes_lie_in_the_middle():
 
 
 def test_the_markers_are_those_of_the_docs():
-    # Figures in the docs were measured with these markers.
-    weights = np.random.default_rng(0).random((96, 96))  # so that places count
+    # Results in the docs were measured with these markers.
+    weights = np.random.default_rng(0).random((96, 96))  # so that positions matter
     means = [(draws(kind, number=3) * weights).mean() for kind in MARKERS]
     assert means == pytest.approx([0.00198883, 0.00411606, 0.00624529, 0.00406653], rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", MARKERS)
 def test_the_same_marker_at_two_resolutions(kind):
-    # Thin lines have the width of a pixel at least, and so more weight at the lower resolution.
+    # Thin lines are at least one pixel wide, so they weigh more at the lower resolution.
     for fine, coarse in zip(*(torch.from_numpy(draws(kind, side, side, 10)) for side in (256, 128)), strict=True):
         reduced = F.avg_pool2d(fine[None], 2)[0]
         assert np.corrcoef(reduced.flatten(), coarse.flatten())[0, 1] > 0.9

@@ -9,7 +9,7 @@ from causalcxr.data import normalise
 
 
 def linear():
-    """With dropout, to tell the modes apart."""
+    """A model with dropout, so that train and eval mode differ."""
     return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64 * 64, 1))
 
 
@@ -34,7 +34,7 @@ def test_logits_are_the_models_own_in_eval_mode_for_the_call_alone(dataset):
     assert (model.training, model[0].training, model[1].training) == (True, False, True)
 
 
-@pytest.mark.filterwarnings("ignore:images are")  # smaller ones than those of the model
+@pytest.mark.filterwarnings("ignore:images are")  # they are smaller than the model's input size
 def test_logits_features_and_shares_of_a_causal_model_are_those_of_the_label(films):
     dataset = ConfoundedDataset(films.images[:24], films.targets[:24], marker="tube", correlation=0.75)
     model = causalcxr.create_model("causal_test_resnet").eval()
@@ -52,7 +52,7 @@ def test_logits_features_and_shares_of_a_causal_model_are_those_of_the_label(fil
     assert torch.equal(predict(model, dataset, label="Mass", batch_size=10).logits, predictions.logits)
     wrapped = predict(nn.DataParallel(model), dataset, label=4, prepare=lambda x: normalise(x, model.pretrained_cfg))
     torch.testing.assert_close(wrapped.logits, predictions.logits)
-    assert predict(model, StratifiedImages(*films, strata=films.targets), label=0)[3:] == (None, None)  # no masks
+    assert predict(model, StratifiedImages(*films, strata=films.targets), label=0)[3:] == (None, None)  # without masks
 
 
 def test_the_images_go_where_the_parameters_are(dataset):
@@ -71,7 +71,7 @@ def test_weights_that_know_another_size_are_noticed(dataset):
     model = causalcxr.create_model("causal_test_resnet", num_classes=1)
     predict(model, dataset)
     model.label_names = ["Mass"]
-    with pytest.warns(UserWarning, match=r"\(64, 64\), but .* has \(96, 96\); give the data set image_size=") as caught:
+    with pytest.warns(UserWarning, match=r"\(64, 64\), but .* has \(96, 96\); set the dataset's image_size=") as caught:
         predict(model, dataset)
     assert caught[0].filename == __file__
 
@@ -79,12 +79,12 @@ def test_weights_that_know_another_size_are_noticed(dataset):
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 def test_share_of_constructed_maps(scale):
     masks = torch.zeros(5, 64, 64, dtype=torch.bool)
-    masks[:4, :24, :16] = True  # one cell of 16 pixels, and the upper half of the one below
+    masks[:4, :24, :16] = True  # one cell of 16 pixels, and the upper half of the cell below
     maps = torch.zeros(5, 4, 4)
     maps[0] = 1 / 16  # flat
     maps[1, 0, 0] = 1  # on the marker
-    maps[2, 1, 0] = 1  # on the cell half of which it covers
-    maps[3:, 3, 3] = 1  # elsewhere; on the last image there is no marker
+    maps[2, 1, 0] = 1  # on the half-covered cell
+    maps[3:, 3, 3] = 1  # off the marker; the last image has none
     share, area = _shares(scale * maps, masks)
     covered = 24 * 16 / 64**2
     torch.testing.assert_close(share, torch.tensor([covered, 1.0, 0.5, 0.0, torch.nan]), equal_nan=True)
@@ -100,7 +100,7 @@ def test_share_of_constructed_maps(scale):
         (lambda x: x[:, 0, 0, 0], {}, r"\(64,\)"),
         (lambda x: x[:1, 0, 0, :1], {}, r"B=64, but got \(1, 1\)"),
         (lambda x: x[:, 0, 0, :1] / 0 * 0, {}, "not finite"),
-        (nn.DataParallel(linear()), {}, "give its .module"),
+        (nn.DataParallel(linear()), {}, "pass its .module"),
     ],
 )
 def test_bad_models_are_refused(dataset, model, kwargs, match):

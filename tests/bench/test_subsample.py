@@ -7,7 +7,7 @@ CELLS = [(y, c) for y in (0, 1) for c in (0, 1)]
 
 
 def records(length=2000, seed=0):
-    """Finding, view and age, where those with AP films are younger and those with the finding older."""
+    """Finding, AP view, age and patient; AP patients are younger, patients with the finding older."""
     rng = np.random.default_rng(seed)
     finding, ap = rng.random(length) < 0.3, rng.random(length) < 0.4
     age = np.clip(rng.normal(50 - 12 * ap + 8 * finding, 14), 0, 95).round()
@@ -19,7 +19,7 @@ def cell(finding, ap, y, c):
 
 
 def by_cells(counts):
-    """Finding and confounder with the given number of images in each of CELLS."""
+    """Finding and confounder with the given number of images per cell of CELLS."""
     return np.repeat(np.array(CELLS), counts, axis=0).T
 
 
@@ -48,16 +48,16 @@ def test_age_tells_neither_finding_nor_view():
     matched = ages(age=age)
     assert np.ptp([each.mean() for each in matched]) < 2.5
     shares = np.array([np.bincount((each // 10).astype(int), minlength=10) / len(each) for each in matched])
-    assert np.ptp(shares, axis=0).max() < 0.01  # but for rounding to whole images
+    assert np.ptp(shares, axis=0).max() < 0.01  # up to rounding to whole images
 
 
 @pytest.mark.parametrize(("smallest", "people_in_it"), [(80, 40), (84, 41)])
 def test_patients_give_one_image_each_before_any_gives_a_second(smallest, people_in_it):
-    # Of 41 patients in three of the cells, one has 60 of the 100 images.
+    # In three of the cells, one of 41 patients has 60 of the 100 images.
     finding, ap = by_cells([100, 100, 100, smallest])
     patient = np.concatenate([np.tile(np.r_[np.zeros(60, int), np.arange(1, 41)], 3), np.arange(smallest)])
     chosen = subsample(finding, ap, 0.5, patient=patient.astype(str))
-    assert len(chosen) == 2 * smallest  # as many of each cell
+    assert len(chosen) == 2 * smallest  # equally many per cell
     for each in CELLS[:3]:
         people = patient[chosen][cell(finding[chosen], ap[chosen], *each)]
         assert len(set(people)) == people_in_it
@@ -89,7 +89,7 @@ def test_columns_and_their_types():
     ("kwargs", "match"),
     [
         ({"correlation": -0.1}, "correlation"),
-        ({"counts": [40, 3, 20, 30]}, "3 of 3"),  # rounded, it would be no association but a certainty
+        ({"counts": [40, 3, 20, 30]}, "3 of 3"),  # would round to a perfect association
         ({"counts": [40, 0, 20, 30]}, r"all four cells .* 0 \(0, 1\)"),
         ({"age": np.repeat([10, 20, 30, 40], 20)}, "in one band of ten years"),
         ({"age": np.full(80, np.nan)}, "age must be years"),

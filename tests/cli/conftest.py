@@ -1,4 +1,4 @@
-"""A small model, two radiographs, and a function that runs a command."""
+"""A small model, two radiographs, and a helper that runs a command."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def calibrated(folder, tmp_path_factory):
-    """The same model with a calibration, by which some findings are present and others are not."""
+    """The same model with a calibration that makes every other finding positive."""
     model = causalcxr.create_model(folder)
     path = tmp_path_factory.mktemp("calibrated")
     causalcxr.save_pretrained(model, path, calibration=causalcxr.Calibration(0.5, [0.0, 1.0] * 7))
@@ -29,7 +29,7 @@ def calibrated(folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """A folder with one radiograph as PNG and JPEG, and another one in a folder below."""
+    """A folder with one radiograph as PNG and JPEG, and another in a subfolder."""
     root = tmp_path_factory.mktemp("images")
     (root / "more").mkdir()
     dataset = SyntheticCXR(2, image_size=(120, 100))
@@ -42,7 +42,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture
 def run(folder, capsys):
-    """Function that runs a command and returns its exit code, output and messages."""
+    """Run a command and return its exit code, stdout and stderr."""
 
     def command(*arguments):
         given = [str(argument) for argument in arguments]

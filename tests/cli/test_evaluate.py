@@ -13,9 +13,9 @@ from causalcxr.metrics import auroc, bootstrap_auroc
 
 @pytest.fixture
 def tables(tmp_path):
-    """Scores and labels of 60 images of 20 patients, in other folders and another order; with an unknown label.
+    """Scores and labels of 60 images of 20 patients, in different folders and order, with one unknown label.
 
-    Labels are written as people, pandas and Excel do.
+    Labels are written as by hand, pandas or Excel.
     """
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 2, (60, 2)).astype(float)
@@ -51,7 +51,7 @@ def test_evaluate_is_auroc_with_intervals_over_patients(run, tables):
             assert int(row["positives"]) == np.nansum(targets[chosen, k])
             assert int(row["patients"]) == len(np.unique(patients[chosen][targets[chosen, k] == 1]))
             assert float(row["auroc"]) == expected.per_label.value[k]
-            # Percentiles of resamples, for which the order of the patients differs.
+            # Percentiles differ because the patients are in another order.
             assert float(row["low"]) == pytest.approx(expected.per_label.low[k], abs=0.03)
             assert float(row["high"]) == pytest.approx(expected.per_label.high[k], abs=0.03)
         assert float(rows[group, "mean of 2"]["auroc"]) == pytest.approx(expected.mean.value)
@@ -60,7 +60,7 @@ def test_evaluate_is_auroc_with_intervals_over_patients(run, tables):
 
 def test_evaluate_says_that_intervals_over_images_are_too_narrow(run, tables):
     code, out, err = run("evaluate", *tables[:2], "--format=csv")
-    assert (code, "give --patients COLUMN" in err) == (0, True)
+    assert (code, "pass --patients COLUMN" in err) == (0, True)
     expected = bootstrap_auroc(tables[2], tables[3])
     assert float(_rows(out)["all images", "Mass"]["low"]) == pytest.approx(expected.per_label.low[0])
 
@@ -69,7 +69,7 @@ def test_evaluate_prints_a_table_and_strict_json(run, tables):
     tables[1].write_text(tables[1].read_text().replace("p0,AP", "p0,XX"))
     arguments = ["evaluate", *tables[:2], "--patients=patient", "--group=view"]
     code, out, err = run(*arguments)
-    assert (code, err) == (0, "warning: view = XX has one patient, so no interval: left out\n")
+    assert (code, err) == (0, "warning: view = XX has only one patient or image, so no interval: left out\n")
     lines = out.splitlines()
     assert lines[0] == "all images"
     assert lines[2].split()[:3] == ["Mass", "60", str(int(tables[3][:, 0].sum()))]
@@ -79,7 +79,7 @@ def test_evaluate_prints_a_table_and_strict_json(run, tables):
 
 
 def test_an_interval_of_one_positive_patient_is_marked(run, tables):
-    """All resamples with that patient agree, which looks certain."""
+    """All resamples with that patient agree, so the interval looks certain."""
     arguments = ["evaluate", *tables[:2], "--patients=patient"]
     assert "*" not in run(*arguments)[1]
     head, *rows = tables[1].read_text().splitlines()
@@ -113,14 +113,14 @@ def test_evaluate_leaves_out_labels_that_are_not_in_the_table(run, tables):
     code, out, err = run("evaluate", *tables[:2], "--patients=patient", "--format=csv")
     assert (code, err) == (
         0,
-        f"warning: {tables[1]} has no column for Hernia: left out; columns that fit no score: Nodule, view\n",
+        f"warning: {tables[1]} has no column for Hernia: left out; columns without scores: Nodule, view\n",
     )
     assert [label for _, label in _rows(out)] == ["Mass", "mean of 1"]
 
 
 @pytest.mark.parametrize("place", ["films", "films/p0", "."])
 def test_equal_names_are_told_apart_by_their_folders(run, tmp_path, monkeypatch, place):
-    """Relative to where the scores were made and to the table of the labels, whose rows have another order."""
+    """Score paths are relative to the working directory, label paths to their table, in another order."""
     (tmp_path / "films" / "p0").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / place)
     names = [f"p{i}/s{i % 2}/IM{k}" for i in range(6) for k in range(2)]
@@ -137,7 +137,7 @@ def test_equal_names_are_told_apart_by_their_folders(run, tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("table", "old", "new", "message"),
     [
-        (0, "path,", "file,", "no column of image names (path, image, Image Index), separated by commas; its"),
+        (0, "path,", "file,", "no column of image names (path, image, Image Index) or is not comma-separated; its"),
         (0, "(?s)\n.*", "", "no rows"),
         (0, "here/7.png", "here/8.png", "scores.csv, line 10: another row for 'here/8.png'"),
         (0, "here/7.png", "here/x.png", "1 images of "),
@@ -155,7 +155,7 @@ def test_equal_names_are_told_apart_by_their_folders(run, tmp_path, monkeypatch,
         (1, "p2,AP", ",AP", "labels.csv: 3 images have no 'patient': 6.png, 7.png, 8.png"),
         (1, ",", ";", "its columns: Hernia;image;Mass;patient;view"),
         (1, "patient", "person", "no column 'patient'; their columns: Hernia, image, Mass, person"),
-        (1, "view", "gr\udcf6\udcdfe", "save it as UTF-8"),  # bytes of latin-1
+        (1, "view", "gr\udcf6\udcdfe", "save it as UTF-8"),  # latin-1 bytes
     ],
 )
 def test_tables_that_do_not_fit_are_refused(run, tables, table, old, new, message):

@@ -18,14 +18,14 @@ from causalcxr.explain import attention_maps, evidence_maps
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What is drawn, in place of drawing."""
+    """Record the panels instead of drawing them."""
     found = []
     monkeypatch.setattr(panel, "save_panel", lambda path, image, findings, *texts: found.append((path, findings)))
     return found
 
 
 def test_heat_maps_are_laid_out_as_the_images(run, images, tmp_path, monkeypatch):
-    """One by one or together, so that films of equal names never share a picture."""
+    """The same for one film or many, so that films with equal names never share a picture."""
     monkeypatch.chdir(images)
     whole = f"{images.relative_to(images.anchor).as_posix()}/more/b.png.heatmap.png"
     for film, picture in (("a.png", "a.png.heatmap.png"), ("more", "more/b.png.heatmap.png"), (images / "more", whole)):
@@ -36,7 +36,7 @@ def test_heat_maps_are_laid_out_as_the_images(run, images, tmp_path, monkeypatch
     assert run("predict", given, "--heatmap", tmp_path / "again")[::2] == (0, "")
     assert [*(tmp_path / "again").rglob("*.png")] == [tmp_path / "again" / whole]
     with Image.open(tmp_path / "maps" / "a.png.heatmap.png") as picture:
-        assert 4 * 600 < picture.width < 5 * 600  # the film and three findings, 600 by 720
+        assert 4 * 600 < picture.width < 5 * 600  # the film and three findings, each 600 by 720
         assert 720 < picture.height < 1000
 
 
@@ -73,7 +73,7 @@ def test_all_maps_have_one_scale_and_the_colours_of_the_bar():
     bar, columns = panel.colour_bar().astype(int), (255 * grey[0]).round().long()
     for picture, finding in zip(pictures, findings, strict=True):
         rows = (255 * finding.heat_map / highest).round().long()
-        np.testing.assert_allclose(picture, bar[rows, columns], atol=2)  # values lie between two rows
+        np.testing.assert_allclose(picture, bar[rows, columns], atol=2)  # values lie between rows
     [unchanged], _ = panel.overlays(grey, [panel.Finding("c", 0.1, False, -strong)])
     assert np.ptp(unchanged, axis=-1).max() == 0
 
@@ -99,8 +99,8 @@ def test_a_heat_map_appears_when_it_is_complete(tmp_path, monkeypatch):
 def test_what_cannot_be_drawn_ends_before_the_work(run, images, tmp_path, monkeypatch):
     for arguments, message in [
         (["--heatmap", images / "a.png"], str(images / "a.png")),
-        (["--heatmap", tmp_path, "--finding", "Massa"], "no finding Massa; the model has Atelectasis"),
-        (["--finding", "Mass"], "give --heatmap DIR"),
+        (["--heatmap", tmp_path, "--finding", "Massa"], "unknown finding Massa; the model has Atelectasis"),
+        (["--finding", "Mass"], "need --heatmap DIR"),
     ]:
         code, out, err = run("predict", images, *arguments)
         assert (code, out) == (2, "")
@@ -111,7 +111,7 @@ def test_what_cannot_be_drawn_ends_before_the_work(run, images, tmp_path, monkey
 
 
 def test_warnings_of_other_threads_are_said_while_a_film_is_drawn(run, images, tmp_path, monkeypatch):
-    """Filters of warnings are those of all threads, and some read the next films."""
+    """Warning filters are shared by all threads, including those that read the next films."""
 
     def reading(path):
         with ThreadPoolExecutor(1) as pool:

@@ -1,4 +1,4 @@
-"""Which models the commands take, and `causalcxr models`."""
+"""Models accepted by the commands, and `causalcxr models`."""
 
 import json
 

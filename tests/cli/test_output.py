@@ -1,4 +1,4 @@
-"""`causalcxr predict --output`: a run that goes on, and one of several processes."""
+"""`causalcxr predict --output`: resumed runs and multiple processes."""
 
 import csv
 import json
@@ -26,9 +26,9 @@ def test_a_run_that_was_killed_goes_on(run, images, tmp_path, suffix):
     whole, file = tmp_path / f"whole{suffix}", tmp_path / f"made{suffix}"
     assert run("predict", images, "--output", whole) == (0, "", f"wrote 3 rows to {whole}\n")
     lines = whole.read_bytes().splitlines(keepends=True)
-    file.write_bytes(b"".join(lines[:-1]) + lines[-1][:40])  # killed while it wrote the last row
+    file.write_bytes(b"".join(lines[:-1]) + lines[-1][:40])  # killed while writing the last row
     for there in (2, 3):
-        said = f"{there} of 3 images are in {file} already\nwrote {3 - there} rows to {file}\n"
+        said = f"{there} of 3 images are already in {file}\nwrote {3 - there} rows to {file}\n"
         assert run("predict", images, "--output", file) == (0, "", said)
         assert paths_in(file) == paths_in(whole) == [str(images / name) for name in ("a.jpg", "a.png", "more/b.png")]
 
@@ -86,7 +86,7 @@ def test_rows_of_other_weights_are_not_mixed(run, images, folder, calibrated, tm
     causalcxr.save_pretrained(trained_anew, model, calibration=fitted)
     for other, whose in ((model, "other weights of" if thresholds else "the model"), (calibrated, "the model")):
         code, _, err = run(*command, other)
-        assert (code, f"its rows are of {whose}" in err, file.read_bytes()) == (2, True, before)
+        assert (code, f"its rows come from {whose}" in err, file.read_bytes()) == (2, True, before)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_files_of_others_stay_as_they_are(run, images, tmp_path, name, text):
     (tmp_path / name).write_text(text)
     code, _, err = run("predict", images, "--output", tmp_path / name)
     assert (code, (tmp_path / name).read_text()) == (2, text)
-    assert f"cannot go on with {tmp_path / name}" in err
+    assert f"cannot append to {tmp_path / name}" in err
 
 
 def test_the_ending_of_the_file_is_its_format(run, images, tmp_path):

@@ -1,4 +1,4 @@
-"""`causalcxr predict`: scores of files, folders and patterns, and what goes wrong with them."""
+"""`causalcxr predict`: scores of files, folders and patterns, and their errors."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ def expected_scores(folder, path, temperature=1.0):
 
 
 def test_rows_have_probabilities_thresholds_and_positives(run, images, folder, calibrated):
-    """CSV and JSON lines alike; without a calibration they have plain scores."""
+    """In CSV and JSON lines; without a calibration, scores are plain sigmoids."""
     thresholds = dict(zip(NIH_LABELS, [0.0, 1.0] * 7, strict=True))
     for model, temperature, at, positives in (
         (folder, 1.0, None, None),
@@ -60,7 +60,7 @@ def test_the_table_lists_the_highest_first_and_says_what_it_is_not(run, folder, 
 
 def test_the_table_marks_what_is_at_its_threshold(run, calibrated, images):
     *lines, legend, last = run("predict", images / "a.png", images / "more", "--model", calibrated)[1].splitlines()
-    assert (legend[:28], last) == ("* at or above the threshold ", CLINICAL)
+    assert (legend[:28], last) == ("* at or above the finding's ", CLINICAL)
     marked = [line.split()[1] for line in lines if line.startswith("* ")]
     assert sorted(marked) == sorted([*NIH_LABELS[::2]] * 2)
 
@@ -70,14 +70,14 @@ def test_bad_files_are_reported_and_the_rest_is_done(run, images, tmp_path):
     bad.write_bytes((images / "a.png").read_bytes()[:-30])
     code, out, err = run("predict", bad, images / "a.png", tmp_path / "absent.png", "--format", "csv")
     assert (code, [line.split(",")[0] for line in out.splitlines()]) == (1, ["path", str(images / "a.png")])
-    assert f"error: no file {tmp_path / 'absent.png'}" in err
+    assert f"error: no such file: {tmp_path / 'absent.png'}" in err
     assert f"error: cannot read image '{bad}': Truncated" in err
 
 
 def test_no_image_that_can_be_scored_is_2(run, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     assert run("predict", tmp_path)[:2] == (2, f"{CLINICAL}\n")
-    said = f"error: no file {tmp_path / '*.dcm'}\nerror: no image found\n"
+    said = f"error: no such file: {tmp_path / '*.dcm'}\nerror: no images found\n"
     assert run("predict", tmp_path / "*.dcm") == (2, "", said)
 
 
@@ -95,7 +95,7 @@ def test_warnings_name_the_file_once(run, images, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 def test_a_name_may_be_any_bytes(run, images, tmp_path, monkeypatch):
-    """Not UTF-8, a formula that is none, of two lines: scored, drawn and evaluated all the same."""
+    """Names with newlines, invalid UTF-8 or broken formulas can be scored, drawn and evaluated."""
     odd, table, maps = os.fsdecode(b"a$x_{$\xff\n.png"), tmp_path / "scores.csv", tmp_path / "maps"
     (tmp_path / odd).mkdir()
     for name in (odd, "a.png"):
@@ -111,7 +111,7 @@ def test_a_name_may_be_any_bytes(run, images, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", chosen := io.TextIOWrapper(io.BytesIO(), errors="backslashreplace"))
         run("models", "causal_test")
-    assert chosen.errors == "backslashreplace"  # of the user, so it stays
+    assert chosen.errors == "backslashreplace"  # set by the user, so kept
     run("predict", tmp_path / odd / "a.png", images / "more", "--output", table)
     (tmp_path / "labels.csv").write_text("path,Mass\nb.png,1\na.png,0\n")
     assert run("evaluate", table, tmp_path / "labels.csv")[0] == 0
@@ -124,7 +124,7 @@ def test_patterns_and_folders_name_each_image_once(images):
 
 
 def test_linked_folders_are_followed_and_each_counts_once(tmp_path):
-    """Also where links go round in circles, and under its own name where it has one."""
+    """Cyclic links end, and real paths win over linked ones."""
     for name in ("here/own/a.png", "there/more/b.png"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
@@ -138,16 +138,16 @@ def test_images_of_a_folder_are_known_by_ending_or_content(tmp_path, monkeypatch
     for name in ("notes.txt", ".hidden.png", "a.png.heatmap.png"):
         (tmp_path / name).write_bytes(b"no image")
     (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
-    assert cli.find_images([str(tmp_path)]) == ([], [f"no image in folder {tmp_path}"])
-    assert cli.find_images([str(tmp_path / "notes.txt")]) == ([tmp_path / "notes.txt"], [])  # named, so tried
+    assert cli.find_images([str(tmp_path)]) == ([], [f"no images in {tmp_path}"])
+    assert cli.find_images([str(tmp_path / "notes.txt")]) == ([tmp_path / "notes.txt"], [])  # named, so it is tried
     (tmp_path / "1.2.840.113").write_bytes(bytes(128) + b"DICM")
     assert cli.find_images([str(tmp_path)]) == ([tmp_path / "1.2.840.113"], [])
-    (tmp_path / "to_nothing.png").symlink_to(tmp_path / "absent")  # tried as well, so that an error says so
+    (tmp_path / "to_nothing.png").symlink_to(tmp_path / "absent")  # tried, to report the error
     assert cli.find_images([str(tmp_path)]) == ([tmp_path / "1.2.840.113", tmp_path / "to_nothing.png"], [])
     (tmp_path / "to_nothing.png").unlink()
 
     def refuse(*args):
         raise PermissionError
 
-    monkeypatch.setattr(Path, "open", refuse)  # not passed over, so that reading it says why
+    monkeypatch.setattr(Path, "open", refuse)  # not skipped, so that reading it reports the error
     assert cli.find_images([str(tmp_path)])[0] == [tmp_path / "1.2.840.113", tmp_path / "notes.txt"]

@@ -1,4 +1,4 @@
-"""The command line as a program: usage, help, and a reader that goes away."""
+"""The command line as a program: usage, help, and a closed pipe."""
 
 import subprocess
 import sys

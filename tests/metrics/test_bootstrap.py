@@ -1,4 +1,4 @@
-"""The bootstrap against drawing and copying rows and asking scikit-learn, and what it says of rare labels."""
+"""The bootstrap against a literal one with copied rows and scikit-learn, and its counts for rare labels."""
 
 import json
 
@@ -13,7 +13,7 @@ EXACT = {"rtol": 0, "atol": 1e-12}
 
 
 def literal_bootstrap(scores, targets, groups, n_resamples, seed):
-    """Draw groups, copy the rows of every drawn group, and ask scikit-learn."""
+    """Draw groups, copy their rows and score them with scikit-learn."""
     rng = np.random.default_rng(seed)
     rows = [np.flatnonzero(np.asarray(groups) == name) for name in sorted(set(groups))]
     drawn = [rng.integers(len(rows), size=len(rows)) for _ in range(n_resamples)]
@@ -25,7 +25,7 @@ def literal_bootstrap(scores, targets, groups, n_resamples, seed):
 @pytest.mark.parametrize("grouped", [False, True], ids=["images", "patients"])
 def test_resamples_equal_copied_rows_in_sklearn(decimals, grouped):
     (scores, *_), targets, _ = draw(n=120, decimals=decimals)
-    # Uneven groups; zero-padded names sort as text in the order of their numbers.
+    # Uneven groups; zero-padded names sort in numeric order.
     groups = [f"{g:03d}" for g in np.sqrt(np.arange(120) * 13).astype(int)] if grouped else list(range(120))
     expected = literal_bootstrap(scores, targets, groups, n_resamples=50, seed=3)
     result = bootstrap_auroc(scores, targets, groups if grouped else None, n_resamples=50, confidence=0.8, seed=3)
@@ -86,9 +86,9 @@ def test_interval_covers_the_true_value_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
     truth = 0.7602499389065233  # Phi(1 / sqrt 2): unit normals one standard deviation apart
     targets = np.repeat([[0], [1]], 100, axis=0) * np.ones((1, 200))
-    scores = rng.normal(size=targets.shape) + targets  # 200 independent experiments, one a column
+    scores = rng.normal(size=targets.shape) + targets  # 200 independent experiments, one per column
     low, high = bootstrap_auroc(scores, targets, n_resamples=300, confidence=0.8).per_label[1:]
-    assert 0.71 < ((low < truth) & (truth < high)).mean() < 0.89  # 0.8 and three standard errors of a share of 200
+    assert 0.71 < ((low < truth) & (truth < high)).mean() < 0.89  # 0.8 +- 3 standard errors for 200 trials
 
 
 @pytest.mark.parametrize("grouped", [False, True], ids=["images", "patients"])
@@ -126,7 +126,7 @@ def test_bad_options_are_refused(option):
 
 
 def test_figures_by_name():
-    """As JSON takes them, without labels that have one class."""
+    """JSON-ready, without labels that have only one class."""
     targets = np.random.default_rng(0).integers(0, 2, (40, 3))
     targets[:, 1] = 0
     with pytest.warns(UserWarning, match="undefined"):

@@ -1,4 +1,4 @@
-"""Calibration error by closed forms and by a literal loop over bins."""
+"""Calibration error against closed forms and a literal loop over bins."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ EXACT = {"rtol": 0, "atol": 1e-12}
 
 
 def _draw():
-    """Probabilities (500, 3), some on the edges of bins, and targets of which a tenth are unknown."""
+    """Probabilities (500, 3), some on bin edges, and targets, a tenth of them unknown."""
     rng = np.random.default_rng(0)
     probabilities = rng.beta(1, 3, size=(500, 3))
     targets = (rng.random((500, 3)) < probabilities ** np.linspace(0.5, 2, 3)).astype(float)
@@ -19,7 +19,7 @@ def _draw():
 
 
 def _literal(probabilities, targets, n_bins):
-    """Bin by bin, one label: the error, and (mean prediction, frequency, count) of every bin."""
+    """Loop over the bins of one label: the error, and (mean prediction, frequency, count) of each bin."""
     known = ~np.isnan(targets)
     p, y = probabilities[known], targets[known]
     error, rows = 0.0, []
@@ -53,11 +53,11 @@ def test_bins_are_closed_on_the_right_and_the_first_on_both_sides():
 @pytest.mark.parametrize(
     ("probabilities", "targets", "expected"),
     [
-        ([0.0, 0.0, 1.0, 1.0], [0, 0, 1, 1], 0.0),  # sure and right
-        ([0.0, 0.0, 1.0, 1.0], [1, 1, 0, 0], 1.0),  # sure and wrong
-        ([0.25] * 4, [0, 0, 0, 1], 0.0),  # the frequency itself
+        ([0.0, 0.0, 1.0, 1.0], [0, 0, 1, 1], 0.0),  # confident and right
+        ([0.0, 0.0, 1.0, 1.0], [1, 1, 0, 0], 1.0),  # confident and wrong
+        ([0.25] * 4, [0, 0, 0, 1], 0.0),  # predicts the frequency
         ([0.75] * 4, [0, 0, 0, 1], 0.5),
-        ([0.0, 0.5, 0.5, 1.0], [0, 0, 1, 0], 0.25),  # one image in four, wrong by one
+        ([0.0, 0.5, 0.5, 1.0], [0, 0, 1, 0], 0.25),  # one of four images, off by one
     ],
 )
 def test_closed_forms(probabilities, targets, expected):

@@ -1,4 +1,4 @@
-"""Heat maps against boxes: the pointing game, the peak's box against a literal flood fill, and the overlap of boxes."""
+"""The pointing game, `peak_box` against a literal flood fill, and `box_iou`."""
 
 import pytest
 import torch
@@ -10,13 +10,13 @@ from reference.comparison import DEVICES
 
 
 def _smooth_map(seed, height=40, width=56):
-    """Noise on a coarse grid, interpolated: a few hills of odd shapes."""
+    """Interpolated coarse noise: a few irregular hills."""
     noise = torch.rand(1, 1, 7, 9, generator=torch.Generator().manual_seed(seed))
     return F.interpolate(noise, size=(height, width), mode="bilinear", align_corners=False)[0, 0]
 
 
 def _flood_fill_box(heat_map, threshold):
-    """Pixel by pixel from the first maximum, in all eight directions."""
+    """Flood fill from the first maximum, in all eight directions."""
     values = [[float(value) for value in row] for row in heat_map.double()]
     H, W = len(values), len(values[0])
     low, high = min(map(min, values)), max(map(max, values))
@@ -36,22 +36,22 @@ def _flood_fill_box(heat_map, threshold):
 @pytest.mark.parametrize("threshold", [0.2, 0.6, 1.0])
 @pytest.mark.parametrize("seed", range(4))
 def test_peak_box_equals_a_flood_fill(threshold, seed):
-    ragged = torch.rand(30, 20, generator=torch.Generator().manual_seed(seed))  # holes, corners and winding paths
-    for heat_map in (_smooth_map(seed), ragged, ragged.round(decimals=1)):  # the last with several maxima
+    ragged = torch.rand(30, 20, generator=torch.Generator().manual_seed(seed))  # has holes, corners and winding paths
+    for heat_map in (_smooth_map(seed), ragged, ragged.round(decimals=1)):  # the last has several maxima
         assert peak_box(heat_map, threshold=threshold) == _flood_fill_box(heat_map, threshold)
 
 
 def test_peak_box_of_a_gaussian_is_its_width_at_the_threshold():
     rows, columns = torch.meshgrid(torch.arange(100.0), torch.arange(120.0), indexing="ij")
     heat_map = torch.exp(-((columns - 70) ** 2 / (2 * 10**2) + (rows - 40) ** 2 / (2 * 5**2)))
-    # exp(-d^2 / 2 sigma^2) >= 1/2 up to d = 1.177 sigma: 11 pixels of 11.77, 5 of 5.89, either side of the centre
+    # exp(-d^2 / 2 sigma^2) >= 1/2 up to d = 1.177 sigma, i.e. 11 (of 11.77) and 5 (of 5.89) pixels from the centre
     assert peak_box(heat_map) == (70 - 11, 40 - 5, 23, 11)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.0, -1e4])
 def test_constant_map_has_no_peak(offset):
     constant = torch.full((12, 10), offset)
-    constant[5, 5] += 5e-8 * abs(offset)  # rounding
+    constant[5, 5] += 5e-8 * abs(offset)  # within rounding error
     assert not pointing_game(constant, [(0, 0, 10, 12)])
     assert peak_box(constant) == (0, 0, 0, 0)
     assert box_iou(peak_box(constant), (0, 0, 10, 12)) == 0
@@ -72,7 +72,7 @@ def test_maximum_counts_as_the_centre_of_its_pixel():
     assert pointing_game(heat_map, [(6.4, 4.4, 0.2, 0.2)])
     assert pointing_game(heat_map, [(6.5, 4.5, 1, 1)])
     assert not pointing_game(heat_map, [(6.6, 4, 1, 1)])
-    assert not pointing_game(heat_map, [(5.5, 4, 1, 1)])  # ends in the centre
+    assert not pointing_game(heat_map, [(5.5, 4, 1, 1)])  # the box ends at the pixel centre
     assert not pointing_game(heat_map, [(6, 3.5, 1, 1)])
 
 
@@ -84,7 +84,7 @@ def test_any_of_several_boxes_will_do():
     assert pointing_game(heat_map, [away, (column - 0.5, row - 0.5, 2, 2)])
     assert pointing_game(heat_map, torch.tensor([away, (column, row, 1, 1)]))
     assert pointing_game(heat_map, [Box("Nodule", column, row, 1.0, 1.0)[1:]])
-    assert pointing_game(heat_map, [(-1, -1, 58, 42)])  # a pixel out of the map on either side
+    assert pointing_game(heat_map, [(-1, -1, 58, 42)])  # one pixel beyond the map on each side
 
 
 def test_heat_maps_of_any_floating_type():
@@ -105,10 +105,10 @@ def test_heat_maps_on_another_device(device):
     [
         ((0, 0, 4, 2), (0, 0, 4, 2), 1),
         ((0.1, 0.2, 0.3, 0.7), (0.1, 0.2, 0.3, 0.7), 1),
-        ((0, 0, 4, 2), (4, 0, 4, 2), 0),  # a common edge
+        ((0, 0, 4, 2), (4, 0, 4, 2), 0),  # shared edge
         ((0, 0, 4, 2), (9, 9, 1, 1), 0),
         ((0, 0, 4, 2), (2, 1, 4, 2), 2 / 14),
-        ((0, 0, 4, 4), (1, 1, 2, 2), 4 / 16),  # one within the other
+        ((0, 0, 4, 4), (1, 1, 2, 2), 4 / 16),  # nested
         ((0, 0, 1, 1), (0.5, -0.25, 1, 1), 0.375 / 1.625),
         ((1, 1, 0, 0), (0, 0, 4, 4), 0),
         ((1, 1, 0, 0), (1, 1, 0, 0), 0),
@@ -155,7 +155,7 @@ FOUR_NUMBERS = [
     [
         *(([box], message) for box, message in FOUR_NUMBERS),
         ([], "at least one"),
-        ((1, 2, 3, 4), "a single box into a list"),
+        ((1, 2, 3, 4), "a single box in a list"),
         ([(0, 0, 1, 1), (300, 2, 3, 4)], "height 8 and width 9"),
         ([(0, 0, 9, 11)], "height 8"),
         ([(-2, 0, 3, 3)], "height 8"),

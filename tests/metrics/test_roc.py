@@ -33,7 +33,7 @@ def test_auroc_takes_tensors_of_any_floating_type(dtype):
 
 
 class Frame:
-    """What a data frame has of an array."""
+    """A minimal stand-in for a data frame."""
 
     def __init__(self, values, columns):
         self.values, self.columns = values, columns
@@ -45,9 +45,9 @@ class Frame:
 def test_columns_in_another_order_are_refused():
     values = np.array([[0, 1], [1, 0], [0, 1], [1, 0]])
     targets = Frame(values, ["a", "b"])
-    assert auroc(Frame(values, ["x", "y"]), targets).tolist() == [1, 1]  # their own names
-    assert auroc(Frame(values, [0, 1]), Frame(values, ["0", "1"])).tolist() == [1, 1]  # as from a CSV file
-    with pytest.raises(ValueError, match="in another order"):
+    assert auroc(Frame(values, ["x", "y"]), targets).tolist() == [1, 1]  # columns have their own names
+    assert auroc(Frame(values, [0, 1]), Frame(values, ["0", "1"])).tolist() == [1, 1]  # as read from a CSV file
+    with pytest.raises(ValueError, match="in the same order"):
         auroc(Frame(values, ["b", "a"]), targets)
 
 
@@ -71,7 +71,7 @@ def test_a_label_that_is_undefined_is_nan_and_named_in_a_warning_at_the_callers_
 def test_worst_group_equals_a_literal_loop():
     (scores, *_), targets, _ = draw(n=300, k=4)
     groups = np.array(["AP", "PA", "LL"])[np.random.default_rng(2).choice(3, size=300, p=[0.5, 0.45, 0.05])]
-    targets[groups == "LL", 0] = 1  # the smallest group has one class of the first label
+    targets[groups == "LL", 0] = 1  # the smallest group has only one class of the first label
     of_groups = [sklearn_auroc(scores[groups == name], targets[groups == name]) for name in ("AP", "PA", "LL")]
     expected = np.nanmin(of_groups, axis=0)
     np.testing.assert_allclose(worst_group_auroc(scores, targets, groups), expected, **EXACT)
@@ -112,7 +112,7 @@ def test_bad_scores_and_targets_are_refused(name, scores, targets, given):
 
 
 class NotAvailable:
-    """As `pandas.NA`, which is neither equal to itself nor unequal, and no number."""
+    """Like `pandas.NA`: comparisons have no truth value, and it is not a number."""
 
     def __eq__(self, other):
         return self
