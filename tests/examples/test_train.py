@@ -109,7 +109,7 @@ def test_own_films_from_a_table_to_an_evaluation(tmp_path, monkeypatch, capsys):
     assert len(said) == len(set(said)) > 1
     assert causalcxr.create_model(tmp_path / "run").label_names == ("Drain", "Mass", "Rare")
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "AUROC on films.csv, validation, which chose the epoch, images: 6, patients: 3" in card
+    assert "AUROC on films.csv, validation (used for selection), images: 6, patients: 3" in card
     assert "python examples/train.py --data films.csv --batch-size=4 --val-fraction=0.5 --epochs=3 --output=run" in card
     assert str(tmp_path) not in card
     scores = tmp_path / "scores.csv"
@@ -134,7 +134,7 @@ def test_a_run_goes_on_with_the_same_data_alone(tmp_path):
     run(tmp_path / "run", *options)
     text = table.read_text()
     changes = {"Drain,Mass": "Mass,Drain", "p4,": "q4,", "11.png,p5,1,": "11.png,p5,0,"}
-    refused = r"was trained with data of checksum \d+: give the same, or"
+    refused = r"was trained with data of checksum \d+: use the same, or"
     for before, after in changes.items():
         assert before in text
         table.write_text(text.replace(before, after))
@@ -182,7 +182,7 @@ def test_a_finished_run_is_not_trained_again(trained, capsys):
 def test_a_run_is_not_overwritten(trained):
     with pytest.raises(SystemExit, match="--resume"):
         run(trained, "--epochs=2")
-    with pytest.raises(SystemExit, match=r"was trained with lr 0.0005: give the same, or another --output$"):
+    with pytest.raises(SystemExit, match=r"was trained with lr 0.0005: use the same, or another --output$"):
         run(trained, "--epochs=2", "--resume", "--lr=1")
 
 
@@ -214,7 +214,7 @@ def test_a_slip_gives_one_sentence(tmp_path, options, message):
 def test_too_few_films(tmp_path):
     with pytest.raises(SystemExit, match="8 training images do not fill a batch of 16: lower --batch-size"):
         run(tmp_path / "run", "--data=synthetic:8")
-    with pytest.raises(SystemExit, match="validation needs 2 patients, and both classes of a label"):
+    with pytest.raises(SystemExit, match="validation needs 2 patients and both classes of a label"):
         run(tmp_path / "run", f"--data={own_films(tmp_path)}", "--batch-size=4", "--labels", "Rare")
 
 
@@ -222,7 +222,7 @@ def test_of_equal_epochs_the_last_is_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(causalcxr.metrics, "auroc", lambda logits, targets: np.ones(14))
     run(tmp_path, "--epochs=2", "--ema-decay=0")
     assert load_file(tmp_path / "model.safetensors")["backbone.bn1.num_batches_tracked"] == 2 * 64 // 16
-    assert "is epoch 2, the best" in capsys.readouterr().out
+    assert "holds epoch 2 with the best" in capsys.readouterr().out
 
 
 def test_sides_stay_sides():
@@ -289,12 +289,12 @@ def test_a_head_on_a_frozen_backbone(tmp_path):
     ("options", "message"),
     [
         (["--model=resnet18", "--freeze-backbone"], "--freeze-backbone needs weights"),
-        (["--labels", "Mass"], "--labels are columns of FILE.csv"),
+        (["--labels", "Mass"], "--labels selects columns of FILE.csv"),
         (["--model=resnet18", "--backbone=resnet50"], "--backbone: not allowed with argument --model"),
-        ([f"--model={Path(__file__).parent}", "--backbone-weights=timm"], "is not for local-dir:.*, which has its own"),
-        (["--model=hf-hub:owner/repo", "--backbone-weights=timm"], "is not for hf-hub:owner/repo, which"),
-        (["--accumulate=0"], "--epochs and --accumulate must be 1 or more"),
-        (["--accumulate=8", "--batch-size=4"], "--batch-size no less than --accumulate"),
+        ([f"--model={Path(__file__).parent}", "--backbone-weights=timm"], "does not work with local-dir:.*, which"),
+        (["--model=hf-hub:owner/repo", "--backbone-weights=timm"], "does not work with hf-hub:owner/repo"),
+        (["--accumulate=0"], "--epochs and --accumulate must be at least 1"),
+        (["--accumulate=8", "--batch-size=4"], "--batch-size at least --accumulate"),
     ],
 )
 def test_options_that_exclude_each_other(options, message, capsys):
@@ -361,7 +361,7 @@ def test_weights_by_a_recorded_confounder(made_release, tmp_path, capsys):
     torch.testing.assert_close(train.label_weights(dataset, "view"), expected)
     table.write_text("Image Index,Drain\nother.png,1\n")
     for column in ("Drain", "Drian"):
-        with pytest.raises(SystemExit, match=f"has no column {column}, or none of the"):
+        with pytest.raises(SystemExit, match=f"has no column {column}, or lists none of the"):
             train.label_weights(dataset, f"{table}:{column}")
 
 
