@@ -82,7 +82,7 @@ def test_film_to_findings(page, address, tmp_path):
     Image.fromarray(np.zeros((300, 60), dtype=np.uint8)).save(tmp_path / "strip.png")
     page.get_by_label("Remove this file").or_(page.get_by_label("Clear")).first.click()
     page.set_input_files("input[type=file]", tmp_path / "strip.png")
-    page.get_by_text("This may be no frontal chest film.").first.wait_for()
+    page.get_by_text("This may not be a frontal chest film.").first.wait_for()
     assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
 
 
