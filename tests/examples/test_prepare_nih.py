@@ -1,4 +1,4 @@
-"""The resized copy of the NIH release: from folders and archives, in parts, with faults; and read back."""
+"""Resized copies of the NIH release: from folders or archives, resumed, with damaged files, and read back."""
 
 import io
 import tarfile
@@ -16,7 +16,7 @@ NAMES = film_names(1, 3)
 
 
 def picture(seed):
-    """PNG of 40 by 40 pixels, a part of the release's in RGBA."""
+    """Return a PNG of 40 x 40 pixels; the first is RGBA, as some of the release are."""
     grey = np.random.default_rng(seed).integers(0, 256, (40, 40), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(grey).convert("RGBA" if seed == 0 else "L").save(file, "PNG")
@@ -31,7 +31,7 @@ def some(*positions, folder=""):
 
 
 def write(root, more=(), **places):
-    """Write tables, and the pictures of each place, a folder or an archive."""
+    """Write the tables, and the pictures of each place (a folder or an archive)."""
     write_release(root, [*NAMES, *more], 4, boxes=[(NAMES[4], "Mass", 512, 256, 100, 50)])
     for place, pictures in places.items():
         if ".tar" not in place:
@@ -64,7 +64,7 @@ def release(tmp_path):
 
 @pytest.fixture
 def whole(release, tmp_path):
-    """What each image becomes."""
+    """Expected files of the copy, by name."""
     assert prepare(release, tmp_path / "whole") == 0
     return images_of(tmp_path / "whole")
 
