@@ -66,7 +66,7 @@ def draw_heatmaps(model, films, path):
         axes[0, column].set_title(SHOWN[column], fontsize=14)
     bar = figure.colorbar(plt.cm.ScalarMappable(drawn.norm, drawn.cmap), ax=axes[1])
     bar.set_ticks([-1, 0, 1], labels=["against", "none", "for"], fontsize=12)
-    bar.set_label("evidence (each map scaled separately)", fontsize=12)
+    bar.set_label("evidence, each map to its own scale", fontsize=12)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
