@@ -1,4 +1,4 @@
-# Environments are made on the first call and used from then on: .venv, and .venv-oldest for test-oldest.
+# Virtual environments are created on first use: .venv, and .venv-oldest for test-oldest.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ OLDEST := .venv-oldest
 OLDEST_INSTALLED := $(OLDEST)/.installed
 OLDEST_VERSIONS := tests/oldest.txt
 WHEEL_LIMIT := 15000000
-PYTEST ?=  # more arguments of pytest
+PYTEST ?=  # extra pytest arguments
 
 .PHONY: demo test test-slow test-research test-oldest lint docs release clean
 
@@ -24,7 +24,7 @@ test-slow: $(INSTALLED)
 test-research: $(INSTALLED)
 	$(BIN)/python -m pytest -m research $(PYTEST)
 
-# What depends on versions of other packages.
+# Tests that depend on the versions of other packages.
 test-oldest: $(OLDEST_INSTALLED)
 	$(OLDEST)/bin/python -m pytest $(addprefix tests/,layers losses objectives models hub data metrics examples)
 
@@ -48,13 +48,13 @@ release: $(INSTALLED)
 		causalcxr.create_model('causal_efficientnet_lite0', pretrained=True)"
 
 $(INSTALLED): pyproject.toml
-	@echo "Installing into $(VENV): with PyTorch some gigabytes and some minutes, once."
+	@echo "Installing into $(VENV), once: several gigabytes (mostly PyTorch) and a few minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[dev]"
 	@touch $@
 
 $(OLDEST_INSTALLED): pyproject.toml $(OLDEST_VERSIONS)
-	@echo "Installing into $(OLDEST) the oldest versions that are allowed: some gigabytes and some minutes, once."
+	@echo "Installing the oldest supported versions into $(OLDEST), once: several gigabytes and a few minutes."
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --disable-pip-version-check --constraint $(OLDEST_VERSIONS) --editable ".[dev]"
 	@touch $@

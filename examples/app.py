@@ -1,11 +1,11 @@
-"""Look at a model in the browser: drop a film, see probabilities, and the evidence for each finding.
+"""Try a model in the browser: drop a radiograph, see the probability of each finding and the evidence for it.
 
     pip install ".[app,dicom]"
     python examples/app.py
     python examples/app.py --model runs/causal --port 8000
 
-It runs on the CPU and asks nothing of the network. Films lie in a temporary folder, which goes when the app ends.
-Research software, not a medical device.
+The app runs on the CPU and makes no network requests. Radiographs are kept in a temporary folder, which is deleted
+when the app exits. Research software, not a medical device.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # both before the import
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # set both before importing gradio
 os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="causalcxr-")
 
 try:
@@ -36,8 +36,8 @@ from causalcxr.explain import attention_maps, evidence_maps, overlay
 
 FOLDER = os.environ["GRADIO_TEMP_DIR"]
 TITLE = "# Chest X-ray findings and their evidence\nResearch software, not a medical device, not for clinical use."
-SIDE = 1024  # largest of the film on the page
-MAPS = {"evidence": "what speaks for the finding", "attention": "where the model looks"}
+SIDE = 1024  # longest side of the displayed image
+MAPS = {"evidence": "what supports the finding", "attention": "where the model looks"}
 BAR = """<tr style="font-weight: {weight}"><td>{name}</td><td style="width: 60%"><div style="position: relative;
 background: #8883"><div style="width: {value:.1%}; height: 1em; background: {colour}"></div>{line}</div></td>
 <td>{value:.1%}</td></tr>"""
@@ -45,17 +45,17 @@ LINE = '<div style="position: absolute; left: {:.1%}; top: -2px; bottom: -2px; b
 
 
 class Viewer:
-    """What the page shows of a model."""
+    """Callbacks of the page for one model."""
 
     def __init__(self, name):
         self.name = name
         self.model = causalcxr.create_model(Path(name) if Path(name).is_dir() else name, pretrained=True).eval()
         if not isinstance(self.model, causalcxr.CausalCXR):
-            raise SystemExit(f"{name} is no causal model, so it has no maps to show")
+            raise SystemExit(f"{name} is not a causal model, so it has no maps to show")
         self.labels = self.model.label_names or [f"label {k}" for k in range(self.model.num_classes)]
 
     def analyse(self, path):
-        """Return what is known of a film, and the parts of the page that show it."""
+        """Score a radiograph and return the page's state, findings, table, note and JSON file."""
         if path is None:
             return None, gr.Dropdown(choices=[], value=None), "", "", None
         try:
@@ -81,14 +81,14 @@ class Viewer:
         maps = {"evidence": evidence_maps(self.model, images)[0], "attention": attention_maps(self.model, images)[0]}
         state = {"film": film, "maps": maps, "folder": file.parent}
         highest = self.labels[int(np.argmax(np.divide(values, thresholds or 1)))]
-        note = "".join(f"**This may be no frontal chest film.** {note}\n\n" for note in notes)
+        note = "".join(f"**This may not be a frontal chest film.** {note}\n\n" for note in notes)
         return state, gr.Dropdown(choices=list(self.labels), value=highest), bars(result), note, str(file)
 
     def show(self, state, finding, kind, opacity):
-        """Return the film under the map of a finding, and a file with both side by side."""
+        """Return the image with the map of a finding on top, and a file that shows both side by side."""
         if state is None or finding is None:
             return None, None
-        maps = state["maps"][kind]  # one scale for all findings, so that they can be compared
+        maps = state["maps"][kind]  # one scale, so that findings can be compared
         picture = overlay(
             state["film"], maps[self.labels.index(finding)], alpha=opacity, vmax=max(float(maps.max()), 1e-6)
         )
@@ -99,19 +99,19 @@ class Viewer:
 
 
 def bars(result):
-    """Return the probabilities as bars, each with a line at its threshold if there is one, the highest first."""
+    """Return an HTML table of probabilities as bars, highest first, with a line at each threshold, if any."""
     rows, thresholds = [], result["thresholds"] or {}
     for name, value in sorted(result["probabilities"].items(), key=lambda item: -item[1]):
         line = LINE.format(thresholds[name]) if thresholds else ""
         colour, weight = ("#c2410c", "bold") if value >= thresholds.get(name, 2) else ("#64748b", "normal")
         name = html.escape(name.replace("_", " "))
         rows.append(BAR.format(name=name, value=value, line=line, colour=colour, weight=weight))
-    about = "Lines are at the thresholds." if thresholds else "The model has no calibration, so no thresholds."
+    about = "Lines mark the thresholds." if thresholds else "The model has no calibration, hence no thresholds."
     return f"<table style='width: 100%'>{''.join(rows)}</table>{about}"
 
 
 def example_films():
-    """Write generated films, as there are no real ones to give away."""
+    """Write synthetic radiographs as examples, since no real ones come with the package."""
     films = SyntheticCXR(3, image_size=512, seed=3)
     paths = [Path(FOLDER, f"drawing-{i + 1}.png") for i in range(len(films))]
     for (film, _), path in zip(films, paths, strict=True):
@@ -146,11 +146,11 @@ def build(name):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="causal_efficientnet_lite0", help="name, folder, or hf-hub:owner/repo")
+    parser.add_argument("--model", default="causal_efficientnet_lite0", help="model name, folder or hf-hub:owner/repo")
     parser.add_argument("--port", type=int, default=7860)
     args = parser.parse_args(argv)
     atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
-    fonts = {"font": ["sans-serif"], "font_mono": ["monospace"]}  # others would come from the network
+    fonts = {"font": ["sans-serif"], "font_mono": ["monospace"]}  # other fonts would be downloaded
     theme = gr.themes.Default(**fonts)
     build(args.model).launch(server_port=args.port, max_file_size="100mb", theme=theme, footer_links=[])
 

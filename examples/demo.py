@@ -1,12 +1,12 @@
-"""Train a small causal classifier on generated radiographs, in a few minutes on two cores, and look at it.
+"""Train a small causal classifier on synthetic radiographs in a few minutes on two cores, and inspect it.
 
     python examples/demo.py
 
-Prints the AUROC of each finding, with a 95 % interval, on films that the training has not seen. The folder
-`demo_output` then has the trained model, in `model`, and a figure, `heatmaps.png`: radiographs with a planted finding,
-and the evidence that the model sees for it. To run it again is to begin anew.
+Prints the AUROC of each finding on held-out radiographs, with a 95 % interval. Saves the trained model to
+`demo_output/model` and a figure to `demo_output/heatmaps.png`, which shows radiographs with a planted finding and the
+evidence that the model finds for it. Running it again starts over.
 
-The radiographs are drawings. The figures say that the code works, nothing about real films.
+The radiographs are drawings. The results show that the code works, and nothing about real radiographs.
 """
 
 import argparse
@@ -32,7 +32,7 @@ SHOWN = ("Cardiomegaly", "Effusion", "Mass", "Pneumothorax")
 def train(folder, images, epochs):
     options = {"data": f"synthetic:{images}", "output": folder, "model": "causal_test_resnet", "image-size": SIZE}
     options |= {"epochs": epochs, "batch-size": 32, "lr": 3e-3}
-    command = [sys.executable, Path(__file__).with_name("train.py"), "--no-augment"]  # drawings vary by themselves
+    command = [sys.executable, Path(__file__).with_name("train.py"), "--no-augment"]  # synthetic images vary enough
     subprocess.run([*command, *(f"--{name}={value}" for name, value in options.items())], check=True)
 
 
@@ -48,9 +48,9 @@ def print_table(model, films):
 
 
 def draw_heatmaps(model, films, path):
-    """Draw some findings: the radiograph above, the evidence for the finding below, both with the outline of it."""
+    """Plot some findings: the radiograph above, the evidence below, both with the finding outlined."""
     labels = [films.label_names.index(name) for name in SHOWN]
-    rows = [int(films.targets[:, k].argmax()) for k in labels]  # the first film with each of them
+    rows = [int(films.targets[:, k].argmax()) for k in labels]  # the first image of each
     images = torch.stack([films[i][0] for i in rows])
     evidence = evidence_maps(model, normalise(images, model.pretrained_cfg), labels=labels)
     maps = torch.stack([evidence[column, column] for column in range(len(labels))]).numpy()
@@ -74,13 +74,13 @@ def draw_heatmaps(model, films, path):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("demo_output"))
-    parser.add_argument("--images", type=int, default=2000, help="training radiographs; default: 2000")
-    parser.add_argument("--epochs", type=int, default=8, help="default: 8")
+    parser.add_argument("--images", type=int, default=2000, help="number of training images; default: 2000")
+    parser.add_argument("--epochs", type=int, default=8, help="number of epochs; default: 8")
     args = parser.parse_args(argv)
     shutil.rmtree(args.output / "model", ignore_errors=True)
     train(args.output / "model", args.images, args.epochs)
     model = causalcxr.create_model(args.output / "model").eval()
-    films = SyntheticCXR(500, image_size=SIZE, seed=2)  # the training has films of seeds 0 and 1
+    films = SyntheticCXR(500, image_size=SIZE, seed=2)  # training and validation use seeds 0 and 1
     print_table(model, films)
     draw_heatmaps(model, films, args.output / "heatmaps.png")
     print(f"\nwrote {args.output / 'heatmaps.png'}")

@@ -1,13 +1,13 @@
-"""Evaluate trained models on your own films, or on NIH ChestX-ray14 beside Table 1 of the paper.
+"""Evaluate trained models on your own radiographs, or on NIH ChestX-ray14 next to Table 1 of the paper.
 
     python examples/evaluate.py runs/causal runs/plain --data path/to/nih --output results
     python examples/evaluate.py runs/causal --data path/to/nih --labels radiologists.csv
     python examples/evaluate.py runs/mine --data test/films.csv
 
-Prints the AUROC of each label, within AP and within PA films, with 95 % intervals over patients, and the calibration
-error. Writes a JSON file for each model, such as MODEL/nih-test.json or results/MODEL-films-all.json, whose content
-`causalcxr.push_to_hub(..., metrics=)` puts on the card. Two tables of the same name need different --output. Several
-models are compared with the first one on the same resamples of patients. Choose nothing on the test images.
+Prints the AUROC of each label with 95 % intervals over patients, the mean AUROC within AP and within PA views, and the
+calibration error. Writes one JSON file per model, e.g. MODEL/nih-test.json or results/MODEL-films-all.json, which
+`causalcxr.push_to_hub(..., metrics=)` can add to the model card. Use a different --output for tables of the same name.
+Further models are compared with the first on the same resamples of patients. Do not select models on test images.
 """
 
 import argparse
@@ -25,26 +25,26 @@ import causalcxr
 from causalcxr.data import NIH_LABELS, CSVDataset, NIHChestXray14, SyntheticCXR
 from causalcxr.metrics import bootstrap_auroc, expected_calibration_error, paired_difference
 
-# Table 1 of arXiv 2305.12072, column "Ours", in the order of NIH_LABELS. It says that it follows the official split.
+# Table 1 of arXiv 2305.12072, column "Ours", in the order of NIH_LABELS, on the official split according to the paper.
 PAPER = (0.81, 0.94, 0.91, 0.75, 0.89, 0.76, 0.82, 0.91, 0.82, 0.90, 0.94, 0.84, 0.77, 0.94)
 MEANINGS = {"1": 1.0, "yes": 1.0, "0": 0.0, "no": 0.0}
 
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", help="folders that train.py left, or names of pretrained models")
-    parser.add_argument("--data", required=True, help="FILE.csv, a folder of the NIH release, or synthetic:NUMBER")
-    parser.add_argument("--labels", type=Path, help="CSV of other labels, 0/1 or YES/NO, a row an image")
-    parser.add_argument("--split", default="test", choices=["test", "val"], help="default: test; of FILE.csv all films")
-    parser.add_argument("--val-fraction", type=float, default=0.1, help="that of the training, for --split val")
-    parser.add_argument("--output", type=Path, help="folder for the JSON files; default: that of each model")
-    parser.add_argument("--resamples", type=int, default=2000, help="resamples of patients; default: 2000")
+    parser.add_argument("models", nargs="+", help="output folders of train.py, or names of pretrained models")
+    parser.add_argument("--data", required=True, help="FILE.csv, folder of the NIH release, or synthetic:NUMBER")
+    parser.add_argument("--labels", type=Path, help="CSV of other labels, 0/1 or YES/NO, one row per image")
+    parser.add_argument("--split", default="test", choices=["test", "val"], help="default: test, or all of FILE.csv")
+    parser.add_argument("--val-fraction", type=float, default=0.1, help="as in training, for --split val; default: 0.1")
+    parser.add_argument("--output", type=Path, help="folder for the JSON files; default: each model's own")
+    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples; default: 2000")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--workers", type=int, default=2, help="threads that read images")
+    parser.add_argument("--workers", type=int, default=2, help="threads that load images")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     if args.output and len({Path(name).name for name in args.models}) < len(args.models):
-        parser.error("--output names files by the last part of a model's name: take models that differ in it")
+        parser.error("--output needs models that differ in the last part of their path, which names their files")
     args.split = "all" if args.data.endswith(".csv") and args.split == "test" else args.split
     return args
 
@@ -60,7 +60,7 @@ def build_data(args, model):
 
 
 def other_labels(path, dataset):
-    """Return targets (N, K) of the images by name; NaN where the table says neither yes nor no."""
+    """Read targets (N, K) from a CSV file, matched by image name; NaN where it says neither yes nor no."""
 
     def plain(name):
         return name.replace("_", " ").strip().lower()
@@ -71,7 +71,7 @@ def other_labels(path, dataset):
     columns = {plain(column): k for k, column in enumerate(rows[0])}
     judged = [label for label in labels if plain(label) in columns]
     if not judged:
-        raise SystemExit(f"--labels: {path} has no column of a finding, but {rows[0]}")
+        raise SystemExit(f"--labels: no column of {path} is a label of the model; it has {rows[0]}")
     found = {row[0]: row for row in rows[1:]}  # the first column names the image
     targets = np.full((len(names), len(labels)), np.nan, np.float32)
     for i, name in enumerate(names):
@@ -79,7 +79,7 @@ def other_labels(path, dataset):
             cell = found[name][columns[plain(label)]].strip().lower()
             targets[i, labels.index(label)] = MEANINGS.get(cell.removesuffix(".0"), np.nan)
     if np.isnan(targets).all():
-        raise SystemExit(f"--labels: {path} has no label of these {len(names)} images in its rows")
+        raise SystemExit(f"--labels: {path} has no labels for any of the {len(names)} images")
     return targets
 
 
@@ -96,10 +96,10 @@ def predict(args, model, dataset):
 
 
 def figures(args, model, logits, targets, dataset):
-    """Return the AUROC of all films and of each view, and the calibration error, as for a model card."""
+    """Return the AUROC of all images and of each view, and the calibration error, in the form of a model card."""
     views = {"auroc": np.ones(len(targets), bool)}
     views |= {f"auroc_{view.lower()}": dataset.view == view for view in ("AP", "PA") if hasattr(dataset, "view")}
-    result = {"data": Path(args.data).name, "split": args.split, "labels": str(args.labels or "of the data")}
+    result = {"data": Path(args.data).name, "split": args.split, "labels": str(args.labels or "from the data")}
     result |= {"images": len(targets), "patients": len(np.unique(dataset.patient)), "resamples": args.resamples}
     result["commit"] = commit()
     for name, chosen in views.items():
@@ -120,7 +120,7 @@ def commit():
 
 
 def table(results, labels):
-    """Return the figures of all models, a row a label, as Markdown; beside the labels of NIH those of the paper."""
+    """Return the results of all models as a Markdown table, one row per label; for NIH with those of the paper."""
 
     def cell(figure):
         return f"{figure['value']:.3f} ({figure['low']:.3f}, {figure['high']:.3f})" if figure else "-"
@@ -133,24 +133,24 @@ def table(results, labels):
         lines.append([label, "{positives} ({positive_groups})".format(**row) if row else "one class", *cells])
     for name, key in (("mean", "auroc"), ("mean, AP films", "auroc_ap"), ("mean, PA films", "auroc_pa")):
         if key in first:
-            counts = "{labels} labels, {incomplete} resamples lack one".format(**first[key]["mean"])
+            counts = "{labels} labels, {incomplete} resamples lack a label".format(**first[key]["mean"])
             lines.append([name, counts, *(cell(result[key]["mean"]) for result in results.values())])
     lines.append(["calibration error", "", *(f"{row['expected_calibration_error']:.3f}" for row in results.values())])
     if labels == NIH_LABELS:
         paper = ["paper", "---", *(f"{value:.2f}" for value in PAPER), "0.857", "", "", ""]
-        lines = [[*line, figure] for line, figure in zip(lines, paper, strict=False)]  # own films have no views
+        lines = [[*line, figure] for line, figure in zip(lines, paper, strict=False)]  # FILE.csv has no views
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    warnings.filterwarnings("ignore", "AUROC is|calibration error is")  # of labels that a view lacks
+    warnings.filterwarnings("ignore", "AUROC is|calibration error is")  # for labels absent from a view
     results, scores, labels = {}, {}, ()
     for name in args.models:
         try:
             model = causalcxr.create_model(Path(name)) if Path(name).is_dir() else causalcxr.create_model(name, True)
             dataset = build_data(args, model)
-            labels = labels or dataset.label_names  # of the first model, which others are compared with
+            labels = labels or dataset.label_names  # of the first model, the reference
             for names in (model.label_names or (), dataset.label_names):
                 causalcxr.data.check_label_names(names, labels)
         except (OSError, ValueError) as error:
@@ -162,7 +162,7 @@ def main(argv=None):
             pair, groups = (scores[name], scores[args.models[0]]), dataset.patient
             difference = paired_difference(*pair, targets, groups, n_resamples=args.resamples).mean
             results[name]["difference"] = difference._asdict() | {"from": args.models[0]}
-            print(f"{name} less {args.models[0]}: mean AUROC {'{:+.4f} ({:+.4f}, {:+.4f})'.format(*difference)}")
+            print(f"{name} minus {args.models[0]}: mean AUROC {'{:+.4f} ({:+.4f}, {:+.4f})'.format(*difference)}")
     print(table(results, labels))
     data = [Path(part).absolute().name.removesuffix(".csv") for part in (args.data, args.labels) if part]
     file = f"{'-'.join([*data, args.split])}.json".replace(":", "-")

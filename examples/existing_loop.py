@@ -1,9 +1,9 @@
-"""The causal head and the backdoor loss in a training loop that exists already: five lines change, marked with +.
+"""Add the causal head and the backdoor loss to an existing training loop: five changed lines, marked with +.
 
     python examples/existing_loop.py            # the plain classifier
-    python examples/existing_loop.py --causal   # the same loop with the five lines
+    python examples/existing_loop.py --causal   # the same loop with the five lines changed
 
-The classifier is a plain timm model; a loop around any other network that yields a feature map changes in the same way.
+The classifier is a plain timm model. Any other network that returns a feature map works the same way.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def causal(steps: int) -> list[float]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--causal", action="store_true", help="train with the causal head and the backdoor loss")
-    parser.add_argument("--steps", type=int, default=20, help="default: 20")
+    parser.add_argument("--steps", type=int, default=20, help="number of training steps; default: 20")
     args = parser.parse_args(argv)
     torch.manual_seed(0)
     for step, loss in enumerate((causal if args.causal else plain)(args.steps), start=1):

@@ -1,11 +1,11 @@
-"""Write a causal model as ONNX, and beside it a JSON that says what goes in and what comes out.
+"""Export a causal model to ONNX, with a JSON file that describes its inputs and outputs.
 
     python examples/export_onnx.py causal_efficientnet_lite0 --output exported
     python examples/export_onnx.py my-model --output exported --any-size
 
-The model is a name with published weights, a folder that `save_pretrained` wrote, or `hf-hub:owner/repo`. The graph
-takes any number of images, of the size that the weights are for or, with `--any-size`, of others too. It is written
-once ONNX Runtime agrees with PyTorch. Needs `pip install ".[onnx]"`, and a minute, several with `--any-size`.
+The model is a name with published weights, a folder written by `save_pretrained`, or `hf-hub:owner/repo`. The graph
+accepts batches of any size. The image size is that of the weights, or any with `--any-size`. The files are written only
+if ONNX Runtime agrees with PyTorch. Needs `pip install ".[onnx]"` and about a minute, several with `--any-size`.
 """
 
 import argparse
@@ -17,16 +17,16 @@ import torch
 
 import causalcxr
 
-TOLERANCE = 1e-4  # of logits
+TOLERANCE = 1e-4  # absolute, on logits
 
 
 def check_any_size(model):
-    """Refuse a model that pads by the size of the images, as EfficientNet and Swin do: see docs/export.md."""
+    """Exit if the model's padding depends on the image size, as in EfficientNet and Swin: see docs/export.md."""
     for module in model.modules():
         if (name := type(module).__name__).endswith("Conv2dSame") or name.startswith("WindowAttention"):
             raise SystemExit(
-                f"--any-size is not for {model.pretrained_cfg['architecture']}: its {name} pads by the size of the "
-                "images, and torch makes no graph of it that holds for all sizes. Export without --any-size"
+                f"--any-size does not work with {model.pretrained_cfg['architecture']}: the padding of {name} depends "
+                "on the image size, and torch cannot export it for all sizes. Export without --any-size"
             )
 
 
@@ -36,7 +36,7 @@ def random_images(model, batch, larger=(0, 0)):
 
 
 def convert(model, any_size):
-    """Return the graph of `model(images)`, weights included, in bytes."""
+    """Return the serialised graph of `model(images)`, weights included."""
     axes = {0: "batch", 2: "height", 3: "width"} if any_size else {0: "batch"}
     names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_shapes": (axes,)}
     program = torch.onnx.export(model, (random_images(model, 2),), dynamo=True, verbose=False, **names)
@@ -45,7 +45,7 @@ def convert(model, any_size):
 
 @torch.no_grad()
 def largest_difference(model, graph, any_size):
-    """Return by how much logits of ONNX Runtime and of PyTorch differ on random images."""
+    """Return the largest difference between the logits of ONNX Runtime and PyTorch on random images."""
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     batches = [random_images(model, 1), random_images(model, 3)]
     if any_size:
@@ -55,11 +55,11 @@ def largest_difference(model, graph, any_size):
 
 
 def description(model, any_size):
-    """Return what a program that runs the graph has to know."""
+    """Return the content of model.json: all that is needed to run the graph."""
     cfg, calibration = model.pretrained_cfg, model.calibration
     images = {
         "shape": ["batch", model.in_chans, *(["height", "width"] if any_size else cfg["input_size"][1:])],
-        "prepare": "grey image in [0, 1], resized (bilinear, antialiased), in all channels, minus mean, over std",
+        "prepare": "grey image in [0, 1], resized (bilinear, antialiased), copied to all channels, (x - mean) / std",
         "trained_at": cfg["input_size"][1:],
         **{key: cfg[key] for key in ("mean", "std")},
     }
@@ -74,9 +74,9 @@ def description(model, any_size):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="name with weights, folder, or hf-hub:owner/repo")
+    parser.add_argument("model", help="model name with weights, folder or hf-hub:owner/repo")
     parser.add_argument("--output", type=Path, required=True, help="folder for model.onnx and model.json")
-    parser.add_argument("--any-size", action="store_true", help="leave height and width open")
+    parser.add_argument("--any-size", action="store_true", help="allow any image height and width")
     args = parser.parse_args(argv)
     torch.manual_seed(0)
     name = Path(args.model) if Path(args.model).is_dir() else args.model

@@ -1,14 +1,14 @@
-"""Write a copy of NIH ChestX-ray14 in 8-bit grey and a smaller size, which is faster to train from.
+"""Write a smaller 8-bit grey copy of NIH ChestX-ray14, which is faster to train on.
 
     python examples/prepare_nih.py path/to/nih path/to/nih-512 --size 512
     python examples/train.py --data path/to/nih-512 --image-size 512 --output runs/causal
 
-`path/to/nih` holds the tables of the release and its images: in `images/`, in `images_001/images` and so on, or in the
-archives `images_001.tar.gz` and so on, which need not be unpacked. The copy has the layout of the release. Boxes stay
-in pixels of 1024 x 1024.
+`path/to/nih` holds the tables of the release and its images: in `images/`, in `images_001/images` etc., or in the
+archives `images_001.tar.gz` etc., which need not be unpacked. The copy has the layout of the release. Bounding boxes
+stay in pixels of the original 1024 x 1024 images.
 
-Stop it and run it again as you like: images that the copy has are kept. Tables come last, so that nothing trains on a
-part of a copy. Damaged and missing images are listed at the end, and the exit code is then 1.
+You can interrupt and rerun it: images that are already in the copy are skipped. Tables are written last, so an
+incomplete copy cannot be used for training. Damaged and missing images are listed at the end, with exit code 1.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from causalcxr.data.nih_tables import read_nih_tables
 
 
 class Conversion(IterableDataset):
-    """Writes images, each worker its share; yields the name of each, and what is wrong with it or None."""
+    """Convert and write the images of each worker's share; yields each image's name and its problem, or None."""
 
     def __init__(self, paths, archives, in_archives, folder, size):
         self.paths, self.archives, self.in_archives = paths, archives, in_archives
@@ -49,22 +49,22 @@ class Conversion(IterableDataset):
         try:
             with tarfile.open(path) as archive:
                 for member in archive:
-                    name = PurePosixPath(member.name).name  # whatever folders the archive names
+                    name = PurePosixPath(member.name).name  # ignore folders in the archive
                     if member.isfile() and name in self.in_archives:
                         yield name, io.BytesIO(archive.extractfile(member).read()), None
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-            yield path.name, None, f"not readable to its end: {error}"
+            yield path.name, None, f"archive is truncated or damaged: {error}"
 
     def convert(self, name, source):
         try:
             image = read_image(source, size=self.size)
         except (OSError, ValueError) as error:
             return str(error)
-        return write_grey(image, self.folder / name)  # a full disk ends the run: it is no fault of the image
+        return write_grey(image, self.folder / name)  # outside the try block: a full disk must stop the run
 
 
 def write_grey(image, path):
-    """Write an image (1, H, W) in [0, 1] as 8-bit PNG; run lengths are faster to read than Pillow's default."""
+    """Write an image (1, H, W) in [0, 1] as 8-bit PNG, run-length encoded, which is faster to read than the default."""
     partial = path.with_name(f"{path.name}.partial")
     grey = Image.fromarray(np.rint(image[0].numpy() * 255).astype(np.uint8))
     grey.save(partial, "PNG", compress_type=zlib.Z_RLE)
@@ -74,24 +74,24 @@ def write_grey(image, path):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("release", type=Path, help="folder of the NIH release")
-    parser.add_argument("output", type=Path, help="folder of the copy")
-    parser.add_argument("--size", type=int, default=512, help="height and width in pixels; default: 512")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes; default: one a core")
+    parser.add_argument("output", type=Path, help="folder for the copy")
+    parser.add_argument("--size", type=int, default=512, help="image height and width in pixels; default: 512")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes; default: one per core")
     args = parser.parse_args(argv)
     names = read_nih_tables(args.release).names
     folders = [args.release / "images", *sorted(args.release.glob("images_*/images"))]
     paths = {path.name: path for folder in reversed(folders) for path in folder.glob("*")}
     archives = sorted((*args.release.glob("images_*.tar.gz"), *args.release.glob("images_*.tar")))
     if not paths and not archives:
-        raise SystemExit(f"no images in {args.release}: neither images/, images_001/images/ nor images_001.tar.gz")
+        raise SystemExit(f"no images in {args.release}: expected images/, images_001/images/ or images_001.tar.gz")
     if args.output.resolve().is_relative_to(args.release.resolve()):
-        raise SystemExit(f"{args.output} is in the release itself: give another folder for the copy")
+        raise SystemExit(f"{args.output} is inside the release itself: choose another folder for the copy")
     folder = args.output / "images"
     folder.mkdir(parents=True, exist_ok=True)
     kept = set(os.listdir(folder)).intersection(names)
     for name in sorted(kept)[:1]:
         if (side := read_image(folder / name).shape[-1]) != args.size:
-            raise SystemExit(f"{folder} has images of {side} px: give another folder, or --size {side}")
+            raise SystemExit(f"{folder} has images of {side} px: choose another folder, or use --size {side}")
     wanted = [name for name in names if name not in kept]
     in_archives = {name for name in wanted if name not in paths}
     in_folders = [paths[name] for name in wanted if name in paths]
@@ -106,7 +106,7 @@ def main(argv=None):
     bad = {name: problem for name, problem in problems.items() if problem}
     for name, problem in bad.items():
         print(f"{name}: {problem}")
-    print(f"{len(names)} images in the tables, {len(kept)} kept, {len(bad)} missing or damaged")
+    print(f"{len(names)} images in the tables, {len(kept)} already there, {len(bad)} missing or damaged")
     return 1 if bad else 0
 
 

@@ -1,9 +1,9 @@
-"""Train a causal classifier, or any timm model, on your own films, NIH ChestX-ray14 or generated radiographs.
+"""Train a causal classifier or any timm model on your own radiographs, NIH ChestX-ray14 or synthetic images.
 
     python examples/train.py --data films.csv --output runs/causal --backbone-weights timm
     accelerate launch examples/train.py --data path/to/nih --output runs/paper --preset paper
 
-The output folder is a model for `create_model`. Its `log.jsonl` has a line an epoch, and `--resume` takes `resume/`."""
+`create_model` loads the output folder. `log.jsonl` in it has one line per epoch, and `--resume` needs its `resume/`."""
 
 import argparse
 import functools
@@ -30,52 +30,52 @@ import causalcxr
 from causalcxr.data import CSVDataset, NIHChestXray14, SyntheticCXR, normalise
 from causalcxr.losses import CausalLoss, backdoor_weights
 
-PAPER = {"model": "causal_resnet101", "image_size": 512, "lr": 1e-3, "weight_decay": 1e-2}  # what arXiv 2305.12072 says
+PAPER = {"model": "causal_resnet101", "image_size": 512, "lr": 1e-3, "weight_decay": 1e-2}  # arXiv 2305.12072
 PAPER |= {"model_kwargs": {"complement": "paper", "drop_rate": 0.0}, "ema_decay": 0.0, "optimizer": "adam"}
 
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data", required=True, help="FILE.csv, a folder in the layout of the NIH release, or synthetic:NUMBER")
-    add("--labels", nargs="+", help="columns of FILE.csv that are labels; default: all but path and patient")
-    add("--output", type=Path, required=True, help="folder for the model and its log")
+    add("--data", required=True, help="FILE.csv, a folder laid out like the NIH release, or synthetic:NUMBER")
+    add("--labels", nargs="+", help="label columns of FILE.csv; default: all but path and patient")
+    add("--output", type=Path, required=True, help="output folder for the model and its log")
     either = parser.add_mutually_exclusive_group().add_argument
-    either("--model", default="causal_efficientnet_lite0", help="registry, timm, Hub or folder; default: %(default)s")
-    either("--backbone", help="in place of --model: a causal model on this one of timm or causalcxr.list_backbones()")
-    add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, help="of the model; drop_rate=0.2 unless given")
-    add("--preset", choices=["paper"], help="what the paper says; options beside it go first")
-    add("--backbone-weights", help="'timm' to download them, or a file; default: none, with --backbone the published")
-    add("--freeze-backbone", action="store_true", help="train the head alone; train_head.py keeps the features instead")
+    either("--model", default="causal_efficientnet_lite0", help="model name, folder or Hub id; default: %(default)s")
+    either("--backbone", help="instead of --model: a backbone of timm or causalcxr.list_backbones() for a causal model")
+    add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, help="model arguments; drop_rate defaults to 0.2")
+    add("--preset", choices=["paper"], help="settings of the paper; other options override them")
+    add("--backbone-weights", help="'timm' to download, or a file; default: none, or the published ones of --backbone")
+    add("--freeze-backbone", action="store_true", help="train only the head (train_head.py caches the features)")
     add("--objective", default="causal", choices=["causal", "plain", "agreement"], help="default: causal; plain: L_sl")
-    add("--adjust", help="weight labels by a recorded confounder: view, sex, age or FILE.csv:COLUMN")
+    add("--adjust", help="reweight labels by a recorded confounder: view, sex, age or FILE.csv:COLUMN")
     add("--epochs", type=int, default=12, help="number of epochs; default: %(default)s")
-    add("--image-size", type=int, help="side of the images in pixels; default: that of the weights, or 224")
-    add("--batch-size", type=int, default=64, help="images an update, over all processes; default: %(default)s")
-    add("--accumulate", type=int, default=1, help="parts into which the images of an update are divided")
-    add("--lr", type=float, default=5e-4, help="largest rate; rises for a tenth, then a cosine; default: %(default)s")
-    add("--layer-decay", type=float, help="the rate of a layer over that of the next, such as 0.75; default: one rate")
+    add("--image-size", type=int, help="image height and width in pixels; default: that of the weights, or 224")
+    add("--batch-size", type=int, default=64, help="images per update, over all processes; default: %(default)s")
+    add("--accumulate", type=int, default=1, help="split each batch into this many gradient accumulation steps")
+    add("--lr", type=float, default=5e-4, help="peak learning rate, with warmup and cosine decay; default: %(default)s")
+    add("--layer-decay", type=float, help="layer-wise decay of the learning rate, e.g. 0.75; default: none")
     add("--weight-decay", type=float, default=0.05, help="weight decay; default: %(default)s")
-    add("--ema-decay", type=float, default=0.998, help="decay of the average of weights; 0: none; default: %(default)s")
-    add("--no-augment", action="store_true", help="train on the images as they are")
-    add("--mixed-precision", default="no", choices=["no", "bf16", "fp16"], help="type of the forward pass")
-    add("--checkpointing", action="store_true", help="less memory: computes activations twice, and batch statistics")
-    add("--val-fraction", type=float, default=0.1, help="part of the patients for validation; default: %(default)s")
-    add("--workers", type=int, default=2, help="processes that read images; default: %(default)s")
-    add("--seed", type=int, default=0, help="of all that is random but the choice of validation patients")
-    add("--resume", action="store_true", help="go on after the last finished epoch of --output")
+    add("--ema-decay", type=float, default=0.998, help="decay of the weight average, 0: off; default: %(default)s")
+    add("--no-augment", action="store_true", help="train without data augmentation")
+    add("--mixed-precision", default="no", choices=["no", "bf16", "fp16"], help="precision of the forward pass")
+    add("--checkpointing", action="store_true", help="save memory by recomputing activations (and batch statistics)")
+    add("--val-fraction", type=float, default=0.1, help="fraction of patients for validation; default: %(default)s")
+    add("--workers", type=int, default=2, help="data loading processes; default: %(default)s")
+    add("--seed", type=int, default=0, help="random seed; the validation split does not depend on it")
+    add("--resume", action="store_true", help="continue after the last completed epoch in --output")
     parser.set_defaults(**{"optimizer": "adamw"} | (PAPER if parser.parse_known_args(argv)[0].preset else {}))
     args = parser.parse_args(argv)
     args.model_kwargs = (PAPER["model_kwargs"] if args.preset else {}) | args.model_kwargs
     if not 1 <= args.accumulate <= args.batch_size or args.epochs < 1:
-        parser.error("--epochs and --accumulate must be 1 or more, and --batch-size no less than --accumulate")
+        parser.error("--epochs and --accumulate must be at least 1, and --batch-size at least --accumulate")
     if args.labels and not args.data.endswith(".csv"):
-        parser.error("--labels are columns of FILE.csv; other data has labels of its own")
+        parser.error("--labels selects columns of FILE.csv; other datasets have fixed labels")
     args.model = f"local-dir:{args.model}" if Path(args.model).is_dir() else args.model
     if args.backbone_weights and not args.backbone and has_weights(args.model):
-        parser.error(f"--backbone-weights is not for {args.model}, which has its own weights")
+        parser.error(f"--backbone-weights does not work with {args.model}, which has its own weights")
     if args.freeze_backbone and not (args.backbone or args.backbone_weights or has_weights(args.model)):
-        parser.error("--freeze-backbone needs weights: --backbone, --backbone-weights, or a --model that has its own")
+        parser.error("--freeze-backbone needs weights: pass --backbone, --backbone-weights or a --model with weights")
     return args
 
 
@@ -84,7 +84,7 @@ def has_weights(name):
 
 
 def image_size(args):
-    """Return the side of the images that the weights know, or 224."""
+    """Return the image size that the weights were trained at, or 224."""
     if args.backbone or not has_weights(args.model):
         return {row.name: row.pixels for row in causalcxr.list_backbones()}.get(args.backbone, 224)
     tagged = causalcxr.is_model(args.model)
@@ -95,7 +95,7 @@ def image_size(args):
 def build_data(args):
     px, (kind, _, n) = args.image_size, args.data.partition(":")
     shift = v2.RandomAffine(10, (0.05, 0.05), scale=(0.85, 1.15), interpolation=v2.InterpolationMode.BILINEAR)
-    blur = (v2.RandomShortestSize(range(px // 2, px + 1)), v2.Resize((px, px)))  # films of lower resolution
+    blur = (v2.RandomShortestSize(range(px // 2, px + 1)), v2.Resize((px, px)))  # lower resolution
     views = None if args.no_augment else v2.Compose([shift, *blur, v2.ColorJitter(0.2, 0.2)])
     if kind == "synthetic" and n.isdigit():
         return SyntheticCXR(int(n), image_size=px, transform=views), SyntheticCXR(int(n) // 4, image_size=px, seed=1)
@@ -105,20 +105,20 @@ def build_data(args):
 
 
 def label_weights(dataset, adjust):
-    """Return the weight (N, K) of each label: P(y) P(c) / P(y, c) of the confounder c that was recorded, or 1."""
+    """Return the weight (N, K) of each label: P(y) P(c) / P(y, c) for the recorded confounder c, or 1."""
     if not adjust:
         return torch.ones_like(dataset.targets)
     if adjust in ("view", "sex", "age"):
         values = dataset.age // 20 if adjust == "age" else getattr(dataset, adjust)
     else:
         file, _, column = adjust.rpartition(":")
-        head, *rows = np.loadtxt(file or adjust, str, delimiter=",", comments=None, quotechar='"')  # names come first
+        head, *rows = np.loadtxt(file or adjust, str, delimiter=",", comments=None, quotechar='"')  # names in column 0
         recorded = {row[0]: cell for row in rows for name, cell in zip(head, row, strict=True) if name == column}
         values = np.array([recorded.get(name, "not recorded") for name in dataset.names])
         if (missing := np.sum(values == "not recorded")) == len(values):
-            raise SystemExit(f"--adjust: {file} has no column {column}, or none of the training images")
+            raise SystemExit(f"--adjust: {file} has no column {column}, or lists none of the training images")
         if missing:
-            print(f"--adjust: {missing} of {len(values)} training images are not in {file}, and count as a value")
+            print(f"--adjust: {missing} of {len(values)} training images are not in {file} and form their own group")
     return backdoor_weights(dataset.targets, torch.from_numpy(np.unique(values, return_inverse=True)[1]), smoothing=1)
 
 
@@ -130,13 +130,13 @@ def build_objective(args, labels):
         model = causalcxr.create_model("causal_timm", **options)
     elif causalcxr.is_model(args.model) or not timm.is_model(args.model):
         options |= {"pretrained_backbone": weights} if weights else {}
-        options |= {"pretrained": has_weights(args.model), "label_names": labels}  # other labels: a new classifier
+        options |= {"pretrained": has_weights(args.model), "label_names": labels}  # new classifier for other labels
         model = causalcxr.create_model(args.model, **options)
     else:
         overlay = {"file": str(Path(weights).resolve(strict=True))} if isinstance(weights, str) else {}
-        overlay |= {} if weights is True else {"license": None}  # of timm's weights
+        overlay |= {} if weights is True else {"license": None}  # not timm's weights
         model = timm.create_model(args.model, pretrained=bool(weights), pretrained_cfg_overlay=overlay, **options)
-        model.reset_classifier(len(labels))  # that of a fresh EfficientNet has weights 10 to 25 times as large
+        model.reset_classifier(len(labels))  # timm's EfficientNet classifiers start 10 to 25 times larger
     if args.objective == "agreement":
         return causalcxr.AgreementObjective(model)
     if args.objective == "plain" or not isinstance(model, causalcxr.CausalCXR):
@@ -149,7 +149,7 @@ def build_objective(args, labels):
 
 @torch.inference_mode()
 def predict(accelerator, model, loader):
-    """Return logits and targets (N, K) of all images, the same in every process."""
+    """Return the logits and targets (N, K) of all images, gathered in every process."""
     model.eval()
     parts = []
     for images, targets in tqdm(loader, "validation", leave=False, disable=not accelerator.is_main_process):
@@ -162,7 +162,7 @@ def predict(accelerator, model, loader):
 def save_model(args, model, dataset, logits, targets):
     auroc = causalcxr.metrics.bootstrap_auroc(logits, targets, dataset.patient).by_label(dataset.label_names)
     words = ("=".join(Path(w).name if Path(w).is_absolute() else w for w in word.split("=")) for word in sys.argv)
-    chosen = {"data": Path(args.data).name, "split": "validation, which chose the epoch", "seed": args.seed}
+    chosen = {"data": Path(args.data).name, "split": "validation (used for selection)", "seed": args.seed}
     counted = {"images": len(logits), "patients": len(set(dataset.patient)), "auroc": auroc}
     metrics = chosen | counted | {"command": f"python {shlex.join(words)}"}
     size = {"input_size": (model.pretrained_cfg["input_size"][0], args.image_size, args.image_size)}
@@ -171,7 +171,7 @@ def save_model(args, model, dataset, logits, targets):
 
 
 def save_state(accelerator, output, options, log):
-    """Write the state after an epoch, then remove the one before."""
+    """Save the state after an epoch, then delete the previous one."""
     new, folder = output / "resume" / "new", output / "resume" / f"epoch-{len(log):04}"
     accelerator.save_state(str(new))
     accelerator.wait_for_everyone()
@@ -185,10 +185,10 @@ def save_state(accelerator, output, options, log):
 
 def main(argv=None):
     args, say = parse_args(argv), functools.cache(tqdm.write)
-    warnings.showwarning = lambda warning, *_: say(f"warning: {warning}", file=sys.stderr)  # once, not each epoch
+    warnings.showwarning = lambda warning, *_: say(f"warning: {warning}", file=sys.stderr)  # once, not every epoch
     plan = {"mixed_precision": args.mixed_precision, "gradient_accumulation_steps": args.accumulate}
     sampling = DataLoaderConfiguration(split_batches=True, data_seed=1000 * args.seed, use_seedable_sampler=True)
-    cpu = torch.distributed.is_torchelastic_launched() and not torch.cuda.is_available()  # or each would run alone
+    cpu = torch.distributed.is_torchelastic_launched() and not torch.cuda.is_available()  # else processes run alone
     accelerator = Accelerator(cpu=cpu, **plan, dataloader_config=sampling)
     torch.manual_seed(args.seed)
     try:
@@ -206,32 +206,32 @@ def main(argv=None):
     ema = ModelEmaV3(model, decay=args.ema_decay, use_warmup=True, device=accelerator.device)
     if torch.distributed.is_initialized() and accelerator.device.type == "cuda":
         objective = timm.layers.convert_sync_batchnorm(objective)
-    torch.manual_seed(1000 * args.seed + accelerator.process_index)  # other views and dropout in each process
+    torch.manual_seed(1000 * args.seed + accelerator.process_index)  # own augmentation and dropout per process
     optimizer = create_optimizer_v2(model, args.optimizer, args.lr, args.weight_decay, layer_decay=args.layer_decay)
     loader = torch.utils.data.DataLoader(weighted, share, shuffle=True, num_workers=args.workers, drop_last=True)
     val_loader = torch.utils.data.DataLoader(val_set, args.batch_size, num_workers=args.workers)
     objective, optimizer, loader, val_loader = accelerator.prepare(objective, optimizer, loader, val_loader)
-    updates = int(np.ceil(len(loader) / args.accumulate))  # an epoch
+    updates = int(np.ceil(len(loader) / args.accumulate))  # per epoch
     if updates == 0:
         raise SystemExit(f"{len(train_set)} training images do not fill a batch of {share}: lower --batch-size")
     both = ((val_set.targets == 0).any(dim=0) & (val_set.targets == 1).any(dim=0)).any()
     if len(np.unique(val_set.patient)) < 2 or not both:
-        raise SystemExit("validation needs 2 patients, and both classes of a label: give a larger --val-fraction")
+        raise SystemExit("validation needs 2 patients and both classes of a label: increase --val-fraction")
     rates = {"warmup_t": args.epochs * updates // 10, "warmup_lr_init": args.lr / 25, "t_in_epochs": False}
     scheduler = CosineLRScheduler(optimizer, args.epochs * updates, **rates)
     accelerator.register_for_checkpointing(ema)
-    free = ("output", "resume", "workers", "data", "adjust", "checkpointing")  # data may be at another place
+    free = ("output", "resume", "workers", "data", "adjust", "checkpointing")  # the data may have moved
     options = {name: str(value) for name, value in vars(args).items() if name not in free}
     parts = [(vars(part).get("names"), part.patient.tolist(), part.targets.tolist()) for part in (train_set, val_set)]
     options["data of checksum"] = str(zlib.crc32(repr([*parts, train_set.label_names, weights.tolist()]).encode()))
     log, folders = [], sorted(args.output.glob("resume/epoch-*"))
-    used = args.output / ("log.jsonl" if args.resume else "config.json")  # killed before its first state: starts anew
+    used = args.output / ("log.jsonl" if args.resume else "config.json")  # start over if no state was saved
     if (used.exists() or folders) and not (folders and args.resume):
-        raise SystemExit(f"{args.output} holds a model: give another --output, or --resume to go on where resume/ is")
+        raise SystemExit(f"{args.output} holds a model: use another --output, or --resume if it has resume/")
     if folders:
         then, log = json.loads((folders[-1] / "run.json").read_text()).values()
         if other := [f"{name} {then.get(name)}" for name, now in options.items() if then.get(name) != now]:
-            raise SystemExit(f"{args.output} was trained with {', '.join(other)}: give the same, or another --output")
+            raise SystemExit(f"{args.output} was trained with {', '.join(other)}: use the same, or another --output")
         accelerator.load_state(str(folders[-1]))
         accelerator.print(f"resuming after epoch {len(log)} of {args.epochs} from {folders[-1]}")
     accelerator.print(f"{len(train_set)} training and {len(val_set)} validation images, processes: {processes}")
@@ -239,7 +239,7 @@ def main(argv=None):
         started, totals, skipped = time.perf_counter(), {}, 0
         loader.set_epoch(epoch)
         objective.train()
-        getattr(model, "backbone", model).train(not args.freeze_backbone)  # batch statistics are frozen as well
+        getattr(model, "backbone", model).train(not args.freeze_backbone)  # freezes batch statistics too
         bar = tqdm(loader, f"epoch {epoch}/{args.epochs}", leave=False, disable=not accelerator.is_main_process)
         for step, ((images, targets), weight) in enumerate(bar, start=1):
             scheduler.step_update(update := (epoch - 1) * updates + (step - 1) // args.accumulate)
@@ -252,15 +252,13 @@ def main(argv=None):
                     optimizer.step()
                     optimizer.zero_grad()
                     ema.update(model, step=update + 1)
-                    skipped += accelerator.optimizer_step_was_skipped  # float16 gradients that overflowed
+                    skipped += accelerator.optimizer_step_was_skipped  # float16 overflow
             totals = {name: totals.get(name, 0) + value.detach() for name, value in losses.items()}
-            if step % 50 == 0 or step == len(loader):  # to look at a loss is to wait for the device
+            if step % 50 == 0 or step == len(loader):  # reading a loss synchronises the device
                 means = {name: accelerator.reduce(value / step, "mean").item() for name, value in totals.items()}
                 bar.set_postfix(loss=f"{means['loss']:.4f}")
                 if not np.isfinite(means["loss"]):
-                    raise SystemExit(
-                        f"epoch {epoch}: loss {means['loss']}; lower --lr or stay in float32, in another --output"
-                    )
+                    raise SystemExit(f"epoch {epoch}: loss {means['loss']}; start over with lower --lr or float32")
         speed = round(len(loader) * share / (time.perf_counter() - started), 1)
         if torch.distributed.is_initialized():
             distribute_bn(ema.module, processes, reduce=True)
@@ -268,11 +266,11 @@ def main(argv=None):
         mean = float(np.nanmean(causalcxr.metrics.auroc(logits, targets)))
         log.append(dict(epoch=epoch, losses=means, skipped_updates=skipped, images_per_second=speed, val_auroc=mean))
         accelerator.print(json.dumps(log[-1]))
-        if accelerator.is_main_process and not any(mean < old["val_auroc"] for old in log):  # of equal epochs the last
+        if accelerator.is_main_process and not any(mean < old["val_auroc"] for old in log):  # the last of equal epochs
             save_model(args, ema.module, val_set, logits, targets)
         save_state(accelerator, args.output, options, log)
     best = max(reversed(log), key=lambda record: record["val_auroc"])
-    accelerator.print(f"done: {args.output} is epoch {best['epoch']}, the best, AUROC {best['val_auroc']:.4f}")
+    accelerator.print(f"done: {args.output} holds epoch {best['epoch']} with the best AUROC, {best['val_auroc']:.4f}")
     accelerator.end_training()
 
 
@@ -280,4 +278,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        raise SystemExit("stopped; --resume goes on after the last finished epoch") from None
+        raise SystemExit("stopped; use --resume to continue after the last completed epoch") from None

@@ -1,8 +1,8 @@
-"""Train a head on a frozen backbone that others trained on radiographs: minutes on a CPU once the features are there.
+"""Train a head on a frozen backbone pretrained on radiographs: takes minutes on a CPU once features are cached.
 
     python examples/train_head.py --data path/to/nih --output runs/head --backbone rad_dino --image-size 224
 
-Each image passes the backbone once: its features are kept in the output folder, which is a model at the end.
+The backbone processes each image once. The features are cached in the output folder, next to the trained model.
 """
 
 import argparse
@@ -31,20 +31,20 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data", required=True, help="FILE.csv, a folder in the layout of the NIH release, or synthetic:NUMBER")
-    add("--labels", nargs="+", help="columns of FILE.csv that are labels; default: all but path and patient")
-    add("--output", type=Path, required=True, help="folder for the model, and the features")
-    add("--backbone", default="rad_dino", help="name from causalcxr.list_backbones(), or of a timm model")
-    add("--weights", default=True, help="file, folder or hf-hub:owner/repo[@revision][:file]; default: the published")
-    add("--head", default="causal", choices=["causal", "linear"], help="linear: a plain timm model, its last layer")
-    add("--image-size", type=int, help="side of the images in pixels; default: the one of the weights")
-    add("--epochs", type=int, default=15, help="passes over the features")
-    add("--batch-size", type=int, default=64, help="images an update, or a few more")
-    add("--lr", type=float, default=1e-3, help="learning rate")
-    add("--workers", type=int, default=2, help="processes that read images")
+    add("--data", required=True, help="FILE.csv, a folder laid out like the NIH release, or synthetic:NUMBER")
+    add("--labels", nargs="+", help="label columns of FILE.csv; default: all but path and patient")
+    add("--output", type=Path, required=True, help="output folder for the model and the features")
+    add("--backbone", default="rad_dino", help="a backbone of causalcxr.list_backbones() or timm; default: rad_dino")
+    add("--weights", default=True, help="file, folder or hf-hub:owner/repo[@revision][:file]; default: published")
+    add("--head", default="causal", choices=["causal", "linear"], help="linear: last layer of the timm model")
+    add("--image-size", type=int, help="image height and width in pixels; default: that of the weights")
+    add("--epochs", type=int, default=15, help="number of epochs; default: 15")
+    add("--batch-size", type=int, default=64, help="images per update (or slightly more); default: 64")
+    add("--lr", type=float, default=1e-3, help="learning rate; default: 1e-3")
+    add("--workers", type=int, default=2, help="data loading processes; default: 2")
     args = parser.parse_args(argv)
     if args.labels and not args.data.endswith(".csv"):
-        parser.error("--labels are columns of FILE.csv; other data has labels of its own")
+        parser.error("--labels selects columns of FILE.csv; other datasets have fixed labels")
     return args
 
 
@@ -57,19 +57,19 @@ def build_data(data, labels, size):
 
 
 def with_linear_layer(model, name):
-    """Return the plain timm model of a causal model's backbone, with the same weights below its classifier."""
+    """Return the timm model of a causal model's backbone, with the same weights and a new classifier."""
     options = get_model_args(model.backbone) | {"num_classes": model.num_classes, "global_pool": None}
     options |= next((row.backbone_args for row in causalcxr.list_backbones() if row.name == name), {})
     plain = timm.create_model(model.backbone.pretrained_cfg["architecture"], **options | {"output_stride": None})
     if lost := plain.load_state_dict(model.backbone.state_dict(), strict=False).unexpected_keys:
-        raise SystemExit(f"--head linear: the plain {name} has no {', '.join(lost)}; take --head causal")
-    plain.reset_classifier(model.num_classes)  # that of a fresh EfficientNet has weights 10 to 25 times as large
+        raise SystemExit(f"--head linear: timm's {name} has no {', '.join(lost)}; use --head causal")
+    plain.reset_classifier(model.num_classes)  # timm's EfficientNet classifiers start 10 to 25 times larger
     return plain
 
 
 @torch.inference_mode()
 def keep_features(path, dataset, model, cfg, args):
-    """Return the features of a data set in float16, from the file if it is there: (N, C, H, W), or (N, C) if linear."""
+    """Return float16 features (N, C, H, W), or (N, C) if linear, of a dataset; load them if the file exists."""
     if not path.exists():
         parts = DataLoader(dataset, args.batch_size, num_workers=args.workers)
         for k, (films, _) in enumerate(tqdm(parts, path.stem)):
@@ -81,7 +81,7 @@ def keep_features(path, dataset, model, cfg, args):
             file[k * args.batch_size :][: len(values)] = values.half().cpu().numpy()
         file.flush()
         unfinished.rename(path)
-    return torch.from_numpy(np.load(path, mmap_mode="c"))  # read from the disk as it is needed
+    return torch.from_numpy(np.load(path, mmap_mode="c"))  # read from disk lazily
 
 
 def main(argv=None):
@@ -99,7 +99,7 @@ def main(argv=None):
     criterion = CausalLoss(uniform="categorical" if len(labels) > 1 else "bernoulli")
     images = {"input_size": (cfg["input_size"][0], size, size), "mean": cfg["mean"], "std": cfg["std"]}
     saved = {"label_names": labels, "data_config": images}
-    # Other films may come under the same paths, and other weights under the same name.
+    # The cache key includes file sizes, times and a checksum, as images and weights may change under the same names.
     films = [(p, Path(p).stat().st_size, Path(p).stat().st_mtime) for part in sets for p in getattr(part, "paths", ())]
     made_of = [films, *map(len, sets), args.backbone, weights_checksum(model.backbone), args.head, size]
     if args.head == "linear":
@@ -109,7 +109,7 @@ def main(argv=None):
     files = (args.output / f"{part}-features-{key}.npy" for part in ("train", "val"))
     args.output.mkdir(parents=True, exist_ok=True)
     train, val = (keep_features(path, dataset, model, cfg, args) for path, dataset in zip(files, sets, strict=True))
-    torch.manual_seed(0)  # as if the features had been there
+    torch.manual_seed(0)  # same seed with and without cached features
     targets, val_targets = (dataset.targets for dataset in sets)
     updates, best = max(1, len(train) // args.batch_size), -1.0
     optimizer = torch.optim.AdamW(head.parameters(), args.lr, weight_decay=0.05)
@@ -127,9 +127,9 @@ def main(argv=None):
         result = causalcxr.metrics.bootstrap_auroc(logits, val_targets, sets[1].patient)
         mean = result.mean.value
         print(json.dumps({"epoch": epoch, "loss": round(loss.item(), 4), "val_auroc": round(mean, 4)}))
-        if not mean < best:  # of equal epochs the last; NaN too, where no label has both classes
+        if not mean < best:  # the last of equal epochs, or of NaN (no label with both classes)
             best, calibration = mean, causalcxr.Calibration.fit(logits, val_targets)
-            metrics = {"data": Path(args.data).name, "split": "validation, which chose the epoch", "images": len(val)}
+            metrics = {"data": Path(args.data).name, "split": "validation (used for selection)", "images": len(val)}
             metrics |= {"auroc": result.by_label(labels), "command": command}
             causalcxr.save_pretrained(model, args.output, metrics=metrics, calibration=calibration, **saved)
 

@@ -1,4 +1,4 @@
-"""A small Hugging Face Hub on 127.0.0.1, so that the real client can be tested without the real Hub."""
+"""A minimal Hugging Face Hub on 127.0.0.1, to test the real client without the real Hub."""
 
 import base64
 import hashlib
@@ -11,7 +11,7 @@ REPO = r"(?P<repo>[^/]+/[^/]+)"
 
 
 class Repo(dict):
-    """The files of each commit, by its name; the last commit is `main`."""
+    """Files of each commit, keyed by commit hash; the last commit is `main`."""
 
     private = False
 
@@ -31,7 +31,7 @@ class Repo(dict):
 
 
 class HubServer(ThreadingHTTPServer):
-    """The server; `requests` has method and path of all that it was asked."""
+    """The server; `requests` records the method and path of every request."""
 
     daemon_threads = True
 

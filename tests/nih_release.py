@@ -1,4 +1,4 @@
-"""A small folder in the layout of the NIH release."""
+"""Build a small folder in the layout of the NIH release."""
 
 import numpy as np
 from PIL import Image
@@ -12,12 +12,12 @@ HEADER = (
 
 
 def film_names(first, patients):
-    """Names of two films of each patient."""
+    """Return file names for two images per patient."""
     return [f"{patient:08}_{visit:03}.png" for patient in range(first, first + patients) for visit in (0, 1)]
 
 
 def write_release(folder, names, train, *, findings=(), views=(), boxes=(), pictures=()):
-    """Write the tables, the first `train` films on the training list, and the pictures that are given."""
+    """Write the tables, with the first `train` images on the training list, and any pictures passed."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for i, name in enumerate(names):
@@ -37,7 +37,7 @@ def write_release(folder, names, train, *, findings=(), views=(), boxes=(), pict
 
 
 def make_release(folder, first, patients, test, side):
-    """Write two smooth films of each patient, those of the last `test` patients on the test list."""
+    """Write two smooth images per patient; those of the last `test` patients are on the test list."""
     rng = np.random.default_rng(first)
     names, findings, boxes, pictures = film_names(first, patients), [], [], []
     for name in names:

@@ -1,4 +1,4 @@
-"""The site and the README: their code runs, their commands are understood, and what they name is there."""
+"""The documentation and README: code blocks run, commands parse, and names exist."""
 
 import argparse
 import importlib
@@ -22,14 +22,14 @@ STUDIES = sorted((ROOT / "examples" / "research").glob("*/README.md"))
 
 
 def _blocks(path, language):
-    """Return the code blocks of a page, each with the number of lines before it."""
+    """Return the code blocks of a page, each with the number of lines that precede it."""
     text = path.read_text()
     found = re.finditer(rf"^```{language}[^\n]*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
     return [(text[: match.start(1)].count("\n"), match[1]) for match in found]
 
 
 def _commands(of, pages=PAGES):
-    """Parametrize by the commands of the pages that match."""
+    """Parametrize a test by the commands of the pages that match the pattern `of`."""
     blocks = (block for page in pages for _, block in _blocks(page, "bash"))
     commands = {command for block in blocks for command in block.replace("\\\n", " ").splitlines()}
     return pytest.mark.parametrize("command", sorted(command for command in commands if re.search(of, command)))
@@ -39,7 +39,7 @@ def _commands(of, pages=PAGES):
 def test_code_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType(f"docs_{page.stem}")
-    monkeypatch.setitem(sys.modules, module.__name__, module)  # the registry looks for the module of an entry point
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # the registry looks up the module of an entry point
     torch.manual_seed(0)
     for lines_before, code in _blocks(page, "python"):
         exec(compile("\n" * lines_before + code, str(page), "exec"), vars(module))  # noqa: S102  (our own pages)
@@ -93,7 +93,7 @@ def test_api_pages_have_every_public_name():
     text = "".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
     shown = [pkgutil.resolve_name(name) for name in re.findall(r"^::: (causalcxr\.\S+)$", text, flags=re.MULTILINE)]
     packages = [thing for thing in shown if isinstance(thing, types.ModuleType)]
-    for package in packages:  # its entry has its public names, but for one that a file of the same name hides
+    for package in packages:  # its entry lists its public names, except names hidden by a module of the same name
         names = [name for name in package.__all__ if f"{package.__name__}.{name}" not in sys.modules]
         shown += [getattr(package, name) for name in names]
     for package in (causalcxr, *packages):

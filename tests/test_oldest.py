@@ -1,4 +1,4 @@
-"""The oldest versions that the tests are run with are the oldest that the package allows."""
+"""The oldest tested versions are the oldest that the package allows."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What importing the package does not do."""
+"""Importing the package loads no optional dependency."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Two processes of `torch.distributed`: this one and one more."""
+"""Run a function in two `torch.distributed` processes: this one and a second one."""
 
 import time
 from datetime import timedelta
@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 
 
 def in_two_processes(work, folder):
-    """Call `work` with the rank in both, and return what each made of it."""
+    """Call `work` with the rank in both processes, and return both results."""
     other_process = mp.spawn(_as_second, args=(work, folder), nprocs=1, join=False)
     _run(work, 0, folder)
     other_process.join()
@@ -28,5 +28,5 @@ def _run(work, rank, folder):
     try:
         torch.save(work(rank), folder / f"{rank}.pt")
     finally:
-        time.sleep(0.2)  # before torch 2.8, destroying a group that still lets go of its last tensors may hang
+        time.sleep(0.2)  # before torch 2.8, destroying a group that still frees its last tensors may hang
         dist.destroy_process_group()

@@ -1,10 +1,10 @@
-"""What a stamp on the film does to the score, pixel by pixel, with integrated gradients from Captum.
+"""The effect of a stamp on the score, pixel by pixel, with integrated gradients from Captum.
 
     python examples/integrations/captum_attributions.py
 
-Integrated gradients share out the difference between the scores of two images. With the same film without its stamp as
-the baseline, that difference is the effect of the stamp, and only pixels that the stamp changed get a share. Captum
-takes any function that returns (B, K): here the prediction, and the model's confounding branch.
+Integrated gradients divide the difference between the scores of two images among their pixels. The baseline here is the
+same image without the stamp, so the difference is the effect of the stamp, and only pixels that it changes get a share.
+Captum accepts any function that returns (B, K): here the prediction and the model's confounding branch.
 """
 
 import torch
@@ -16,7 +16,7 @@ from causalcxr.data import SyntheticCXR
 
 
 def train(model: causalcxr.CausalCXR, images: Tensor, targets: Tensor) -> None:
-    """Some seconds for 640 films."""
+    """Train for three epochs, which takes seconds for 640 images."""
     criterion = causalcxr.losses.CausalLoss(uniform="bernoulli")  # one label has no distribution over labels
     objective = causalcxr.CausalObjective(model, criterion)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3)
@@ -32,7 +32,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = causalcxr.create_model("causal_test_resnet", num_classes=1, in_chans=1)
     options = dict(image_size=64, labels=["Cardiomegaly"], prevalence=0.5, marker_label="Cardiomegaly")
-    films = SyntheticCXR(640, marker_correlation=0.9, **options)  # the stamp goes with the finding
+    films = SyntheticCXR(640, marker_correlation=0.9, **options)  # the stamp correlates with the finding
     train(model, torch.cat([model.preprocess(image, size=64) for image, _ in films]), films.targets)
 
     films = SyntheticCXR(8, seed=1, **options)
@@ -50,8 +50,8 @@ def main() -> None:
             effect = (scores(stamped) - scores(plain))[:, 0]
         print(f"{name}: the stamp changes the logit of Cardiomegaly by {effect.mean():+.3f}")
         print(f"  sum of the attributions {attributions.sum(dim=(1, 2, 3)).mean():+.3f}")
-        print(f"  share of the image that has any {(attributions != 0).float().mean():.3f}")
-    print(f"share of the image that the stamp covers {(stamped != plain).float().mean():.3f}")
+        print(f"  share of the image with any attribution {(attributions != 0).float().mean():.3f}")
+    print(f"share of the image covered by the stamp {(stamped != plain).float().mean():.3f}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Heat maps of a causal model with pytorch-grad-cam, beside the model's own attention.
+"""Heat maps of a causal model with pytorch-grad-cam, compared with the model's own attention.
 
     python examples/integrations/grad_cam_maps.py
 
-`forward` returns one tensor of logits, so the library takes the model as it is. The target layer
-`model.head.feature_learning` gives a map (B, D, H, W) on every backbone: transformers need no `reshape_transform`.
-Grad-CAM averages the gradient over the map, as suits a classifier that pools it. The causal decoder weighs its cells by
-attention, so the gradient differs from cell to cell. HiResCAM keeps it as it is.
+`forward` returns one tensor of logits, so the library works with the model unchanged. The target layer
+`model.head.feature_learning` outputs a map (B, D, H, W) on every backbone: transformers need no `reshape_transform`.
+Grad-CAM averages the gradient over the map, which suits a classifier that pools it. The causal decoder weights cells by
+attention, so the gradient differs between cells. HiResCAM keeps these differences.
 """
 
 import torch
@@ -21,8 +21,8 @@ from causalcxr.data import SyntheticCXR
 
 # --8<-- [start:maps]
 def heat_maps(method: type[BaseCAM], model: causalcxr.CausalCXR, images: Tensor, label: int) -> Tensor:
-    """Maps (B, H, W) in [0, 1] of one label, for normalised images (B, C, H, W)."""
-    targets = [ClassifierOutputTarget(label)] * len(images)  # one an image; by default its highest logit
+    """Return the maps (B, H, W) in [0, 1] of one label for normalised images (B, C, H, W)."""
+    targets = [ClassifierOutputTarget(label)] * len(images)  # one per image; default: its top label
     with method(model, target_layers=[model.head.feature_learning]) as cam:
         return torch.from_numpy(cam(images, targets))
 
@@ -31,7 +31,7 @@ def heat_maps(method: type[BaseCAM], model: causalcxr.CausalCXR, images: Tensor,
 
 
 def train(model: causalcxr.CausalCXR, images: Tensor, targets: Tensor) -> None:
-    """Some seconds for 640 films."""
+    """Train for three epochs, which takes seconds for 640 images."""
     criterion = causalcxr.losses.CausalLoss(uniform="bernoulli")  # one label has no distribution over labels
     objective = causalcxr.CausalObjective(model, criterion)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3)
@@ -60,7 +60,7 @@ def main() -> None:
         "HiResCAM": heat_maps(HiResCAM, model, images, label=0),
         "attention": F.interpolate(attention, masks.shape[1:], mode="bilinear")[:, 0],
     }
-    print("share of the heat on the mass, mean of 48 films")
+    print("share of the heat on the mass, mean over 48 images")
     for name, heat in maps.items():
         share = (heat * masks).sum(dim=(1, 2)) / heat.sum(dim=(1, 2))
         print(f"  {name:9} {share.nanmean():.3f}")

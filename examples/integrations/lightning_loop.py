@@ -1,9 +1,9 @@
-"""A LightningModule around `CausalObjective`, with a bank of confounders and the AUROC of torchmetrics.
+"""A LightningModule around `CausalObjective`, with a bank of confounders and AUROC from torchmetrics.
 
     python examples/integrations/lightning_loop.py
 
-The bank is a buffer of the module, so that Lightning moves it, saves it in its checkpoints and resumes with it. An
-average of weights must leave it out: `EMAWeightAveraging(use_buffers=False)`.
+The bank is a buffer of the module, so Lightning moves it between devices and saves it in checkpoints. Weight averaging
+must skip it: `EMAWeightAveraging(use_buffers=False)`.
 """
 
 import lightning
@@ -18,7 +18,7 @@ from causalcxr.data import SyntheticCXR
 
 # --8<-- [start:module]
 class CausalClassifier(lightning.LightningModule):
-    """A causal model with its loss; batches are what `model.preprocess` gives, and targets (B, K) of 0 and 1."""
+    """A causal model with its loss; batches are images from `model.preprocess` and targets (B, K) of 0 and 1."""
 
     def __init__(self, name: str, *, num_classes: int = 14, bank_size: int = 64, lr: float = 1e-3) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def main() -> None:
     trainer = lightning.Trainer(max_epochs=2, accelerator="cpu", **quiet)
     trainer.fit(module, *loaders)
     print({name: round(value.item(), 3) for name, value in trainer.callback_metrics.items()})
-    print(f"{len(module.objective.bank)} confounders in the bank; P(Y | do(X)) of the first films:")
+    print(f"{len(module.objective.bank)} confounders in the bank; P(Y | do(X)) of the first images:")
     print(trainer.predict(module, loaders[1])[0][:3])
 
 

@@ -1,9 +1,9 @@
-"""MONAI transforms that give a causal model the pixels that `model.preprocess` gives.
+"""MONAI transforms that produce the same pixels as `model.preprocess`.
 
     python examples/integrations/monai_transforms.py
 
-Two steps are easily missed. MONAI's reader hands over PNG and JPEG files with rows and columns swapped. And MONAI's
-`Resize` blurs otherwise than the antialiased bilinear resize of `model.preprocess`, which torchvision's equals.
+Two details are easy to miss. MONAI's reader swaps the rows and columns of PNG and JPEG files. And MONAI's `Resize`
+blurs differently from the antialiased bilinear resize of `model.preprocess`, which equals torchvision's.
 """
 
 import tempfile
@@ -32,7 +32,7 @@ from causalcxr.data import SyntheticCXR
 
 # --8<-- [start:pipeline]
 def pipeline(model: causalcxr.CausalCXR, *augmentations: Callable, resize: Callable | None = None) -> Compose:
-    """From an 8-bit grey PNG or JPEG file to normalised pixels (C, H, W); augmentations see values in [0, 1]."""
+    """Read an 8-bit grey PNG or JPEG file as normalised pixels (C, H, W); augmentations receive values in [0, 1]."""
     cfg = model.pretrained_cfg
     return Compose(
         [
@@ -68,7 +68,7 @@ def main() -> None:
             difference = (images - expected).abs()
             print(f"  {name:14} {difference.max():.1e} {difference.mean():.1e}")
     with torch.no_grad():
-        print(f"logits of the last {tuple(model(images).shape)}")
+        print(f"shape of the logits for the last batch {tuple(model(images).shape)}")
 
 
 if __name__ == "__main__":

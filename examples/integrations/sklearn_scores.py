@@ -1,9 +1,9 @@
-"""Scores of a causal model in scikit-learn: AUROC, a reliability curve, Platt scaling and a report.
+"""Evaluate a causal model with scikit-learn: AUROC, reliability curve, Platt scaling and classification report.
 
     python examples/integrations/sklearn_scores.py
 
-AUROC and reliability curve equal those of `causalcxr.metrics`, which take unknown targets (NaN) as well. scikit-learn
-does not, so leave those images out label by label.
+AUROC and reliability curve equal those of `causalcxr.metrics`, which also accepts unknown targets (NaN). scikit-learn
+does not, so drop those images label by label.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ LABELS = ["Cardiomegaly", "Mass"]
 
 
 def platt_scale(fit_on: np.ndarray, targets: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """Probabilities (N, K) of logits (N, K), from one logistic regression a label on other films."""
+    """Return the probabilities (N, K) of logits (N, K), from one logistic regression per label fitted on `fit_on`."""
     columns = []
     for k in range(logits.shape[1]):
         scaling = LogisticRegression(C=np.inf).fit(fit_on[:, [k]], targets[:, k])
@@ -32,7 +32,7 @@ def main() -> None:
     model = causalcxr.create_model("causal_efficientnet_lite0", pretrained=True).eval()
     columns = [model.label_names.index(label) for label in LABELS]
     logits, targets = [], []
-    for seed in (0, 1):  # films to fit on, and films to test on
+    for seed in (0, 1):  # images to fit on, and images to test on
         films = SyntheticCXR(80, image_size=192, labels=LABELS, prevalence=0.3, seed=seed)
         with torch.no_grad():
             scores = torch.cat([model(model.preprocess(image)) for image, _ in films])

@@ -1,10 +1,10 @@
-"""AUROC and calibration error batch by batch with torchmetrics, equal to those of `causalcxr.metrics`.
+"""Batch-wise AUROC and calibration error with torchmetrics, equal to those of `causalcxr.metrics`.
 
     python examples/integrations/torchmetrics_auroc.py
 
-Three differences matter. Unknown targets are NaN here and `ignore_index` there. A label with one class only is NaN here
-and 0 there. And torchmetrics looks at each batch to see whether it was given logits, so that some batches may be turned
-into probabilities and others not: give probabilities.
+Three differences matter. Unknown targets are NaN in causalcxr and `ignore_index` in torchmetrics. The AUROC of a label
+with one class is NaN in causalcxr and 0 in torchmetrics. And torchmetrics decides batch by batch whether scores are
+logits, so it may convert some batches and not others: pass probabilities.
 """
 
 import torch
@@ -21,12 +21,12 @@ UNKNOWN = -1
 
 
 def as_integers(targets: Tensor) -> Tensor:
-    """Targets of 0, 1 and NaN as torchmetrics takes them."""
+    """Convert targets of 0, 1 and NaN to the integers that torchmetrics expects."""
     return targets.nan_to_num(UNKNOWN).long()
 
 
 def create_metrics(num_labels: int) -> MetricCollection:
-    """AUROC and calibration error, each (K,)."""
+    """Return the metrics AUROC and calibration error, each of shape (K,)."""
     calibration = BinaryCalibrationError(n_bins=15, ignore_index=UNKNOWN)
     return MetricCollection(
         {
@@ -43,7 +43,7 @@ def main() -> None:
     metrics = create_metrics(len(NIH_LABELS))
     batches = []
     for images, targets in DataLoader(films, batch_size=16):
-        targets[:4, 3] = torch.nan  # as if four of the reports said nothing of infiltration
+        targets[:4, 3] = torch.nan  # as if four reports did not mention infiltration
         with torch.no_grad():
             scores = model(torch.cat([model.preprocess(image, size=64) for image in images])).sigmoid()
         metrics.update(scores, as_integers(targets))

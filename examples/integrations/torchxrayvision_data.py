@@ -1,9 +1,9 @@
-"""A data set of torchxrayvision as a causal model takes it: its pixel range and its labels.
+"""Use a torchxrayvision dataset with a causal model: convert its pixel range and label order.
 
     python examples/integrations/torchxrayvision_data.py
 
-torchxrayvision has pixels in [-1024, 1024] and labels sorted by name; causalcxr has [0, 1] before normalisation and the
-order of the NIH release. The names are the same, and in both an unknown label is NaN, which the losses leave out.
+torchxrayvision has pixels in [-1024, 1024] and labels sorted by name. causalcxr has pixels in [0, 1] before normalising
+and labels in the order of the NIH release. Label names are the same. Unknown labels are NaN, which the losses ignore.
 """
 
 import csv
@@ -21,12 +21,12 @@ from torch.utils.data import DataLoader, Dataset
 import causalcxr
 from causalcxr.data import NIH_LABELS, SyntheticCXR, preprocess
 
-with warnings.catch_warnings():  # its import would silence the warnings of the whole program
+with warnings.catch_warnings():  # importing it silences all warnings of the program
     import torchxrayvision as xrv
 
 
 class FromXRayVision(Dataset[tuple[Tensor, Tensor]]):
-    """Normalised images (C, H, W) for a model with this `pretrained_cfg`, and targets (K,), NaN where not known."""
+    """Normalised images (C, H, W) for a model with this `pretrained_cfg`, and targets (K,), NaN where unknown."""
 
     def __init__(self, source: Any, cfg: Mapping[str, Any], labels: Sequence[str] = NIH_LABELS) -> None:
         self.source, self.cfg, self.labels = source, cfg, labels
@@ -43,7 +43,7 @@ class FromXRayVision(Dataset[tuple[Tensor, Tensor]]):
 
 
 def write_release(folder: Path, films: SyntheticCXR) -> Path:
-    """Write films as PNG files with a table in the form of the NIH release; return the table's path."""
+    """Write images as PNG files with a table in the format of the NIH release; return the table's path."""
     columns = ["Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position"]
     with open(folder / "table.csv", "w", newline="") as file:
         table = csv.writer(file)
@@ -66,10 +66,10 @@ def main() -> None:
         pixels = source[0]["img"]
         films = FromXRayVision(source, model.pretrained_cfg)
         images, targets = next(iter(DataLoader(films, batch_size=16)))
-    print(f"pixels there {pixels.min():.0f} to {pixels.max():.0f}, here {images.min():.2f} to {images.max():.2f}")
+    print(f"pixels {pixels.min():.0f} to {pixels.max():.0f}, normalised {images.min():.2f} to {images.max():.2f}")
     print("column  torchxrayvision     causalcxr")
     for k, (theirs, ours) in enumerate(zip(source.pathologies, films.labels, strict=True)):
-        print(f"{k:6}  {theirs:18}  {ours}, on {targets[:, k].sum():.0f} of {len(targets)} films")
+        print(f"{k:6}  {theirs:18}  {ours}, on {targets[:, k].sum():.0f} of {len(targets)} images")
     losses = causalcxr.CausalObjective(model)(images, targets)
     print(f"loss of the first step {losses['loss']:.3f}")
 

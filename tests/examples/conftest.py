@@ -1,4 +1,4 @@
-"""A small folder in the layout of the NIH release."""
+"""Fixtures for the tests of the example scripts."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from nih_release import make_release
 
 @pytest.fixture(scope="session")
 def made_release(tmp_path_factory):
-    """48 films of 24 patients, of which ten are tested on."""
+    """NIH-style release with 48 images of 24 patients, ten of them in the test split."""
     return make_release(tmp_path_factory.mktemp("release"), first=0, patients=24, test=10, side=64)

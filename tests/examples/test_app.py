@@ -1,4 +1,4 @@
-"""The app in a browser: a film in, its findings out, and no request to anywhere else."""
+"""The app in a browser: upload a radiograph, read its findings, and see no external requests."""
 
 import json
 import os
@@ -24,7 +24,7 @@ APP = Path(__file__).resolve().parents[2] / "examples" / "app.py"
 
 @pytest.fixture
 def address(tmp_path):
-    """Address of an app that runs in a process of its own, with a temporary folder of its own."""
+    """Address of an app in a separate process with its own temporary folder."""
     pytest.importorskip("gradio", reason="comes with causalcxr[app]")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -34,8 +34,8 @@ def address(tmp_path):
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert any("Running on" in line for line in process.stdout), "the app ended"
         yield f"http://127.0.0.1:{port}"
-        process.send_signal(signal.SIGINT)  # as Ctrl-C does
-    assert list((tmp_path / "temporary").iterdir()) == []  # no film stays
+        process.send_signal(signal.SIGINT)  # like Ctrl-C
+    assert list((tmp_path / "temporary").iterdir()) == []  # no image is left behind
 
 
 @pytest.fixture
@@ -82,13 +82,13 @@ def test_film_to_findings(page, address, tmp_path):
     Image.fromarray(np.zeros((300, 60), dtype=np.uint8)).save(tmp_path / "strip.png")
     page.get_by_label("Remove this file").or_(page.get_by_label("Clear")).first.click()
     page.set_input_files("input[type=file]", tmp_path / "strip.png")
-    page.get_by_text("This may be no frontal chest film.").first.wait_for()
+    page.get_by_text("This may not be a frontal chest film.").first.wait_for()
     assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
 
 
 def test_a_model_without_calibration_has_no_thresholds(tmp_path, monkeypatch):
     pytest.importorskip("gradio", reason="comes with causalcxr[app]")
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # the app makes its folder there when it is imported
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # the app creates its folder there on import
     import app
 
     causalcxr.save_pretrained(causalcxr.create_model("causal_test_resnet"), tmp_path / "plain")

@@ -1,4 +1,4 @@
-"""The evaluation of trained models on films with labels."""
+"""Evaluation of trained models on labelled images."""
 
 import json
 import re
@@ -48,12 +48,12 @@ def test_a_model_is_compared_with_the_first(model, made_release, capsys):
     run(model, again, "--data", made_release)
     assert json.loads((again / f"{made_release.name}-test.json").read_text())["difference"]["value"] == 0
     said = capsys.readouterr().out
-    assert re.search(r"\| Mass \|.* 0\.89 \|\n", said)  # of the paper
+    assert re.search(r"\| Mass \|.* 0\.89 \|\n", said)  # from the paper
     assert "| mean, AP films |" in said
 
 
 def test_labels_of_another_table(model, made_release, tmp_path):
-    """YES and NO, names with a space, unknown cells and unknown images."""
+    """The table has YES and NO, label names with spaces, unknown cells and unknown images."""
     dataset = NIHChestXray14(made_release, "test", image_size=64)
     table = tmp_path / "labels.csv"
     first, second, third = dataset.names[:3]
@@ -67,12 +67,12 @@ def test_labels_of_another_table(model, made_release, tmp_path):
     result = json.loads((tmp_path / f"model-{made_release.name}-labels-test.json").read_text())
     assert result["auroc"]["mean"]["labels"] == 2
     table.write_text("Image ID,Fracture\n")
-    with pytest.raises(SystemExit, match="no column of a finding"):
+    with pytest.raises(SystemExit, match="is a label of the model"):
         evaluate.other_labels(table, dataset)
 
 
 def test_own_films_from_a_table(model, made_release, tmp_path, capsys):
-    """The figures are those of the logits. Views and the paper are not there, a damaged film is named."""
+    """Results match the logits, omit views and the paper, and a damaged image is named."""
     films = NIHChestXray14(made_release, "test", image_size=64)
     named = causalcxr.create_model(model, label_names=["Drain", "Mass"])
     causalcxr.save_pretrained(named, tmp_path / "mine", data_config={"input_size": (3, 64, 64)})
@@ -94,7 +94,7 @@ def test_own_films_from_a_table(model, made_release, tmp_path, capsys):
     run(tmp_path / "mine", "--data", table, "--split=val", "--val-fraction=0.5")
     assert json.loads((tmp_path / "mine" / "films-val.json").read_text())["patients"] == len({*films.patient}) // 2
     other = ["{0},AP,{3},{1},{2}".format(*row.split(",")) for row in rows]
-    table.write_text("path,view,Mass,patient,Drain\n" + "\n".join(other))  # columns are found by their names
+    table.write_text("path,view,Mass,patient,Drain\n" + "\n".join(other))  # columns are matched by name
     run(tmp_path / "mine", "--data", table)
     again = json.loads((tmp_path / "mine" / "films-all.json").read_text())
     assert again["auroc"]["Drain"]["value"] == result["auroc"]["Drain"]["value"]
@@ -114,4 +114,4 @@ def test_own_films_from_a_table(model, made_release, tmp_path, capsys):
 def test_models_whose_files_would_have_one_name_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run("s0/model", "s1/model/", "--data=synthetic:8", "--output", tmp_path)
-    assert "take models that differ" in capsys.readouterr().err
+    assert "needs models that differ" in capsys.readouterr().err

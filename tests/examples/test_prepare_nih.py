@@ -1,4 +1,4 @@
-"""The resized copy of the NIH release: from folders and archives, in parts, with faults; and read back."""
+"""Resized copies of the NIH release: from folders or archives, resumed, with damaged files, and read back."""
 
 import io
 import tarfile
@@ -16,7 +16,7 @@ NAMES = film_names(1, 3)
 
 
 def picture(seed):
-    """PNG of 40 by 40 pixels, a part of the release's in RGBA."""
+    """Return a PNG of 40 x 40 pixels; the first is RGBA, as some of the release are."""
     grey = np.random.default_rng(seed).integers(0, 256, (40, 40), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(grey).convert("RGBA" if seed == 0 else "L").save(file, "PNG")
@@ -31,7 +31,7 @@ def some(*positions, folder=""):
 
 
 def write(root, more=(), **places):
-    """Write tables, and the pictures of each place, a folder or an archive."""
+    """Write the tables, and the pictures of each place (a folder or an archive)."""
     write_release(root, [*NAMES, *more], 4, boxes=[(NAMES[4], "Mass", 512, 256, 100, 50)])
     for place, pictures in places.items():
         if ".tar" not in place:
@@ -64,7 +64,7 @@ def release(tmp_path):
 
 @pytest.fixture
 def whole(release, tmp_path):
-    """What each image becomes."""
+    """Expected files of the copy, by name."""
     assert prepare(release, tmp_path / "whole") == 0
     return images_of(tmp_path / "whole")
 
@@ -133,7 +133,7 @@ def test_faults_are_listed_and_the_rest_is_copied(tmp_path, whole, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[:-1]] == NAMES[1:2] + NAMES[3:]
     assert lines[-2] == f"{NAMES[5]}: missing"
-    assert lines[-1] == "6 images in the tables, 0 kept, 4 missing or damaged"
+    assert lines[-1] == "6 images in the tables, 0 already there, 4 missing or damaged"
     assert images_of(tmp_path / "copy") == {name: whole[name] for name in (NAMES[0], NAMES[2])}
 
 
@@ -145,7 +145,7 @@ def test_truncated_archive_leaves_the_others(tmp_path, whole, length, capsys):
     (root / "images_001.tar.gz").write_bytes(content[:length])
     assert prepare(root, tmp_path / "copy") == 1
     printed, copied = capsys.readouterr().out, images_of(tmp_path / "copy")
-    assert "images_001.tar.gz: not readable to its end" in printed
+    assert "images_001.tar.gz: archive is truncated or damaged" in printed
     assert set(copied) == {name for name in NAMES if f"{name}: missing" not in printed}
     assert copied.items() <= whole.items()
     assert set(NAMES[3:]) <= set(copied)

@@ -1,4 +1,4 @@
-"""The reference loop: what a run leaves, how it goes on, and what it refuses."""
+"""The training script: output of a run, resuming, and rejected options."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ SMALL = ["--data=synthetic:64", "--model=causal_test_resnet", "--image-size=64",
 
 
 def run(output, *options):
-    """Train in this process on the CPU, and return the log without its times."""
+    """Train in this process on the CPU, and return the log without timings."""
     AcceleratorState._reset_state(reset_partial_state=True)
     small = [option for option in SMALL if not (option[:8] == "--model=" and "--backbone=" in " ".join(options))]
     train.main([*small, f"--output={output}", *options])
@@ -51,13 +51,13 @@ def on_the_cpu():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Folder of a run of two epochs."""
+    """Output folder of a run of two epochs."""
     folder = tmp_path_factory.mktemp("runs") / "a"
     run(folder, "--epochs=2")
     return folder
 
 
-pytestmark = pytest.mark.filterwarnings(  # of young classifiers
+pytestmark = pytest.mark.filterwarnings(  # raised by barely trained classifiers
     "ignore:AUROC is undefined", "ignore:no t", "ignore:Mean of empty slice", "ignore:.*like probabilities"
 )
 
@@ -71,7 +71,7 @@ def test_a_run_is_a_model(trained):
     torch.testing.assert_close(by_timm(images), model(images), rtol=0, atol=0)
     card = (trained / "README.md").read_text()
     assert f"{max(record['val_auroc'] for record in log(trained)):.3f}" in card
-    assert f"\npython {Path(sys.argv[0]).name}" in card  # without the folder of the script
+    assert f"\npython {Path(sys.argv[0]).name}" in card  # without the path of the script
 
 
 def test_the_command_line_and_evaluate_open_a_run(trained, tmp_path, capsys):
@@ -86,7 +86,7 @@ def test_the_command_line_and_evaluate_open_a_run(trained, tmp_path, capsys):
 
 
 def own_films(folder):
-    """Table of twelve films of six patients."""
+    """Write a table of twelve images of six patients, and the images."""
     rng, rows = np.random.default_rng(0), []
     for i in range(12):
         Image.fromarray(rng.integers(0, 255, (40, 32), dtype=np.uint8)).save(folder / f"{i}.png")
@@ -97,7 +97,7 @@ def own_films(folder):
 
 
 def test_own_films_from_a_table_to_an_evaluation(tmp_path, monkeypatch, capsys):
-    """One table trains and evaluates. The card has no folder of this machine, and a warning comes once."""
+    """Train and evaluate from one table. The card has no local paths, and each warning is shown once."""
     table = own_films(tmp_path)
     options = ["--data", str(table), "--batch-size=4", "--val-fraction=0.5", "--epochs=3"]
     monkeypatch.setattr(sys, "argv", ["examples/train.py", *options, f"--output={tmp_path / 'run'}"])
@@ -109,7 +109,7 @@ def test_own_films_from_a_table_to_an_evaluation(tmp_path, monkeypatch, capsys):
     assert len(said) == len(set(said)) > 1
     assert causalcxr.create_model(tmp_path / "run").label_names == ("Drain", "Mass", "Rare")
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "AUROC on films.csv, validation, which chose the epoch, images: 6, patients: 3" in card
+    assert "AUROC on films.csv, validation (used for selection), images: 6, patients: 3" in card
     assert "python examples/train.py --data films.csv --batch-size=4 --val-fraction=0.5 --epochs=3 --output=run" in card
     assert str(tmp_path) not in card
     scores = tmp_path / "scores.csv"
@@ -126,7 +126,7 @@ def test_own_films_from_a_table_to_an_evaluation(tmp_path, monkeypatch, capsys):
     assert causalcxr.create_model(tmp_path / "other").label_names == ("Mass", "Drain")
 
 
-@pytest.mark.filterwarnings("ignore:.*combinations of label and stratum have no image")  # of three patients
+@pytest.mark.filterwarnings("ignore:.*combinations of label and stratum have no image")  # only three patients
 def test_a_run_goes_on_with_the_same_data_alone(tmp_path):
     table, others = own_films(tmp_path), tmp_path / "others.csv"
     others.write_text("path,view\n" + "".join(f"{i}.png,{'AP' if i % 2 else 'PA'}\n" for i in range(12)))
@@ -134,7 +134,7 @@ def test_a_run_goes_on_with_the_same_data_alone(tmp_path):
     run(tmp_path / "run", *options)
     text = table.read_text()
     changes = {"Drain,Mass": "Mass,Drain", "p4,": "q4,", "11.png,p5,1,": "11.png,p5,0,"}
-    refused = r"was trained with data of checksum \d+: give the same, or"
+    refused = r"was trained with data of checksum \d+: use the same, or"
     for before, after in changes.items():
         assert before in text
         table.write_text(text.replace(before, after))
@@ -182,7 +182,7 @@ def test_a_finished_run_is_not_trained_again(trained, capsys):
 def test_a_run_is_not_overwritten(trained):
     with pytest.raises(SystemExit, match="--resume"):
         run(trained, "--epochs=2")
-    with pytest.raises(SystemExit, match=r"was trained with lr 0.0005: give the same, or another --output$"):
+    with pytest.raises(SystemExit, match=r"was trained with lr 0.0005: use the same, or another --output$"):
         run(trained, "--epochs=2", "--resume", "--lr=1")
 
 
@@ -214,7 +214,7 @@ def test_a_slip_gives_one_sentence(tmp_path, options, message):
 def test_too_few_films(tmp_path):
     with pytest.raises(SystemExit, match="8 training images do not fill a batch of 16: lower --batch-size"):
         run(tmp_path / "run", "--data=synthetic:8")
-    with pytest.raises(SystemExit, match="validation needs 2 patients, and both classes of a label"):
+    with pytest.raises(SystemExit, match="validation needs 2 patients and both classes of a label"):
         run(tmp_path / "run", f"--data={own_films(tmp_path)}", "--batch-size=4", "--labels", "Rare")
 
 
@@ -222,7 +222,7 @@ def test_of_equal_epochs_the_last_is_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(causalcxr.metrics, "auroc", lambda logits, targets: np.ones(14))
     run(tmp_path, "--epochs=2", "--ema-decay=0")
     assert load_file(tmp_path / "model.safetensors")["backbone.bn1.num_batches_tracked"] == 2 * 64 // 16
-    assert "is epoch 2, the best" in capsys.readouterr().out
+    assert "holds epoch 2 with the best" in capsys.readouterr().out
 
 
 def test_sides_stay_sides():
@@ -243,10 +243,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 def test_a_timm_model_and_other_objectives(tmp_path, objective):
     run(tmp_path, "--model=test_efficientnet", f"--objective={objective}", "--adjust=view", "--epochs=1", "--lr=1e-6")
     model = causalcxr.create_model(tmp_path).eval()
-    assert model.get_classifier().weight.abs().max() < 0.1  # timm draws up to 0.27
+    assert model.get_classifier().weight.abs().max() < 0.1  # timm's initial values reach 0.27
     assert not isinstance(model, causalcxr.CausalCXR)
     assert model(torch.randn(1, 3, 64, 64)).shape == (1, 14)
-    assert "license: " not in (tmp_path / "README.md").read_text()  # of weights that it did not begin with
+    assert "license: " not in (tmp_path / "README.md").read_text()  # that of weights it did not start from
 
 
 def test_a_name_with_a_tag_starts_from_its_weights(tmp_path):
@@ -275,7 +275,7 @@ def test_a_run_starts_from_another(trained, tmp_path):
 
 
 def test_a_head_on_a_frozen_backbone(tmp_path):
-    """Neither weights nor batch statistics of the backbone change."""
+    """Neither the weights nor the batch statistics of the backbone change."""
     save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "theirs.safetensors")
     options = ["--backbone=test_resnet", f"--backbone-weights={tmp_path / 'theirs.safetensors'}", "--freeze-backbone"]
     run(tmp_path / "run", *options, "--epochs=1", "--weight-decay=0.1")
@@ -289,12 +289,12 @@ def test_a_head_on_a_frozen_backbone(tmp_path):
     ("options", "message"),
     [
         (["--model=resnet18", "--freeze-backbone"], "--freeze-backbone needs weights"),
-        (["--labels", "Mass"], "--labels are columns of FILE.csv"),
+        (["--labels", "Mass"], "--labels selects columns of FILE.csv"),
         (["--model=resnet18", "--backbone=resnet50"], "--backbone: not allowed with argument --model"),
-        ([f"--model={Path(__file__).parent}", "--backbone-weights=timm"], "is not for local-dir:.*, which has its own"),
-        (["--model=hf-hub:owner/repo", "--backbone-weights=timm"], "is not for hf-hub:owner/repo, which"),
-        (["--accumulate=0"], "--epochs and --accumulate must be 1 or more"),
-        (["--accumulate=8", "--batch-size=4"], "--batch-size no less than --accumulate"),
+        ([f"--model={Path(__file__).parent}", "--backbone-weights=timm"], "does not work with local-dir:.*, which"),
+        (["--model=hf-hub:owner/repo", "--backbone-weights=timm"], "does not work with hf-hub:owner/repo"),
+        (["--accumulate=0"], "--epochs and --accumulate must be at least 1"),
+        (["--accumulate=8", "--batch-size=4"], "--batch-size at least --accumulate"),
     ],
 )
 def test_options_that_exclude_each_other(options, message, capsys):
@@ -304,7 +304,7 @@ def test_options_that_exclude_each_other(options, message, capsys):
 
 
 def test_a_published_backbone(tmp_path, monkeypatch):
-    """The run has the images that the weights expect, and with layer-wise rates the first layers hardly move."""
+    """The run uses the image size of the weights, and layer-wise decay keeps the first layers nearly fixed."""
     args = {"embed_dim": 48, "depth": 2, "num_heads": 2, "dynamic_img_size": True}
     theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0, **args)
     save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
@@ -325,7 +325,7 @@ def test_a_published_backbone(tmp_path, monkeypatch):
 
 
 def test_a_run_starts_from_a_model_of_other_labels(trained, tmp_path, caplog):
-    """Its classifiers are new, also where there are as many labels."""
+    """Classifiers are new even if the number of labels is the same."""
     theirs = causalcxr.create_model(trained, label_names=[f"finding {k}" for k in range(14)])
     causalcxr.save_pretrained(theirs, tmp_path / "theirs")
     caplog.clear()
@@ -346,7 +346,7 @@ def test_the_preset_is_what_the_paper_says_and_other_options_go_first():
     assert args.model_kwargs == {"complement": "paper", "drop_rate": 0.1, "depth": 4}
 
 
-@pytest.mark.filterwarnings("ignore:.*combinations of label and stratum have no image")  # of so few films
+@pytest.mark.filterwarnings("ignore:.*combinations of label and stratum have no image")  # few images
 def test_weights_by_a_recorded_confounder(made_release, tmp_path, capsys):
     dataset = NIHChestXray14(made_release, "train", image_size=32)
     drains = {name: str(i % 2) for i, name in enumerate(dataset.names) if i % 3}
@@ -361,7 +361,7 @@ def test_weights_by_a_recorded_confounder(made_release, tmp_path, capsys):
     torch.testing.assert_close(train.label_weights(dataset, "view"), expected)
     table.write_text("Image Index,Drain\nother.png,1\n")
     for column in ("Drain", "Drian"):
-        with pytest.raises(SystemExit, match=f"has no column {column}, or none of the"):
+        with pytest.raises(SystemExit, match=f"has no column {column}, or lists none of the"):
             train.label_weights(dataset, f"{table}:{column}")
 
 
@@ -369,7 +369,7 @@ def launch(script, *arguments, processes=2):
     several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     command = [sys.executable, *several, str(script), *map(str, arguments)]
     env = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
-    env |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # a machine without a GPU
+    env |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # hide any GPU
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -377,7 +377,7 @@ def launch(script, *arguments, processes=2):
 @pytest.mark.slow
 @pytest.mark.parametrize(("objective", "tolerance"), [("plain", 1e-4), ("causal", 0.1)])
 def test_two_processes_train_as_one(tmp_path, objective, tolerance):
-    """Two processes see the halves that one sees in turn; the bank differs a little."""
+    """Two processes see the halves that one process sees in turn; the bank differs slightly."""
     options = [*SMALL, "--epochs=2", "--no-augment", "--model-kwargs", "drop_rate=0", f"--objective={objective}"]
     launch(train.__file__, f"--output={tmp_path / 'one'}", *options, "--accumulate=2", processes=1)
     launch(train.__file__, f"--output={tmp_path / 'two'}", *options)
@@ -387,9 +387,9 @@ def test_two_processes_train_as_one(tmp_path, objective, tolerance):
 
 @pytest.mark.slow
 def test_processes_validate_one_model(tmp_path):
-    """Without accelerators batch statistics differ between processes; those of the averaged model must not.
+    """Batch statistics differ between CPU processes, but not in the averaged model.
 
-    Each process draws views and dropout of its own.
+    Each process has its own seed for augmentation and dropout.
     """
     script = tmp_path / "keeping.py"
     script.write_text(

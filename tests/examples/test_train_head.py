@@ -1,4 +1,4 @@
-"""Heads on frozen backbones: what a run leaves, and that features are computed once."""
+"""Heads on frozen backbones: output of a run, and features computed only once."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def _run(weights, output, backbone, *options):
     ],
 )
 def test_a_run_is_a_model(weights, tmp_path, head, backbone, size, shape):
-    """The backbone keeps its weights, and the kept features are those of the saved model."""
+    """The backbone keeps its weights, and the cached features are those of the saved model."""
     model = _run(weights, tmp_path, backbone, f"--head={head}", f"--image-size={size}")
     assert isinstance(model, causalcxr.CausalCXR) == (head == "causal")
     assert model.label_names == causalcxr.data.NIH_LABELS
@@ -63,7 +63,7 @@ def test_a_run_is_a_model(weights, tmp_path, head, backbone, size, shape):
 
 @pytest.mark.parametrize("head", ["causal", "linear"])
 def test_names_of_the_table(tmp_path, monkeypatch, head):
-    """Their arguments reach the plain model as well: EVA-X is built as its row says, not as timm would."""
+    """The backbone's arguments also reach the timm model: EVA-X is built with those of its row, not timm's."""
     arguments = {**BACKBONES["eva_x_tiny"].backbone_args, "embed_dim": 48, "depth": 1, "num_heads": 2}
     row = BACKBONES["eva_x_tiny"]._replace(name="tiny_eva", pixels=64, backbone_args={**arguments, "img_size": 64})
     monkeypatch.setitem(BACKBONES, "tiny_eva", row)
@@ -77,7 +77,7 @@ def test_names_of_the_table(tmp_path, monkeypatch, head):
 
 
 def test_features_are_computed_once(weights, tmp_path, monkeypatch, capsys):
-    """Other options of training start from the file; another size has another file."""
+    """A second run reads the cached file; another image size gets another file."""
     _run(weights, tmp_path, "test_resnet", "--image-size=64", "--lr=1e-4")
     first = capsys.readouterr().out
     with monkeypatch.context() as patch:
@@ -90,7 +90,7 @@ def test_features_are_computed_once(weights, tmp_path, monkeypatch, capsys):
 
 
 def test_other_weights_of_the_same_name_have_other_features(tmp_path, monkeypatch):
-    """Other numbers of images as well. The model card has the command without local paths."""
+    """So do other numbers of images. The model card shows the command without local paths."""
     monkeypatch.setattr("sys.argv", ["/home/me/train_head.py", "--data=/home/me/nih", "--lr", "1e-3"])
     for seed in range(2):
         torch.manual_seed(seed)
@@ -103,7 +103,7 @@ def test_other_weights_of_the_same_name_have_other_features(tmp_path, monkeypatc
 
 @pytest.mark.parametrize(("head", "labels"), [("causal", "Drain"), ("linear", "Drain,Mass")])
 def test_features_are_those_of_the_films_of_a_table(weights, tmp_path, head, labels):
-    """In its order, and anew for a film that changed; the model has the labels of the table, or its only one."""
+    """Features follow the table's order and are recomputed for a changed image; one label is enough."""
     pixels = np.random.default_rng(0).integers(0, 255, (41, 32, 32), dtype=np.uint8)
     for i in range(40):
         Image.fromarray(pixels[i]).save(tmp_path / f"{i}.png")
