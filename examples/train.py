@@ -48,7 +48,7 @@ def parse_args(argv):
     add("--backbone-weights", help="'timm' to download, or a file; default: none, or the published ones of --backbone")
     add("--freeze-backbone", action="store_true", help="train only the head (train_head.py caches the features)")
     add("--objective", default="causal", choices=["causal", "plain", "agreement"], help="default: causal; plain: L_sl")
-    add("--adjust", help="reweight labels by a recorded confounder: view, sex, age or FILE.csv:COLUMN")
+    add("--adjust", help="reweight labels by a recorded confounder: view, sex, age, or a column of FILE.csv")
     add("--epochs", type=int, default=12, help="number of epochs; default: %(default)s")
     add("--image-size", type=int, help="image height and width in pixels; default: that of the weights, or 224")
     add("--batch-size", type=int, default=64, help="images per update, over all processes; default: %(default)s")
@@ -108,17 +108,11 @@ def label_weights(dataset, adjust):
     """Return the weight (N, K) of each label: P(y) P(c) / P(y, c) for the recorded confounder c, or 1."""
     if not adjust:
         return torch.ones_like(dataset.targets)
-    if adjust in ("view", "sex", "age"):
-        values = dataset.age // 20 if adjust == "age" else getattr(dataset, adjust)
-    else:
-        file, _, column = adjust.rpartition(":")
-        head, *rows = np.loadtxt(file or adjust, str, delimiter=",", comments=None, quotechar='"')  # names in column 0
-        recorded = {row[0]: cell for row in rows for name, cell in zip(head, row, strict=True) if name == column}
-        values = np.array([recorded.get(name, "not recorded") for name in dataset.names])
-        if (missing := np.sum(values == "not recorded")) == len(values):
-            raise SystemExit(f"--adjust: {file} has no column {column}, or lists none of the training images")
-        if missing:
-            print(f"--adjust: {missing} of {len(values)} training images are not in {file} and form their own group")
+    own = isinstance(dataset, CSVDataset)
+    columns = dataset.metadata if own else {name: getattr(dataset, name) for name in ("view", "sex", "age")}
+    if adjust not in columns:
+        raise ValueError(f"--adjust {adjust} is none of: {', '.join(columns) or 'columns that --labels leaves out'}")
+    values = np.asarray(columns[adjust], float) // 20 if adjust == "age" else columns[adjust]
     return backdoor_weights(dataset.targets, torch.from_numpy(np.unique(values, return_inverse=True)[1]), smoothing=1)
 
 

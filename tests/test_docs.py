@@ -17,7 +17,7 @@ from causalcxr_cli import parser
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *(path for path in sorted(DOCS.rglob("*.md")) if "results" not in path.parts)]
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 STUDIES = sorted((ROOT / "examples" / "research").glob("*/README.md"))
 
 

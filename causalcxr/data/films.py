@@ -66,6 +66,7 @@ class CSVDataset(FilmFiles):
         label_names: Names of the columns of `targets`.
         targets: (N, K) float32 tensor of 0, 1 and NaN (unknown).
         patient: (N,) values of `patient`, or of `path` without that column.
+        metadata: The remaining columns by name, (N,) strings each: those that `label_names` leaves out.
 
     Shape:
         Each item is an image (1, H, W) and its target (K,).
@@ -99,13 +100,14 @@ class CSVDataset(FilmFiles):
         check_choice("split", split, ("train", "val", "all"))
         self.image_size = image_size
         self.transform = transform
-        names, patient, targets, self.label_names = _read(os.fspath(table), label_names)
+        names, patient, targets, self.label_names, metadata = _read(os.fspath(table), label_names)
         in_val = np.isin(patient, val_patients(patient, val_fraction, seed))
         rows = np.arange(len(names)) if split == "all" else np.flatnonzero(in_val == (split == "val"))
         if not len(rows):
             raise ValueError(f"{table}: split {split!r} has no images ({val_fraction=}, {len(names)} images in all)")
         self.names, self.patient = [names[i] for i in rows], patient[rows]
         self.targets = torch.from_numpy(targets[rows])
+        self.metadata = {name: values[rows] for name, values in metadata.items()}
         self.paths = [os.path.join(os.path.dirname(table), name) for name in self.names]
         if missing := [name for name, path in zip(self.names, self.paths, strict=True) if not os.path.isfile(path)]:
             raise FileNotFoundError(
@@ -131,8 +133,10 @@ def read_rows(
     return columns, rows
 
 
-def _read(table: str, wanted: Sequence[str] | None) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Return paths, patients, targets (N, K) and label names."""
+def _read(
+    table: str, wanted: Sequence[str] | None
+) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...], dict[str, np.ndarray]]:
+    """Return paths, patients, targets (N, K), label names and the other columns."""
     columns, rows = read_rows(table)
     others = [name for name in columns if name not in ("path", "patient")]
     if "path" not in columns or not others or "" in columns or len(set(columns)) < len(columns):
@@ -155,4 +159,5 @@ def _read(table: str, wanted: Sequence[str] | None) -> tuple[list[str], np.ndarr
             raise ValueError(f"{line}: 'patient' or 'path' is empty")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"{table}: {len(twice)} paths occur more than once: {few(twice)}")
-    return names, np.array(patients), np.array(targets, dtype=np.float32), labels
+    metadata = {name: np.array([row[name] for _, row in rows]) for name in others if name not in labels}
+    return names, np.array(patients), np.array(targets, dtype=np.float32), labels, metadata

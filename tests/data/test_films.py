@@ -83,6 +83,7 @@ def test_columns_that_are_no_labels(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     films = CSVDataset(write(tmp_path, "path,Mass,view,Drain\na.png,1,AP,0\n"), "all", label_names=["Drain", "Mass"])
     assert (films.label_names, films.targets.tolist()) == (("Drain", "Mass"), [[0, 1]])
+    assert {name: values.tolist() for name, values in films.metadata.items()} == {"view": ["AP"]}
     with pytest.raises(ValueError, match=r"unknown label 'drain' \(closest: 'Drain'\)"):
         CSVDataset(tmp_path / "films.csv", label_names=["drain"])
 

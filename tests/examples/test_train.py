@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 import causalcxr
 import evaluate
 import train
-from causalcxr.data import NIHChestXray14
+from causalcxr.data import CSVDataset, NIHChestXray14
 from causalcxr.losses import backdoor_weights
 from causalcxr.models.published import BACKBONES
 from causalcxr_cli import main as cli
@@ -117,39 +117,37 @@ def test_own_films_from_a_table_to_an_evaluation(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert cli(["evaluate", str(scores), str(table), "--patients", "patient"]) == 0
     assert re.search(r"Drain +12 +6 +3 ", capsys.readouterr().out)
-    with pytest.raises(SystemExit, match=r"^cannot train with these options: .*no attribute 'view'"):
+    with pytest.raises(SystemExit, match=r"^cannot train with these options: --adjust view is none of: columns"):
         run(tmp_path / "other", *options, "--adjust=view")
     header, *lines = table.read_text().splitlines()
     viewed = [f"{line},{'AP' if i % 2 else 'PA'}" for i, line in enumerate(lines)]
     table.write_text("\n".join([f"{header},view", *viewed]))
-    run(tmp_path / "other", *options, f"--adjust={table}:view", "--epochs=1", "--labels", "Mass", "Drain")
+    run(tmp_path / "other", *options, "--adjust=view", "--epochs=1", "--labels", "Mass", "Drain")
     assert causalcxr.create_model(tmp_path / "other").label_names == ("Mass", "Drain")
 
 
 @pytest.mark.filterwarnings("ignore:.*combinations of label and stratum have no image")  # only three patients
 def test_a_run_goes_on_with_the_same_data_alone(tmp_path):
-    table, others = own_films(tmp_path), tmp_path / "others.csv"
-    others.write_text("path,view\n" + "".join(f"{i}.png,{'AP' if i % 2 else 'PA'}\n" for i in range(12)))
-    options = [f"--data={table}", f"--adjust={others}:view", "--batch-size=4", "--val-fraction=0.5", "--epochs=1"]
+    table = own_films(tmp_path)
+    header, *lines = table.read_text().splitlines()
+    viewed = [f"{line},{'AP' if i % 2 else 'PA'}" for i, line in enumerate(lines)]
+    table.write_text("\n".join([f"{header},view", *viewed]))
+    options = [f"--data={table}", "--adjust=view", "--batch-size=4", "--val-fraction=0.5", "--epochs=1"]
+    options += ["--labels", "Drain", "Mass", "Rare"]
     run(tmp_path / "run", *options)
     text = table.read_text()
-    changes = {"Drain,Mass": "Mass,Drain", "p4,": "q4,", "11.png,p5,1,": "11.png,p5,0,"}
+    changes = {"Drain,Mass": "Mass,Drain", "p4,": "q4,", "11.png,p5,1,": "11.png,p5,0,", ",PA": ",AP"}
     refused = r"was trained with data of checksum \d+: use the same, or"
     for before, after in changes.items():
         assert before in text
-        table.write_text(text.replace(before, after))
+        table.write_text(text.replace(before, after, 3))
         with pytest.raises(SystemExit, match=refused):
             run(tmp_path / "run", *options, "--resume")
     table.write_text(text)
-    recorded = others.read_text()
-    others.write_text(recorded.replace("PA", "AP", 3))
-    with pytest.raises(SystemExit, match=refused):
-        run(tmp_path / "run", *options, "--resume")
     moved = tmp_path / "moved"
     moved.mkdir()
     for path in [*tmp_path.glob("*.png"), table]:
         path.rename(moved / path.name)
-    others.write_text(recorded)
     run(tmp_path / "run", *options, f"--data={moved / table.name}", "--resume")
 
 
@@ -202,7 +200,7 @@ def test_a_finished_model_without_its_state_is_not_overwritten(trained, tmp_path
         (["--backbone=resnet19"], "unknown backbone 'resnet19'; close names: "),
         (["--backbone-weights=no.pt"], "no file of backbone weights at no.pt"),
         (["--model=test_resnet", "--backbone-weights=no.pt"], r"no\.pt"),
-        (["--adjust=nothing"], "nothing not found"),
+        (["--adjust=nothing"], "--adjust nothing is none of: view, sex, age"),
         ([f"--output={__file__}"], "File exists"),
     ],
 )
@@ -347,22 +345,18 @@ def test_the_preset_is_what_the_paper_says_and_other_options_go_first():
 
 
 @pytest.mark.filterwarnings("ignore:.*combinations of label and stratum have no image")  # few images
-def test_weights_by_a_recorded_confounder(made_release, tmp_path, capsys):
+def test_weights_by_a_recorded_confounder(made_release, tmp_path):
     dataset = NIHChestXray14(made_release, "train", image_size=32)
-    drains = {name: str(i % 2) for i, name in enumerate(dataset.names) if i % 3}
-    table = tmp_path / "drains.csv"
-    table.write_text("Image Index,Drain\n" + "".join(f"{name},{value}\n" for name, value in drains.items()))
-    strata = torch.tensor([int(drains.get(name, 2)) for name in dataset.names])
-    expected = backdoor_weights(dataset.targets, strata, smoothing=1)
-    torch.testing.assert_close(train.label_weights(dataset, f"{table}:Drain"), expected)
-    assert f"{len(dataset) - len(drains)} of {len(dataset)} training images are not in" in capsys.readouterr().out
-    view = torch.from_numpy((dataset.view == "PA").astype(int))
-    expected = backdoor_weights(dataset.targets, view, smoothing=1)
-    torch.testing.assert_close(train.label_weights(dataset, "view"), expected)
-    table.write_text("Image Index,Drain\nother.png,1\n")
-    for column in ("Drain", "Drian"):
-        with pytest.raises(SystemExit, match=f"has no column {column}, or lists none of the"):
-            train.label_weights(dataset, f"{table}:{column}")
+    by_view = backdoor_weights(dataset.targets, torch.from_numpy((dataset.view == "PA").astype(int)), smoothing=1)
+    torch.testing.assert_close(train.label_weights(dataset, "view"), by_view)
+    by_age = backdoor_weights(dataset.targets, torch.from_numpy(dataset.age // 20).long(), smoothing=1)
+    torch.testing.assert_close(train.label_weights(dataset, "age"), by_age)
+    rows = zip(dataset.paths, dataset.patient, dataset.view, dataset.age, dataset.targets[:, 2].long(), strict=True)
+    table = tmp_path / "films.csv"
+    table.write_text("path,patient,view,age,Effusion\n" + "".join("{},{},{},{},{}\n".format(*row) for row in rows))
+    films = CSVDataset(table, "all", label_names=["Effusion"])
+    for column, weights in (("view", by_view), ("age", by_age)):
+        torch.testing.assert_close(train.label_weights(films, column)[:, 0], weights[:, 2])
 
 
 def launch(script, *arguments, processes=2):
