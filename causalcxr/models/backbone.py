@@ -64,7 +64,7 @@ def create_backbone(
             + textwrap.shorten(str(error), 400)
         ) from error
     if read := backbone.pretrained_cfg.pop("state_dict", None):  # drop the second copy of the weights
-        _logger.info("loaded all %d weights from %s into the backbone %s", len(read), pretrained, name)
+        _logger.info("loaded %d weights from %s into the backbone %s; none is missing", len(read), pretrained, name)
     try:
         backbone.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
     except (AttributeError, AssertionError, NotImplementedError) as error:

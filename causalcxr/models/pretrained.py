@@ -35,7 +35,7 @@ def find_weights(source: str | Path) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file, unwrapped from a training checkpoint if need be. No code is unpickled."""
+    """Return the tensors of a file, unwrapped from a training checkpoint if necessary."""
     safe = path.suffix == ".safetensors"
     try:
         content: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
