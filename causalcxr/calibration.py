@@ -65,8 +65,8 @@ class Calibration:
         """Fit the temperature and thresholds on validation images that the model was not trained on.
 
         The temperature minimises the binary cross-entropy over all known targets. It stays at 1, with a warning, if the
-        minimum is at 0 or at infinity. It is at 0 if every logit has the sign of its target, as on training images or
-        very few images. It is at infinity if the logits contradict the targets on average.
+        minimum is at 0 or at infinity. It is at 0 if every logit has the sign of its target, which is typical of
+        training images or very few images. It is at infinity if the logits contradict the targets on average.
 
         The threshold of a label maximises the criterion on the calibrated probabilities of images with a known target.
         It lies halfway between two probabilities, or between the lowest and 0. Ties go to the highest threshold. If all

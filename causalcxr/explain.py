@@ -129,8 +129,8 @@ def _to_images(maps: Tensor, images: Tensor) -> Tensor:
 def overlay(image: Any, heatmap: Any, *, alpha: float = 0.5, vmax: float | None = None) -> npt.NDArray[np.uint8]:
     """Overlay a heat map on a radiograph.
 
-    The heat map is resized to the image and scaled to v = heatmap / vmax, clipped to [0, 1]. The radiograph is unchanged
-    where values are zero or negative, such as evidence against a finding. Opacity grows with the value: pixel =
+    The heat map is resized to the image and scaled to v = heatmap / vmax, clipped to [0, 1]. Zero and negative values,
+    such as evidence against a finding, leave the radiograph unchanged. Opacity grows with the value: pixel =
     (1 - alpha v) grey + alpha v colour(v). Overlays with the same `vmax` are comparable.
 
     Args:

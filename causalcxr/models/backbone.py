@@ -64,7 +64,7 @@ def create_backbone(
             + textwrap.shorten(str(error), 400)
         ) from error
     if read := backbone.pretrained_cfg.pop("state_dict", None):  # drop the second copy of the weights
-        _logger.info("loaded %d weights from %s into the backbone %s; none is missing", len(read), pretrained, name)
+        _logger.info("loaded %d weights from %s into %s; none is missing", len(read), pretrained, name)
     try:
         backbone.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
     except (AttributeError, AssertionError, NotImplementedError) as error:
@@ -138,7 +138,7 @@ def _weights_from(source: str | Path, name: str) -> dict[str, Any]:
     heads = (cfg.classifier,) if isinstance(cfg.classifier, str) else cfg.classifier or ()
     state_dict, left = as_timm(read_weights(find_weights(source)), stem, heads)
     if left:
-        _logger.info("skipped %d weights from %s that %s does not use: %s", len(left), source, name, ", ".join(left))
+        _logger.info("skipped %d weights from %s not used by %s: %s", len(left), source, name, ", ".join(left))
     weight = state_dict.get(f"{stem}.weight")
     grey = weight is not None and weight.ndim == 4 and weight.shape[1] == 1
     images = (1, *cfg.input_size[1:]) if grey else cfg.input_size

@@ -47,7 +47,7 @@ def test_file_at_a_commit(repo, hub, network, go_offline):
 def test_file_of_the_main_branch(repo, network, go_offline):
     """The newest, or without a network the one that was downloaded before."""
     assert torch.equal(_stem("hf-hub:lab/net:sub/best.safetensors"), network.conv1[0].weight)
-    with pytest.raises(ValueError, match=r"model.safetensors is no file of tensors alone"):
+    with pytest.raises(ValueError, match=r"model.safetensors cannot be read as a file of tensors"):
         _stem("hf-hub:lab/net")
     go_offline()
     _stem("hf-hub:lab/net:sub/best.safetensors")
@@ -56,7 +56,7 @@ def test_file_of_the_main_branch(repo, network, go_offline):
 @pytest.mark.parametrize(
     ("source", "error", "message"),
     [
-        ("hf-hub:lab/net:net.pt", ValueError, "net.pt is no safetensors file"),
+        ("hf-hub:lab/net:net.pt", ValueError, "net.pt is not a safetensors file"),
         ("hf-hub:lab/net:other.safetensors", EntryNotFoundError, "main/other.safetensors"),
         ("hf-hub:lab/net@v9", RevisionNotFoundError, "Not Found"),
         ("hf-hub:lab/none", RepositoryNotFoundError, "Not Found"),
@@ -73,7 +73,7 @@ def test_no_network(cut_off, network, tmp_path):
     """One error for weights that are not in the cache; those of timm that are come from there without asking."""
     cut_off()
     for source, name in (("hf-hub:lab/net", "model.safetensors of lab/net"), (True, "timm/test_resnet")):
-        with pytest.raises(ConnectionError, match=f"{name}.* is not in the cache, and http.* or give a path"):
+        with pytest.raises(ConnectionError, match=f"{name}.* is not in the cache, and http.* or pass a path"):
             _stem(source)
     folder = tmp_path / "cache" / "models--timm--test_resnet.r160_in1k"
     (folder / "snapshots" / "abc").mkdir(parents=True)

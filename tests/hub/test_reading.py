@@ -47,7 +47,7 @@ def test_new_weights_are_named(folder, model, create, names, caplog):
         tuned = create(folder, names)
     (record,) = (record for record in caplog.records if record.name.startswith("causalcxr."))
     said, _, new = record.getMessage().partition("; train them: ")
-    assert said == "7 weights of causal_test_resnet are new, since the others were trained with other labels"
+    assert said == "7 weights of causal_test_resnet are newly initialised, since the checkpoint has other labels"
     assert set(new.split(", ")) == set(CLASSIFIERS)
     assert (tuned.label_names, tuned.calibration) == (names, None)
     before, after = model.state_dict(), tuned.state_dict()
@@ -98,13 +98,13 @@ def test_labels_that_the_weights_know_keep_their_logits(folder, names, plain, im
         torch.testing.assert_close(ours.confounder_logits[:, kept], theirs.confounder_logits[:, rows])
     if len(kept) == len(names):
         assert model.calibration == Calibration(1.5, tuple(whole.calibration.thresholds[row] for row in rows))
-        assert "are new" not in caplog.text
+        assert "are newly initialised" not in caplog.text
         causalcxr.save_pretrained(model, tmp_path / "again")
         assert causalcxr.create_model(tmp_path / "again").calibration == model.calibration
     else:
         assert model.calibration is None
         assert f"rows of {', '.join(names[row] for row in kept)} are kept; train them" in caplog.text
-    assert ("'atelectasis' is not among them, 'Atelectasis' is" in caplog.text) == (names[0] == "atelectasis")
+    assert ("'atelectasis' is not one of those, but 'Atelectasis' is" in caplog.text) == (names[0] == "atelectasis")
 
 
 def test_names_that_do_not_fit(folder):
@@ -121,7 +121,7 @@ def test_names_that_do_not_fit(folder):
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"architecture": 5}', "null"])
 def test_config_that_is_none(copied, text):
     (copied / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"config.json of local-dir:.* is not one of a model that can be opened"):
+    with pytest.raises(ValueError, match=r"config.json of local-dir:.* does not describe a supported model"):
         causalcxr.create_model(copied)
 
 
@@ -158,7 +158,7 @@ def test_config_that_is_none(copied, text):
 )
 def test_config_that_was_tampered_with(copied, part, key, value):
     _change_config(copied, lambda config: (config[part] if part else config).update({key: value}))
-    with pytest.raises(ValueError, match=r"config.json of local-dir:.* is not one of a model that can be opened"):
+    with pytest.raises(ValueError, match=r"config.json of local-dir:.* does not describe a supported model"):
         causalcxr.create_model(copied)
 
 
@@ -235,7 +235,7 @@ def test_damaged_weights(tmp_path, change, plain):
     timm.models.save_for_hf(network, tmp_path, safe_serialization=True)
     path = tmp_path / "model.safetensors"
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"weights do not fit .* or a file that is not damaged"):
+    with pytest.raises(ValueError, match=r"weights do not fit .* or use an undamaged file"):
         causalcxr.create_model(tmp_path)
 
 
@@ -243,7 +243,7 @@ def test_weights_of_another_folder(copied):
     """They would load: shapes are the same."""
     weights = load_file(copied / "model.safetensors")
     save_file({name: weight + 1 for name, weight in weights.items()}, copied / "model.safetensors")
-    with pytest.raises(ValueError, match=r"is damaged, or of another model than config.json beside it"):
+    with pytest.raises(ValueError, match=r"is damaged or does not belong to its config.json"):
         causalcxr.create_model(copied)
     _change_config(copied, lambda config: config.pop("sha256"))  # as timm writes it
     assert causalcxr.create_model(copied).num_classes == 14

@@ -101,5 +101,5 @@ def test_incomplete_weights_are_refused(folder, tmp_path, change, message, num_c
 
 @pytest.mark.parametrize("options", [{"dim": 64}, {"combine": "cat"}, {"backbone_args": {}}])
 def test_weights_of_another_architecture_are_refused(folder, options):
-    with pytest.raises(ValueError, match=r"weights do not fit .* give the arguments that they were trained with"):
+    with pytest.raises(ValueError, match=r"weights do not fit .* pass the arguments that they were trained with"):
         causalcxr.create_model(folder, **options)

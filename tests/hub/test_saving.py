@@ -74,7 +74,7 @@ def test_saving_that_breaks_off(model, tmp_path, monkeypatch, broken):
     if broken == "hash":
         causalcxr.create_model(tmp_path)
     else:
-        with pytest.raises(ValueError, match=r"is damaged, or of another model than config.json"):
+        with pytest.raises(ValueError, match=r"is damaged or does not belong to its config.json"):
             causalcxr.create_model(tmp_path)
 
 
@@ -131,7 +131,7 @@ def test_calibration_goes_when_the_weights_change(folder, images, tmp_path, capl
         ({"label_names": ["Mass"]}, ValueError, "but got \\['Mass'\\]"),
         ({"calibration": Calibration(1, [0.5])}, ValueError, "a threshold for each of 14 labels, but has 1"),
         ({"calibration": [0.5] * 14}, TypeError, r"must be a causalcxr.Calibration, but got list"),
-        ({"data_config": {"size": 128}}, ValueError, "data_config may have input_size, .*, but has size"),
+        ({"data_config": {"size": 128}}, ValueError, "data_config may only have input_size, .*, but got size"),
         ({"data_config": {"input_size": (1, 128, 128)}}, ValueError, "1 input channels, but the model accepts 3"),
         ({"data_config": {"std": (0.0,)}}, ValueError, "input_size and std must be positive"),
         ({"metrics": {"data": "NIH", "split": "test"}}, ValueError, "must have data, split and auroc, but lack auroc"),
@@ -271,7 +271,7 @@ def test_plain_model_with_other_arguments(tmp_path, caplog):
     causalcxr.save_pretrained(model, tmp_path, label_names=NIH_LABELS, calibration=Calibration(1.5, (0.25,) * 14))
     loaded = causalcxr.create_model(tmp_path, num_classes=2)
     assert (loaded.num_classes, loaded.label_names, loaded.calibration) == (2, None, None)
-    assert "2 weights of test_resnet are new" in caplog.text
+    assert "2 weights of test_resnet are newly initialised" in caplog.text
     assert torch.equal(loaded.conv1[0].weight, model.conv1[0].weight)
     untrained = causalcxr.create_model(tmp_path, pretrained=False)
     assert (untrained.num_classes, untrained.label_names) == (14, None)

@@ -21,7 +21,7 @@ import causalcxr
         ("causal_resnet18.nih14", ValueError, "'causal_resnet18' has no tag 'nih14'; its tags: untrained"),
         (18, TypeError, "name must be a string or a Path, but got int"),
         (Path("no_such_folder"), FileNotFoundError, "no config.json in no_such_folder"),
-        ("causal_timm", ValueError, r"needs the name of a timm model, as create_model\('causal_timm', backbone="),
+        ("causal_timm", ValueError, r"needs the name of a timm model, e.g. create_model\('causal_timm', backbone="),
     ],
 )
 def test_names_that_do_not_fit(name, error, message):
@@ -42,16 +42,16 @@ def test_weights_that_are_not_published(create_model, name):
     [
         ({"backbone": "resnet51"}, ValueError, "unknown backbone 'resnet51'; close names: .*resnet50"),
         ({"backbone": "test_resnt"}, ValueError, "close names: (?!.*causal_).*test_resnet"),
-        ({"label_names": []}, ValueError, r"one name for each of the labels, but got \[\]; give a list"),
-        ({"label_names": {"a", "b"}}, ValueError, "but got {.*}; give a list"),
-        ({"label_names": "Mass"}, ValueError, "but got 'Mass'; give a list"),
-        ({"label_names": ["Mass", "Mass"]}, ValueError, "label_names must differ, but 'Mass' is there 2 times"),
+        ({"label_names": []}, ValueError, r"one name for each of the labels, but got \[\]; pass a list"),
+        ({"label_names": {"a", "b"}}, ValueError, "but got {.*}; pass a list"),
+        ({"label_names": "Mass"}, ValueError, "but got 'Mass'; pass a list"),
+        ({"label_names": ["Mass", "Mass"]}, ValueError, "label_names must be unique, but 'Mass' occurs 2 times"),
         ({"backbone": "causal_resnet18"}, ValueError, "'causal_resnet18' is a causal model itself"),
         ({"backbone": 18}, TypeError, "backbone must be the name of a timm model, but got int"),
         ({"in_chans": 0}, ValueError, "in_chans must be at least 1, but got 0"),
         ({"pretrained_backbone": "no_such_file"}, FileNotFoundError, "no file of backbone weights at no_such_file"),
         ({"features_only": True, "feature_cls": "fx"}, ValueError, "feature_cls must be 'getter', .* but got 'fx'"),
-        ({"pretrained": True, "checkpoint_path": "own.pth"}, ValueError, "give pretrained=False with it"),
+        ({"pretrained": True, "checkpoint_path": "own.pth"}, ValueError, "pass pretrained=False with it"),
     ],
 )
 def test_options_that_do_not_fit(options, error, message):
@@ -89,9 +89,9 @@ def test_folder_whose_name_is_given_as_a_string(tmp_path, monkeypatch):
 def test_arguments_that_do_not_fit(create_model):
     wrong = [
         ("unexpected keyword argument 'drop_path'", {"drop_path": 0.1}),
-        ("backbone 'resnet18' takes no img_size; it takes images of any size", {"img_size": 64}),
-        ("backbone 'resnet18' takes no zzz", {"backbone_args": {"zzz": 1}}),
-        ("backbone 'vgg11' takes no drop_path_rate", {"backbone": "vgg11", "drop_path_rate": 0.1}),
+        ("backbone 'resnet18' does not accept img_size, since it accepts images of any size", {"img_size": 64}),
+        ("backbone 'resnet18' does not accept zzz", {"backbone_args": {"zzz": 1}}),
+        ("backbone 'vgg11' does not accept drop_path_rate", {"backbone": "vgg11", "drop_path_rate": 0.1}),
     ]
     for message, arguments in wrong:
         with pytest.raises(TypeError, match=message):

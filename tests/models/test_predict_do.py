@@ -74,7 +74,7 @@ def test_bank_must_be_a_filled_bank_of_the_same_labels(model):
     with pytest.raises(TypeError, match="must be a ConfounderBank, but got Tensor"):
         model.predict_do(_images(), torch.zeros(5, 3, 8))
     bank = ConfounderBank(5, 4, 8, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"give bank\.update some"):
+    with pytest.raises(ValueError, match=r"call bank\.update with some"):
         model.predict_do(_images(), bank)
     bank.update(normal(2, 4, 8))
     with pytest.raises(ValueError, match="confounders must have shape"):

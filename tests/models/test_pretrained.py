@@ -100,7 +100,7 @@ def test_masked_autoencoder(tmp_path, wrapped, container, caplog):
     torch.save(content, tmp_path / "mae.pth")
     with caplog.at_level(logging.INFO, "causalcxr"):
         _assert_same(network, tmp_path / "mae.pth", "vit_small_patch16_224", size=64, img_size=64, **TINY)
-    assert "52 weights of " in caplog.text
+    assert "52 weights from " in caplog.text
     assert f"{wrapped}decoder_embed.weight" in caplog.text
 
 
@@ -135,7 +135,7 @@ class _Anything:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model": _Anything()}, "no file of tensors alone, so it is not opened"),
+        ({"model": _Anything()}, "cannot be read as a file of tensors"),
         ({"epoch": 3}, "no weights under state_dict_ema"),
         ([torch.zeros(2)], "no weights under state_dict_ema"),
         ({"conv1.0.weight": torch.zeros(2)}, "do not fit the backbone 'test_resnet': .*Missing key.*bn1"),
@@ -151,7 +151,7 @@ def test_damaged_file(tmp_path):
     for name in ("w.pth", "w.safetensors"):
         for content in (b"", b"no zip file"):
             (tmp_path / name).write_bytes(content)
-            with pytest.raises(ValueError, match=f"{name} is no file of tensors alone"):
+            with pytest.raises(ValueError, match=f"{name} cannot be read as a file of tensors"):
                 create_backbone("test_resnet", pretrained=tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"no model.safetensors in .*, which has w.pth"):
         create_backbone("test_resnet", pretrained=tmp_path)
