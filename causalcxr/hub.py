@@ -404,7 +404,7 @@ def _card(config: dict[str, Any], metrics: Mapping[str, Any] | None) -> str:
     """Return the model card: a description, how to load the model, and the metrics if given."""
     architecture, cfg, calibration = config["architecture"], config["pretrained_cfg"], config["calibration"]
     labels = config["label_names"] or [f"label {k}" for k in range(config["num_classes"])]
-    results, evaluation = _evaluation(metrics, config["label_names"]) if metrics else (None, "No metrics are available.")
+    results, evaluation = _evaluation(metrics, config["label_names"]) if metrics else (None, "No metrics were given.")
     head = ModelCardData(
         model_name=architecture,
         license=cfg.get("license"),

@@ -1,4 +1,4 @@
-"""`Calibration`: temperature and thresholds against a search over all, and what cannot be fitted."""
+"""`Calibration`: temperature and thresholds against an exhaustive search, and what cannot be fitted."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from reference import calibration as reference
 
 
 def _scores(num_images=60, num_labels=3, *, sharpness=2.0, unknown=0.2, seed=0):
-    """Logits that are `sharpness` times those that drew the targets, some of which are unknown."""
+    """Return `sharpness` times the logits that generated the targets, and the targets, some of them unknown."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(-0.5, 1.5, (num_images, num_labels))
     targets = (rng.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(float)
@@ -30,7 +30,7 @@ def test_temperature_is_that_of_a_grid_search(sharpness, seed):
 
 
 def test_temperature_in_closed_form():
-    """Of images with the same score, a share of positives p has its best temperature at logit(p)."""
+    """If all scores are equal, the optimum maps them to logit(p), p being the share of positives."""
     logits, targets = np.full((8, 1), 5.0), np.array([[1], [1], [1], [1], [1], [1], [0], [0]])
     with pytest.warns(UserWarning, match="no threshold can be fitted for labels"):
         assert Calibration.fit(logits, targets).temperature == pytest.approx(5 / np.log(3), rel=1e-12)
@@ -71,7 +71,7 @@ def test_thresholds_are_the_best_of_all(criterion, digits, seed):
 
 
 def test_of_equal_cuts_the_highest_is_taken_halfway():
-    """0 1 0 1: above the first and above the third, J is 1/2 both times."""
+    """Targets 0 1 0 1: J is 1/2 both above the first and above the third."""
     logits = torch.tensor([[-3.0], [-1.0], [1.0], [3.0]])
     fitted = Calibration.fit(logits, [[0], [1], [0], [1]])
     probabilities = fitted.probabilities(logits)[:, 0].tolist()
@@ -79,7 +79,7 @@ def test_of_equal_cuts_the_highest_is_taken_halfway():
 
 
 def test_neighbouring_probabilities_are_kept_apart():
-    """Halfway between two neighbours in floating point is one of the two: by rounding the lower, then the higher."""
+    """The midpoint of adjacent floats rounds to one of them: here to the lower one, then to the higher one."""
     low = 0.25
     for _ in range(2):
         high = np.nextafter(low, 1)
@@ -110,7 +110,7 @@ def test_labels_of_one_class_are_named(column, criterion):
 
 
 class Frame:
-    """What a data frame has of an array."""
+    """The array interface of a data frame."""
 
     def __init__(self, values):
         self.to_numpy = values.copy
@@ -180,7 +180,7 @@ def test_scores_that_do_not_fit(logits, targets, message):
 
 
 def test_logits_like_probabilities_are_fitted_with_a_warning():
-    """A classifier that has just begun may have such logits, and must not end its training."""
+    """Early in training a classifier may have such logits, which must not stop the run."""
     with pytest.warns(UserWarning, match="scores before the sigmoid"):
         calibration = Calibration.fit([[0.4], [0.2], [0.3], [0.1]], [[1], [0], [1], [0]])
     assert calibration.positives([[0.35], [0.15]]).tolist() == [[True], [False]]

@@ -1,4 +1,4 @@
-"""A Hub and the real client: loading from the network and the cache, and uploading."""
+"""Loading from the Hub and from the cache, and uploading, with the real client."""
 
 import pytest
 import timm
@@ -10,7 +10,7 @@ from causalcxr import Calibration
 from hub_server import Repo
 
 NAME = "hf-hub:owner/repo"
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client, while uploading
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # from the client, on upload
 
 
 def test_logits_are_those_of_the_model_that_was_saved(hub, repo, model, images):
@@ -23,7 +23,7 @@ def test_logits_are_those_of_the_model_that_was_saved(hub, repo, model, images):
 
 
 def test_only_config_and_weights_of_one_commit_are_asked_for(hub, repo):
-    """Above all no code, whatever the repository says."""
+    """In particular no code, whatever the repository contains."""
     repo.commit({"modeling.py": b"raise SystemExit", "pytorch_model.bin": b"", "hubconf.py": b"raise SystemExit"})
     loaded = causalcxr.create_model(NAME)
     assert hub.asked("GET") == [
@@ -67,7 +67,7 @@ def test_errors_are_those_of_the_client(hub, repo, go_offline):
 
 
 def test_no_network(repo, model, images, cut_off):
-    """What is in the cache, or one error."""
+    """Cached files load, others raise one error."""
     causalcxr.create_model(NAME)
     cut_off()
     assert torch.equal(causalcxr.create_model(NAME).eval()(images), model(images))
@@ -88,7 +88,7 @@ def test_revisions(hub, repo, model, images, tmp_path):
 
 
 def test_weights_of_a_registered_tag(hub, repo, model, images):
-    """As they will be declared: a repository at a commit."""
+    """A tag declares a repository at a commit."""
     overlay = {"hf_hub_id": f"owner/repo@{repo.head}"}
     options = timm.models.get_model_args(model)
     for create_model in (causalcxr.create_model, timm.create_model):

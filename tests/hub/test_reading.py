@@ -1,4 +1,4 @@
-"""What is refused when a folder is opened, and what is said of labels."""
+"""Opening folders: what is refused, and how labels are handled."""
 
 import json
 import logging
@@ -71,7 +71,7 @@ def test_other_channels_than_one_or_three_have_other_logits(folder, caplog):
 def test_names_and_calibration_come_with_the_weights(folder):
     model = causalcxr.create_model(folder, label_names=NIH_LABELS)
     assert (model.label_names, model.calibration) == (NIH_LABELS, Calibration(1.5, (0.25,) * 14))
-    untrained = causalcxr.create_model(folder, pretrained=False, label_names=NIH_LABELS[::-1])  # they belong to weights
+    untrained = causalcxr.create_model(folder, pretrained=False, label_names=NIH_LABELS[::-1])  # names are the weights'
     assert (untrained.label_names, untrained.calibration) == (NIH_LABELS[::-1], None)
     assert timm.create_model(f"local-dir:{folder}", pretrained=True).label_names == NIH_LABELS
 
@@ -79,7 +79,7 @@ def test_names_and_calibration_come_with_the_weights(folder):
 @pytest.mark.parametrize("names", [["Mass", "Edema"], ["atelectasis", *NIH_LABELS[1:]], ["Hernia", "a", "Mass"]])
 @pytest.mark.parametrize("plain", [False, True])
 def test_labels_that_the_weights_know_keep_their_logits(folder, names, plain, images, tmp_path, caplog):
-    """All of their outputs, and the calibration where no label is new."""
+    """So do their other outputs, and the calibration if no label is new."""
     if plain:
         network = timm.create_model("test_resnet", num_classes=14)
         calibration = Calibration(1.5, tuple(k / 20 for k in range(1, 15)))
@@ -230,7 +230,7 @@ def test_neither_pickles_nor_code_are_opened(copied, create_model):
 )
 @pytest.mark.parametrize("plain", [False, True])
 def test_damaged_weights(tmp_path, change, plain):
-    """In folders as timm writes them, without a SHA-256 sum."""
+    """In folders written by timm, which have no SHA-256 sum."""
     network = timm.create_model("test_resnet" if plain else "causal_test_resnet")
     timm.models.save_for_hf(network, tmp_path, safe_serialization=True)
     path = tmp_path / "model.safetensors"
@@ -240,7 +240,7 @@ def test_damaged_weights(tmp_path, change, plain):
 
 
 def test_weights_of_another_folder(copied):
-    """They would load: shapes are the same."""
+    """They would load, since the shapes match."""
     weights = load_file(copied / "model.safetensors")
     save_file({name: weight + 1 for name, weight in weights.items()}, copied / "model.safetensors")
     with pytest.raises(ValueError, match=r"is damaged or does not belong to its config.json"):

@@ -1,4 +1,4 @@
-"""Creating models by name, and the messages for names, options and images that do not fit."""
+"""Creating models by name, and the errors for invalid names, options and images."""
 
 from pathlib import Path
 
@@ -110,7 +110,7 @@ def test_image_size_reaches_backbones_that_know_it(create_model, name, size):
 
 
 def test_image_size_of_any_backbone(tmp_path):
-    """One that is built for a single size: its own, or the one that is given."""
+    """A backbone built for a single size uses its own or `img_size`."""
     model = causalcxr.create_model("causal_timm", backbone="test_vit", dim=32, num_heads=4)
     assert model.preprocess(torch.rand(1, 80, 80)).shape == (1, 3, 160, 160)
     model = causalcxr.create_model("causal_timm", backbone="test_vit", img_size=64, dim=32, num_heads=4).eval()
@@ -122,9 +122,9 @@ def test_image_size_of_any_backbone(tmp_path):
 
 
 @pytest.mark.parametrize("in_chans", [3, 1])
-@pytest.mark.parametrize("name", ["causal_test_resnet", "causal_resnet18"])  # one scale for all channels, or three
+@pytest.mark.parametrize("name", ["causal_test_resnet", "causal_resnet18"])  # channels scaled alike, or not
 def test_transform_of_timm_does_what_preprocess_does(name, in_chans, tmp_path, caplog):
-    """Up to 8 bits, to which it rounds after each direction, on a film that is not square; in a folder too."""
+    """Up to timm's rounding to 8 bits after each axis, for a non-square film, also for a model from a folder."""
     model = causalcxr.create_model(name, in_chans=in_chans, pretrained_cfg_overlay={"input_size": (3, 96, 96)})
     causalcxr.save_pretrained(model, tmp_path)
     film = Image.fromarray(np.random.default_rng(0).integers(0, 256, (180, 120), dtype=np.uint8))

@@ -50,7 +50,7 @@ def test_prediction_equals_the_reference(model, num_strata):
 
 
 def test_average_stays_in_float32_under_autocast():
-    """Averaging equal probabilities must return them; in bfloat16 it would round them to 3 digits."""
+    """Averaging equal probabilities must return them. In bfloat16 they would be rounded to 3 digits."""
     torch.manual_seed(0)
     model = CausalCXR("test_resnet", num_classes=3, dim=8, num_heads=2).eval()
     bank = ConfounderBank(7, 3, 8)
