@@ -84,9 +84,9 @@ def save_pretrained(
     """Save a model to a folder that `create_model`, `timm.create_model` and `push_to_hub` accept.
 
     The folder gets `config.json`, `model.safetensors` and the model card, `README.md`. An existing card is kept unless
-    you pass `metrics`. Other files are left alone. The config stores the SHA-256 sum of the weights to detect files of
-    different models. The licence on the card is `model.pretrained_cfg["license"]`, that of the weights the model
-    started from. Set it to your own.
+    you pass `metrics`. Other files are left alone. The config stores the SHA-256 sum of the weights, to detect files
+    that do not belong together. The licence on the card is `model.pretrained_cfg["license"]`, that of the weights the
+    model started from. Set it to your own.
 
     Args:
         model: A model from `causalcxr.create_model` or `timm.create_model`.
@@ -337,7 +337,7 @@ def _check_numbers(name: str, value: Any, most: float = LARGEST) -> None:
 
 
 def _checked_cfg(architecture: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Return a model's pretrained cfg, with the image settings given and the network settings registered."""
+    """Return a model's pretrained cfg: image settings from `given`, network settings from the registry."""
     registered = get_pretrained_cfg(architecture) or PretrainedCfg()
     cfg = {key: given.get(key, getattr(registered, key)) for key in IMAGE_KEYS}
     _check_numbers("pretrained_cfg", cfg)
@@ -481,7 +481,7 @@ def _evaluation(metrics: Mapping[str, Any], labels: Sequence[str] | None) -> tup
         rows.append((label, f"{row['value']:.3f}{interval}{positives}"))
     known = [key for key in ("images", "patients", "seed", "commit") if metrics.get(key) is not None]
     on = ", ".join([metrics["data"], metrics["split"], *(f"{key}: {metrics[key]}" for key in known)])
-    text = f"AUROC on {on}. 95 % intervals are too narrow if few patients are positive.\n\n{_table('AUROC', rows)}"
+    text = f"AUROC on {on}. The 95 % intervals are too narrow for few positive patients.\n\n{_table('AUROC', rows)}"
     return results or None, f"{text}\n\n```bash\n{metrics['command']}\n```" if metrics.get("command") else text
 
 

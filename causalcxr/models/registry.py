@@ -65,7 +65,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "causal_timm": ("", {}),  # any timm model, passed as `backbone`
 }
 # Weights by name and tag. `pretrained=True` loads the first tag of a name.
-SHIPPED = Path(__file__).resolve().parents[1] / "weights"  # of folders from `save_pretrained`
+SHIPPED = Path(__file__).resolve().parents[1] / "weights"  # folders written by `save_pretrained`
 WEIGHTS: dict[str, dict[str, Any]] = {
     "causal_efficientnet_lite0.nih11k": {
         "file": str(SHIPPED / "causal_efficientnet_lite0.nih11k" / hub.WEIGHTS),
@@ -159,8 +159,8 @@ def _arguments(name: str, pretrained: bool, given: dict[str, Any]) -> dict[str, 
             weights = published.address
             if not weights.startswith("hf-hub:"):
                 raise ValueError(
-                    f"the weights of {published.name!r} are a pickle, {weights}, and pickles are not downloaded; "
-                    "fetch it, save its state_dict() as safetensors and pass pretrained_backbone='file.safetensors', "
+                    f"the weights of {published.name!r} are a pickle, {weights}, which is not loaded from there; "
+                    "download it, save its state_dict() as safetensors and pass the path as pretrained_backbone, "
                     "or pass pretrained_backbone=False to start without weights"
                 )
         kwargs = {"in_chans": published.channels} | kwargs
@@ -272,21 +272,21 @@ def create_model(
 
     Once `causalcxr` is imported, `timm.create_model` builds the same models. This function also suggests close names in
     its errors, accepts a `Path`, loads weights by default from a folder or repository, and validates their contents. It
-    runs no code from a repository and never opens pickles there.
+    never runs code or opens pickles from a repository.
 
     A folder or repository may also hold a plain timm model. It is returned with `label_names` and `calibration` as
     attributes. Prepare its input with `causalcxr.data.preprocess(image, model.pretrained_cfg)`.
 
     If you ask for labels other than those of the weights, the label-dependent parameters are newly initialised, and the
-    logger `causalcxr` warns about them. Labels in `label_names` that the weights know keep their rows and so their
+    logger `causalcxr` warns about them. Labels in `label_names` that the weights know keep their rows, hence their
     logits. If all labels are known, the calibration is kept too. For another `in_chans`, timm adapts the first layer.
 
     Args:
         name: Registered name with or without a tag, such as `"causal_resnet101"`; `"hf-hub:owner/repo[@revision]"`;
             `"local-dir:path"`; or the `Path` of a folder written by `save_pretrained`.
         pretrained: Whether to load weights. Default: True for the Hub or a folder, False for a registered name.
-        label_names: Names of the labels in the order of your targets. They set `num_classes`. The same labels as those
-            of the weights must be in the same order.
+        label_names: Names of the labels in the order of your targets. They set `num_classes`. If they are exactly the
+            labels of the weights, the order must be the same too.
         **kwargs: Arguments of `causalcxr.CausalCXR`, such as `num_classes`, `in_chans` or `pretrained_backbone`.
             `backbone` may also be a name from `list_backbones`. This loads its weights unless
             `pretrained_backbone=False`, and sets `pretrained_cfg` to the images that they expect. Also accepted:
