@@ -71,7 +71,7 @@ def test_other_channels_than_one_or_three_have_other_logits(folder, caplog):
 def test_names_and_calibration_come_with_the_weights(folder):
     model = causalcxr.create_model(folder, label_names=NIH_LABELS)
     assert (model.label_names, model.calibration) == (NIH_LABELS, Calibration(1.5, (0.25,) * 14))
-    untrained = causalcxr.create_model(folder, pretrained=False, label_names=NIH_LABELS[::-1])  # names belong to weights
+    untrained = causalcxr.create_model(folder, pretrained=False, label_names=NIH_LABELS[::-1])  # not of the weights
     assert (untrained.label_names, untrained.calibration) == (NIH_LABELS[::-1], None)
     assert timm.create_model(f"local-dir:{folder}", pretrained=True).label_names == NIH_LABELS
 
