@@ -1,4 +1,4 @@
-"""`Calibration`: temperature and thresholds against an exhaustive search, and what cannot be fitted."""
+"""`Calibration`: temperature and thresholds against an exhaustive search, and inputs that cannot be fitted."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from reference import calibration as reference
 
 
 def _scores(num_images=60, num_labels=3, *, sharpness=2.0, unknown=0.2, seed=0):
-    """Return `sharpness` times the logits that generated the targets, and the targets, some of them unknown."""
+    """Return logits, scaled by `sharpness`, and the targets drawn from the unscaled ones, some of them unknown."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(-0.5, 1.5, (num_images, num_labels))
     targets = (rng.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(float)
@@ -30,7 +30,7 @@ def test_temperature_is_that_of_a_grid_search(sharpness, seed):
 
 
 def test_temperature_in_closed_form():
-    """If all scores are equal, the optimum maps them to logit(p), p being the share of positives."""
+    """If all images have the score s and a fraction p is positive, the best temperature is s / logit(p)."""
     logits, targets = np.full((8, 1), 5.0), np.array([[1], [1], [1], [1], [1], [1], [0], [0]])
     with pytest.warns(UserWarning, match="no threshold can be fitted for labels"):
         assert Calibration.fit(logits, targets).temperature == pytest.approx(5 / np.log(3), rel=1e-12)
@@ -71,7 +71,7 @@ def test_thresholds_are_the_best_of_all(criterion, digits, seed):
 
 
 def test_of_equal_cuts_the_highest_is_taken_halfway():
-    """Targets 0 1 0 1: J is 1/2 both above the first and above the third."""
+    """For targets 0 1 0 1, J is 1/2 for the cuts above the first and above the third score."""
     logits = torch.tensor([[-3.0], [-1.0], [1.0], [3.0]])
     fitted = Calibration.fit(logits, [[0], [1], [0], [1]])
     probabilities = fitted.probabilities(logits)[:, 0].tolist()
@@ -79,7 +79,7 @@ def test_of_equal_cuts_the_highest_is_taken_halfway():
 
 
 def test_neighbouring_probabilities_are_kept_apart():
-    """The midpoint of adjacent floats rounds to one of them: here to the lower one, then to the higher one."""
+    """The midpoint of two adjacent floats rounds to one of them: first the lower, then the higher."""
     low = 0.25
     for _ in range(2):
         high = np.nextafter(low, 1)
@@ -110,7 +110,7 @@ def test_labels_of_one_class_are_named(column, criterion):
 
 
 class Frame:
-    """The array interface of a data frame."""
+    """The parts of a data frame that behave like an array."""
 
     def __init__(self, values):
         self.to_numpy = values.copy
@@ -180,7 +180,7 @@ def test_scores_that_do_not_fit(logits, targets, message):
 
 
 def test_logits_like_probabilities_are_fitted_with_a_warning():
-    """Early in training a classifier may have such logits, which must not stop the run."""
+    """An untrained classifier may have such logits, which must not stop its training."""
     with pytest.warns(UserWarning, match="scores before the sigmoid"):
         calibration = Calibration.fit([[0.4], [0.2], [0.3], [0.1]], [[1], [0], [1], [0]])
     assert calibration.positives([[0.35], [0.15]]).tolist() == [[True], [False]]

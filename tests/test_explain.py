@@ -18,7 +18,7 @@ def _model(**options):
 
 
 def test_evidence_is_the_gradient_times_the_encoded_map_summed_over_its_width():
-    """By finite differences: scaling one cell of the map by 1 + h changes the logit by h times its evidence."""
+    """Compare with finite differences: scaling one cell by 1 + h changes the logit by h times its evidence."""
     model, images = _model().double().eval(), torch.randn(2, 3, 64, 48, dtype=torch.float64)
     encoded, h = model.head.feature_learning(model.forward_features(images)).detach(), 1e-6
     _, _, rows, columns = encoded.shape
@@ -87,7 +87,7 @@ def test_attention_maps_are_the_attention_at_the_size_of_the_images():
     expected = F.interpolate(attention, size=(64, 96), mode="bilinear", align_corners=False)
     torch.testing.assert_close(attention_maps(model, images), expected)
     half = attention_maps(model.bfloat16(), images.bfloat16())
-    torch.testing.assert_close(half, expected, rtol=0.1, atol=1e-3)  # the result is still float32
+    torch.testing.assert_close(half, expected, rtol=0.1, atol=1e-3)  # the maps are still float32
 
 
 def test_a_radiograph_without_a_batch_is_refused():
@@ -96,7 +96,7 @@ def test_a_radiograph_without_a_batch_is_refused():
 
 
 def _lightness(colours):
-    """Return the CIELAB L* of sRGB colours."""
+    """CIELAB L* of sRGB colours."""
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     return 116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16
 
@@ -119,7 +119,7 @@ def test_overlay_blends_by_value():
 
 
 def test_overlay_interpolates_between_colours():
-    ramp = np.linspace(0, 1, 33)[None]  # every fourth value lies on one of nine colours
+    ramp = np.linspace(0, 1, 33)[None]  # every fourth value is one of the nine colours
     result = overlay(np.zeros((1, 33)), ramp, alpha=1.0)[0] / 255
     np.testing.assert_allclose(result[32], HEAT[-1], atol=0.5 / 255)
     np.testing.assert_allclose(result[16], 0.5 * HEAT[4], atol=0.5 / 255)
@@ -177,7 +177,7 @@ def test_bad_overlays(arguments, message):
 
 
 def test_evidence_of_an_own_model():
-    """A custom backbone with a `CausalHead`, as in the documentation."""
+    """Build a backbone with a `CausalHead` as the documentation does."""
 
     class Own(torch.nn.Module):
         def __init__(self):

@@ -1,4 +1,4 @@
-"""Batched inference gives the same logits as one film at a time, in order, with bounded memory, for any film."""
+"""Batched scoring: the same logits as one image at a time, in order, with bounded memory, for any input."""
 
 import itertools
 import threading
@@ -53,7 +53,7 @@ def test_films_that_cannot_be_scored_are_reported_in_their_place(model, tmp_path
 
 
 def test_paths_may_be_in_an_array(model):
-    """Or in a column of a data frame, which also has one axis."""
+    """A data frame column, which is also one-dimensional, works the same way."""
     paths = np.array(["a.png", "b.png"])
     assert [film for film, _, _ in causalcxr.predict(model, paths)] == ["a.png", "b.png"]
 
@@ -81,7 +81,7 @@ def test_a_batch_is_read_by_all_workers(model, monkeypatch):
 
 
 def test_a_gpu_is_used_by_the_calling_thread_alone(model):
-    """cuDNN plans its convolutions again in each thread, which can make `predict` 30 times slower than reading."""
+    """cuDNN plans convolutions anew in each thread, which made `predict` 30 times slower than reading images."""
     seen = []
     handle = model.register_forward_hook(lambda *_: seen.append(threading.get_ident()))
     as_on_a_gpu = {"device_type": "cuda", "dtype": torch.float16, "enabled": False}
@@ -107,7 +107,7 @@ def test_films_before_an_error_of_their_generator_are_scored(model, kind, before
 
 
 def test_a_model_in_training_stays_so():
-    """Overlapping calls do not affect each other, and leave training flags and batch statistics unchanged."""
+    """Overlapping calls change neither flags nor batch statistics, and do not affect each other's scores."""
     model = causalcxr.create_model("causal_test_resnet").train()
     model.backbone.eval()
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -128,7 +128,7 @@ def test_autocast_is_heeded(model):
 
 
 def test_threads_share_the_cores(model):
-    """If each worker used all cores, they would spend most of their time waiting for each other."""
+    """Workers that each used all cores would wait for each other, many times longer than the work takes."""
 
     def elsewhere(work):
         with ThreadPoolExecutor(1) as pool:
