@@ -1,4 +1,4 @@
-"""Heat maps: what speaks for each label and where, and a radiograph with a heat map over it."""
+"""Heat maps of the evidence and attention for each label, and their overlay on a radiograph."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ __all__ = ["HEAT", "attention_maps", "evidence_maps", "overlay"]
 
 FloatArray = npt.NDArray[np.float64]
 
-_HEAT_RGB = [  # steps of 9.25 in CIELAB lightness, the hue turning from blue over red to yellow
+_HEAT_RGB = [  # equal steps of 9.25 in CIELAB lightness, from blue through red to yellow
     (17, 32, 121),
     (105, 16, 137),
     (156, 25, 125),
@@ -30,34 +30,33 @@ _HEAT_RGB = [  # steps of 9.25 in CIELAB lightness, the hue turning from blue ov
     (254, 231, 161),
 ]
 HEAT: FloatArray = np.array(_HEAT_RGB) / 255
-"""Colours of [`overlay`][causalcxr.explain.overlay], from dark blue to pale yellow."""
+"""Colour map of [`overlay`][causalcxr.explain.overlay], from dark blue to pale yellow."""
 
 
 def evidence_maps(model: Any, images: Tensor, labels: Sequence[int | str] | int | str | None = None) -> Tensor:
-    r"""What each place of the image contributes to the logit of each label, for and against.
+    r"""Return how much each image location contributes to the logit of each label.
 
-    The contribution of cell n of the encoded map f (the output of the head's `feature_learning`) to the logit z_k, to
-    first order:
+    To first order, cell n of the encoded map f (the output of the head's `feature_learning`) contributes to logit z_k:
 
     .. math:: E_{kn} = \sum_d \frac{\partial z_k}{\partial f_{nd}} f_{nd}
 
-    Positive values speak for the finding, negative ones against it. All values are in units of the logit, so that
-    maps of different labels and images can be compared. They do not add up to the logit. The maps are interpolated
-    bilinearly to the size of the images. They are not in the paper, whose map is `attention_maps`.
+    Positive values are evidence for the finding, negative ones against it. All values are in units of the logit, so
+    maps of different labels and images are comparable. They do not add up to the logit. The maps are interpolated
+    bilinearly to the image size. The paper does not use them; its maps are `attention_maps`.
 
-    The model is in `eval` mode for the call, which takes one backward pass through the decoder for each label.
+    The model runs in `eval` mode, with one backward pass through the decoder per label.
 
     Args:
         model: A causal model, such as any from `causalcxr.create_model`.
         images: Normalised as in training, on the model's device.
-        labels: Label or labels to explain: indices, or names of `model.label_names`. Default: all.
+        labels: Indices of the labels to explain, or names from `model.label_names`. Default: all.
 
     Shape:
-        images: (B, C, H, W). Result: (B, K, H, W), float32, without gradient, K the number of `labels`.
+        images: (B, C, H, W). Result: (B, K, H, W), float32, without gradient. K is the number of `labels`.
 
     Raises:
-        TypeError: The model is no causal one, or images are not a floating-point tensor.
-        ValueError: Images are not (B, C, H, W), or there is no such label.
+        TypeError: If the model is not causal, or images are not a floating-point tensor.
+        ValueError: If images are not (B, C, H, W), or a label is unknown.
 
     Example:
         >>> import causalcxr
@@ -78,29 +77,29 @@ def evidence_maps(model: Any, images: Tensor, labels: Sequence[int | str] | int 
         with torch.no_grad():
             encoded = head.feature_learning(model.forward_features(images)).clone()
         with torch.enable_grad():
-            logits = head.decode(encoded.requires_grad_()).logits.sum(dim=0)  # images do not depend on each other
+            logits = head.decode(encoded.requires_grad_()).logits.sum(dim=0)  # images are independent
             gradients = [torch.autograd.grad(logits[k], encoded, retain_graph=True)[0] for k in chosen]
     evidence = [(gradient.float() * encoded.detach().float()).sum(dim=1) for gradient in gradients]
     return _to_images(torch.stack(evidence, dim=1), images)
 
 
 def attention_maps(model: Any, images: Tensor) -> Tensor:
-    """Where the model looks for each label: the causal map of the paper (Nie et al., arXiv 2305.12072, Eq. 2).
+    """Return the attention to each image location for each label, as in the paper (arXiv 2305.12072, Eq. 2).
 
-    It is the softmax attention A of the last decoder layer, averaged over heads, interpolated bilinearly to the size of
-    the images. At the resolution of the tokens each map sums to one. It says where the features were taken from, not
-    whether they spoke for the finding or against it; see `evidence_maps` for that.
+    This is the softmax attention A of the last decoder layer, averaged over heads and interpolated bilinearly to the
+    image size. At token resolution, each map sums to one. It shows where features come from, but not whether they are
+    evidence for or against the finding. See `evidence_maps` for that.
 
     Args:
-        model: A causal model, such as any from `causalcxr.create_model`, which is in `eval` mode for the call.
+        model: A causal model, such as any from `causalcxr.create_model`. It runs in `eval` mode.
         images: Normalised as in training, on the model's device.
 
     Shape:
         images: (B, C, H, W). Result: (B, K, H, W), float32, without gradient.
 
     Raises:
-        TypeError: The model is no causal one, or images are not a floating-point tensor.
-        ValueError: Images are not (B, C, H, W).
+        TypeError: If the model is not causal, or images are not a floating-point tensor.
+        ValueError: If images are not (B, C, H, W).
 
     Example:
         >>> import causalcxr
@@ -117,8 +116,8 @@ def attention_maps(model: Any, images: Tensor) -> Tensor:
 def _check(model: Any, images: Any, needed: str) -> None:
     if not callable(getattr(model, needed, None)):
         raise TypeError(
-            f"{type(model).__name__} has no {needed}; pass a model from causalcxr.create_model (of a wrapped "
-            "one, such as DistributedDataParallel, its .module)"
+            f"{type(model).__name__} has no {needed}; pass a model from causalcxr.create_model (for a wrapped model, "
+            "such as DistributedDataParallel, pass its .module)"
         )
     check_tensor("images", images, "B C H W")
 
@@ -128,25 +127,25 @@ def _to_images(maps: Tensor, images: Tensor) -> Tensor:
 
 
 def overlay(image: Any, heatmap: Any, *, alpha: float = 0.5, vmax: float | None = None) -> npt.NDArray[np.uint8]:
-    """Lay a heat map over a radiograph.
+    """Overlay a heat map on a radiograph.
 
-    The heat map is resized to the image and scaled to v = heatmap / vmax, cut off to [0, 1]. What is zero or negative,
-    such as evidence against a finding, leaves the radiograph as it is. The opacity grows with the value: pixel =
-    (1 - alpha v) grey + alpha v colour(v). Overlays with the same `vmax` can be compared.
+    The heat map is resized to the image and scaled to v = heatmap / vmax, clipped to [0, 1]. Zero and negative values,
+    such as evidence against a finding, leave the radiograph unchanged. Opacity grows with the value: pixel =
+    (1 - alpha v) grey + alpha v colour(v). Overlays with the same `vmax` are comparable.
 
     Args:
-        image: The radiograph, before normalisation, as `causalcxr.data.read_image` takes it.
-        heatmap: Any finite values, at any resolution; tensor or array.
-        alpha: Opacity at the maximum of the heat map, from 0 to 1.
-        vmax: Value of the heat map that gets the last colour, more than 0. Default: the heat map's maximum. A map
-            without a positive value has nothing to show.
+        image: The radiograph before normalisation, as accepted by `causalcxr.data.read_image`.
+        heatmap: Finite values at any resolution; tensor or array.
+        alpha: Opacity at `vmax`, from 0 to 1.
+        vmax: Positive value that maps to the last colour. Default: the heat map's maximum. If that is not positive, the
+            heat map is invisible.
 
     Shape:
         heatmap: (h, w). Result: (H, W, 3), RGB in uint8.
 
     Raises:
-        ValueError: The heat map is not (h, w) or not finite, the image is bad (see `read_image`), alpha lies outside
-            [0, 1], or vmax is not positive.
+        ValueError: If the heat map is not (h, w) or not finite, the image is invalid (see `read_image`), alpha lies
+            outside [0, 1], or vmax is not positive.
 
     Example:
         >>> picture = overlay(torch.rand(1, 64, 64), torch.rand(8, 8), alpha=0.4)
@@ -155,7 +154,7 @@ def overlay(image: Any, heatmap: Any, *, alpha: float = 0.5, vmax: float | None 
     """
     grey, heat = _to_numpy(read_image(image)[0]), _to_numpy(heatmap)
     if heat.ndim != 2:
-        raise ValueError(f"heatmap must be (h, w), the map of one image and one label, got {heat.shape}")
+        raise ValueError(f"heatmap must be (h, w), the map of one image and one label, but got {heat.shape}")
     if not np.isfinite(heat).all():
         raise ValueError(f"heatmap must be finite, got NaN or infinity in {np.sum(~np.isfinite(heat))} of {heat.size}")
     if not 0 <= alpha <= 1:

@@ -1,7 +1,7 @@
-"""Models in folders and on the Hugging Face Hub, in timm's form: write, read, push, and the model card.
+"""Save, load and push models in timm's format, in folders and on the Hugging Face Hub, with a model card.
 
-A folder has `config.json` and `model.safetensors`, and may be from anybody. So a config may say only what is checked
-here, and weights are opened as safetensors alone. Errors of the Hub are those of `huggingface_hub`.
+A folder has `config.json` and `model.safetensors`, and is not trusted. Config entries are validated or ignored, and
+weights are only read from safetensors. Errors of `huggingface_hub` pass through.
 """
 
 import dataclasses
@@ -49,11 +49,11 @@ __all__ = ["SOURCES", "check_connection", "push_to_hub", "read", "save_pretraine
 
 SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-REPOSITORY = "owner/repo"  # in a card, until it is pushed
+REPOSITORY = "owner/repo"  # placeholder in a card until it is pushed
 TASK = "image-classification"
-LARGEST = 2**15  # number in a config
+LARGEST = 2**15  # limit of numbers in a config
 
-# Arguments of a causal model that a config may give, with their types and largest numbers. Rates may be integers.
+# Arguments of a causal model that a config may set, with their types and maxima. Rates may be integers.
 CAUSAL_ARGS: dict[str, tuple[Any, int]] = {
     **dict.fromkeys(("num_classes", "dim"), (int, 2**13)),
     **dict.fromkeys(("in_chans", "num_heads", "depth", "output_stride"), (int, 2**8)),
@@ -62,13 +62,13 @@ CAUSAL_ARGS: dict[str, tuple[Any, int]] = {
     "backbone_args": (dict, LARGEST),
     "img_size": ((int, list), LARGEST),
 }
-# Arguments that choose weights, or how a model is built and wrapped, which is not for a config to say.
+# Arguments that choose weights or how a model is built and wrapped. A config must not set them.
 NOT_ARGS = {
     *inspect.signature(timm.create_model).parameters,
     *inspect.signature(build_model_with_cfg).parameters,
     *("pretrained_backbone", "features_only", "out_indices", "feature_cls", "pruned", "device", "dtype"),
 }
-# What a config may say of the images; what else timm knows of a model is taken from the registry.
+# Image settings that a config may set. The rest of the pretrained cfg comes from the registry.
 IMAGE_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "fixed_input_size")
 
 
@@ -81,30 +81,30 @@ def save_pretrained(
     metrics: Mapping[str, Any] | None = None,
     data_config: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a folder that `create_model`, `timm.create_model` and `push_to_hub` open.
+    """Save a model to a folder that `create_model`, `timm.create_model` and `push_to_hub` accept.
 
-    It gets `config.json`, `model.safetensors` and `README.md`, the model card. A card that is there already is kept
-    unless `metrics` are given. Other files in the folder are left alone. The config has the SHA-256 sum of the
-    weights, so that files of different models are not taken for one. The licence on the card is
-    `model.pretrained_cfg["license"]`, that of the weights which the model began with: set it to yours.
+    The folder gets `config.json`, `model.safetensors` and the model card, `README.md`. An existing card is kept unless
+    you pass `metrics`. Other files are left alone. The config stores the SHA-256 sum of the weights, to detect files
+    that do not belong together. The licence on the card is `model.pretrained_cfg["license"]`, that of the weights the
+    model started from. Set it to your own.
 
     Args:
         model: A model from `causalcxr.create_model` or `timm.create_model`.
-        folder: Where to write; made if it is not there.
+        folder: Output folder, created if it does not exist.
         label_names: Names of the labels in the order of the logits. Default: `model.label_names`. If the model has
-            names, they must be these. After `reset_classifier` of a plain timm model set `model.label_names = None`.
-        calibration: What makes probabilities and findings of the logits. Default: `model.calibration`, unless the
-            weights have changed since it was set, which the logger `causalcxr` says.
-        metrics: Figures for the card. `{"data": str, "split": str, "images": int, "patients": int, "auroc": {"mean":
+            names, they must match. After `reset_classifier` on a plain timm model, set `model.label_names = None`.
+        calibration: Temperature and thresholds for the logits. Default: `model.calibration`. If the weights have
+            changed since it was set, it is left out and the logger `causalcxr` warns.
+        metrics: Metrics for the card: `{"data": str, "split": str, "images": int, "patients": int, "auroc": {"mean":
             {"value": float, "low": float, "high": float}, "Mass": {...}, ...}, "commit": str, "seed": int, "command":
-            str}`; only `data`, `split` and `auroc` with a `value` each are needed.
-        data_config: Which images the model was trained on, where this differs from `model.pretrained_cfg`: any of
-            `input_size` (C, H, W), `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`.
+            str}`. Only `data`, `split` and `auroc`, with a `value` for each label, are required.
+        data_config: Settings of the training images that differ from `model.pretrained_cfg`: any of `input_size`
+            (C, H, W), `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`.
 
     Raises:
-        TypeError: If the calibration is no `Calibration`.
-        ValueError: If the model was not built by `create_model`, or names, calibration, metrics or `data_config` do
-            not fit it, or its arguments cannot be stored as JSON.
+        TypeError: If `calibration` is not a `Calibration`.
+        ValueError: If the model was not built by `create_model`, names, calibration, metrics or `data_config` do not
+            fit it, or its arguments cannot be stored as JSON.
 
     Example:
         >>> from pathlib import Path
@@ -122,12 +122,12 @@ def save_pretrained(
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".saving-", dir=folder) as unfinished:
         weights, description = Path(unfinished, WEIGHTS), Path(unfinished, CONFIG)
-        # Copies, since safetensors takes no two names of one tensor, as backbones with shared layers have.
+        # Copy, since safetensors rejects shared tensors, which some backbones have.
         state_dict = {name: tensor.cpu().contiguous().clone() for name, tensor in _state_dict(model).items()}
         save_file(state_dict, weights, metadata={"format": "pt"})
         config["sha256"] = _sha256(weights)
         description.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        weights.chmod(description.stat().st_mode)  # safetensors writes for the owner alone
+        weights.chmod(description.stat().st_mode)  # safetensors makes files private to the owner
         for path in (weights, description):
             os.replace(path, folder / path.name)
     if metrics is not None or not (folder / CARD).exists():
@@ -135,11 +135,11 @@ def save_pretrained(
 
 
 def _state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights under the names that a new model has, also where a part of the model was compiled."""
+    """Return the weights under the names that a new model has, without the prefixes of compiled modules."""
     state_dict = {name.replace("_orig_mod.", ""): tensor for name, tensor in model.state_dict().items()}
     if odd := [name for name in state_dict if "parametrizations." in name or name.endswith("_orig")]:
         raise ValueError(
-            f"weights are under other names, such as {odd[0]!r}: call torch.nn.utils.prune.remove or "
+            f"weights are pruned or parametrized, such as {odd[0]!r}: call torch.nn.utils.prune.remove or "
             "torch.nn.utils.parametrize.remove_parametrizations first"
         )
     return state_dict
@@ -160,32 +160,32 @@ def push_to_hub(
     create_pr: bool = False,
     token: str | None = None,
 ) -> CommitInfo:
-    """Upload a model to the Hugging Face Hub in one commit: config, weights and model card.
+    """Upload the config, weights and card of a model to the Hugging Face Hub in one commit.
 
     Args:
-        model: A model, or the folder that `save_pretrained` wrote of it.
-        repo_id: `"owner/repo"`; made if it is not there.
-        label_names: As in `save_pretrained`; not for a folder, as `calibration` and `data_config`.
+        model: A model, or a folder written by `save_pretrained`.
+        repo_id: `"owner/repo"`, created if it does not exist.
+        label_names: As in `save_pretrained`. Not allowed with a folder; nor are `calibration` and `data_config`.
         calibration: As in `save_pretrained`.
-        metrics: As in `save_pretrained`; the JSON of `examples/evaluate.py` has them. Without, a folder's card is
-            uploaded as it is, and for a model a card that the repository has is left alone.
+        metrics: As in `save_pretrained`, e.g. from the JSON of `examples/evaluate.py`. Without metrics, a folder's card
+            is uploaded unchanged, and a model does not replace the card of an existing repository.
         data_config: As in `save_pretrained`.
-        picture: A PNG file to show on the card that is uploaded, such as one of `causalcxr predict --heatmap`. It
-            becomes public with the repository, so take a film that may.
+        picture: PNG file to show on the uploaded card, e.g. from `causalcxr predict --heatmap`. It is as public as the
+            repository, so use a film that you may publish.
         commit_message: Title of the commit.
-        private: Whether a repository that is made is private. Default: the owner's setting.
+        private: Whether to make a new repository private. Default: the owner's setting.
         revision: Branch to commit to. Default: `main`.
         create_pr: Whether to open a pull request instead.
-        token: Token with the right to write. Default: the one of `hf auth login` or `HF_TOKEN`. It is not stored.
+        token: Token with write access. Default: that of `hf auth login` or `HF_TOKEN`. It is not stored.
 
     Returns:
         The commit, with `commit_url`, `oid` and `pr_url`.
 
     Raises:
-        ValueError: As in `save_pretrained`; if the folder has no model; if `private` is asked of a repository that is
-            public; or if there is a picture, but no card to upload.
+        ValueError: As in `save_pretrained`; or if the folder has no weights, `private` is True but the repository is
+            public, or there is a picture but no card to upload.
         OSError: If the picture cannot be read.
-        huggingface_hub.errors.HfHubHTTPError: If the token may not write there, or there is none.
+        huggingface_hub.errors.HfHubHTTPError: If the token is missing or has no write access.
     """
     shown = None if picture is None else Path(picture).read_bytes()
     options: dict[str, Any] = {"label_names": label_names, "calibration": calibration, "data_config": data_config}
@@ -194,7 +194,7 @@ def push_to_hub(
         if isinstance(model, nn.Module):
             save_pretrained(model, folder, **options)
         elif given := [name for name, value in options.items() if value is not None]:
-            raise ValueError(f"{given[0]} is not for a folder; give it to save_pretrained")
+            raise ValueError(f"{given[0]} cannot be used with a folder; pass it to save_pretrained")
         else:
             weights_file(PretrainedCfg(**read(f"local-dir:{folder}")[0]))
         card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
@@ -203,17 +203,17 @@ def push_to_hub(
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if private and not api.model_info(repo_id).private:
-            raise ValueError(f"{repo_id!r} exists and is public; make it private on its page, or take another")
+            raise ValueError(f"{repo_id!r} exists and is public; make it private on its page, or use another")
         files: dict[str, Any] = {name: folder / name for name in (CONFIG, WEIGHTS)}
         wanted = metrics is not None or not isinstance(model, nn.Module)
         new = card and (wanted or not api.file_exists(repo_id, CARD, revision=revision))
         if shown is not None and not new:
-            raise ValueError("a picture is for a card that is uploaded: give metrics, or a folder that has README.md")
+            raise ValueError("picture needs a card to upload; pass metrics, or a folder that has README.md")
         if new:
             if shown is not None:
                 files["picture.png"] = shown
                 head, section, rest = card.partition("\n## ")
-                card = f"{head}\n![A film and what the model sees](picture.png)\n{section}{rest}"
+                card = f"{head}\n![A radiograph with the model's heat map](picture.png)\n{section}{rest}"
             files[CARD] = card.replace(f"hf-hub:{REPOSITORY}", f"hf-hub:{repo_id}").encode()
         return api.create_commit(
             repo_id,
@@ -225,9 +225,9 @@ def push_to_hub(
 
 
 def read(name: str, cache_dir: str | Path | None = None) -> tuple[dict[str, Any], dict[str, Any], Calibration | None]:
-    """Return the pretrained cfg, the arguments and the calibration in the config of a folder or a repository.
+    """Return the pretrained cfg, model arguments and calibration from the config of a folder or repository.
 
-    The cfg has the architecture, the labels, and where the weights are: for a repository, at the commit of now.
+    The cfg holds the architecture, the labels and the source of the weights, which pins a repository's commit.
     """
     source, place = parse_model_name(name)
     if source == "local-dir":
@@ -241,18 +241,18 @@ def read(name: str, cache_dir: str | Path | None = None) -> tuple[dict[str, Any]
     try:
         cfg, args, calibration = _checked(json.loads(path.read_text(encoding="utf-8")))
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise ValueError(f"{CONFIG} of {name} is not one of a model that can be opened: {error!r:.500}") from error
+        raise ValueError(f"{CONFIG} of {name} does not describe a supported model: {error!r:.500}") from error
     return cfg | {"source": source, **where}, args, calibration
 
 
 def weights_file(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -> Path:
-    """Return the file of weights that a pretrained cfg names, downloaded if need be; safetensors alone."""
+    """Return the path of the safetensors file in a pretrained cfg, after downloading it if necessary."""
     remote = cfg.source == "hf-hub" or (cfg.hf_hub_id and not cfg.file)
     name = (cfg.hf_hub_filename or WEIGHTS) if remote else (cfg.file or "")
     path = Path(name, WEIGHTS) if cfg.source == "local-dir" else Path(name)
     if path.suffix != ".safetensors":
         raise ValueError(
-            f"{name or 'the weights'} is no safetensors file; others may run code when opened, so they are not"
+            f"{name or 'the weights'} is not a safetensors file; other formats may run code, so they are not opened"
         )
     if remote:
         repo_id, _, revision = cfg.hf_hub_id.partition("@")
@@ -264,14 +264,14 @@ def weights_file(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -> Pat
     expected = json.loads(config.read_text(encoding="utf-8")).get("sha256") if config.is_file() else None
     if expected and _sha256(path) != expected:
         raise ValueError(
-            f"{path} is damaged, or of another model than {CONFIG} beside it: its SHA-256 sum is not {expected}; save, "
-            "copy or download both again"
+            f"{path} is damaged or does not belong to its {CONFIG}: the SHA-256 sum is not {expected}; save, copy or "
+            "download both again"
         )
     return path
 
 
 def _download(repo_id: str, filename: str, revision: str, cache_dir: str | Path | None) -> Path:
-    """Return a file of the Hub, the newest of its revision, or without a network the one that is in the cache."""
+    """Return the latest file of a Hub revision, or the cached file if there is no network."""
     cached = try_to_load_from_cache(repo_id, filename, cache_dir, revision or None)
     if not (isinstance(cached, str) and re.fullmatch("[0-9a-f]{40}", revision)):
         try:
@@ -284,13 +284,13 @@ def _download(repo_id: str, filename: str, revision: str, cache_dir: str | Path 
 
 
 def check_connection(wanted: str) -> None:
-    """Raise `ConnectionError` if the Hub cannot be reached: in seconds, where its client would try for a minute."""
+    """Raise `ConnectionError` within seconds if the Hub cannot be reached. Its client would retry for a minute."""
     try:
         get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception as error:  # of the library below the client, which is not always the same
+    except Exception as error:  # its type depends on the HTTP library of the client
         raise ConnectionError(
             f"{wanted} is not in the cache, and {constants.ENDPOINT} cannot be reached ({error!r:.200}); load it once "
-            "with a network, or give a path: create_model(Path('folder')), pretrained_backbone='weights.safetensors'"
+            "with a network, or pass a path: create_model(Path('folder')), pretrained_backbone='weights.safetensors'"
         ) from error
 
 
@@ -299,12 +299,12 @@ def _sha256(path: Path) -> str:
 
 
 def _checked(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Calibration | None]:
-    """Return pretrained cfg, arguments and calibration of a config, or raise; what it says beside that is dropped."""
+    """Validate a config and return its pretrained cfg, model arguments and calibration. Ignore other entries."""
     name, given, num_classes = config["architecture"], config["pretrained_cfg"], config["num_classes"]
     if not isinstance(name, str) or not timm.is_model(name):
         raise ValueError(f"unknown architecture {name!r:.100}")
     if type(num_classes) is not int or not 0 <= num_classes <= LARGEST:
-        raise ValueError(f"num_classes must be an integer from 0 to {LARGEST}, but is {num_classes!r:.100}")
+        raise ValueError(f"num_classes must be an integer from 0 to {LARGEST}, but got {num_classes!r:.100}")
     names, calibration = config.get("label_names") or given.get("label_names") or None, config.get("calibration")
     if calibration is not None:
         calibration = checked_calibration(Calibration(**calibration), num_classes)
@@ -313,7 +313,7 @@ def _checked(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Ca
 
 
 def _checked_args(architecture: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a model; one that leads to other weights is refused."""
+    """Return the model arguments of a config. Raise if one is not allowed, e.g. because it loads other weights."""
     args = {name: value for name, value in given.items() if name not in ("num_classes", "pretrained_backbone")}
     causal = _is_causal(architecture)
     refused = args.keys() - CAUSAL_ARGS.keys() if causal else args.keys() & NOT_ARGS
@@ -322,29 +322,29 @@ def _checked_args(architecture: str, given: dict[str, Any]) -> dict[str, Any]:
     for name, value in args.items():
         kind, most = CAUSAL_ARGS[name] if causal else (object, LARGEST)
         if not isinstance(value, kind) or (causal and isinstance(value, bool)):
-            raise ValueError(f"{name} is of type {type(value).__name__}: {value!r:.100}")
+            raise ValueError(f"{name} has the unsupported type {type(value).__name__}: {value!r:.100}")
         _check_numbers(name, value, most)
     return args
 
 
 def _check_numbers(name: str, value: Any, most: float = LARGEST) -> None:
-    """Raise at a number that would take all memory, or hours, or that is none."""
+    """Raise if a number is NaN, or so large that it would exhaust memory or run for hours."""
     if isinstance(value, (dict, list, tuple)):
         for part in value.values() if isinstance(value, dict) else value:
             _check_numbers(name, part, most)
     elif isinstance(value, (int, float)) and not -LARGEST <= value <= most:
-        raise ValueError(f"{name} must have numbers up to {most}, but has {value!r:.100}")
+        raise ValueError(f"{name} must have numbers up to {most}, but got {value!r:.100}")
 
 
 def _checked_cfg(architecture: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the pretrained cfg of a model: of the images what is given, of the network what is registered."""
+    """Return a model's pretrained cfg: image settings from `given`, network settings from the registry."""
     registered = get_pretrained_cfg(architecture) or PretrainedCfg()
     cfg = {key: given.get(key, getattr(registered, key)) for key in IMAGE_KEYS}
     _check_numbers("pretrained_cfg", cfg)
     _, _, _ = cfg["input_size"] = tuple(map(int, cfg["input_size"]))
     cfg["mean"], cfg["std"] = (tuple(map(float, cfg[key])) for key in ("mean", "std"))
     if not all(value > 0 for value in cfg["input_size"] + cfg["std"]):
-        raise ValueError(f"input_size and std must be positive, but are {cfg['input_size']} and {cfg['std']}")
+        raise ValueError(f"input_size and std must be positive, but got {cfg['input_size']} and {cfg['std']}")
     network = {key: getattr(registered, key) for key in ("first_conv", "classifier")}
     return cfg | network | {"architecture": architecture, "license": given.get("license")}
 
@@ -356,13 +356,13 @@ def _is_causal(architecture: str) -> bool:
 def _config(
     model: Any, label_names: Sequence[str] | None, calibration: Calibration | None, data_config: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the config of a model, of timm's form, checked as when it is read."""
+    """Return the config of a model in timm's format, validated as when it is read."""
     recorded = ("pretrained_cfg", "_model_args", "num_classes", "num_features")  # by timm's factory
-    # A wrapper may pass on attributes of the model inside, as that of peft does.
+    # A wrapper, such as peft's, may forward attributes of the model inside.
     if "pretrained_cfg" not in vars(model) or not all(hasattr(model, name) for name in recorded):
         raise ValueError(
             "only models from causalcxr.create_model or timm.create_model can be saved, but got "
-            f"{type(model).__name__}; give the model inside a wrapper, such as model.module, and merge adapters first"
+            f"{type(model).__name__}; unwrap the model first, e.g. pass model.module, and merge adapters"
         )
     own = getattr(model, "label_names", None)
     if label_names is not None and own is not None:
@@ -374,7 +374,7 @@ def _config(
         checked_calibration(calibration, model.num_classes)
     data = resolve_input_data_config(model, args=data_config)
     if unknown := sorted(data_config.keys() - data.keys()):
-        raise ValueError(f"data_config may have {', '.join(data)}, but has {', '.join(unknown)}")
+        raise ValueError(f"data_config may only have {', '.join(data)}, but got {', '.join(unknown)}")
     cfg, args = model.pretrained_cfg, get_model_args(model)
     if _is_causal(cfg["architecture"]):
         args = {name: value for name, value in args.items() if name in CAUSAL_ARGS}
@@ -401,10 +401,10 @@ def _config(
 
 
 def _card(config: dict[str, Any], metrics: Mapping[str, Any] | None) -> str:
-    """Return the text of a model card: what the model is, how to load it, and the figures that are given."""
+    """Return the model card: a description, how to load the model, and the metrics if given."""
     architecture, cfg, calibration = config["architecture"], config["pretrained_cfg"], config["calibration"]
     labels = config["label_names"] or [f"label {k}" for k in range(config["num_classes"])]
-    results, evaluation = _evaluation(metrics, config["label_names"]) if metrics else (None, "No figures were given.")
+    results, evaluation = _evaluation(metrics, config["label_names"]) if metrics else (None, "No metrics were given.")
     head = ModelCardData(
         model_name=architecture,
         license=cfg.get("license"),
@@ -413,14 +413,14 @@ def _card(config: dict[str, Any], metrics: Mapping[str, Any] | None) -> str:
         tags=["timm", "chest-x-ray", "multi-label-classification"],
         eval_results=results,
     )
-    probabilities = "The sigmoid of a score is not a calibrated probability, and there are no thresholds."
+    probabilities = "The sigmoid of a logit is not a calibrated probability, and the model has no thresholds."
     if calibration:
         thresholds = zip(labels, (f"{value:.3g}" for value in calibration["thresholds"]), strict=True)
         probabilities = (
-            f"`model.calibration` makes probabilities of the scores, with temperature {calibration['temperature']:.3g},"
-            f" and findings of these, with the thresholds below.\n\n{_table('threshold', thresholds)}"
+            f"`model.calibration` converts logits to probabilities with temperature {calibration['temperature']:.3g}, "
+            f"and these to findings with the thresholds below.\n\n{_table('threshold', thresholds)}"
         )
-    causal = "`CausalHead` on a backbone of timm ([method](https://arxiv.org/abs/2305.12072))"
+    causal = "a timm backbone with `CausalHead` ([paper](https://arxiv.org/abs/2305.12072))"
     height, width = cfg["input_size"][1:]
     return f"""---
 {head.to_yaml()}
@@ -428,10 +428,10 @@ def _card(config: dict[str, Any], metrics: Mapping[str, Any] | None) -> str:
 
 # {architecture}
 
-**Not for clinical use.** These weights are for research. They must not inform the care of any person.
+**Not for clinical use.** These weights are for research only. They must not inform patient care.
 
-`{architecture}` is {causal if _is_causal(architecture) else "a model of timm"}.
-It takes radiographs of {height} x {width} px and gives a score for each of {len(labels)} labels: {", ".join(labels)}.
+`{architecture}` is {causal if _is_causal(architecture) else "a timm model"}.
+It takes radiographs of {height} x {width} px and returns logits for {len(labels)} labels: {", ".join(labels)}.
 
 ```python
 import causalcxr
@@ -449,17 +449,17 @@ model = causalcxr.create_model("hf-hub:{REPOSITORY}").eval()  # or the Path of a
 
 ## Limits
 
-Scores hold for films like those of the training. Labels of public data sets are read from reports by programs, and some
-are wrong. A classifier may rely on what goes with a finding, such as tubes or the view, instead of the finding.
+Results only apply to radiographs like those used for training. Labels of public datasets are extracted from reports by
+software, and some are wrong. A classifier may rely on confounders, such as tubes or the view, instead of the finding.
 """
 
 
 def _evaluation(metrics: Mapping[str, Any], labels: Sequence[str] | None) -> tuple[list[EvalResult] | None, str]:
-    """Return the figures that there are, the mean first, for programs and for people."""
+    """Return the metrics, mean first, as card metadata and as Markdown."""
     if missing := [key for key in ("data", "split", "auroc") if key not in metrics]:
         raise ValueError(f"metrics must have data, split and auroc, but lack {', '.join(missing)}")
     if labels and (unknown := [label for label in metrics["auroc"] if label not in ("mean", *labels)]):
-        raise ValueError(f"metrics must be of the labels of the model, but have {', '.join(unknown)}")
+        raise ValueError(f"metrics may only have labels of the model, but got {', '.join(unknown)}")
     results, rows = [], []
     for label, row in sorted(metrics["auroc"].items(), key=lambda item: item[0] != "mean"):
         if row.get("value") is None or not math.isfinite(row["value"]):
@@ -481,7 +481,7 @@ def _evaluation(metrics: Mapping[str, Any], labels: Sequence[str] | None) -> tup
         rows.append((label, f"{row['value']:.3f}{interval}{positives}"))
     known = [key for key in ("images", "patients", "seed", "commit") if metrics.get(key) is not None]
     on = ", ".join([metrics["data"], metrics["split"], *(f"{key}: {metrics[key]}" for key in known)])
-    text = f"AUROC on {on}. Intervals of 95 % are too narrow for few positive patients.\n\n{_table('AUROC', rows)}"
+    text = f"AUROC on {on}. The 95 % intervals are too narrow for few positive patients.\n\n{_table('AUROC', rows)}"
     return results or None, f"{text}\n\n```bash\n{metrics['command']}\n```" if metrics.get("command") else text
 
 

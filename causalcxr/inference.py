@@ -1,4 +1,4 @@
-"""Scores of many films: threads read them, and they are scored in batches."""
+"""Batched inference on many films, read by several threads."""
 
 import copy
 import math
@@ -23,12 +23,12 @@ __all__ = ["Prediction", "predict"]
 
 
 class Prediction(NamedTuple):
-    """What a model says of one film.
+    """Prediction for one film.
 
     Attributes:
-        film: The film as it was given.
-        logits: (K,), float32 on the CPU, or None where the film cannot be scored.
-        error: Why not, or None.
+        film: The film as passed to `predict`.
+        logits: (K,), float32 on the CPU, or None if the film cannot be scored.
+        error: The reason, or None.
     """
 
     film: ImageLike
@@ -39,30 +39,30 @@ class Prediction(NamedTuple):
 def predict(
     model: nn.Module, films: Iterable[ImageLike], *, batch_size: int = 8, workers: int = 2
 ) -> Iterator[Prediction]:
-    """Score films in batches, on the model's device, and yield each as it is done, in the order given.
+    """Score films in batches on the model's device, and yield predictions in input order as they are ready.
 
-    Films are read, resized and normalised as `model.preprocess` does. A film that cannot be read is reported in its
-    place, and the others are scored all the same. Memory holds a few batches, however many films there are.
+    Films are read, resized and normalised as in `model.preprocess`. If a film cannot be read, its prediction holds the
+    error, and the others are still scored. Memory holds only a few batches, whatever the number of films.
 
-    A model in training mode stays in it: a copy in evaluation mode, which shares its weights, scores the films.
-    `torch.autocast` round the call is heeded.
+    The mode of the model does not change. If it is in training mode, a copy in evaluation mode that shares its weights
+    scores the films. An active `torch.autocast` applies.
 
     Args:
-        model: A model from `causalcxr.create_model` or `timm.create_model`: anything with `pretrained_cfg` that gives
-            logits (B, K).
-        films: What `causalcxr.data.read_image` takes, such as paths. A generator is read as far as it is needed.
-            If it raises an error, the films before are yielded first.
-        batch_size: Number of films that the model takes at once.
-        workers: Number of threads that read films and, on a CPU, score batches. They share the cores that
-            `torch.get_num_threads()` says. On a CPU, one a core is the fastest, if memory allows. On a GPU, the thread
-            that iterates scores the batches.
+        model: A model from `causalcxr.create_model` or `timm.create_model`, or any module with `pretrained_cfg` that
+            returns logits (B, K).
+        films: Inputs of `causalcxr.data.read_image`, such as paths. Generators are consumed lazily. If one raises an
+            error, the films before it are yielded first.
+        batch_size: Number of films per batch.
+        workers: Number of threads that read films and, on a CPU, score batches. They share the
+            `torch.get_num_threads()` cores. On a CPU, one worker per core is fastest if memory allows. On a GPU, the
+            iterating thread scores the batches.
 
     Yields:
         A `Prediction(film, logits, error)` for each film.
 
     Raises:
-        TypeError: The model has no `pretrained_cfg`, or `films` is a single film.
-        ValueError: `batch_size` or `workers` is not a positive integer.
+        TypeError: If the model has no `pretrained_cfg`, or `films` is a single film.
+        ValueError: If `batch_size` or `workers` is not a positive integer.
 
     Example:
         >>> import causalcxr
@@ -76,12 +76,12 @@ def predict(
     check_count("workers", workers)
     if not getattr(model, "pretrained_cfg", None):
         raise TypeError(
-            f"{type(model).__name__} has no pretrained_cfg, which says how films are scaled; build the model with "
-            "causalcxr.create_model or timm.create_model (of a wrapped one, give its .module)"
+            f"{type(model).__name__} has no pretrained_cfg to define the image scaling; build the model with "
+            "causalcxr.create_model or timm.create_model (for a wrapped model, pass its .module)"
         )
     single = isinstance(films, (str, os.PathLike)) or hasattr(films, "read") or getattr(films, "ndim", 1) in (0, 2)
     if single or not isinstance(films, Iterable):
-        raise TypeError(f"films must be a list of films, or another iterable, got {type(films).__name__}: give [film]")
+        raise TypeError(f"films must be an iterable of films, but got {type(films).__name__}; for one, pass [film]")
     kind = next(model.parameters()).device.type
     precision = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
     return _predict(model, films, batch_size, workers, {"device_type": kind, **precision})
@@ -95,10 +95,10 @@ def _predict(
         model = copy.deepcopy(model, shared).eval()
     films, cfg = iter(films), model.pretrained_cfg
     on_cpu = precision["device_type"] == "cpu"
-    ahead = workers if on_cpu else 1 + math.ceil(workers / batch_size)  # batches, beside the one that comes next
+    ahead = workers if on_cpu else 1 + math.ceil(workers / batch_size)  # batches queued behind the next one
     waiting: deque[Callable[[], list[Prediction]]] = deque()
     with _divided(workers) as threads:
-        # Each worker has cores of its own: one that waits for threads of another wastes its time.
+        # Each worker has its own cores, so that workers do not wait for each other's threads.
         pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
         try:
             failed: Exception | None = None
@@ -106,13 +106,13 @@ def _predict(
                 batch: list[ImageLike] = []
                 try:
                     batch.extend(islice(films, batch_size))
-                except Exception as error:  # of a generator; the films before it stay
+                except Exception as error:  # from a generator; still score the films before it
                     failed = error
                 if not batch:
                     break
-                images = [pool.submit(_read, film, cfg) for film in batch]  # done or begun before the next is
+                images = [pool.submit(_read, film, cfg) for film in batch]  # starts before the next batch
                 score = partial(_score, model, batch, images, precision)
-                # cuDNN plans its convolutions anew in every thread, for seconds: a GPU is left to this one.
+                # cuDNN plans its convolutions again in every thread, for seconds. So only this thread uses a GPU.
                 waiting.append(pool.submit(score).result if on_cpu else score)
                 if len(waiting) > ahead:
                     yield from waiting.popleft()()
@@ -124,13 +124,13 @@ def _predict(
             pool.shutdown(cancel_futures=True)
 
 
-_running: list[int] = []  # number of threads when each call began; only that of the first counts
+_running: list[int] = []  # number of threads when each active call began; only the first entry counts
 _change = Lock()
 
 
 @contextmanager
 def _divided(workers: int) -> Iterator[int]:
-    """Give the threads of PyTorch that a worker may have; new threads of others have as many as before afterwards."""
+    """Yield the number of PyTorch threads per worker, and restore the setting when the last call ends."""
     with _change:
         _running.append(torch.get_num_threads())
     try:
@@ -155,7 +155,7 @@ def _score(
         weight = next(model.parameters())
         with torch.autocast(**precision):
             grey = normalise(torch.stack(good).to(weight.device), model.pretrained_cfg)
-            # Convolutions follow the memory format of the images; this one is the faster, on the CPU and on a GPU.
+            # Convolutions follow the memory format of the images. Channels last is faster on CPUs and GPUs.
             logits = iter(model(grey.to(weight, memory_format=torch.channels_last)).float().cpu())
     predictions = []
     for film, image in zip(films, read, strict=True):
@@ -164,12 +164,12 @@ def _score(
         elif (scores := next(logits)).isfinite().all():
             predictions.append(Prediction(film, scores, None))
         else:
-            predictions.append(Prediction(film, None, ValueError(f"{film}: the scores of the model are not finite")))
+            predictions.append(Prediction(film, None, ValueError(f"{film}: the model's logits are not finite")))
     return predictions
 
 
 def _read(film: ImageLike, cfg: Any) -> Tensor | Exception:
-    """Return the grey image (1, H, W) of a film, or what is wrong with it."""
+    """Return the grey image (1, H, W) of a film, or the error that reading it raised."""
     try:
         return read_resized(film, cfg)
     except (OSError, ValueError, TypeError, ImportError) as error:

@@ -46,7 +46,7 @@ def test_temperature_has_the_scale_of_the_logits(factor):
 
 @pytest.mark.parametrize(("logits", "reason"), [([-3.0, -2.0, 1.0], "would be 0"), ([3.0, 3.5, 4.0], "infinite")])
 def test_scores_without_a_best_temperature_keep_theirs(logits, reason):
-    with pytest.warns(UserWarning, match=f"no temperature can be fitted, 1 is taken: .*{reason}") as caught:
+    with pytest.warns(UserWarning, match=f"no temperature can be fitted, using 1: .*{reason}") as caught:
         fitted = Calibration.fit(logits, [0, 0, 1])
     assert (fitted.temperature, caught[0].filename) == (1, __file__)
 
@@ -90,7 +90,7 @@ def test_neighbouring_probabilities_are_kept_apart():
 def test_f1_may_find_everything_and_youden_nothing_better_than_chance():
     logits, targets = [[2.0], [1.0], [0.5], [3.0]], [[1], [1], [1], [0]]
     assert Calibration.fit(logits, targets, criterion="f1").positives(logits).all()
-    with pytest.warns(UserWarning, match=r"for labels \[0\], 0\.5 is taken"):
+    with pytest.warns(UserWarning, match=r"for labels \[0\], using 0\.5"):
         assert Calibration.fit(logits, targets).thresholds == (0.5,)
 
 
@@ -99,7 +99,7 @@ def test_f1_may_find_everything_and_youden_nothing_better_than_chance():
 def test_labels_of_one_class_are_named(column, criterion):
     logits = np.array([[-0.5, 2.0, 0.3], [1.0, -2.0, 0.1], [-1.5, 1.0, 0.2], [2.0, 1.0, 0.6]])
     targets = np.stack([[0, 1, 1, 1], column, [1, 0, 0, 1]], axis=1)
-    with pytest.warns(UserWarning, match=r"no threshold can be fitted for labels \[1\], 0\.5 is taken"):
+    with pytest.warns(UserWarning, match=r"no threshold can be fitted for labels \[1\], using 0\.5"):
         fitted = Calibration.fit(logits, targets, criterion=criterion)
     assert fitted.thresholds[1] == 0.5
     assert 0.5 not in (fitted.thresholds[0], fitted.thresholds[2])

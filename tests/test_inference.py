@@ -153,5 +153,5 @@ def test_errors_say_what_would_work(model):
         with pytest.raises(ValueError, match="positive integer"):
             causalcxr.predict(model, [], **wrong)
     for film in ("film.png", Path("film.png"), torch.rand(80, 80), torch.tensor(0.5)):
-        with pytest.raises(TypeError, match=r"give \[film\]"):
+        with pytest.raises(TypeError, match=r"pass \[film\]"):
             causalcxr.predict(model, film)

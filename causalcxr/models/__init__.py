@@ -1,4 +1,4 @@
-"""Models; importing this package registers them in timm's registry."""
+"""Models. Importing this package registers them with timm."""
 
 from causalcxr.models.causal_cxr import CausalCXR
 from causalcxr.models.causal_head import CausalHead

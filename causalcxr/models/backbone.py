@@ -1,4 +1,4 @@
-"""Any timm model as a backbone that yields one feature map."""
+"""Build any timm model as a backbone that returns one feature map."""
 
 import copy
 import difflib
@@ -32,14 +32,14 @@ def create_backbone(
     drop_path_rate: float | None = None,
     pretrained: bool | str | Path = False,
     backbone_args: dict[str, Any] | None = None,
-) -> tuple[Any, int, int]:  # not Module, which has none of the methods of timm's models
+) -> tuple[Any, int, int]:  # Any, since Module lacks the methods of timm's models
     """Build a timm model without its pooling and classifier.
 
-    Arguments are those of `causalcxr.CausalCXR`. Weights may have parts that the backbone has not, such as a
-    classifier. What matched and what was left is logged.
+    The arguments are those of `causalcxr.CausalCXR`. Weights that the backbone does not use, such as a classifier, are
+    skipped and logged.
 
     Returns:
-        The backbone, the channels of its last feature map, and its stride.
+        The backbone, the number of channels of its last feature map, and its stride.
     """
     check_backbone_name(name)
     kwargs: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans, **(backbone_args or {})}
@@ -54,17 +54,17 @@ def create_backbone(
     except TypeError as error:
         if not (unknown := re.search(r"unexpected keyword argument '(\w+)'", str(error))):
             raise
-        why = "; it takes images of any size" if unknown[1] == "img_size" else ""
-        raise TypeError(f"backbone {name!r} takes no {unknown[1]}{why}: leave it out") from error
-    except (RuntimeError, AttributeError, KeyError) as error:  # the last two of names that timm does not expect
+        why = ", since it accepts images of any size" if unknown[1] == "img_size" else ""
+        raise TypeError(f"backbone {name!r} does not accept {unknown[1]}{why}; leave it out") from error
+    except (RuntimeError, AttributeError, KeyError) as error:  # the last two for unexpected names
         if not pretrained:
             raise
         raise ValueError(
-            f"weights {'of timm' if pretrained is True else pretrained} do not fit the backbone {name!r}: "
+            f"weights {'from timm' if pretrained is True else pretrained} do not fit the backbone {name!r}: "
             + textwrap.shorten(str(error), 400)
         ) from error
-    if read := backbone.pretrained_cfg.pop("state_dict", None):  # would keep a second copy of the weights
-        _logger.info("%d weights of %s are in the backbone %s, none of which is new", len(read), pretrained, name)
+    if read := backbone.pretrained_cfg.pop("state_dict", None):  # drop the second copy of the weights
+        _logger.info("loaded %d weights from %s into %s; none is missing", len(read), pretrained, name)
     try:
         backbone.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
     except (AttributeError, AssertionError, NotImplementedError) as error:
@@ -79,7 +79,7 @@ def create_backbone(
 
 
 def _channels(last: dict[str, Any]) -> int:
-    """Return the channels of the last map; some final norms project, which timm notes beside those before them."""
+    """Return the channels of the last map, after the final norm if it projects."""
     return int(last.get("num_chs_norm", last["num_chs"]))
 
 
@@ -89,10 +89,10 @@ def feature_map(backbone: Any, x: Tensor) -> Tensor:
 
 
 def check_feature_map(model: Any, img_size: Any = None) -> None:
-    """Raise unless the backbone of a model yields the map that it declares; freeze what the map does not depend on.
+    """Check that a model's backbone returns the map it declares, and freeze the parameters that the map does not use.
 
-    A copy runs on the meta device, so nothing is computed. Parameters without gradient, such as those of outputs that
-    are not used, would stop `DistributedDataParallel`.
+    A copy runs on the meta device, so nothing is computed. `DistributedDataParallel` fails on parameters that never
+    receive a gradient, such as those of unused outputs.
     """
     name, in_chs = model.backbone.pretrained_cfg["architecture"], _channels(list(model.backbone.feature_info)[-1])
     twin = copy.deepcopy(model.backbone).to("meta")
@@ -115,9 +115,9 @@ def check_feature_map(model: Any, img_size: Any = None) -> None:
 
 
 def _published_weights(name: str) -> dict[str, Any]:
-    """Return the arguments with which timm loads its published weights, from the cache if they are there.
+    """Return the arguments that make timm load its published weights, from the cache if possible.
 
-    The client would try for the better part of a minute where there is no network.
+    Without a network, the Hub client would retry for most of a minute.
     """
     cfg = get_pretrained_cfg(name)
     if cfg is None or not cfg.hf_hub_id:
@@ -132,17 +132,17 @@ def _published_weights(name: str) -> dict[str, Any]:
 
 
 def _weights_from(source: str | Path, name: str) -> dict[str, Any]:
-    """Return the arguments with which timm loads weights from a file into a backbone without classifier, strictly."""
+    """Return the arguments that make timm load weights from a file, strictly, into a backbone without classifier."""
     cfg = get_pretrained_cfg(name) or PretrainedCfg()
     stem = cfg.first_conv if isinstance(cfg.first_conv, str) else (cfg.first_conv or [""])[0]
     heads = (cfg.classifier,) if isinstance(cfg.classifier, str) else cfg.classifier or ()
     state_dict, left = as_timm(read_weights(find_weights(source)), stem, heads)
     if left:
-        _logger.info("%d weights of %s have no place in %s: %s", len(left), source, name, ", ".join(left))
+        _logger.info("skipped %d weights from %s not used by %s: %s", len(left), source, name, ", ".join(left))
     weight = state_dict.get(f"{stem}.weight")
     grey = weight is not None and weight.ndim == 4 and weight.shape[1] == 1
     images = (1, *cfg.input_size[1:]) if grey else cfg.input_size
-    # timm tolerates missing weights, of any layer, where the numbers of classes differ: so they must not.
+    # timm ignores missing weights of any layer if the numbers of classes differ, so make them equal.
     unclassified = {"num_classes": 0, "classifier": None, "custom_load": False}
     return {
         "pretrained": True,
@@ -151,21 +151,21 @@ def _weights_from(source: str | Path, name: str) -> dict[str, Any]:
 
 
 def check_backbone_name(name: str) -> None:
-    """Raise unless `name` is a model of timm, not one of ours."""
+    """Raise unless `name` is a timm model and not a causal one."""
     if not isinstance(name, str):
         raise TypeError(f"backbone must be the name of a timm model, but got {type(name).__name__}")
     arch = get_arch_name(name)
     if name in BACKBONES:
         raise ValueError(
-            f"{name!r} is for create_model, which knows its weights: create_model('causal_timm', backbone={name!r})"
+            f"only create_model knows the weights of {name!r}; use create_model('causal_timm', backbone={name!r})"
         )
     if not timm.is_model(arch):
         close = difflib.get_close_matches(arch, [*BACKBONES, *timm.list_models(exclude_filters="causal_*")], n=4)
-        hint = f"; close names: {', '.join(close)}" if close else "; timm.list_models() lists them"
+        hint = f"; close names: {', '.join(close)}" if close else "; see timm.list_models()"
         raise ValueError(f"unknown backbone {name!r}{hint}")
     if model_entrypoint(arch).__module__.startswith("causalcxr."):
         raise ValueError(
-            f"backbone must be a timm model, but {name!r} is a causal model itself; build it by its own name"
+            f"backbone must be a timm model, but {name!r} is a causal model itself; pass its name to create_model"
         )
 
 
@@ -173,7 +173,7 @@ def _build(name: str, output_stride: int, kwargs: dict[str, Any]) -> Any:
     try:
         return timm.create_model(name, output_stride=output_stride, **kwargs)
     except (TypeError, NotImplementedError, AssertionError):
-        # Not every constructor knows output_stride; a wrong argument of the caller fails again below.
+        # Not every constructor accepts output_stride. An invalid argument from the caller fails again below.
         backbone = timm.create_model(name, **kwargs)
     if hasattr(getattr(backbone, "features", None), "denseblock4"):
         _dilate_densenet(backbone, output_stride)
@@ -181,7 +181,7 @@ def _build(name: str, output_stride: int, kwargs: dict[str, Any]) -> Any:
 
 
 def _dilate_densenet(backbone: Any, output_stride: int) -> None:
-    """Trade the last poolings of a DenseNet for dilation, as `output_stride` does in timm's other families."""
+    """Replace the last pooling layers of a DenseNet with dilation, as `output_stride` does in other timm models."""
     if output_stride not in (8, 16):
         return
     for native_stride, block in ((16, 3), (32, 4)):

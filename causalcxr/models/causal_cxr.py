@@ -1,4 +1,4 @@
-"""CausalCXR: a timm backbone with the causal head.
+"""The CausalCXR model: a timm backbone with the causal head.
 
 Reference: Nie et al., *Chest X-ray Image Classification: A Causal Perspective*, arXiv 2305.12072.
 """
@@ -27,41 +27,40 @@ from causalcxr.outputs import CausalOutput
 
 __all__ = ["CausalCXR"]
 
-# Normalised radiographs stay within about +-3; pixel values of 0 to 255 or Hounsfield-like ones do not.
+# Normalised radiographs stay within about +-3. Raw pixels (0 to 255) and Hounsfield-like values do not.
 MAX_ABS_INPUT = 20.0
 
 
 class CausalCXR(nn.Module):
-    """Chest X-ray classifier of the causal method, on any timm backbone that yields a feature map.
+    """Causal chest X-ray classifier on any timm backbone that returns a feature map.
 
     Args:
         backbone: Name of a timm model.
-        num_classes: Number of labels K; 0 makes `forward` return the mean of the encoded map, (B, D).
-        in_chans: Channels of the images.
+        num_classes: Number of labels K. With 0, `forward` returns the mean of the encoded map, (B, D).
+        in_chans: Number of image channels.
         dim: Width D of encoder and decoder.
         num_heads: Number of attention heads.
         depth: Number of decoder layers.
         complement: `"normalized"` or `"paper"`, see `causalcxr.layers.DisentangledCrossAttention`.
         combine: `"add"` or `"cat"`, see `causalcxr.layers.BackdoorIntervention`.
-        output_stride: Pixels of a cell of the feature map. Default: 16 where the backbone can be built so, else its
-            own.
+        output_stride: Stride of the feature map in pixels. Default: 16 if the backbone supports it, else its own.
         drop_rate: Dropout rate of the head.
         drop_path_rate: Stochastic depth rate of the backbone. Default: the backbone's own, 0 for most.
-        pretrained_backbone: True for timm's published weights of the backbone, or where others are: a file, a folder
-            with `model.safetensors`, or `"hf-hub:owner/repo[@revision][:file]"`. They may have the names of timm,
-            torchvision, transformers' DINOv2 or torchxrayvision; the logger `causalcxr` says what was left. A pickle
-            is opened from a path alone, with `torch.load(weights_only=True)`.
-        backbone_args: More arguments for the backbone's constructor.
+        pretrained_backbone: True for timm's published weights, or the source of others: a file, a folder with
+            `model.safetensors`, or `"hf-hub:owner/repo[@revision][:file]"`. Parameter names may be those of timm,
+            torchvision, transformers' DINOv2 or torchxrayvision. The logger `causalcxr` reports unused weights. A
+            pickle must be a local file and is opened with `torch.load(weights_only=True)`.
+        backbone_args: Additional arguments for the backbone's constructor.
         device: Device of the parameters.
-        dtype: Type of the parameters.
+        dtype: Data type of the parameters.
 
     Shape:
-        - Input: (B, C, H, W) normalised images, of any size that the backbone takes
+        - Input: (B, C, H, W) normalised images, of any size that the backbone accepts
         - Output: (B, K) logits
 
     Raises:
-        ValueError: If the backbone is unknown or yields no feature map, if weights do not fit, if images have another
-            shape or channel count or are not normalised, or if an option is unknown.
+        ValueError: If the backbone is unknown or returns no feature map, weights do not fit, images have the wrong
+            shape or number of channels or are not normalised, or an option is unknown.
         TypeError: If images are not a floating-point tensor.
 
     Example:
@@ -71,7 +70,7 @@ class CausalCXR(nn.Module):
         torch.Size([2, 14])
     """
 
-    backbone: Any  # a timm model; Module declares none of the methods used here
+    backbone: Any  # a timm model, whose methods Module does not declare
     pretrained_cfg: dict[str, Any]  # set by timm's builder
 
     def __init__(
@@ -131,9 +130,9 @@ class CausalCXR(nn.Module):
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
-        """Names of the labels in the order of the logits, or None where neither the weights nor you gave them.
+        """Names of the labels in the order of the logits, or None if neither the weights nor you have set them.
 
-        Outputs that have names keep them: `reset_classifier` makes new outputs.
+        Once set, they cannot be replaced by other names. Call `reset_classifier` for new labels.
         """
         return self._label_names
 
@@ -146,9 +145,9 @@ class CausalCXR(nn.Module):
 
     @property
     def calibration(self) -> Calibration | None:
-        """Temperature and thresholds for the weights, or None where there are none.
+        """Temperature and thresholds fitted to the weights, or None.
 
-        It holds for the weights that the model has when it is set. `save_pretrained` leaves it out after they changed.
+        They apply to the weights at the time of setting. `save_pretrained` leaves them out if the weights have changed.
         """
         return self._calibration
 
@@ -166,61 +165,60 @@ class CausalCXR(nn.Module):
     def forward_causal(
         self, x: Tensor, confounders: Tensor | None = None, need_attention: bool = False
     ) -> CausalOutput:
-        """Return all three predictions with the features behind them.
+        """Return all three predictions and the features behind them.
 
         Args:
             x: (B, C, H, W) normalised images.
-            confounders: (S, K, D) confounder features to borrow, as from `ConfounderBank.features`. Default: those of
-                the other images of the batch.
-            need_attention: Whether to compute the attention maps, which takes the unfused attention in the last layer.
+            confounders: (S, K, D) confounder features to borrow, e.g. `ConfounderBank.features`. Default: those of the
+                other images in the batch.
+            need_attention: Whether to return attention maps. The last layer then uses unfused attention.
         """
         return self.head(self.forward_features(x), confounders, need_attention=need_attention)
 
     def preprocess(
         self, image: ImageLike | Sequence[ImageLike], *, size: int | tuple[int, int] | None = None
     ) -> Tensor:
-        """Return a radiograph as the model takes it, (1, C, H, W): read, resized, normalised by `pretrained_cfg`.
+        """Read a radiograph, then resize and normalise it as `pretrained_cfg` specifies.
 
         Args:
-            image: A path, an open file, a Pillow image, an array or a tensor, see `causalcxr.data.read_image`. A list
-                of B of them gives (B, C, H, W).
-            size: Side, or (height, width). Default: that of `pretrained_cfg["input_size"]`.
+            image: A path, open file, Pillow image, array or tensor, see `causalcxr.data.read_image`, or a list of them.
+            size: Side or (height, width). Default: that of `pretrained_cfg["input_size"]`.
 
         Returns:
-            A batch, on the model's device and in its type.
+            A batch (B, C, H, W) on the model's device and in its dtype. B is 1 for a single image.
 
         Raises:
-            ValueError: If the model has no `pretrained_cfg`, or the image is bad.
+            ValueError: If the model has no `pretrained_cfg`, or the image is invalid.
         """
         cfg = getattr(self, "pretrained_cfg", None)
         if cfg is None:
             raise ValueError(
-                "the model has no pretrained_cfg, which says how images are scaled; build it by causalcxr.create_model"
+                "the model has no pretrained_cfg to define the image scaling; build it with causalcxr.create_model"
             )
         return preprocess(image, cfg, size=size).to(next(self.parameters()))
 
     @torch.no_grad()
     def predict_do(self, x: Tensor, bank: ConfounderBank) -> Tensor:
-        r"""Return the adjusted probabilities (B, K), in float32 at least (arXiv 2305.12072, Eq. 1).
+        r"""Return the backdoor-adjusted probabilities (B, K) in at least float32 (arXiv 2305.12072, Eq. 1).
 
         .. math:: P(Y \mid do(X)) = \sum_c P(c) \, \sigma(\Phi(h_x + c))
 
-        They are of the intervention's classifier Phi, which ranks images otherwise than Phi_x, that of `model(x)`. The
-        model is in evaluation mode for it.
+        They come from the intervention's classifier Phi. Its ranking of images differs from that of `model(x)`, which
+        uses Phi_x. The model runs in evaluation mode.
 
         Args:
             x: (B, C, H, W) normalised images.
-            bank: Confounder features with their P(c), collected from training images by `CausalObjective`.
+            bank: Confounder features and their P(c), collected from training images by `CausalObjective`.
         """
         if not isinstance(bank, ConfounderBank):
             raise TypeError(f"bank must be a ConfounderBank, but got {type(bank).__name__}")
         prior = bank.prior
         if not bool(prior.any()):
-            raise ValueError("the bank has no confounder with P(c) above 0; give bank.update some")
+            raise ValueError("the bank has no confounder with P(c) above 0; call bank.update with some first")
         with eval_mode(self):
             intervened = self.forward_causal(x, bank.features).intervened
         probabilities = intervened.to(torch.promote_types(intervened.dtype, torch.float32)).sigmoid()
-        # Not a matrix product, which autocast would take in half precision.
+        # No matrix product, since autocast would run it in half precision.
         return (probabilities * prior.to(probabilities)[:, None]).sum(dim=1)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -229,9 +227,10 @@ class CausalCXR(nn.Module):
         return feature_map(self.backbone, x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return the logits (B, K) of a feature map (B, C, H, W), or its causal features h_x (B, K, D) before them.
+        """Return the logits (B, K) of a feature map (B, C, H, W).
 
-        D is `head_hidden_size`. Without labels (`num_classes=0`) both are the mean of the encoded map, (B, D).
+        With `pre_logits`, return the causal features h_x (B, K, D) instead, D = `head_hidden_size`. With
+        `num_classes=0`, both are the mean of the encoded map, (B, D).
         """
         if self.num_classes == 0:
             return self.head.feature_learning(x).mean(dim=(-2, -1))
@@ -246,8 +245,8 @@ class CausalCXR(nn.Module):
 
         Args:
             x: (B, C, H, W) normalised images.
-            indices: Which maps, the last n, or all.
-            **kwargs: `norm`, `stop_early`, `output_fmt`, `intermediates_only`, as in timm.
+            indices: Indices of the maps, or the last n. Default: all.
+            **kwargs: `norm`, `stop_early`, `output_fmt` and `intermediates_only`, as in timm.
         """
         self._check_images(x)
         if kwargs.get("intermediates_only"):
@@ -258,7 +257,7 @@ class CausalCXR(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the layers of the backbone after the deepest index and, with `prune_head`, the classifiers."""
+        """Remove the backbone layers after the deepest index and, with `prune_head`, the classifiers."""
         if prune_head:
             self.reset_classifier(0)
         return self.backbone.prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
@@ -268,10 +267,10 @@ class CausalCXR(nn.Module):
         return self.head.causal_classifier
 
     def reset_classifier(self, num_classes: int, global_pool: None = None) -> None:
-        """Start anew with other labels: label embeddings and all three classifiers; 0 for pooled features.
+        """Replace the label embeddings and all three classifiers, for `num_classes` labels; 0 for pooled features.
 
-        `model.label_names` and `model.calibration` are None then. `global_pool`, an argument of timm's models, must be
-        None, since the head does not pool, else there is a `ValueError`.
+        Also set `model.label_names` and `model.calibration` to None. `global_pool` exists for compatibility with timm.
+        The head does not pool, so any value other than None raises `ValueError`.
         """
         if global_pool is not None:
             raise ValueError(f"global_pool must be None, since the causal head does not pool, but got {global_pool!r}")
@@ -283,13 +282,13 @@ class CausalCXR(nn.Module):
         if hasattr(self.backbone, "group_matcher"):
             matcher = self.backbone.group_matcher(coarse=coarse)
         else:
-            matcher = auto_group_layers(self.backbone).__getitem__  # as timm groups models without
+            matcher = auto_group_layers(self.backbone).__getitem__  # timm's own fallback
         if callable(matcher):
             return lambda name: matcher(name.removeprefix("backbone.")) if name.startswith("backbone.") else math.inf
         return {group: _under_backbone(patterns) for group, patterns in matcher.items()}
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of parameters that should not decay."""
+        """Return the names of parameters to exclude from weight decay."""
         backbone: set[str] = getattr(self.backbone, "no_weight_decay", set)()
         return {f"backbone.{name}" for name in backbone} | {"head.decoder.label_embed.weight"}
 
@@ -299,10 +298,10 @@ class CausalCXR(nn.Module):
 
     def _check_images(self, x: Tensor) -> None:
         check_tensor("images", x, "B C H W", C=self.in_chans)
-        # Looking at values would stall an accelerator on every step, so only images on the CPU are looked at.
+        # Only check values on the CPU: reading them would synchronise an accelerator on every step.
         if readable(x) and x.numel():
             largest = float(x.detach().abs().amax())
-            # A backbone of torchxrayvision takes -1024 to 1024, which its standard deviation of 1 / 2048 says.
+            # torchxrayvision backbones expect -1024 to 1024, hence their std of 1 / 2048.
             limit = max(MAX_ABS_INPUT, 1 / min(getattr(self, "pretrained_cfg", {}).get("std") or [1.0]))
             if not largest <= limit:
                 raise ValueError(
@@ -312,7 +311,7 @@ class CausalCXR(nn.Module):
 
 
 def _under_backbone(patterns: Any) -> Any:
-    """Rewrite timm's parameter patterns, which start at the backbone's root, for names below `backbone.`."""
+    """Rewrite timm's parameter patterns for names prefixed with `backbone.`."""
     if patterns is None or isinstance(patterns, int):
         return patterns
     if isinstance(patterns, str):

@@ -1,4 +1,4 @@
-"""The causal head: from any feature map to causal, confounding and intervened predictions."""
+"""The causal head, which turns a feature map into causal, confounding and intervened predictions."""
 
 from typing import Any
 
@@ -17,15 +17,15 @@ class CausalHead(nn.Module):
     """Causal classifier on top of a feature map (arXiv 2305.12072, Fig. 3 without its backbone).
 
     1. `FeatureLearning` augments the map.
-    2. `CausalDecoder` attends to it with one query for each label. Q is what a query attends to, Qc all the rest. Qc is
-       nearly the same for all labels.
-    3. Two networks refine both: h_x = MLP_causal(Q), h_c = MLP_confounding(Qc) (Eq. 3, where the print has Q twice).
-       Each has a skip connection, MLP(Q) = Q + W_2 gelu(W_1 Q), which the paper leaves open.
+    2. `CausalDecoder` attends to the map with one query per label. Q holds the features that a query attends to, and Qc
+       the rest. Qc is nearly the same for all labels.
+    3. Two networks refine them: h_x = MLP_causal(Q), h_c = MLP_confounding(Qc) (Eq. 3, which prints Q twice). Each has
+       a skip connection, MLP(Q) = Q + W_2 gelu(W_1 Q), which the paper does not specify.
     4. Three classifiers predict: Phi_x from h_x, Phi_c from h_c, and Phi from h_x + h_c' (Eq. 6).
 
     Args:
-        in_chs: Channels C of the feature map.
-        num_classes: Number of labels K; 0 for none, see `reset_classifier`.
+        in_chs: Number of channels C of the feature map.
+        num_classes: Number of labels K. With 0, call `reset_classifier` before `forward`.
         dim: Width D.
         num_heads: Number of attention heads in the encoder and the decoder.
         depth: Number of decoder layers.
@@ -33,16 +33,16 @@ class CausalHead(nn.Module):
         combine: `"add"` or `"cat"`, see `BackdoorIntervention`.
         drop_rate: Dropout rate in the decoder and before the classifiers.
         device: Device of the parameters.
-        dtype: Type of the parameters.
+        dtype: Data type of the parameters.
 
     Shape:
         - features: (B, C, H, W)
-        - confounders: (S, K, D) to borrow, or `None` for those of the other images of the batch
+        - confounders: (S, K, D) to borrow, or `None` to use those of the other images in the batch
         - Output: `CausalOutput`
 
     Raises:
         ValueError: If a shape does not fit or an option is unknown.
-        TypeError: If the features are not of floating point.
+        TypeError: If the features are not a floating-point tensor.
 
     Example:
         >>> import torch
@@ -85,7 +85,7 @@ class CausalHead(nn.Module):
         return self.decoder.label_embed.num_embeddings
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace everything whose shape depends on the labels by new parameters for `num_classes` labels, or none."""
+        """Replace all label-dependent parameters with new ones for `num_classes` labels, which may be 0."""
         like = self.causal_mlp.fc1.weight
         dd: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
         self.decoder.label_embed = nn.Embedding(num_classes, self.dim, **dd)
@@ -96,16 +96,16 @@ class CausalHead(nn.Module):
     def forward(
         self, features: Tensor, confounders: Tensor | None = None, *, need_attention: bool = False
     ) -> CausalOutput:
-        """Return all three predictions, see the class."""
+        """Return all three predictions. Shapes are in the class docstring."""
         _check_map(features, self.in_chs)
         return self.decode(self.feature_learning(features), confounders, need_attention=need_attention)
 
     def decode(
         self, encoded: Tensor, confounders: Tensor | None = None, *, need_attention: bool = False
     ) -> CausalOutput:
-        """Return all three predictions from the encoded map (B, D, H, W) that `feature_learning` returned."""
+        """Return all three predictions for the encoded map (B, D, H, W) from `feature_learning`."""
         if self.num_classes == 0:
-            raise ValueError("there are no labels (num_classes=0) to predict; call reset_classifier(num_classes) first")
+            raise ValueError("the head has no labels (num_classes=0); call reset_classifier(num_classes) first")
         decoded = self.decoder(encoded, need_attention=need_attention)
         causal = decoded.causal + self.causal_mlp(decoded.causal)
         confounder = decoded.confounder + self.confounder_mlp(decoded.confounder)
@@ -126,7 +126,7 @@ class CausalHead(nn.Module):
 
 
 def _without_own(intervened: Tensor) -> Tensor:
-    """Return (B, B - 1, K), row i without its own confounder i: the others follow in a circle, from i + 1 on."""
+    """Return (B, B - 1, K): remove image i's own confounder from row i and keep the others, cyclically from i + 1."""
     batch = intervened.shape[0]
     image = torch.arange(batch, device=intervened.device)
     following = (image[:, None] + 1 + image[: batch - 1]) % batch  # (B, B - 1)
@@ -134,11 +134,11 @@ def _without_own(intervened: Tensor) -> Tensor:
 
 
 def _check_map(features: Tensor, in_chs: int) -> None:
-    """Raise unless the features are (B, C, H, W), with the remedy for tokens and for channels that come last."""
+    """Raise unless the features are (B, C, H, W), with a fix for tokens and for channels-last layouts."""
     if isinstance(features, Tensor) and features.ndim == 3 and features.shape[-1] == in_chs:
         raise ValueError(
-            f"features must be a map (B, C, H, W), but got tokens {tuple(features.shape)}; lay them out without the "
-            "class token: tokens[:, num_prefix_tokens:].mT.unflatten(2, (height, width)), or take the map from timm: "
+            f"features must be a map (B, C, H, W), but got tokens {tuple(features.shape)}; drop the prefix tokens and "
+            "reshape: tokens[:, num_prefix_tokens:].mT.unflatten(2, (height, width)), or get the map from timm: "
             'backbone.forward_intermediates(x, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True)[0]'
         )
     if isinstance(features, Tensor) and features.ndim == 4 and features.shape[1] != in_chs == features.shape[3]:

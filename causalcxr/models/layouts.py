@@ -1,7 +1,7 @@
-"""Names that others give to the weights of a backbone, as timm's names.
+"""Convert the parameter names of other libraries to timm's.
 
-timm, DINOv2, MAE, EVA-X and torchxrayvision share timm's names, below a wrapper at most. So do torchvision's ResNets
-and DenseNets (timm renames those of old DenseNet files). torchvision's ConvNeXt, Swin and vision transformers and
+timm, DINOv2, MAE, EVA-X and torchxrayvision use timm's names, sometimes with a prefix. So do torchvision's ResNets
+and DenseNets (timm renames the keys of old DenseNet files). torchvision's ConvNeXt, Swin and vision transformers and
 transformers' DINOv2 are the same networks under other names. Other families differ in more than names.
 """
 
@@ -14,11 +14,11 @@ from torch import Tensor
 __all__ = ["as_timm"]
 
 WRAPPER = r"(?:(?:module|model|encoder|backbone|dinov2|visual|trunk)\.)*"
-MASKED = ("decoder_", "lm_head.")  # make the pixels or tokens that were masked in pretraining
+MASKED = ("decoder_", "lm_head.")  # predict the pixels or tokens masked in pretraining
 QKV = r"\.(q|k|v)(?:uery|ey|alue|_proj)\."
-# torchvision counts stages and the downsampling between them as one list: 1, 3, 5, 7 and 2, 4, 6.
+# torchvision numbers stages (1, 3, 5, 7) and the downsampling between them (2, 4, 6) in one list.
 STAGES = [(rf"^features\.{k}\.", f"stages.{k // 2}.{'blocks' if k % 2 else 'downsample'}.") for k in range(1, 8)]
-# A layout: a name that it has and no other, and its names as timm's, by patterns that are tried in turn.
+# For each layout: a pattern of a name unique to it, and the substitutions to timm's names, applied in order.
 LAYOUTS: dict[str, list[tuple[str, str]]] = {
     r"features\.1\.0\.layer_scale": [  # torchvision's ConvNeXt
         *STAGES,
@@ -53,7 +53,7 @@ LAYOUTS: dict[str, list[tuple[str, str]]] = {
         (r"^encoder\.ln\.", "norm."),
         (r"^heads\.head\.", "head."),
     ],
-    r"encoder\.layer\.0\.layer_scale1\.lambda1": [  # transformers' DINOv2, as the original's, which timm knows
+    r"encoder\.layer\.0\.layer_scale1\.lambda1": [  # transformers' DINOv2, to the original's names, which timm converts
         (r"^embeddings\.position_embeddings$", "pos_embed"),
         (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
         (r"^embeddings\.", ""),
@@ -69,12 +69,12 @@ LAYOUTS: dict[str, list[tuple[str, str]]] = {
 
 
 def as_timm(weights: Mapping[str, Tensor], stem: str, heads: Sequence[str] = ()) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the weights of a backbone under timm's names, and the names of those in the file that are left.
+    """Return the weights of a backbone under timm's names, and the original names of unused weights.
 
-    Left are classifiers, what only pretraining needs, and what is not below the wrapper of the backbone.
+    Classifiers, parts needed only for pretraining, and weights outside the backbone's prefix are unused.
 
     Args:
-        weights: Weights under timm's names or one of the layouts above, below wrappers such as `module.` or not.
+        weights: Weights named as in timm or one of the layouts above, with or without a prefix such as `module.`.
         stem: Name of the backbone's first layer in timm.
         heads: Names of its classifiers in timm.
     """
@@ -86,7 +86,7 @@ def as_timm(weights: Mapping[str, Tensor], stem: str, heads: Sequence[str] = ())
     below = [name.removeprefix(prefix) for name in weights if name.startswith(prefix)]
     unused = ("op_threshs", *(f"{head}." for head in heads), *MASKED)
     if any(name.startswith(MASKED) for name in below):
-        unused += ("mask_token",)  # else of DINOv2, which timm knows by it
+        unused += ("mask_token",)  # otherwise keep it: timm recognises DINOv2 by it
     parts: dict[str, dict[str, Tensor]] = {}
     for name in below:
         renamed = name
@@ -100,7 +100,7 @@ def as_timm(weights: Mapping[str, Tensor], stem: str, heads: Sequence[str] = ())
 
 
 def _whole(parts: dict[str, Tensor]) -> Tensor:
-    """Return a weight as timm has it: queries, keys and values as one, and the layer scale of torchvision flat."""
+    """Return a weight in timm's shape: concatenate query, key and value, and flatten torchvision's layer scale."""
     if len(parts) > 1:
         letters = {found[1]: weight for name, weight in parts.items() if (found := re.search(QKV, name))}
         return torch.cat([letters[letter] for letter in "qkv" if letter in letters])

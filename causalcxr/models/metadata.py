@@ -1,4 +1,4 @@
-"""What is known of a model beside its weights: the names of its labels, and a calibration of its logits."""
+"""Model metadata: the names of the labels and the calibration of the logits."""
 
 import logging
 import zlib
@@ -15,7 +15,7 @@ _logger = logging.getLogger(__name__)
 
 
 def checked_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
-    """Return label names as a tuple of `str`, or raise `ValueError` unless they are a sequence, one for each label."""
+    """Return label names as a tuple of `str`. Raise `ValueError` unless they are a sequence with one name per label."""
     if names is None:
         return None
     listed = names.tolist() if hasattr(names, "tolist") else names  # an array
@@ -23,15 +23,15 @@ def checked_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, .
     if not strings or not num_classes == len(listed) > 0:
         raise ValueError(
             f"label_names must be one name for each of {num_classes or 'the'} labels, but got {names!r:.300}; "
-            "give a list or a tuple of strings"
+            "pass a list or a tuple of strings"
         )
     if twice := [name for name in listed if listed.count(name) > 1]:
-        raise ValueError(f"label_names must differ, but {twice[0]!r} is there {len(twice)} times")
+        raise ValueError(f"label_names must be unique, but {twice[0]!r} occurs {len(twice)} times")
     return tuple(map(str, listed))
 
 
 def checked_calibration(calibration: Any, num_classes: int) -> Calibration:
-    """Return the calibration, or raise unless it is one of so many labels."""
+    """Return the calibration. Raise unless it is a `Calibration` for `num_classes` labels."""
     if not isinstance(calibration, Calibration):
         raise TypeError(f"calibration must be a causalcxr.Calibration, but got {type(calibration).__name__}")
     if len(calibration.thresholds) != num_classes:
@@ -42,25 +42,25 @@ def checked_calibration(calibration: Any, num_classes: int) -> Calibration:
 
 
 def calibrate(model: Any, calibration: Calibration) -> None:
-    """Set the calibration of a model, and note the weights that it holds for."""
+    """Set the calibration of a model and record a checksum of the weights it applies to."""
     model.calibration = checked_calibration(calibration, model.num_classes)
     model._calibrated = weights_checksum(model)
 
 
 def current_calibration(model: Any) -> Calibration | None:
-    """Return the calibration of a model, unless its weights have changed since it was set, which is logged."""
+    """Return the calibration of a model, or None with a logged warning if its weights have changed since it was set."""
     calibration: Calibration | None = getattr(model, "calibration", None)
     if calibration is None or getattr(model, "_calibrated", None) == weights_checksum(model):
         return calibration
     _logger.warning(
-        "the calibration is left out, since the weights have changed after it was set; give calibration=, one that is "
-        "fitted to these weights, or model.calibration if they were cast alone"
+        "the calibration is left out because the weights have changed since it was set; pass calibration= with one "
+        "fitted to these weights, or with model.calibration if they were only cast to another dtype"
     )
     return None
 
 
 def weights_checksum(model: Any) -> int:
-    """Return a checksum of all parameters and buffers, which does not depend on the device or the memory format."""
+    """Return a checksum of all parameters and buffers. It does not depend on the device or the memory format."""
     checksum = 0
     for tensor in model.state_dict().values():
         content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

@@ -1,4 +1,4 @@
-"""Files of weights that others trained: in a folder, or downloaded from the Hub, and opened without running code."""
+"""Find backbone weights on disk or on the Hub, and read them without running code."""
 
 import re
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")
 
 
 def find_weights(source: str | Path) -> Path:
-    """Return the file that `source` names: a file, a folder, or `"hf-hub:owner/repo[@revision][:file]"`, downloaded."""
+    """Return the path of a weights file, given a file, a folder or `"hf-hub:owner/repo[@revision][:file]"`."""
     if not str(source).startswith(HUB):
         path = Path(source)
         if path.is_dir():
@@ -28,21 +28,21 @@ def find_weights(source: str | Path) -> Path:
             raise FileNotFoundError(f"no file of backbone weights at {path}")
         return hub.weights_file(PretrainedCfg(source="", file=str(path))) if path.suffix == ".safetensors" else path
     if not (parts := re.fullmatch(r"hf-hub:([^/@:]+/[^/@:]+)(?:@([^:]+))?(?::(.+))?", str(source))):
-        raise ValueError(f"weights on the Hub are 'hf-hub:owner/repo[@revision][:file]', but got {source!r}")
+        raise ValueError(f"weights on the Hub must be 'hf-hub:owner/repo[@revision][:file]', but got {source!r}")
     repo_id, revision, filename = parts[1], parts[2] or "main", parts[3] or hub.WEIGHTS
     cfg = PretrainedCfg(source="hf-hub", hf_hub_id=f"{repo_id}@{revision}", hf_hub_filename=filename)
     return hub.weights_file(cfg)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file, out of what training scripts put round them. Nothing else is unpickled."""
+    """Return the tensors of a file, unwrapped from a training checkpoint if necessary."""
     safe = path.suffix == ".safetensors"
     try:
         content: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what damaged bytes raise is of many kinds
+    except Exception as error:  # damaged files raise many types of error
         raise ValueError(
-            f"{path} is no file of tensors alone, so it is not opened ({error!r:.150}); save the "
-            "state_dict() of the model with torch.save or as safetensors"
+            f"{path} cannot be read as a file of tensors ({error!r:.150}); save the state_dict() of the model with "
+            "torch.save or as safetensors"
         ) from error
     while isinstance(content, Mapping):
         if not (inner := next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)):
@@ -50,5 +50,5 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         content = inner
     named = content.items() if isinstance(content, Mapping) else ()
     if not (tensors := {name: value for name, value in named if isinstance(value, Tensor)}):
-        raise ValueError(f"{path} has no weights under {', '.join(CONTAINERS)}, or without such a name")
+        raise ValueError(f"{path} has no weights under {', '.join(CONTAINERS)} or at the top level")
     return tensors

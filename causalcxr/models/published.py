@@ -1,4 +1,4 @@
-"""Backbones that others trained on chest radiographs, by short names: what they are, and which images they know."""
+"""Published backbones trained on chest radiographs, by short name, and the images that they expect."""
 
 from typing import Any, NamedTuple
 
@@ -6,28 +6,28 @@ __all__ = ["BACKBONES", "PublishedBackbone", "list_backbones"]
 
 
 class PublishedBackbone(NamedTuple):
-    """Weights that somebody published, as their card and their code describe them."""
+    """Published weights, as their model card and code describe them."""
 
     name: str
-    """What `create_model("causal_timm", backbone=...)` takes."""
+    """Name to pass to `create_model("causal_timm", backbone=...)`."""
     architecture: str
     """Name of the network in timm."""
     pixels: int
-    """Side of the images."""
+    """Height and width of the images."""
     channels: int
-    """Channels of the images."""
+    """Number of channels of the images."""
     mean: float
-    """Mean of the pixels in [0, 1], which is subtracted."""
+    """Value to subtract from pixels in [0, 1]."""
     std: float
-    """What the result is divided by."""
+    """Value to divide the result by."""
     license: str
-    """Licence of the weights, as their card says."""
+    """Licence of the weights, according to their model card."""
     address: str
-    """`hf-hub:owner/repo[@commit]:file`, or where a pickle is, which has to be fetched and converted by hand."""
+    """`hf-hub:owner/repo[@commit]:file`, or the URL of a pickle, which you have to download and convert."""
     citation: str
-    """Whom to cite."""
+    """Reference to cite."""
     backbone_args: dict[str, Any]
-    """Arguments of the network in timm that differ from its defaults."""
+    """Arguments of the timm network that differ from its defaults."""
 
 
 VIT = {"dynamic_img_size": True, "dynamic_img_pad": True}
@@ -134,7 +134,7 @@ BACKBONES = {row.name: row for row in _ROWS}
 
 
 def list_backbones() -> list[PublishedBackbone]:
-    """Return the table of backbones that others trained on chest radiographs; `pandas.DataFrame` takes it.
+    """Return the published backbones trained on chest radiographs, e.g. to show them with `pandas.DataFrame`.
 
     Example:
         >>> next(row.pixels for row in list_backbones() if row.name == "rad_dino")

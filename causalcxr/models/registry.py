@@ -1,8 +1,8 @@
-"""The models by name: one table, in timm's registry.
+"""The model registry: one table, registered with timm.
 
-A model is a backbone of timm with the causal head. Strides are 16 where the backbone can be built so. Vision
-transformers resample their positions to the image and pad an image whose side is no multiple of the patch. Swin keeps
-its stride of 32, since its stages cannot be dilated.
+A model is a timm backbone with the causal head. Its stride is 16 if the backbone supports it. Vision transformers
+resample their position embeddings to the image and pad it to a multiple of the patch size. Swin keeps its stride of 32,
+since its stages cannot be dilated.
 """
 
 import dataclasses
@@ -45,12 +45,12 @@ _logger = logging.getLogger(__name__)
 
 VIT = {"backbone_args": {"dynamic_img_size": True, "dynamic_img_pad": True}}
 SWIN = {"backbone_args": {"strict_img_size": False}}
-# Name, backbone in timm, and arguments of CausalCXR that differ from its defaults.
+# Name, timm backbone, and arguments of CausalCXR that differ from its defaults.
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "causal_resnet18": ("resnet18", {}),
     "causal_resnet34": ("resnet34", {}),
     "causal_resnet50": ("resnet50", {}),
-    "causal_resnet101": ("resnet101", {}),  # the paper's
+    "causal_resnet101": ("resnet101", {}),  # used in the paper
     "causal_resnet152": ("resnet152", {}),
     "causal_densenet121": ("densenet121", {}),
     "causal_convnext_tiny": ("convnext_tiny", {}),
@@ -62,10 +62,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "causal_vit_base_patch16": ("vit_base_patch16_224", VIT),
     "causal_swin_tiny": ("swin_tiny_patch4_window7_224", SWIN),
     "causal_test_resnet": ("test_resnet", {"dim": 64, "num_heads": 4}),  # 0.5 M parameters, for tests
-    "causal_timm": ("", {}),  # any backbone, by the argument `backbone`
+    "causal_timm": ("", {}),  # any timm model, passed as `backbone`
 }
-# Weights by name and tag; the first tag of a name is the one that `pretrained=True` loads.
-SHIPPED = Path(__file__).resolve().parents[1] / "weights"  # each a folder of `save_pretrained`
+# Weights by name and tag. `pretrained=True` loads the first tag of a name.
+SHIPPED = Path(__file__).resolve().parents[1] / "weights"  # folders written by `save_pretrained`
 WEIGHTS: dict[str, dict[str, Any]] = {
     "causal_efficientnet_lite0.nih11k": {
         "file": str(SHIPPED / "causal_efficientnet_lite0.nih11k" / hub.WEIGHTS),
@@ -84,7 +84,7 @@ CLASSIFIER = (
 
 
 def _of_backbone(name: str) -> dict[str, Any]:
-    """Return what a pretrained cfg takes over from that of a backbone: the scale of images and the name of the stem."""
+    """Return the entries that a model inherits from the backbone's cfg: the normalisation and the name of the stem."""
     cfg = get_pretrained_cfg(name) or PretrainedCfg()
     stems = (cfg.first_conv,) if isinstance(cfg.first_conv, str) else cfg.first_conv or ()
     return {"mean": cfg.mean, "std": cfg.std, "first_conv": tuple(f"backbone.{stem}" for stem in stems)}
@@ -111,9 +111,9 @@ default_cfgs = generate_default_cfgs(
 
 
 def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
-    """Build a model of the table, with weights where asked for; what every entry point does."""
+    """Build a model of the table, with weights if `pretrained`. Every entry point calls this function."""
     if given.get("feature_cls", "getter") != "getter":
-        raise ValueError(f"feature_cls must be 'getter', which any backbone takes, but got {given['feature_cls']!r}")
+        raise ValueError(f"feature_cls must be 'getter', which suits any backbone, but got {given['feature_cls']!r}")
     kwargs = _arguments(name, pretrained, given)
     overlay, num_classes = kwargs["pretrained_cfg_overlay"], kwargs.get("num_classes")
     if pretrained:
@@ -121,10 +121,10 @@ def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
         if not cfg.has_weights:
             raise ValueError(
                 f"no weights are published for {name!r}; models with weights: {', '.join(list_pretrained())}. "
-                "pretrained_backbone=True or a path loads weights of the backbone alone"
+                "Use pretrained_backbone=True or a path to load weights for the backbone only"
             )
         overlay |= {"file": str(hub.weights_file(cfg, kwargs.get("cache_dir"))), "source": None, "state_dict": None}
-        kwargs |= {"num_classes": cfg.num_classes, "pretrained_backbone": False}  # weights are loaded whole, of both
+        kwargs |= {"num_classes": cfg.num_classes, "pretrained_backbone": False}  # the weights include the backbone
     try:
         model = build_model_with_cfg(
             CausalCXR,
@@ -142,15 +142,15 @@ def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
         if not MODELS[name][0]:
             check_feature_map(model, kwargs["backbone_args"].get("img_size"))
     else:
-        model.model.head = nn.Identity()  # maps of the backbone do not need it
+        model.model.head = nn.Identity()  # not needed for feature maps
     return model
 
 
 def _arguments(name: str, pretrained: bool, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a model: those of the table, and over them those that are given."""
+    """Return the arguments of a model: those of the table, overridden by those given."""
     usual, defaults = MODELS[name]
     kwargs: dict[str, Any] = {"backbone": usual} | defaults | given
-    saved = isinstance(given.get("pretrained_cfg"), dict)  # weights of ours, which say how images are scaled
+    saved = isinstance(given.get("pretrained_cfg"), dict)  # by `save_pretrained`, with its own normalisation
     published = BACKBONES.get(kwargs["backbone"])
     backbone_args = defaults.get("backbone_args", {})
     if published:
@@ -159,9 +159,9 @@ def _arguments(name: str, pretrained: bool, given: dict[str, Any]) -> dict[str, 
             weights = published.address
             if not weights.startswith("hf-hub:"):
                 raise ValueError(
-                    f"the weights of {published.name!r} are a pickle, {weights}, which is not opened from there; "
-                    "fetch it, save its state_dict() as safetensors, and give pretrained_backbone='file.safetensors', "
-                    "or pretrained_backbone=False for none"
+                    f"the weights of {published.name!r} are a pickle, {weights}, which is not loaded from there; "
+                    "download it, save its state_dict() as safetensors and pass the path as pretrained_backbone, "
+                    "or pass pretrained_backbone=False to start without weights"
                 )
         kwargs = {"in_chans": published.channels} | kwargs
         kwargs |= {"backbone": published.architecture, "pretrained_backbone": weights}
@@ -169,7 +169,7 @@ def _arguments(name: str, pretrained: bool, given: dict[str, Any]) -> dict[str, 
     kwargs["backbone_args"] = backbone_args = backbone_args | (given.get("backbone_args") or {})
     backbone, img_size = kwargs["backbone"], kwargs.pop("img_size", None)
     if not backbone:
-        raise ValueError(f"{name} needs the name of a timm model, as create_model({name!r}, backbone='resnet26d')")
+        raise ValueError(f"{name} needs the name of a timm model, e.g. create_model({name!r}, backbone='resnet26d')")
     check_backbone_name(backbone)
     cfg = get_pretrained_cfg(backbone) or PretrainedCfg()
     overlay = _of_backbone(backbone) if backbone != usual or published else {}
@@ -186,7 +186,7 @@ def _arguments(name: str, pretrained: bool, given: dict[str, Any]) -> dict[str, 
     else:
         if overlay and cfg.fixed_input_size and not backbone_args.keys() & {"dynamic_img_size", "strict_img_size"}:
             overlay["input_size"] = cfg.input_size
-        if not pretrained:  # a cfg of ours has the licence of weights of ours
+        if not pretrained:  # the registered licence is for the registered weights
             overlay["license"] = cfg.license if kwargs.get("pretrained_backbone") is True else None
     if img_size is not None:
         backbone_args["img_size"] = img_size
@@ -194,14 +194,14 @@ def _arguments(name: str, pretrained: bool, given: dict[str, Any]) -> dict[str, 
         channels = resolve_pretrained_cfg(name, kwargs.get("pretrained_cfg")).input_size[0]
         overlay["input_size"] = (channels, *sides)
     own = given.get("pretrained_cfg_overlay") or {}
-    if "file" in own:  # other weights than those of the tag
+    if "file" in own:  # weights other than the tag's
         overlay |= {"label_names": None, "license": None}
     kwargs["pretrained_cfg_overlay"] = overlay | own
     return kwargs
 
 
 def _describe(model: Any, pretrained: bool, num_classes: int | None) -> None:
-    """Note what a new model takes and what its weights know, and give it so many labels as are asked for."""
+    """Complete a new model's cfg, label names and calibration, and change its number of labels if requested."""
     cfg, channels = model.pretrained_cfg, get_model_input_config(model)["input_size"][0]
     cfg["input_size"] = (channels, *cfg["input_size"][1:])
     for key in ("mean", "std"):
@@ -216,7 +216,7 @@ def _describe(model: Any, pretrained: bool, num_classes: int | None) -> None:
 
 
 def _new_labels(model: Any, num_classes: int, names: Sequence[str] = ()) -> None:
-    """Give a model that has its weights other labels: rows of names that the weights know stay; say what is new."""
+    """Change the labels of a model with loaded weights. Keep the rows of known labels, and warn of new weights."""
     known, calibration = model.label_names or (), model.calibration
     rows = {row: known.index(name) for row, name in enumerate(names) if name in known}
     before = dict(model.named_parameters())
@@ -234,20 +234,20 @@ def _new_labels(model: Any, num_classes: int, names: Sequence[str] = ()) -> None
     hint = ""
     for name in names:
         if close := () if name in known else difflib.get_close_matches(name, known, n=1):
-            hint += f"; {name!r} is not among them, {close[0]!r} is"
+            hint += f"; {name!r} is not one of those, but {close[0]!r} is"
     if rows:
-        hint += f"; rows of {', '.join(names[row] for row in rows)} are kept"
+        hint += f"; the rows of {', '.join(names[row] for row in rows)} are kept"
     if new:
         _logger.warning(
-            "%d weights of %s are new, since the others were trained with other labels%s; train them: %s",
+            "%d weights of %s are newly initialised, since the checkpoint has other labels%s; train them: %s",
             *(len(new), model.pretrained_cfg["architecture"], hint, ", ".join(new)),
         )
 
 
 def _misfit(name: str, error: Exception) -> ValueError:
     return ValueError(
-        f"weights do not fit {name!r}: {textwrap.shorten(str(error), 400)}; give the arguments that they were trained "
-        "with, or a file that is not damaged"
+        f"weights do not fit {name!r}: {textwrap.shorten(str(error), 400)}; pass the arguments that they were trained "
+        "with, or use an undamaged file"
     )
 
 
@@ -255,7 +255,7 @@ def _register(name: str) -> None:
     def entry_point(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return _build(name, pretrained, **kwargs)
 
-    backbone = MODELS[name][0] or "`backbone=`, any timm name,"
+    backbone = MODELS[name][0] or "Any timm model, passed as `backbone`,"
     entry_point.__name__ = entry_point.__qualname__ = name
     entry_point.__doc__ = f"{backbone} with the causal head."
     globals()[name] = register_model(entry_point)  # adds the name to __all__
@@ -268,41 +268,40 @@ for _name in MODELS:
 def create_model(
     name: str | Path, pretrained: bool | None = None, *, label_names: Sequence[str] | None = None, **kwargs: Any
 ) -> Any:
-    """Create a model, with weights or without.
+    """Create a model, optionally with pretrained weights.
 
-    `timm.create_model` builds the same models once `causalcxr` is imported. This function adds errors with the closest
-    names, folders given as `Path`, weights by default where the name says where they are, and checks of what is in a
-    folder or a repository. No code of a repository is run, and pickles are never opened.
+    Once `causalcxr` is imported, `timm.create_model` builds the same models. This function also suggests close names in
+    its errors, accepts a `Path`, loads weights by default from a folder or repository, and validates their contents. It
+    never runs code or opens pickles from a repository.
 
-    A folder or a repository may also hold a plain model of timm. Then that model is returned, with `label_names` and
-    `calibration` as attributes. `causalcxr.data.preprocess(image, model.pretrained_cfg)` makes its input.
+    A folder or repository may also hold a plain timm model. It is returned with `label_names` and `calibration` as
+    attributes. Prepare its input with `causalcxr.data.preprocess(image, model.pretrained_cfg)`.
 
-    With other labels than the weights have, the parts that depend on them are new. A warning of the logger `causalcxr`
-    names them. In these parts, `label_names` that the weights know keep their rows. So their logits stay, and where all
-    are known, the calibration too. With other `in_chans`, timm adapts the first layer.
+    If you ask for labels other than those of the weights, the label-dependent parameters are newly initialised, and the
+    logger `causalcxr` warns about them. Labels in `label_names` that the weights know keep their rows, hence their
+    logits. If all labels are known, the calibration is kept too. For another `in_chans`, timm adapts the first layer.
 
     Args:
-        name: Name in the registry with or without a tag, such as `"causal_resnet101"`;
-            `"hf-hub:owner/repo[@revision]"`; `"local-dir:path"`; or a `Path` to a folder written by `save_pretrained`.
-        pretrained: Whether to load weights. Default: yes for the Hub, a folder or a `Path`, no for a name in the
-            registry.
-        label_names: Names of the labels in the order of your targets. `num_classes` follows from them. Exactly those of
-            the weights must be in the same order.
-        **kwargs: Arguments of `causalcxr.CausalCXR`, such as `num_classes`, `in_chans`, `pretrained_backbone`;
-            `backbone` may also be a name of `list_backbones`, which loads these weights unless
-            `pretrained_backbone=False`, and writes the images that they know into `pretrained_cfg`;
-            `img_size` for a backbone that is built for one size; `features_only` and `out_indices`, as in timm, for
-            the feature maps of the backbone; `cache_dir`, the folder of downloads.
+        name: Registered name with or without a tag, such as `"causal_resnet101"`; `"hf-hub:owner/repo[@revision]"`;
+            `"local-dir:path"`; or the `Path` of a folder written by `save_pretrained`.
+        pretrained: Whether to load weights. Default: True for the Hub or a folder, False for a registered name.
+        label_names: Names of the labels in the order of your targets. They set `num_classes`. If they are exactly the
+            labels of the weights, the order must be the same too.
+        **kwargs: Arguments of `causalcxr.CausalCXR`, such as `num_classes`, `in_chans` or `pretrained_backbone`.
+            `backbone` may also be a name from `list_backbones`. This loads its weights unless
+            `pretrained_backbone=False`, and sets `pretrained_cfg` to the images that they expect. Also accepted:
+            `img_size` for backbones built for one size; `features_only` and `out_indices`, as in timm, for the
+            backbone's feature maps; `cache_dir`, the folder for downloads.
 
     Returns:
-        The model, in training mode as timm returns it. `model.label_names` and `model.calibration` are those of the
-        weights, or None where the weights came without, or are not loaded.
+        The model, in training mode as in timm. `model.label_names` and `model.calibration` come from the weights. They
+        are None if the weights have none or are not loaded.
 
     Raises:
-        ValueError: If the name or its tag is unknown (the message has the closest ones), no weights are published for
-            it, weights, labels or the config do not fit, or weights are damaged.
+        ValueError: If the name or tag is unknown (the message suggests close ones), it has no published weights,
+            weights, labels or config do not fit, or weights are damaged.
         TypeError: If `name` is neither a string nor a path, or an argument is unknown.
-        OSError: If a folder or a file is missing, or the Hub cannot be reached; the errors of `huggingface_hub`.
+        OSError: If a folder or file is missing, or the Hub cannot be reached. Errors of `huggingface_hub` pass through.
 
     Example:
         >>> create_model("causal_test_resnet", num_classes=5).num_classes
@@ -315,13 +314,13 @@ def create_model(
     somewhere = name.startswith(hub.SOURCES)
     pretrained = somewhere if pretrained is None else bool(pretrained)
     if pretrained and kwargs.get("checkpoint_path"):
-        raise ValueError("checkpoint_path replaces the weights that are loaded: give pretrained=False with it")
-    if kwargs.get("features_only"):  # maps have no labels
+        raise ValueError("checkpoint_path would replace the pretrained weights; pass pretrained=False with it")
+    if kwargs.get("features_only"):  # feature maps have no labels
         label_names = None
     if label_names is not None:
         label_names = checked_names(label_names, num_classes := kwargs.pop("num_classes", len(label_names)))
         if not pretrained:
-            kwargs["num_classes"] = num_classes  # else the weights are loaded whole first
+            kwargs["num_classes"] = num_classes  # otherwise load the weights in full first
     if somewhere:
         model = _open(name, pretrained, kwargs)
     else:
@@ -337,18 +336,18 @@ def create_model(
 
 
 def _open(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
-    """Build what a folder or a repository describes, a model of the table or one of timm."""
+    """Build the model in a folder or repository, either one of the table or a plain timm model."""
     cfg, args, calibration = hub.read(name, kwargs.get("cache_dir"))
     architecture, arguments = cfg["architecture"], {**args, **kwargs, "pretrained_model_args": args}
     num_classes, plain = arguments.get("num_classes"), not is_model(architecture)
-    if plain and pretrained:  # else the entry point does so
+    if plain and pretrained:  # otherwise the entry point does this
         file = hub.weights_file(PretrainedCfg(**cfg), kwargs.get("cache_dir"))
         cfg |= {"file": str(file), "source": None}
         arguments["num_classes"] = cfg["num_classes"]
     try:
         model = timm.create_model(architecture, pretrained=pretrained, pretrained_cfg=cfg, **arguments)
     except (RuntimeError, AssertionError, AttributeError, LookupError, SafetensorError) as error:
-        raise _misfit(architecture, error) from error  # as timm meets what it cannot build
+        raise _misfit(architecture, error) from error  # raised by timm for models that it cannot build
     if kwargs.get("features_only"):
         return model
     if plain:
@@ -359,24 +358,24 @@ def _open(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
 
 
 def _calibrate(model: Any, cfg: dict[str, Any], calibration: Calibration | None) -> None:
-    """Give a model the calibration of its weights, unless its channels give other logits or its labels are others."""
+    """Set the calibration of the weights, unless the labels differ or other channels change the logits."""
     if calibration is None or model.num_classes != cfg["num_classes"]:
         return
     before, after = cfg["input_size"][0], model.pretrained_cfg["input_size"][0]
-    # timm sums the weights of three channels for one, which is the same film where all are scaled alike.
+    # timm sums the weights of three channels for one. Logits stay the same if all channels are scaled alike.
     scaled_alike = len({*zip(cfg["mean"], cfg["std"], strict=True)}) == 1
     if before == after or ({before, after} == {1, 3} and scaled_alike):
         calibrate(model, calibration)
     else:
-        _logger.warning("the calibration is left out: with other channels the weights give other logits")
+        _logger.warning("the calibration is left out because another number of channels changes the logits")
 
 
 def list_models(filter: str = "", pretrained: bool = False) -> list[str]:
     """Return the names of the library's models, sorted.
 
     Args:
-        filter: A pattern with wildcards, such as `"*resnet*"`; empty for all.
-        pretrained: Only models with published weights, with their tags.
+        filter: Pattern with wildcards, such as `"*resnet*"`. Default: all.
+        pretrained: Whether to list only models with published weights, with their tags.
 
     Example:
         >>> list_models("causal_resnet1*")
@@ -386,7 +385,7 @@ def list_models(filter: str = "", pretrained: bool = False) -> list[str]:
 
 
 def list_pretrained() -> list[str]:
-    """Return the names with tags of all models whose weights are published."""
+    """Return the names, with tags, of all models with published weights."""
     return list_models(pretrained=True)
 
 
@@ -396,7 +395,7 @@ def is_model(name: str) -> bool:
 
 
 def _check_name(name: str) -> None:
-    """Raise unless it is a name of the table, with a tag that it has or without one."""
+    """Raise unless `name` is in the table, with a known tag or none."""
     if is_model(name):
         arch, tag = split_model_name_tag(name)
         tags = [known.removeprefix(f"{arch}.") for known in get_arch_pretrained_cfgs(arch)]
@@ -404,12 +403,12 @@ def _check_name(name: str) -> None:
             raise ValueError(f"{arch!r} has no tag {tag!r}; its tags: {', '.join(tags)}")
         return
     if os.path.isdir(name):
-        hint = f"there is a folder of this name, which create_model(Path({name!r})) or 'local-dir:{name}' opens"
+        hint = f"to open the folder of this name, use create_model(Path({name!r})) or 'local-dir:{name}'"
     elif name in BACKBONES or timm.is_model(get_arch_name(name)):
-        hint = f"it is a backbone; create_model('causal_timm', backbone={name!r}) puts the causal head on it"
+        hint = f"it is a backbone; create_model('causal_timm', backbone={name!r}) adds the causal head"
     elif "/" in name:
         hint = f"there is no folder of this name; write 'hf-hub:{name}' for the Hub"
     else:
         close = difflib.get_close_matches(name, list_models(), n=4, cutoff=0.4)
-        hint = f"close names: {', '.join(close)}" if close else "causalcxr.list_models() lists them"
+        hint = f"close names: {', '.join(close)}" if close else "see causalcxr.list_models()"
     raise ValueError(f"unknown model {name!r}; {hint}")

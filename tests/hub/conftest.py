@@ -1,4 +1,4 @@
-"""A saved model, and a Hub on this machine that the real client talks to."""
+"""A saved model, and a local Hub server for the real client."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from causalcxr import Calibration
 from causalcxr.data import NIH_LABELS
 from hub_server import HubServer, Repo
 
-# With arguments that differ from those of the name.
+# Arguments that differ from the registered ones.
 OPTIONS = {"dim": 32, "depth": 1, "complement": "paper", "backbone_args": {"channels": (16, 24, 32, 48)}}
 
 
@@ -44,7 +44,7 @@ def copied(folder, tmp_path):
 
 @pytest.fixture
 def metrics():
-    """Figures of the form that a card takes, with a label that no test image has."""
+    """Metrics for a card, including a label without positive test images."""
     rows = {name: {"value": 0.6 + k / 100, "low": 0.6, "high": 0.68} for k, name in enumerate(NIH_LABELS)}
     rows |= {
         "mean": {"value": 0.7, "low": 0.65, "high": 0.75},
@@ -57,7 +57,7 @@ def metrics():
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """An empty Hub; the client uses it, with an empty cache."""
+    """An empty Hub, which the client uses with an empty cache."""
     server = HubServer()
     changes = {
         "ENDPOINT": server.url,
@@ -70,7 +70,7 @@ def hub(monkeypatch, tmp_path):
     }
     for name, value in changes.items():
         monkeypatch.setattr(constants, name, value, raising=False)
-        if hasattr(file_download, name):  # old versions have copies there
+        if hasattr(file_download, name):  # old versions keep copies there
             monkeypatch.setattr(file_download, name, value)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -82,7 +82,7 @@ def hub(monkeypatch, tmp_path):
 
 @pytest.fixture
 def go_offline(hub, monkeypatch):
-    """Sets `HF_HUB_OFFLINE`, which old versions of the client look at when they open a session."""
+    """Function that sets `HF_HUB_OFFLINE` and closes the session, since old clients only read it on opening one."""
 
     def change():
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -94,7 +94,7 @@ def go_offline(hub, monkeypatch):
 
 @pytest.fixture
 def cut_off(hub, monkeypatch):
-    """Takes the network away; what follows must take seconds, where the client would try again and again."""
+    """Function that cuts off the network. The test must then end within seconds, without the client's retries."""
     closed, start = "http://127.0.0.1:1", time.monotonic()
 
     def change():
@@ -107,7 +107,7 @@ def cut_off(hub, monkeypatch):
 
 
 def _close_session():
-    (getattr(utils, "close_session", None) or utils.reset_sessions)()  # by version of the client
+    (getattr(utils, "close_session", None) or utils.reset_sessions)()  # depends on the client version
 
 
 @pytest.fixture

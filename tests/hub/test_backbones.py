@@ -1,4 +1,4 @@
-"""Backbones on the Hub: which file is taken, and what is said when it is not there."""
+"""Backbones on the Hub: which file is loaded, and the errors if it is missing."""
 
 import pytest
 import timm
@@ -18,7 +18,7 @@ def network():
 
 @pytest.fixture
 def repo(hub, network, tmp_path):
-    """Weights as their trainers wrote them, with a later commit whose weights are damaged."""
+    """Repository with third-party weights, and a later commit with damaged ones."""
     save_file({f"module.{name}": weight for name, weight in network.state_dict().items()}, tmp_path / "theirs")
     weights = (tmp_path / "theirs").read_bytes()
     hub.repos["lab/net"] = Repo()
@@ -33,7 +33,7 @@ def _stem(source):
 
 
 def test_file_at_a_commit(repo, hub, network, go_offline):
-    """Once it is in the cache, nothing is asked of the network."""
+    """Once the file is in the cache, no request is made."""
     first = next(iter(repo))
     for source in (f"hf-hub:lab/net@{first}", f"hf-hub:lab/net@{first}:sub/best.safetensors"):
         assert torch.equal(_stem(source), network.conv1[0].weight)
@@ -45,9 +45,9 @@ def test_file_at_a_commit(repo, hub, network, go_offline):
 
 
 def test_file_of_the_main_branch(repo, network, go_offline):
-    """The newest, or without a network the one that was downloaded before."""
+    """The newest file, or without a network the one downloaded before."""
     assert torch.equal(_stem("hf-hub:lab/net:sub/best.safetensors"), network.conv1[0].weight)
-    with pytest.raises(ValueError, match=r"model.safetensors is no file of tensors alone"):
+    with pytest.raises(ValueError, match=r"model.safetensors cannot be read as a file of tensors"):
         _stem("hf-hub:lab/net")
     go_offline()
     _stem("hf-hub:lab/net:sub/best.safetensors")
@@ -56,7 +56,7 @@ def test_file_of_the_main_branch(repo, network, go_offline):
 @pytest.mark.parametrize(
     ("source", "error", "message"),
     [
-        ("hf-hub:lab/net:net.pt", ValueError, "net.pt is no safetensors file"),
+        ("hf-hub:lab/net:net.pt", ValueError, "net.pt is not a safetensors file"),
         ("hf-hub:lab/net:other.safetensors", EntryNotFoundError, "main/other.safetensors"),
         ("hf-hub:lab/net@v9", RevisionNotFoundError, "Not Found"),
         ("hf-hub:lab/none", RepositoryNotFoundError, "Not Found"),
@@ -70,10 +70,10 @@ def test_what_is_not_there(repo, hub, source, error, message):
 
 
 def test_no_network(cut_off, network, tmp_path):
-    """One error for weights that are not in the cache; those of timm that are come from there without asking."""
+    """Weights not in the cache raise one error. Cached timm weights load without a request."""
     cut_off()
     for source, name in (("hf-hub:lab/net", "model.safetensors of lab/net"), (True, "timm/test_resnet")):
-        with pytest.raises(ConnectionError, match=f"{name}.* is not in the cache, and http.* or give a path"):
+        with pytest.raises(ConnectionError, match=f"{name}.* is not in the cache, and http.* or pass a path"):
             _stem(source)
     folder = tmp_path / "cache" / "models--timm--test_resnet.r160_in1k"
     (folder / "snapshots" / "abc").mkdir(parents=True)
@@ -85,7 +85,7 @@ def test_no_network(cut_off, network, tmp_path):
 
 @pytest.mark.parametrize("create_model", [causalcxr.create_model, timm.create_model])
 def test_short_name(create_model, repo, network, monkeypatch):
-    """One argument: the network, its weights, and the images that these know."""
+    """One name selects the network, its weights and the expected images."""
     address = f"hf-hub:lab/net@{next(iter(repo))}:model.safetensors"
     row = PublishedBackbone("their_net", "test_resnet", 96, 3, 0.53, 0.26, "mit", address, "nobody", {})
     monkeypatch.setitem(BACKBONES, row.name, row)

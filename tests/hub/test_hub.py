@@ -1,4 +1,4 @@
-"""A Hub and the real client: loading from the network and the cache, and uploading."""
+"""Loading from the Hub and from the cache, and uploading, with the real client."""
 
 import pytest
 import timm
@@ -10,7 +10,7 @@ from causalcxr import Calibration
 from hub_server import Repo
 
 NAME = "hf-hub:owner/repo"
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client, while uploading
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # from the client, on upload
 
 
 def test_logits_are_those_of_the_model_that_was_saved(hub, repo, model, images):
@@ -23,7 +23,7 @@ def test_logits_are_those_of_the_model_that_was_saved(hub, repo, model, images):
 
 
 def test_only_config_and_weights_of_one_commit_are_asked_for(hub, repo):
-    """Above all no code, whatever the repository says."""
+    """In particular no code, whatever the repository contains."""
     repo.commit({"modeling.py": b"raise SystemExit", "pytorch_model.bin": b"", "hubconf.py": b"raise SystemExit"})
     loaded = causalcxr.create_model(NAME)
     assert hub.asked("GET") == [
@@ -67,7 +67,7 @@ def test_errors_are_those_of_the_client(hub, repo, go_offline):
 
 
 def test_no_network(repo, model, images, cut_off):
-    """What is in the cache, or one error."""
+    """Cached files load, others raise one error."""
     causalcxr.create_model(NAME)
     cut_off()
     assert torch.equal(causalcxr.create_model(NAME).eval()(images), model(images))
@@ -88,14 +88,14 @@ def test_revisions(hub, repo, model, images, tmp_path):
 
 
 def test_weights_of_a_registered_tag(hub, repo, model, images):
-    """As they will be declared: a repository at a commit."""
+    """A tag declares a repository at a commit."""
     overlay = {"hf_hub_id": f"owner/repo@{repo.head}"}
     options = timm.models.get_model_args(model)
     for create_model in (causalcxr.create_model, timm.create_model):
         loaded = create_model("causal_test_resnet", pretrained=True, pretrained_cfg_overlay=overlay, **options).eval()
         assert torch.equal(loaded(images), model(images))
     overlay["hf_hub_filename"] = "weights.pth"
-    with pytest.raises(ValueError, match=r"weights.pth is no safetensors file"):
+    with pytest.raises(ValueError, match=r"weights.pth is not a safetensors file"):
         causalcxr.create_model("causal_test_resnet", pretrained=True, pretrained_cfg_overlay=overlay)
 
 
@@ -104,7 +104,7 @@ def test_weights_that_are_damaged_in_the_cache(hub, repo, tmp_path):
     (path,) = (tmp_path / "cache").rglob("model.safetensors")
     content = path.read_bytes()
     path.resolve().write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ValueError, match=r"is damaged, or .* download"):
+    with pytest.raises(ValueError, match=r"is damaged or .* download"):
         causalcxr.create_model(NAME)
 
 
@@ -158,7 +158,7 @@ def test_picture_on_the_card(hub, copied):
     with pytest.raises(FileNotFoundError):
         causalcxr.push_to_hub(copied, "owner/new", picture=copied / "none.png")
     (copied / "README.md").unlink()
-    with pytest.raises(ValueError, match="a picture is for a card that is uploaded"):
+    with pytest.raises(ValueError, match="picture needs a card to upload"):
         causalcxr.push_to_hub(copied, "owner/new", picture=copied / "film.png")
 
 
@@ -185,9 +185,9 @@ def test_private_models_are_not_put_into_public_repositories(hub, repo, model):
 def test_nothing_is_sent_where_the_description_does_not_fit(hub, model, metrics, copied):
     metrics["auroc"]["Fracture"] = metrics["auroc"].pop("Mass")
     for pushed in (model, copied):
-        with pytest.raises(ValueError, match="metrics must be of the labels of the model, but have Fracture"):
+        with pytest.raises(ValueError, match="metrics may only have labels of the model, but got Fracture"):
             causalcxr.push_to_hub(pushed, "owner/new", metrics=metrics)
-    with pytest.raises(ValueError, match="label_names is not for a folder; give it to save_pretrained"):
+    with pytest.raises(ValueError, match="label_names cannot be used with a folder; pass it to save_pretrained"):
         causalcxr.push_to_hub(copied, "owner/new", label_names=["a"])
     for name in ("model.safetensors", "config.json"):
         (copied / name).unlink()

@@ -1,4 +1,4 @@
-"""What is refused when a folder is opened, and what is said of labels."""
+"""Opening folders: what is refused, and how labels are handled."""
 
 import json
 import logging
@@ -47,7 +47,7 @@ def test_new_weights_are_named(folder, model, create, names, caplog):
         tuned = create(folder, names)
     (record,) = (record for record in caplog.records if record.name.startswith("causalcxr."))
     said, _, new = record.getMessage().partition("; train them: ")
-    assert said == "7 weights of causal_test_resnet are new, since the others were trained with other labels"
+    assert said == "7 weights of causal_test_resnet are newly initialised, since the checkpoint has other labels"
     assert set(new.split(", ")) == set(CLASSIFIERS)
     assert (tuned.label_names, tuned.calibration) == (names, None)
     before, after = model.state_dict(), tuned.state_dict()
@@ -71,7 +71,7 @@ def test_other_channels_than_one_or_three_have_other_logits(folder, caplog):
 def test_names_and_calibration_come_with_the_weights(folder):
     model = causalcxr.create_model(folder, label_names=NIH_LABELS)
     assert (model.label_names, model.calibration) == (NIH_LABELS, Calibration(1.5, (0.25,) * 14))
-    untrained = causalcxr.create_model(folder, pretrained=False, label_names=NIH_LABELS[::-1])  # they belong to weights
+    untrained = causalcxr.create_model(folder, pretrained=False, label_names=NIH_LABELS[::-1])  # not of the weights
     assert (untrained.label_names, untrained.calibration) == (NIH_LABELS[::-1], None)
     assert timm.create_model(f"local-dir:{folder}", pretrained=True).label_names == NIH_LABELS
 
@@ -79,7 +79,7 @@ def test_names_and_calibration_come_with_the_weights(folder):
 @pytest.mark.parametrize("names", [["Mass", "Edema"], ["atelectasis", *NIH_LABELS[1:]], ["Hernia", "a", "Mass"]])
 @pytest.mark.parametrize("plain", [False, True])
 def test_labels_that_the_weights_know_keep_their_logits(folder, names, plain, images, tmp_path, caplog):
-    """All of their outputs, and the calibration where no label is new."""
+    """So do their other outputs, and the calibration if no label is new."""
     if plain:
         network = timm.create_model("test_resnet", num_classes=14)
         calibration = Calibration(1.5, tuple(k / 20 for k in range(1, 15)))
@@ -98,13 +98,13 @@ def test_labels_that_the_weights_know_keep_their_logits(folder, names, plain, im
         torch.testing.assert_close(ours.confounder_logits[:, kept], theirs.confounder_logits[:, rows])
     if len(kept) == len(names):
         assert model.calibration == Calibration(1.5, tuple(whole.calibration.thresholds[row] for row in rows))
-        assert "are new" not in caplog.text
+        assert "are newly initialised" not in caplog.text
         causalcxr.save_pretrained(model, tmp_path / "again")
         assert causalcxr.create_model(tmp_path / "again").calibration == model.calibration
     else:
         assert model.calibration is None
         assert f"rows of {', '.join(names[row] for row in kept)} are kept; train them" in caplog.text
-    assert ("'atelectasis' is not among them, 'Atelectasis' is" in caplog.text) == (names[0] == "atelectasis")
+    assert ("'atelectasis' is not one of those, but 'Atelectasis' is" in caplog.text) == (names[0] == "atelectasis")
 
 
 def test_names_that_do_not_fit(folder):
@@ -121,7 +121,7 @@ def test_names_that_do_not_fit(folder):
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"architecture": 5}', "null"])
 def test_config_that_is_none(copied, text):
     (copied / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"config.json of local-dir:.* is not one of a model that can be opened"):
+    with pytest.raises(ValueError, match=r"config.json of local-dir:.* does not describe a supported model"):
         causalcxr.create_model(copied)
 
 
@@ -158,7 +158,7 @@ def test_config_that_is_none(copied, text):
 )
 def test_config_that_was_tampered_with(copied, part, key, value):
     _change_config(copied, lambda config: (config[part] if part else config).update({key: value}))
-    with pytest.raises(ValueError, match=r"config.json of local-dir:.* is not one of a model that can be opened"):
+    with pytest.raises(ValueError, match=r"config.json of local-dir:.* does not describe a supported model"):
         causalcxr.create_model(copied)
 
 
@@ -230,20 +230,20 @@ def test_neither_pickles_nor_code_are_opened(copied, create_model):
 )
 @pytest.mark.parametrize("plain", [False, True])
 def test_damaged_weights(tmp_path, change, plain):
-    """In folders as timm writes them, without a SHA-256 sum."""
+    """In folders written by timm, which have no SHA-256 sum."""
     network = timm.create_model("test_resnet" if plain else "causal_test_resnet")
     timm.models.save_for_hf(network, tmp_path, safe_serialization=True)
     path = tmp_path / "model.safetensors"
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"weights do not fit .* or a file that is not damaged"):
+    with pytest.raises(ValueError, match=r"weights do not fit .* or use an undamaged file"):
         causalcxr.create_model(tmp_path)
 
 
 def test_weights_of_another_folder(copied):
-    """They would load: shapes are the same."""
+    """They would load, since the shapes match."""
     weights = load_file(copied / "model.safetensors")
     save_file({name: weight + 1 for name, weight in weights.items()}, copied / "model.safetensors")
-    with pytest.raises(ValueError, match=r"is damaged, or of another model than config.json beside it"):
+    with pytest.raises(ValueError, match=r"is damaged or does not belong to its config.json"):
         causalcxr.create_model(copied)
     _change_config(copied, lambda config: config.pop("sha256"))  # as timm writes it
     assert causalcxr.create_model(copied).num_classes == 14

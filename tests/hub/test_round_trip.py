@@ -1,4 +1,4 @@
-"""Weights in a folder: what comes back, and what does not fit."""
+"""Saving and loading weights in a folder, and errors for weights that do not fit."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_other_labels_and_channels_keep_all_other_weights(model, folder, num_cla
 
 def test_model_with_other_labels_and_channels_comes_back(tmp_path):
     model = causalcxr.create_model("causal_test_resnet", num_classes=5, in_chans=1)
-    model.reset_classifier(3)  # the number that counts is the present one
+    model.reset_classifier(3)  # the current number is saved
     causalcxr.save_pretrained(model.eval(), tmp_path)
     loaded = causalcxr.create_model(tmp_path).eval()
     assert (loaded.num_classes, loaded.in_chans) == (3, 1)
@@ -60,7 +60,7 @@ def test_any_backbone_comes_back(tmp_path):
 
 
 def test_other_channels_keep_the_calibration_where_a_film_stays_the_same(tmp_path, caplog):
-    """With a mean for each colour, one channel of their mean gives other logits."""
+    """If the means of the channels differ, one channel with the average mean changes the logits."""
     for mean in ((0.5, 0.5, 0.5), (0.4, 0.5, 0.6)):
         model = causalcxr.create_model("causal_test_resnet", num_classes=1)
         calibration, data = causalcxr.Calibration(2.0, (0.3,)), {"mean": mean, "std": (0.5, 0.5, 0.5)}
@@ -89,17 +89,17 @@ def test_backbone_that_uses_a_layer_twice_comes_back(tmp_path):
     ],
 )
 def test_incomplete_weights_are_refused(folder, tmp_path, change, message, num_classes):
-    """Whatever the number of labels: where it differs, timm leaves missing layers as they were drawn."""
+    """For any number of labels. If it differs, timm would leave missing layers randomly initialised."""
     state_dict = load_file(folder / "model.safetensors")
     change(state_dict)
     save_file(state_dict, tmp_path / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"sha256": None}))  # as timm writes it, without
+    (tmp_path / "config.json").write_text(json.dumps(config | {"sha256": None}))  # as written by timm
     with pytest.raises(ValueError, match=f"weights do not fit 'causal_test_resnet': .*{message}"):
         causalcxr.create_model(tmp_path, num_classes=num_classes)
 
 
 @pytest.mark.parametrize("options", [{"dim": 64}, {"combine": "cat"}, {"backbone_args": {}}])
 def test_weights_of_another_architecture_are_refused(folder, options):
-    with pytest.raises(ValueError, match=r"weights do not fit .* give the arguments that they were trained with"):
+    with pytest.raises(ValueError, match=r"weights do not fit .* pass the arguments that they were trained with"):
         causalcxr.create_model(folder, **options)

@@ -1,4 +1,4 @@
-"""What `save_pretrained` writes, and refuses to write."""
+"""What `save_pretrained` writes and what it refuses."""
 
 import dataclasses
 import inspect
@@ -42,7 +42,7 @@ def test_data_config_says_what_the_model_was_trained_on(model, tmp_path):
     cfg = causalcxr.create_model(tmp_path).pretrained_cfg
     assert (cfg["input_size"], cfg["mean"], cfg["std"]) == ((3, 128, 160), (0.1, 0.2, 0.3), (0.2,) * 3)
     assert cfg["crop_pct"] == 0.9
-    assert model.pretrained_cfg["input_size"] == (3, 96, 96)  # the model itself is as it was
+    assert model.pretrained_cfg["input_size"] == (3, 96, 96)  # the model itself is unchanged
 
 
 def test_place_of_backbone_weights_is_not_stored(tmp_path):
@@ -56,7 +56,7 @@ def test_place_of_backbone_weights_is_not_stored(tmp_path):
 
 @pytest.mark.parametrize("broken", ["hash", "config"])
 def test_saving_that_breaks_off(model, tmp_path, monkeypatch, broken):
-    """Either what was there stays, or the mixture is noticed."""
+    """Either the old files stay, or the mixture is detected."""
     causalcxr.save_pretrained(model, tmp_path)
     replace = os.replace
 
@@ -74,7 +74,7 @@ def test_saving_that_breaks_off(model, tmp_path, monkeypatch, broken):
     if broken == "hash":
         causalcxr.create_model(tmp_path)
     else:
-        with pytest.raises(ValueError, match=r"is damaged, or of another model than config.json"):
+        with pytest.raises(ValueError, match=r"is damaged or does not belong to its config.json"):
             causalcxr.create_model(tmp_path)
 
 
@@ -82,7 +82,7 @@ def test_saving_that_breaks_off(model, tmp_path, monkeypatch, broken):
 
 
 def test_outputs_that_have_names_keep_them(model, tmp_path):
-    """Else Hernia would name the output of Atelectasis when the model is opened again."""
+    """Otherwise the output for Atelectasis would be named Hernia after loading."""
     with pytest.raises(ValueError, match=r"in this order: Atelectasis,.* but got \('Hernia'"):
         causalcxr.save_pretrained(model, tmp_path / "saved", label_names=NIH_LABELS[::-1])
     with pytest.raises(ValueError, match="in this order"):
@@ -92,7 +92,7 @@ def test_outputs_that_have_names_keep_them(model, tmp_path):
 
 
 def test_names_come_from_weights_or_from_the_caller(folder, tmp_path):
-    """Fourteen labels may be fourteen others."""
+    """Fourteen labels are not always those of NIH."""
     for unnamed in (CausalCXR("test_resnet", dim=32), causalcxr.create_model(folder, pretrained=False)):
         assert (unnamed.num_classes, unnamed.label_names) == (14, None)
     other = causalcxr.create_model(folder)
@@ -113,14 +113,14 @@ def test_calibration_goes_when_the_weights_change(folder, images, tmp_path, capl
     causalcxr.save_pretrained(model, tmp_path / "same")
     assert causalcxr.create_model(tmp_path / "same").calibration == model.calibration == Calibration(1.5, [0.25] * 14)
     assert caplog.records == []
-    optimizer = torch.optim.SGD(model.backbone.parameters(), lr=1e-4)  # the head is as it was
+    optimizer = torch.optim.SGD(model.backbone.parameters(), lr=1e-4)  # the head is unchanged
     model(images).sum().backward()
     optimizer.step()
     with caplog.at_level(logging.WARNING, "causalcxr"):
         causalcxr.save_pretrained(model, tmp_path / "trained")
     assert causalcxr.create_model(tmp_path / "trained").calibration is None
     assert "the weights have changed" in caplog.text
-    model.calibration = Calibration(2.0, [0.5] * 14)  # fitted anew
+    model.calibration = Calibration(2.0, [0.5] * 14)  # fitted again
     causalcxr.save_pretrained(model, tmp_path / "again")
     assert causalcxr.create_model(tmp_path / "again").calibration == Calibration(2.0, [0.5] * 14)
 
@@ -131,7 +131,7 @@ def test_calibration_goes_when_the_weights_change(folder, images, tmp_path, capl
         ({"label_names": ["Mass"]}, ValueError, "but got \\['Mass'\\]"),
         ({"calibration": Calibration(1, [0.5])}, ValueError, "a threshold for each of 14 labels, but has 1"),
         ({"calibration": [0.5] * 14}, TypeError, r"must be a causalcxr.Calibration, but got list"),
-        ({"data_config": {"size": 128}}, ValueError, "data_config may have input_size, .*, but has size"),
+        ({"data_config": {"size": 128}}, ValueError, "data_config may only have input_size, .*, but got size"),
         ({"data_config": {"input_size": (1, 128, 128)}}, ValueError, "1 input channels, but the model accepts 3"),
         ({"data_config": {"std": (0.0,)}}, ValueError, "input_size and std must be positive"),
         ({"metrics": {"data": "NIH", "split": "test"}}, ValueError, "must have data, split and auroc, but lack auroc"),
@@ -144,7 +144,7 @@ def test_descriptions_that_do_not_fit(model, tmp_path, options, error, message):
 
 
 class Adapter(nn.Module):
-    """Passes on what the model inside has, as adapters of peft do."""
+    """Forwards the attributes of the model inside, as peft's adapters do."""
 
     def __init__(self, model):
         super().__init__()
@@ -206,7 +206,7 @@ def test_card_has_the_figures_that_are_given(model, metrics, tmp_path):
 
 
 def test_licence_is_that_of_the_weights(tmp_path, monkeypatch):
-    """Of timm's, where they are loaded, or of ours; of others it has to be given."""
+    """It is known for weights from timm and ours. For others, the user has to set it."""
     weights, cfg = tmp_path / "w.safetensors", timm.get_pretrained_cfg("test_resnet")
     save_file(timm.create_model("test_resnet").state_dict(), weights)
     ours, timms = {"name": "causal_efficientnet_lite0"}, {"pretrained_backbone": True}
@@ -271,7 +271,7 @@ def test_plain_model_with_other_arguments(tmp_path, caplog):
     causalcxr.save_pretrained(model, tmp_path, label_names=NIH_LABELS, calibration=Calibration(1.5, (0.25,) * 14))
     loaded = causalcxr.create_model(tmp_path, num_classes=2)
     assert (loaded.num_classes, loaded.label_names, loaded.calibration) == (2, None, None)
-    assert "2 weights of test_resnet are new" in caplog.text
+    assert "2 weights of test_resnet are newly initialised" in caplog.text
     assert torch.equal(loaded.conv1[0].weight, model.conv1[0].weight)
     untrained = causalcxr.create_model(tmp_path, pretrained=False)
     assert (untrained.num_classes, untrained.label_names) == (14, None)

@@ -5,7 +5,7 @@ import torch
 
 import causalcxr
 
-# One narrow block in each stage; lite0 has no argument for it.
+# One narrow block per stage. EfficientNet lite0 has no argument for this.
 SMALL = {
     "causal_resnet": {"layers": (1, 1, 1, 1), "channels": (16, 24, 32, 48)},
     "causal_densenet": {"block_config": (1, 1, 1, 1), "growth_rate": 8},
@@ -18,7 +18,7 @@ SMALL = {
 
 @pytest.fixture(scope="package", autouse=True)
 def _one_thread():
-    """Tensors are so small here that threads cost more than they save, much more on a busy machine."""
+    """Use one thread: tensors are so small that more threads slow the tests down."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -39,5 +39,5 @@ def _small(name, *, seed=0, **kwargs):
 
 @pytest.fixture(scope="session")
 def small():
-    """Build a registered model by its own entry point with a shallow and narrow backbone and head."""
+    """Return a function that builds a registered model with a shallow and narrow backbone and head."""
     return _small

@@ -14,7 +14,7 @@ from reference.comparison import images
 
 
 def _checkpoint(path, name="test_resnet", change=len):
-    """Save the weights of a timm model as its users do, with its classifier."""
+    """Save the weights of a timm model, including its classifier."""
     state_dict = timm.create_model(name, num_classes=7).state_dict()
     change(state_dict)
     save_file(state_dict, path / f"{name}.safetensors")
@@ -31,7 +31,7 @@ def _checkpoint(path, name="test_resnet", change=len):
     ],
 )
 def test_weights_that_do_not_fit(tmp_path, name, change):
-    """No layer keeps the weights that it was drawn with."""
+    """No layer may silently keep its random initialisation."""
     path = _checkpoint(tmp_path, name, change)
     with pytest.raises(ValueError, match=f"{name}.safetensors do not fit the backbone 'test_resnet': "):
         create_backbone("test_resnet", pretrained=path)
@@ -85,7 +85,7 @@ class _EverySecondCell(nn.Module):
 
 @pytest.mark.parametrize("output_stride", [32, 16])
 def test_dilated_densenet_sees_the_pixels_of_the_plain_one(output_stride):
-    """At cells that both have, a dilated block reads the same pixels, but for the average pooling traded in."""
+    """At shared cells, a dilated block reads the same pixels, except for the average pooling that it replaces."""
     blocks = {"block_config": (1, 2, 3, 3), "growth_rate": 8}
     backbone = create_backbone("densenet121", backbone_args=blocks, output_stride=output_stride)[0].eval()
     reference = timm.create_model("densenet121", num_classes=0, **blocks).eval()
@@ -98,7 +98,7 @@ def test_dilated_densenet_sees_the_pixels_of_the_plain_one(output_stride):
 
 
 def test_tokens_of_a_vision_transformer_are_laid_out_as_its_patches(small):
-    """Images are padded to whole patches."""
+    """Images are padded to a multiple of the patch size."""
     model = small("causal_vit_small_patch16").eval()
     arguments = {"depth": 2, "embed_dim": 96, "num_heads": 3, "dynamic_img_size": True}
     reference = timm.create_model("vit_small_patch16_224", num_classes=0, **arguments).eval()
@@ -122,7 +122,7 @@ def test_backbone_that_does_not_run_on_such_images():
 
 
 class _Returns(nn.Module):
-    """A backbone with a map of a given shape."""
+    """Backbone that returns a map of a given shape."""
 
     pretrained_cfg = MappingProxyType({"input_size": (3, 32, 32), "architecture": "other"})
     feature_info = ({"num_chs": 8, "reduction": 16},)
@@ -137,7 +137,7 @@ class _Returns(nn.Module):
 
 
 def test_map_must_be_the_declared_one_and_parameters_that_it_does_not_depend_on_are_frozen():
-    """Those of HRNet's finer maps, say: a distributed wrapper would wait for their gradients."""
+    """E.g. the parameters of HRNet's finer maps: a distributed wrapper would wait for their gradients."""
     for shape in ((2, 4, 8), (2, 4, 6, 6)):
         with pytest.raises(ValueError, match=r"instead of .B, 8, H, W.*use a convolutional network"):
             check_feature_map(SimpleNamespace(backbone=_Returns(shape), in_chans=3))

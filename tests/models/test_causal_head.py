@@ -1,4 +1,4 @@
-"""The causal head against the references put together, and the properties that define the method."""
+"""The causal head against the combined reference implementations, and the properties that define the method."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def test_dropout_acts_in_training_alone():
     torch.testing.assert_close(head.eval()(features)[:5], _head()(features)[:5], **EXACT)
     torch.manual_seed(0)
     assert not torch.allclose(head.train()(features).logits, head(features).logits, atol=1e-3)
-    assert (head(features).confounder != 0).all()  # what a bank stores is whole
+    assert (head(features).confounder != 0).all()  # features for a bank have no dropout
 
 
 def test_parameters_are_built_in_the_asked_for_type():

@@ -1,4 +1,4 @@
-"""What every registered model does, on small versions with real numbers."""
+"""The contract of every registered model, checked numerically on small versions."""
 
 import copy
 import pickle
@@ -14,14 +14,14 @@ from causalcxr import CausalObjective
 from causalcxr.models.backbone import feature_map
 from reference.comparison import images as _images
 
-# Without their depth and width the others are one of these over again.
+# The others are the same as one of these at reduced depth and width.
 ALIKE = ("_resnet34", "_resnet101", "_resnet152", "_convnext_small", "_convnext_base", "_vit_base_patch16")
 NAMES = [name for name in causalcxr.list_models() if not name.endswith(ALIKE)]
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def model(request, small):
-    """Shared by the tests of this file, which leave it as it is, in evaluation mode and without gradients."""
+    """Model in evaluation mode without gradients. Tests share it and must not change it."""
     return small(request.param).eval().requires_grad_(False)
 
 
@@ -88,7 +88,7 @@ def test_type_reaches_every_parameter(model, small):
 
 
 def test_autocast_is_float32_up_to_rounding(model):
-    """The head adds a few roundings of 2^-8 to those of the backbone, which are many in a deep untrained one."""
+    """The head adds a few roundings of 2^-8 to those of the backbone. A deep untrained backbone has many."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         low, low_map = model.forward_causal(_images()), feature_map(model.backbone, _images())
     full, full_map = model.forward_causal(_images()), feature_map(model.backbone, _images())
@@ -150,7 +150,7 @@ def test_every_parameter_has_a_gradient_and_checkpointing_recomputes_blocks_for_
 
 
 def _calls_in_a_step(model):
-    """Take the gradients and return how many layers of the backbone were called for it."""
+    """Run one forward and backward pass, and return the number of backbone layers called."""
     called = []
     for module in model.backbone.modules():
         module.register_forward_hook(lambda *_: called.append(""))
@@ -167,7 +167,7 @@ def test_copies_predict_the_same(model):
 
 
 def test_channels_last_is_kept_through_the_whole_model(model):
-    """Every map that a convolution or an encoder layer makes; a copy into the other format would cost a pass."""
+    """Check all maps from convolutions and encoder layers. A conversion would cost a copy."""
     other = copy.deepcopy(model).to(memory_format=torch.channels_last)
     kept = {}
 
@@ -186,7 +186,7 @@ def test_channels_last_is_kept_through_the_whole_model(model):
 
 @pytest.mark.parametrize("out_indices", [None, (0, -1)])
 def test_features_only(model, out_indices):
-    """All maps of the backbone, or some."""
+    """Return all maps of the backbone or a selection."""
     arguments = timm.models.get_model_args(model) | {"features_only": True, "out_indices": out_indices}
     backbone = timm.create_model(model.pretrained_cfg["architecture"], **arguments).eval()
     backbone.model.backbone.load_state_dict(model.backbone.state_dict(), strict=False)
@@ -195,7 +195,7 @@ def test_features_only(model, out_indices):
     torch.testing.assert_close(backbone(_images()), expected)
     assert backbone.feature_info.channels() == [x.shape[1] for x in expected]
     assert backbone.feature_info.reduction()[-1] == model.reduction
-    assert {name.split(".")[1] for name, _ in backbone.named_parameters()} == {"backbone"}  # each in use
+    assert {name.split(".")[1] for name, _ in backbone.named_parameters()} == {"backbone"}  # no unused parameters
 
 
 def test_optimizer_of_timm_slows_the_stem_and_leaves_embeddings_and_positions_undecayed(model):

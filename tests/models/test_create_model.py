@@ -1,4 +1,4 @@
-"""Creating models by name, and the messages for names, options and images that do not fit."""
+"""Creating models by name, and the errors for invalid names, options and images."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import causalcxr
         ("causal_resnet18.nih14", ValueError, "'causal_resnet18' has no tag 'nih14'; its tags: untrained"),
         (18, TypeError, "name must be a string or a Path, but got int"),
         (Path("no_such_folder"), FileNotFoundError, "no config.json in no_such_folder"),
-        ("causal_timm", ValueError, r"needs the name of a timm model, as create_model\('causal_timm', backbone="),
+        ("causal_timm", ValueError, r"needs the name of a timm model, e.g. create_model\('causal_timm', backbone="),
     ],
 )
 def test_names_that_do_not_fit(name, error, message):
@@ -42,16 +42,16 @@ def test_weights_that_are_not_published(create_model, name):
     [
         ({"backbone": "resnet51"}, ValueError, "unknown backbone 'resnet51'; close names: .*resnet50"),
         ({"backbone": "test_resnt"}, ValueError, "close names: (?!.*causal_).*test_resnet"),
-        ({"label_names": []}, ValueError, r"one name for each of the labels, but got \[\]; give a list"),
-        ({"label_names": {"a", "b"}}, ValueError, "but got {.*}; give a list"),
-        ({"label_names": "Mass"}, ValueError, "but got 'Mass'; give a list"),
-        ({"label_names": ["Mass", "Mass"]}, ValueError, "label_names must differ, but 'Mass' is there 2 times"),
+        ({"label_names": []}, ValueError, r"one name for each of the labels, but got \[\]; pass a list"),
+        ({"label_names": {"a", "b"}}, ValueError, "but got {.*}; pass a list"),
+        ({"label_names": "Mass"}, ValueError, "but got 'Mass'; pass a list"),
+        ({"label_names": ["Mass", "Mass"]}, ValueError, "label_names must be unique, but 'Mass' occurs 2 times"),
         ({"backbone": "causal_resnet18"}, ValueError, "'causal_resnet18' is a causal model itself"),
         ({"backbone": 18}, TypeError, "backbone must be the name of a timm model, but got int"),
         ({"in_chans": 0}, ValueError, "in_chans must be at least 1, but got 0"),
         ({"pretrained_backbone": "no_such_file"}, FileNotFoundError, "no file of backbone weights at no_such_file"),
         ({"features_only": True, "feature_cls": "fx"}, ValueError, "feature_cls must be 'getter', .* but got 'fx'"),
-        ({"pretrained": True, "checkpoint_path": "own.pth"}, ValueError, "give pretrained=False with it"),
+        ({"pretrained": True, "checkpoint_path": "own.pth"}, ValueError, "pass pretrained=False with it"),
     ],
 )
 def test_options_that_do_not_fit(options, error, message):
@@ -89,9 +89,9 @@ def test_folder_whose_name_is_given_as_a_string(tmp_path, monkeypatch):
 def test_arguments_that_do_not_fit(create_model):
     wrong = [
         ("unexpected keyword argument 'drop_path'", {"drop_path": 0.1}),
-        ("backbone 'resnet18' takes no img_size; it takes images of any size", {"img_size": 64}),
-        ("backbone 'resnet18' takes no zzz", {"backbone_args": {"zzz": 1}}),
-        ("backbone 'vgg11' takes no drop_path_rate", {"backbone": "vgg11", "drop_path_rate": 0.1}),
+        ("backbone 'resnet18' does not accept img_size, since it accepts images of any size", {"img_size": 64}),
+        ("backbone 'resnet18' does not accept zzz", {"backbone_args": {"zzz": 1}}),
+        ("backbone 'vgg11' does not accept drop_path_rate", {"backbone": "vgg11", "drop_path_rate": 0.1}),
     ]
     for message, arguments in wrong:
         with pytest.raises(TypeError, match=message):
@@ -110,7 +110,7 @@ def test_image_size_reaches_backbones_that_know_it(create_model, name, size):
 
 
 def test_image_size_of_any_backbone(tmp_path):
-    """One that is built for a single size: its own, or the one that is given."""
+    """A backbone built for a single size uses its own or `img_size`."""
     model = causalcxr.create_model("causal_timm", backbone="test_vit", dim=32, num_heads=4)
     assert model.preprocess(torch.rand(1, 80, 80)).shape == (1, 3, 160, 160)
     model = causalcxr.create_model("causal_timm", backbone="test_vit", img_size=64, dim=32, num_heads=4).eval()
@@ -122,9 +122,9 @@ def test_image_size_of_any_backbone(tmp_path):
 
 
 @pytest.mark.parametrize("in_chans", [3, 1])
-@pytest.mark.parametrize("name", ["causal_test_resnet", "causal_resnet18"])  # one scale for all channels, or three
+@pytest.mark.parametrize("name", ["causal_test_resnet", "causal_resnet18"])  # channels scaled alike, or not
 def test_transform_of_timm_does_what_preprocess_does(name, in_chans, tmp_path, caplog):
-    """Up to 8 bits, to which it rounds after each direction, on a film that is not square; in a folder too."""
+    """Up to timm's rounding to 8 bits after each axis, for a non-square film, also for a model from a folder."""
     model = causalcxr.create_model(name, in_chans=in_chans, pretrained_cfg_overlay={"input_size": (3, 96, 96)})
     causalcxr.save_pretrained(model, tmp_path)
     film = Image.fromarray(np.random.default_rng(0).integers(0, 256, (180, 120), dtype=np.uint8))

@@ -1,4 +1,4 @@
-"""The weights that a sharded model holds are those of the model."""
+"""A sharded model has the same weights as the original."""
 
 import time
 
@@ -18,7 +18,7 @@ from reference.comparison import images
 def _one_process(tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     yield
-    time.sleep(0.2)  # before torch 2.8, destroying a group that still lets go of its last tensors may hang
+    time.sleep(0.2)  # before torch 2.8, destroying a group while it releases its last tensors may hang
     dist.destroy_process_group()
 
 

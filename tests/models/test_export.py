@@ -1,4 +1,4 @@
-"""Captured graphs agree with the models: traced, exported for images of any size, compiled, and as ONNX."""
+"""Traced, exported, compiled and ONNX graphs agree with the models."""
 
 import shutil
 from functools import partial
@@ -12,7 +12,7 @@ from causalcxr import CausalObjective
 from causalcxr.layers import ConfounderBank
 from causalcxr.losses import CausalLoss
 
-# The smallest of each family.
+# The smallest model of each family.
 FAMILIES = (
     "causal_convnext_tiny",
     "causal_densenet121",
@@ -22,17 +22,17 @@ FAMILIES = (
     "causal_test_resnet",
     "causal_vit_small_patch16",
 )
-# The others pad by the size: tracing it had not ended after 19 minutes, or gave a program for one number of windows.
+# The padding of the others depends on the size: export runs for over 19 minutes, or fixes the number of windows.
 ANY_SIZE_FAMILIES = tuple(name for name in FAMILIES if name not in ("causal_efficientnet_lite0", "causal_swin_tiny"))
-DYNAMIC = torch.export.Dim.DYNAMIC  # an error where the graph would hold for one size alone
+DYNAMIC = torch.export.Dim.DYNAMIC  # raises if the graph would only work for one size
 ANY_BATCH = ({0: DYNAMIC},)
 ANY_SIZE = ({0: DYNAMIC, 2: DYNAMIC, 3: DYNAMIC},)
-# Of maps smaller than the attention window, of sides that strides do not divide, and of several blocks of queries.
+# A map smaller than the attention window, sides not divisible by the stride, and several blocks of queries.
 SIZES = [(1, 32, 32), (3, 212, 172), (1, 320, 352)]
 
 
 def _families(at_once, names=FAMILIES):
-    """Parametrize by families, of which all but one are slow."""
+    """Parametrize by family. All but one are marked slow."""
     slow = (pytest.param(name, marks=pytest.mark.slow) for name in names if name != at_once)
     return pytest.mark.parametrize("name", [at_once, *slow])
 
@@ -48,7 +48,7 @@ def _assert_agree(run, model, shapes):
 
 
 def _run_with_onnxruntime(model, path, dynamic_shapes):
-    """Export a model, and return what runs the file."""
+    """Export a model to ONNX, and return a function that runs it."""
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package, reason="comes with causalcxr[onnx]")
     onnxruntime = pytest.importorskip("onnxruntime", reason="comes with causalcxr[onnx]")
@@ -62,7 +62,7 @@ def _run_with_onnxruntime(model, path, dynamic_shapes):
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.trace")
 @pytest.mark.parametrize("traced_at", [(2, 96, 128), (2, 320, 352)])
 def test_traced_model_takes_any_size(small, traced_at):
-    """Traced on a small map, which is attended to as a whole, and on a large one, by blocks."""
+    """Trace with a small map, attended to at once, and a large one, attended to in blocks."""
     model = small("causal_test_resnet").eval()
     _assert_agree(torch.jit.trace(model, _images(*traced_at)), model, SIZES)
 
@@ -79,7 +79,7 @@ def test_exported_program_takes_any_batch(small, name):
 def test_exported_program_takes_any_size(small, name, tmp_path):
     model = small(name).eval()
     program = torch.export.export(model, (_images(),), dynamic_shapes=ANY_SIZE)
-    if name in ("causal_densenet121", "causal_resnet18"):  # torch cannot write the padding of the others
+    if name in ("causal_densenet121", "causal_resnet18"):  # torch cannot save the padding of the others
         torch.export.save(program, tmp_path / "model.pt2")
         program = torch.export.load(tmp_path / "model.pt2")
     _assert_agree(program.module(), model, SIZES)
@@ -114,7 +114,7 @@ def test_compiled_causal_forward_is_one_graph(small):
     [("all", 0), pytest.param("random", 2, marks=pytest.mark.slow)],
 )
 def test_compiled_training_step_is_one_graph_for_all_steps(small, partners, num_strata):
-    """While the bank of 6 fills up by batches of 4 and is overwritten, too."""
+    """Also while batches of 4 fill and then overwrite the bank of 6."""
     torch.compiler.reset()
 
     def objective():
@@ -148,7 +148,7 @@ def test_compiled_training_step_agrees(small, name):
         objective = CausalObjective(small(name))
         for module in objective.modules():
             if isinstance(module, DropPath):
-                module.drop_prob = 0.0  # nothing random, so that both do the same
+                module.drop_prob = 0.0  # make both deterministic
         losses = run(objective)(_images(3), torch.eye(3, 14))
         losses["loss"].backward()
         results.append((losses, {name: p.grad for name, p in objective.named_parameters()}, objective.state_dict()))

@@ -50,7 +50,7 @@ def test_prediction_equals_the_reference(model, num_strata):
 
 
 def test_average_stays_in_float32_under_autocast():
-    """Averaging equal probabilities must return them; in bfloat16 it would round them to 3 digits."""
+    """Averaging equal probabilities must return them. In bfloat16 they would be rounded to 3 digits."""
     torch.manual_seed(0)
     model = CausalCXR("test_resnet", num_classes=3, dim=8, num_heads=2).eval()
     bank = ConfounderBank(7, 3, 8)
@@ -74,7 +74,7 @@ def test_bank_must_be_a_filled_bank_of_the_same_labels(model):
     with pytest.raises(TypeError, match="must be a ConfounderBank, but got Tensor"):
         model.predict_do(_images(), torch.zeros(5, 3, 8))
     bank = ConfounderBank(5, 4, 8, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"give bank\.update some"):
+    with pytest.raises(ValueError, match=r"call bank\.update with some"):
         model.predict_do(_images(), bank)
     bank.update(normal(2, 4, 8))
     with pytest.raises(ValueError, match="confounders must have shape"):

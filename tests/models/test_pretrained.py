@@ -1,4 +1,4 @@
-"""Weights of other people's training runs in backbones, and the table of what is published."""
+"""Loading published weights into backbones, and the table of published backbones."""
 
 import logging
 import re
@@ -14,7 +14,7 @@ from causalcxr.models.published import BACKBONES, PublishedBackbone
 from reference.comparison import images, randomised
 
 TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2}
-# What stands for a row of the table, since a test can hold no such network.
+# Small stand-ins for rows of the table, whose networks are too large for a test.
 DINO = PublishedBackbone(
     *("tiny_dino", "vit_small_patch14_dinov2", 70, 3, 0.53, 0.26, "mit", "hf-hub:lab/net:a.safetensors", "nobody"),
     {**TINY, "img_size": 70, "dynamic_img_size": True, "dynamic_img_pad": True},
@@ -32,7 +32,7 @@ def tiny(monkeypatch):
 
 
 def _network(name, **kwargs):
-    """Return a network of timm with weights that are all drawn."""
+    """Return a timm network with all weights randomised."""
     return randomised(timm.create_model(name, num_classes=3, **kwargs), scale=0.1).float().eval()
 
 
@@ -48,7 +48,7 @@ def _assert_same(network, source, name, size=70, **kwargs):
 
 
 def _as_transformers(weights, *, saved):
-    """Rename weights of timm's DINOv2 as transformers holds them, or as it saves them."""
+    """Rename the weights of timm's DINOv2 as in a transformers model, or as in its saved files."""
     names = ("attention.{}", "o_proj", "{}_proj") if not saved else ("attention.attention.{}", "output.dense", "{}")
     renamed = {"embeddings.mask_token": torch.zeros(1, 32)}
     for name, weight in weights.items():
@@ -76,7 +76,7 @@ def test_dinov2_under_the_names_of_transformers(tmp_path, saved, below):
 
 
 def test_dinov2_under_its_own_names(tmp_path):
-    """With registers, of which timm's network has the positions apart."""
+    """With registers, for which timm stores position embeddings separately."""
     network = _network("vit_small_patch14_reg4_dinov2", img_size=70, **TINY)
     weights = _weights(network)
     weights |= {"register_tokens": weights.pop("reg_token"), "mask_token": torch.zeros(1, 32)}
@@ -91,7 +91,7 @@ def test_dinov2_under_its_own_names(tmp_path):
     [("model", ""), ("state_dict", "module."), ("module", "encoder."), ("model", "model.backbone.")],
 )
 def test_masked_autoencoder(tmp_path, wrapped, container, caplog):
-    """Its decoder is left, and said; positions are resampled to the patches that the backbone has."""
+    """The decoder is skipped and logged. Position embeddings are resampled to the patches of the backbone."""
     network = _network("vit_small_patch16_224", img_size=64, **TINY)
     weights = _weights(network)
     weights |= {"mask_token": torch.zeros(1, 1, 16), "decoder_embed.weight": torch.zeros(16, 32)}
@@ -100,13 +100,13 @@ def test_masked_autoencoder(tmp_path, wrapped, container, caplog):
     torch.save(content, tmp_path / "mae.pth")
     with caplog.at_level(logging.INFO, "causalcxr"):
         _assert_same(network, tmp_path / "mae.pth", "vit_small_patch16_224", size=64, img_size=64, **TINY)
-    assert "52 weights of " in caplog.text
+    assert "52 weights from " in caplog.text
     assert f"{wrapped}decoder_embed.weight" in caplog.text
 
 
 @pytest.mark.parametrize("size", ["tiny", "base"])
 def test_eva_x(tmp_path, size):
-    """As after masked pretraining: its norm stays on the tokens, the layer that guesses them is left."""
+    """As after masked pretraining: the norm applies to the tokens, and the prediction layer is skipped."""
     row = BACKBONES[f"eva_x_{size}"]
     arguments = {**row.backbone_args, **TINY}
     network = _network(row.architecture, **arguments)
@@ -135,7 +135,7 @@ class _Anything:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model": _Anything()}, "no file of tensors alone, so it is not opened"),
+        ({"model": _Anything()}, "cannot be read as a file of tensors"),
         ({"epoch": 3}, "no weights under state_dict_ema"),
         ([torch.zeros(2)], "no weights under state_dict_ema"),
         ({"conv1.0.weight": torch.zeros(2)}, "do not fit the backbone 'test_resnet': .*Missing key.*bn1"),
@@ -151,19 +151,19 @@ def test_damaged_file(tmp_path):
     for name in ("w.pth", "w.safetensors"):
         for content in (b"", b"no zip file"):
             (tmp_path / name).write_bytes(content)
-            with pytest.raises(ValueError, match=f"{name} is no file of tensors alone"):
+            with pytest.raises(ValueError, match=f"{name} cannot be read as a file of tensors"):
                 create_backbone("test_resnet", pretrained=tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"no model.safetensors in .*, which has w.pth"):
         create_backbone("test_resnet", pretrained=tmp_path)
 
 
-# The others of torchxrayvision's DenseNets differ in their files alone.
+# torchxrayvision's other DenseNets only differ in their files.
 ROWS = [row for row in causalcxr.list_backbones() if not re.match(r"xrv_densenet121_(?!all)", row.name)]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_row_of_the_table(row):
-    """Each is a network that takes such images, and says so."""
+    """Each row names a network that accepts its images, and sets `pretrained_cfg` to them."""
     model = causalcxr.create_model("causal_timm", backbone=row.name, pretrained_backbone=False, device="meta")
     cfg = model.pretrained_cfg
     assert cfg["input_size"] == (row.channels, row.pixels, row.pixels)
@@ -192,7 +192,7 @@ def _model(name, **kwargs):
 
 @pytest.mark.parametrize("name", ["tiny_dino", "tiny_grey"])
 def test_from_film_to_heat_map_and_back_from_a_folder(tiny, tmp_path, name):
-    """Patches of 14 pixels, and grey images from -1024 to 1024."""
+    """With patches of 14 pixels, and with grey images from -1024 to 1024."""
     model, film = _model(name, label_names=["Mass", "Nodule"]), torch.rand(1, 80, 90)
     x = model.preprocess(film)
     row = BACKBONES[name]
@@ -206,7 +206,7 @@ def test_from_film_to_heat_map_and_back_from_a_folder(tiny, tmp_path, name):
     torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x), rtol=1e-4, atol=1e-5)
     causalcxr.save_pretrained(model, tmp_path)
     assert "license: " + row.license in (tmp_path / "README.md").read_text()
-    for pretrained in (True, False):  # neither asks for the weights of the table
+    for pretrained in (True, False):  # neither loads the weights of the table
         copy = causalcxr.create_model(tmp_path, pretrained=pretrained).eval()
         assert copy.pretrained_cfg["std"] == (row.std,) * row.channels
         assert copy.in_chans == row.channels

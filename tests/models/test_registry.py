@@ -1,4 +1,4 @@
-"""The registry: every model by its name, at its full size on the meta device, where nothing is computed."""
+"""The registry: every model by name, at full size on the meta device, without computation."""
 
 import pytest
 import timm
@@ -10,7 +10,7 @@ from causalcxr.models import registry
 
 NAMES = causalcxr.list_models()
 BACKBONES = {name: backbone or "resnet26d" for name, (backbone, _) in registry.MODELS.items()}
-STRIDES = {"causal_swin_tiny": 32}  # of those that cannot be dilated
+STRIDES = {"causal_swin_tiny": 32}  # models that cannot be dilated
 
 
 def _arguments(name):
@@ -27,7 +27,7 @@ def _images(size, in_chans=3):
 
 
 def test_the_table_is_what_is_registered():
-    """timm answers a mismatch with a cfg of 1000 classes instead of an error."""
+    """On a mismatch, timm returns a cfg with 1000 classes instead of raising an error."""
     assert set(NAMES) == set(registry.MODELS) == set(registry.default_cfgs)
     assert set(NAMES) == set(timm.list_models(module="registry")) == set(timm.list_models("causal_*"))
     assert set(NAMES) < set(registry.__all__)
@@ -47,7 +47,7 @@ def test_backbone_is_the_one_of_timm(model):
     expected = backbone.state_dict()
     shapes = {key: tensor.shape for key, tensor in model.backbone.state_dict().items()}
     assert shapes.items() <= {key: tensor.shape for key, tensor in expected.items()}.items()
-    # Only layers between the last feature map and the classifier are left out.
+    # Only layers between the last feature map and the classifier may be missing.
     left_out = {key.split(".")[0] for key in expected.keys() - shapes.keys()}
     assert left_out <= {"conv_head", "bn2", "head"}
     assert model.reduction == STRIDES.get(name, 16)

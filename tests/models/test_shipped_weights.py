@@ -1,4 +1,4 @@
-"""The weights that come with the package: as the table and their card say, and loaded without a network."""
+"""The weights in the package match the table and their card, and load without a network."""
 
 import argparse
 import io
@@ -20,7 +20,7 @@ from causalcxr import hub
 from causalcxr.data import NIH_LABELS, NIHChestXray14, read_image
 from causalcxr.metrics import auroc
 
-NAMES = causalcxr.list_pretrained()  # among them, as test_registry says, that of the default of the command line
+NAMES = causalcxr.list_pretrained()  # test_registry checks that the command line's default is included
 
 
 def _folder(name):
@@ -51,7 +51,7 @@ def test_calibration_goes_with_labels_and_channels(name):
     assert len(set(expected.thresholds)) > 1
     assert causalcxr.create_model(name, pretrained=True).calibration == expected
     assert causalcxr.create_model(name, pretrained=True, in_chans=1).calibration == expected
-    assert causalcxr.create_model(name, pretrained=True, in_chans=2).calibration is None  # other logits for one film
+    assert causalcxr.create_model(name, pretrained=True, in_chans=2).calibration is None  # changes the logits of a film
     assert causalcxr.create_model(name, pretrained=True, num_classes=3).calibration is None
     assert causalcxr.create_model(name).calibration is None
 

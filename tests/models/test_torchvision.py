@@ -1,4 +1,4 @@
-"""Weights that torchvision wrote, in backbones of timm."""
+"""Loading weights from torchvision into timm backbones."""
 
 import logging
 import re
@@ -14,7 +14,7 @@ from reference.comparison import images, randomised
 
 
 def _torchvision(family):
-    """Return a shallow network of torchvision, its name and arguments in timm, and its last feature map."""
+    """Return a shallow torchvision network, its timm name and arguments, and its last feature map."""
     models = torchvision.models
     blocks = [(8, 16, 1), (16, 24, 1), (24, 32, 2), (32, None, 1)]
     networks = {
@@ -53,7 +53,7 @@ def _vit_map(net, x):
 
 
 def _drawn(family):
-    """Change all weights and statistics, also those that start at 0 and 1."""
+    """Change all weights and statistics, including those initialised to 0 and 1."""
     return randomised(_torchvision(family)[0], scale=0.1).float().eval()
 
 
@@ -74,16 +74,14 @@ def _assert_same(backbone, network, family):
 
 @pytest.mark.parametrize("family", ["resnet", "densenet", "convnext", "swin", "vit"])
 def test_weights_under_the_names_of_torchvision(tmp_path, family, caplog):
-    """The same network comes out, and what matched is reported."""
+    """The backbone equals the network, and the log reports the numbers of weights."""
     network, name = _drawn(family), _torchvision(family)[1]
     with caplog.at_level(logging.INFO, "causalcxr"):
         backbone = _load(tmp_path / "weights.pth", family, network.state_dict())
     _assert_same(backbone, network, family)
-    left = re.search(rf"(\d+) weights of .* have no place in {name}: .*(fc|heads?|classifier)\.", caplog.text)
+    left = re.search(rf"skipped (\d+) weights from .* not used by {name}: .*(fc|heads?|classifier)\.", caplog.text)
     kept = len(network.state_dict()) - int(left[1])
-    assert (
-        f"{kept} weights of {tmp_path / 'weights.pth'} are in the backbone {name}, none of which is new" in caplog.text
-    )
+    assert f"loaded {kept} weights from {tmp_path / 'weights.pth'} into {name}; none is missing" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -91,7 +89,7 @@ def test_weights_under_the_names_of_torchvision(tmp_path, family, caplog):
     [("densenet", r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2"), ("vit", r"mlp\.0", "mlp.linear_1")],
 )
 def test_names_in_the_files_that_torchvision_publishes(tmp_path, family, old, new):
-    """They are older than its present names, and DenseNet's than the counters of batches."""
+    """Published files predate the current names and, for DenseNet, the batch counters."""
     network = _drawn(family)
     state_dict = {
         re.sub(old, new, key).replace("mlp.3", "mlp.linear_2"): tensor
@@ -103,7 +101,7 @@ def test_names_in_the_files_that_torchvision_publishes(tmp_path, family, old, ne
 
 
 def test_foreign_names_of_another_network(tmp_path):
-    """timm's own renaming fails on the last with a KeyError."""
+    """timm's own conversion fails on the last one with a `KeyError`."""
     path = tmp_path / "weights.safetensors"
     convnext, swin = (_torchvision(family)[0].state_dict() for family in ("convnext", "swin"))
     neither = {"classifier.2.weight": torch.zeros(2), "features.0.0.weight": torch.zeros(2)}
