@@ -49,7 +49,7 @@ def test_a_study_is_resumed_and_reported(tmp_path, capsys):
     assert json.loads(removed.read_text())["result"] == before  # trained again, with the same outcome
     assert result.with_suffix(".md").read_text() in first
     study.write_text(json.dumps(STUDY | {"training": TINY | {"epochs": 2}}))
-    with pytest.raises(ValueError, match="was trained otherwise"):
+    with pytest.raises(ValueError, match="was trained with other options"):
         benchmark.main(command)
 
 
