@@ -1,8 +1,8 @@
-"""Draw a film beside the evidence for some findings: docs/images/evidence.png.
+"""Draw a film next to the evidence for some findings: docs/images/evidence.png.
 
     python examples/research/evidence_picture.py path/to/nih 00001369_000.png Cardiomegaly Atelectasis
 
-The box of the first finding is drawn where the release has one. All maps have one scale.
+The box of the first finding is drawn if the release has one. All maps share one scale.
 """
 
 import argparse
@@ -21,8 +21,8 @@ PICTURE = Path(__file__).resolve().parents[2] / "docs" / "images" / "evidence.pn
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("release", type=Path, help="folder in the layout of the NIH release, of 1024 px")
-    parser.add_argument("film", help="name of the image")
+    parser.add_argument("release", type=Path, help="folder in the layout of the NIH release, with 1024 px images")
+    parser.add_argument("film", help="file name of the image")
     parser.add_argument("findings", nargs="+")
     parser.add_argument("--model", default="causal_efficientnet_lite0")
     parser.add_argument("--output", type=Path, default=PICTURE)

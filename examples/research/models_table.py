@@ -1,9 +1,9 @@
-"""Write the table of models in docs/models.md: what the registry has, counted, and what its weights reach.
+"""Write the table of models in docs/models.md, with size, cost and AUROC of the shipped weights.
 
     python examples/research/models_table.py
 
-Parameters and operations are counted on the meta device, where nothing is computed. AUROC is that of the manifest
-beside the weights.
+Parameters and operations are counted on the meta device, so nothing is computed. AUROC comes from the manifest of the
+weights.
 """
 
 import argparse
@@ -22,7 +22,7 @@ HEADER = ["model", "weights: test AUROC", "image", "stride", "parameters", "oper
 
 
 def row(name):
-    """Return the cells of one model."""
+    """Return the table row of one model."""
     model = causalcxr.create_model(name, device="meta").eval().requires_grad_(False)
     size = model.pretrained_cfg["input_size"]
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -36,14 +36,14 @@ def row(name):
 
 
 def operations(model, input_size):
-    """Return the multiply-accumulates of the logits of one image, in convolutions and matrix products."""
+    """Return the multiply-accumulates of convolutions and matrix products in the forward pass of one image."""
     with FlopCounterMode(display=False) as counter:
         model(torch.empty(1, *input_size, device="meta"))
     return counter.get_total_flops() // 2
 
 
 def measured(name):
-    """Return the tag of the weights that come with the package, and what they reach; empty where there are none."""
+    """Return tag and test AUROC of the weights shipped with the package, or an empty string."""
     file = timm.get_pretrained_cfg(name).file
     if not file:
         return ""
@@ -53,8 +53,8 @@ def measured(name):
 
 
 def updated(page):
-    """Return the page with the table as it is now."""
-    names = [name for name in causalcxr.list_models() if name != "causal_timm"]  # which has no backbone of its own
+    """Return the page with an up-to-date table."""
+    names = [name for name in causalcxr.list_models() if name != "causal_timm"]  # it has no backbone of its own
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in (HEADER, ["---"] * len(HEADER), *map(row, names)))
     before, rest = page.split(START)
     return f"{before}{START}\n\n{table}\n\n{END}{rest.partition(END)[2]}"

@@ -1,4 +1,4 @@
-"""What all studies share: files that are there whole or not at all, what they were made with, and tables."""
+"""Shared by all studies: atomic JSON files, records of commit and versions, and Markdown tables."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import causalcxr
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write under another name first, so that the file is whole at every moment."""
+    """Write JSON atomically, by renaming a temporary file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(json.dumps(content, indent=1) + "\n")
@@ -25,7 +25,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def publish(path: Path | None, content: Any, table: str) -> None:
-    """Print a table; with a path, write the content there and the table beside it."""
+    """Print a table. With a path, also write the content there and the table next to it."""
     print(table)
     if path:
         write_json(path, content)
@@ -33,7 +33,7 @@ def publish(path: Path | None, content: Any, table: str) -> None:
 
 
 def commit() -> str:
-    """Return the commit of this checkout, `-dirty` where files differ from it, "unknown" where git does not tell."""
+    """Return the commit of this checkout, with `-dirty` if files differ from it, or "unknown" if git fails."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
@@ -43,25 +43,25 @@ def commit() -> str:
 
 
 def versions(device: str = "cpu") -> dict[str, Any]:
-    """Return what the figures were made with."""
+    """Return the device, the number of threads and the package versions."""
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or platform.machine()
     packages = {module.__name__: str(module.__version__) for module in (torch, timm, np, causalcxr)}
     return {"device": name, "threads": torch.get_num_threads(), "python": platform.python_version(), **packages}
 
 
 def kept(path: Path, training: dict[str, Any], carry_out: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the run that the file holds; without a file, carry it out and keep it.
+    """Return the run stored in the file. If there is none, carry it out and store it.
 
-    A run of another commit is warned of: it may have been made otherwise.
+    Warns if the run is from another commit, since its code may differ.
     """
     made_by = commit()
     if not path.exists():
         write_json(path, carry_out() | {"training": training, "commit": made_by, "versions": versions()})
     run: dict[str, Any] = json.loads(path.read_text())
     if run["training"] != training:
-        raise ValueError(f"{path} was trained otherwise: {run['training']}; use another --output")
+        raise ValueError(f"{path} was trained with other options: {run['training']}; use another --output")
     if run["commit"] != made_by:
-        warnings.warn(f"{path} is a run of commit {run['commit']}, and this is {made_by}", stacklevel=2)
+        warnings.warn(f"{path} is a run of commit {run['commit']}, but this is {made_by}", stacklevel=2)
     return run
 
 

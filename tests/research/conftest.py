@@ -1,11 +1,11 @@
-"""Everything in this folder is of the tier `research`."""
+"""Mark every test in this folder as `research`."""
 
 from pathlib import Path
 
 import pytest
 
 
-@pytest.hookimpl(tryfirst=True)  # before items are chosen by their marks
+@pytest.hookimpl(tryfirst=True)  # before items are selected by their marks
 def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:

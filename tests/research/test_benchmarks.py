@@ -1,4 +1,4 @@
-"""The benchmarks: yardsticks that compute what the library computes, and runs on small sizes."""
+"""Benchmarks: references agree with the library, and everything runs at small sizes."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_sides_are_timed_in_turns():
     ran = []
     times = measuring.in_turns({"a": lambda: ran.append("a"), "b": lambda: ran.append("b")}, rounds=2)
     changes = [name for name, before in zip(ran, [None, *ran], strict=False) if name != before]
-    assert changes == ["a", "b", "a"]  # each round in the reversed order of the one before
+    assert changes == ["a", "b", "a"]  # the order is reversed in each round
     assert [len(took) for took in times.values()] == [2, 2]
     row = measuring.ratio({"a": [2.0, 9.0, 40.0], "b": [1.0, 3.0, 10.0]}, "a", "b")
     assert row == {"ratio": 3.0, "quartiles": [2.0, 4.0], "seconds": {"a": 9.0, "b": 3.0}}
@@ -36,7 +36,7 @@ def test_peak_of_tensors_is_what_is_held_at_once():
     def run():
         kept.clear()
         kept.append(torch.zeros(1024, 1024))
-        torch.zeros(2048, 1024)  # freed at once, twice
+        torch.zeros(2048, 1024)  # freed at once, as is the next one
         torch.zeros(2048, 1024)
 
     assert measuring.peak_memory(run) == pytest.approx(12 * 2**20, rel=0.01)

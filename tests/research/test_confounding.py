@@ -1,4 +1,4 @@
-"""Ways to train against a confounder: studies run and go on, and each method is what it says."""
+"""Training against a confounder: studies run and resume, and each method does what it says."""
 
 import json
 from pathlib import Path
@@ -46,10 +46,10 @@ def test_a_study_is_resumed_and_reported(tmp_path, capsys):
     removed.unlink()
     with pytest.warns(UserWarning, match="a run of commit another"):
         benchmark.main(command)
-    assert json.loads(removed.read_text())["result"] == before  # trained again, with the same outcome
+    assert json.loads(removed.read_text())["result"] == before  # retrained with the same result
     assert result.with_suffix(".md").read_text() in first
     study.write_text(json.dumps(STUDY | {"training": TINY | {"epochs": 2}}))
-    with pytest.raises(ValueError, match="was trained otherwise"):
+    with pytest.raises(ValueError, match="was trained with other options"):
         benchmark.main(command)
 
 
@@ -70,7 +70,7 @@ def test_parts_share_no_patient_and_tests_differ_in_the_marker_alone(radiographs
 
 
 def test_images_of_the_nih_release_show_one_finding_or_any(tmp_path):
-    """24 films of 12 patients, half of them with a Mass: white."""
+    """24 films of 12 patients, half of them white, with a Mass."""
     findings = [["Mass"] if i % 4 < 2 else [] for i in range(24)]
     pictures = [np.full((64, 64), 255 if found else 90, dtype=np.uint8) for found in findings]
     write_release(tmp_path, film_names(0, 12), 14, findings=findings, views=["PA", "AP"] * 12, pictures=pictures)
@@ -94,7 +94,7 @@ def test_every_method_trains(name, radiographs):
 def test_group_dro_raises_the_share_of_the_worst_group():
     class Fixed(nn.Module):
         def forward(self, images):
-            return torch.tensor([[3.0], [3.0], [-3.0], [3.0]])  # wrong on the second alone: a negative with the marker
+            return torch.tensor([[3.0], [3.0], [-3.0], [3.0]])  # wrong only on the second: a negative with the marker
 
     objective = GroupDRO(Fixed(), step_size=1.0)
     targets, strata = torch.tensor([[1.0], [0.0], [0.0], [1.0]]), torch.tensor([1, 1, 0, 0])
@@ -106,7 +106,7 @@ def test_group_dro_raises_the_share_of_the_worst_group():
 
 
 class Recorder(nn.Module):
-    """An objective that keeps what it is given."""
+    """An objective that records its inputs."""
 
     def __init__(self, model):
         super().__init__()
@@ -118,7 +118,7 @@ class Recorder(nn.Module):
 
 
 def record(method, radiographs):
-    """Train an epoch; return the data and the columns that the objective was given."""
+    """Train one epoch. Return the data and the recorded inputs of the objective."""
     recorders = []
     method = method._replace(objective=lambda model: recorders.append(Recorder(model)) or recorders[0])
     parts = confound(radiographs, "letter", 0.9, 0.9, seed=0)
@@ -135,7 +135,7 @@ def test_objective_gets_what_its_method_says(radiographs):
     torch.testing.assert_close(weight.sort(dim=0)[0], backdoor_weights(data.targets, data.strata).sort(dim=0)[0])
     _, (y, c, weight) = record(METHODS["backdoor_sampling"]._replace(takes_strata=True), radiographs)
     assert (weight == 1).all()
-    assert c[y[:, 0] == 0].float().mean() == pytest.approx(0.5, abs=0.2)  # 0.1 of the negatives have a letter
+    assert c[y[:, 0] == 0].float().mean() == pytest.approx(0.5, abs=0.2)  # only 0.1 of the negatives have a letter
 
 
 def test_validation_images_are_weighted_where_the_confounder_is_known(radiographs):

@@ -1,4 +1,4 @@
-"""The program for the GPU, in its small form on the CPU."""
+"""The GPU program, in its small form on the CPU."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Films from a structural causal model follow its equations, and the study of predict_do pairs them as it says."""
+"""Films of the structural causal model follow its equations, and the `predict_do` study pairs them as documented."""
 
 import json
 
@@ -71,7 +71,7 @@ def test_codes_have_the_frequencies_of_the_strata():
 
 
 class Known:
-    """A model that knows X, its effect and that of the strata, and sums over them by P(c)."""
+    """A perfect model: it knows X and P(Y | do(X)). Its logits read the stamp."""
 
     def __init__(self, films):
         self.films = films

@@ -1,4 +1,4 @@
-"""The study on NIH films: what it reads, what it draws, and that it runs from films to a model folder."""
+"""The NIH study: reading, augmentation, figures, and a run from films to a model folder."""
 
 import dataclasses
 import hashlib
@@ -112,7 +112,7 @@ def test_a_compressed_view_differs_from_the_film_as_a_stored_one_does():
 
 @pytest.mark.parametrize("name", ["causal_test_resnet", "test_resnet"])
 def test_evidence_adds_up_to_the_change_of_the_logit_along_the_map(name):
-    """Its sum is the derivative of z_k with respect to a factor of the map, at 1."""
+    """The sum is the derivative of z_k with respect to a factor of the map, at 1."""
     torch.manual_seed(0)
     causal = name.startswith("causal")
     model = (causalcxr.create_model(name) if causal else timm.create_model(name, num_classes=14)).eval().double()
@@ -170,15 +170,15 @@ def test_better_takes_an_interval_and_every_seed():
     assert report.difference(seeds(0.48, 0.47, 0.45), zero)["verdict"] == "worse"
     assert report.difference(seeds(0.52, 0.53, 0.55), zero, lower_is_better=True)["verdict"] == "worse"
     assert report.difference(seeds(0.48, 0.47, 0.45), zero, lower_is_better=True)["verdict"] == "better"
-    assert report.difference(seeds(0.499, 0.56, 0.55), zero)["verdict"] == "not told apart"  # one seed says otherwise
+    assert report.difference(seeds(0.499, 0.56, 0.55), zero)["verdict"] == "not told apart"  # one seed disagrees
     assert report.difference(seeds(0.505, 0.501, 0.502), zero)["verdict"] == "not told apart"
     assert report.difference(seeds(0.6), zero)["verdict"] == "not told apart"  # a single seed
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of rare labels in a handful of films
+@pytest.mark.filterwarnings("ignore")  # about rare labels in a handful of films
 def test_from_films_to_a_model_folder(packed, tmp_path):
-    """A search and a study of all variants in small, as the README runs them."""
+    """Run a small search and a small study of all variants, as in the README."""
     extra = make_release(tmp_path / "extra", first=500, patients=10, test=0, side=96)
     common = ["--small", "--device", "cpu", "--jobs", "2", "--data", str(packed), "--extra", str(extra)]
     configs = {
@@ -196,7 +196,7 @@ def test_from_films_to_a_model_folder(packed, tmp_path):
         subprocess.run([*command, *arguments], cwd=ROOT / "examples" / "research", check=True, timeout=300)
 
     run("search", found)
-    run("study", output, "--limit", "0")  # no time for any
+    run("study", output, "--limit", "0")  # no time for any run
     assert json.loads((output / "results.json").read_text())["runs"] == []
     run("study", output)
     results = json.loads((output / "results.json").read_text())

@@ -1,11 +1,11 @@
-"""Measure the library against plain ways to do the same.
+"""Compare the library with straightforward implementations.
 
     python -m benchmarks.compare --json benchmarks/results/compare_cpu.json
     python -m benchmarks.compare --device cuda --json benchmarks/results/compare_gpu.json
 
-Both sides run in one process, in turns. A figure is the median over rounds, with quartiles. The unfold form is checked
-to agree before it is timed. Finished rows are kept in the JSON file: a run that was stopped goes on where it was. On a
-GPU it is bfloat16, with a bank of 1,024 confounders, and takes 30 GB of memory. `--small` is a trial: tiny models, one
+Both sides run alternately in one process. Results are medians over rounds, with quartiles. The unfold form is checked
+for agreement before it is timed. Finished rows are kept in the JSON file, so that a stopped run can resume. On a GPU it
+runs in bfloat16 with a bank of 1,024 confounders, and needs 30 GB of memory. `--small` is a test run: tiny models, one
 round.
 """
 
@@ -28,14 +28,14 @@ NUM_CLASSES, BANK = 14, 1024
 
 
 class Scale(NamedTuple):
-    """The models, the images and the device of a comparison of whole models."""
+    """Models, images and device for comparing whole models."""
 
     causal: str = "causal_resnet101"
     plain: str = "resnet101"
     pixels: int = 512
     batch: int = 2
     device: str = "cpu"
-    bank: int = 0  # confounders of the causal objective
+    bank: int = 0  # size of the confounder bank of the causal objective
     checkpointing: bool = False
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class Scale(NamedTuple):
         return (torch.rand(self.batch, NUM_CLASSES, device=self.device) < 0.1).float()
 
     def objectives(self) -> dict[str, nn.Module]:
-        """Return both sides: the causal model, and a linear head on its backbone at the same stride."""
+        """Return both sides: the causal model, and its backbone with a linear head at the same stride."""
         ours = create_model(self.causal)
         bank = ConfounderBank(self.bank, NUM_CLASSES, ours.head_hidden_size) if self.bank else None
         theirs = timm.create_model(self.plain, num_classes=NUM_CLASSES, output_stride=16)
@@ -60,14 +60,14 @@ class Scale(NamedTuple):
 
 
 def autocast(device: str) -> torch.autocast:
-    """Compute in bfloat16 on a GPU, and in float32 on a CPU."""
+    """Return a context for bfloat16 on a GPU and float32 on a CPU."""
     return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
 
 
 def compared(
     sides: dict[str, Side], *, faster: bool, rounds: int, held: dict[str, int] | None = None, device: str = "cpu"
 ) -> Row:
-    """Return theirs over ours where ours is to be `faster`, else ours over theirs; `held` bytes count towards peaks."""
+    """Return theirs over ours if `faster`, else ours over theirs. `held` bytes count towards peaks."""
     over, under = ("theirs", "ours") if faster else ("ours", "theirs")
     row = {"faster": faster, "rounds": rounds} | ratio(in_turns(sides, rounds), over, under)
     peaks = {name: peak_memory(run, device) + (held or {}).get(name, 0) for name, run in sides.items()}
@@ -75,7 +75,7 @@ def compared(
 
 
 def acmix(layer: ACmix, x: Tensor, *, rounds: int) -> Row:
-    """Compare forward and backward with those of the unfold form."""
+    """Compare forward and backward passes with those of the unfold form."""
     device = x.device.type
     inputs, direction = (x.requires_grad_(), *layer.parameters()), torch.randn_like(x)
 
@@ -93,7 +93,7 @@ def acmix(layer: ACmix, x: Tensor, *, rounds: int) -> Row:
 
 
 def training_step(objective: nn.Module, images: Tensor, targets: Tensor) -> Side:
-    """Return forward, loss, backward and AdamW."""
+    """Return a step of forward, loss, backward and AdamW."""
     device = images.device.type
     optimizer = torch.optim.AdamW(objective.parameters(), 1e-5, fused=device == "cuda")
 
@@ -110,14 +110,14 @@ def training_step(objective: nn.Module, images: Tensor, targets: Tensor) -> Side
 def training(scale: Scale, *, rounds: int) -> Row:
     objectives, given = scale.objectives(), (scale.images(), scale.targets())
     sides = {name: training_step(objective, *given) for name, objective in objectives.items()}
-    held = {name: 3 * size(objective) for name, objective in objectives.items()}  # two moments of each weight
+    held = {name: 3 * size(objective) for name, objective in objectives.items()}  # weights and two moments each
     return compared(sides, faster=False, rounds=rounds, held=held, device=scale.device)
 
 
 def forward(
     models: dict[str, nn.Module], images: Tensor, *, rounds: int, faster: bool = False, method: str = "forward"
 ) -> Row:
-    """Compare what a method of both models does in evaluation."""
+    """Compare a method of both models in evaluation mode."""
     device = images.device.type
 
     def scored(model: nn.Module) -> None:
@@ -148,7 +148,7 @@ def published(scale: Scale, width: int, *, rounds: int) -> Row:
 
 
 def head(scale: Scale, rounds: int) -> Row:
-    """Compare forward and backward of the head alone with the backbone's step."""
+    """Compare forward and backward of the head alone with a training step of the backbone."""
     objectives, images = scale.objectives(), scale.images()
     model = objectives["ours"].model
     with torch.no_grad(), autocast(scale.device):
@@ -175,7 +175,7 @@ ON_GPU = ("acmix", "training", "evaluation", "head", "checkpointed", "compiled")
 
 
 def rows(device: str, small: bool) -> dict[str, Callable[[], Row]]:
-    """Return what is compared on a device; a small trial has all of it, in tiny sizes."""
+    """Return the comparisons for a device. `small` returns all of them in tiny sizes."""
     on_gpu = device == "cuda"
     if small:
         scale = Scale("causal_test_resnet", "test_resnet", 64, device=device, bank=BANK)

@@ -1,4 +1,4 @@
-"""Time and peak memory of several ways to do the same thing, taken in turns, and files that keep them."""
+"""Measure time and peak memory of alternatives in turn, and keep the results in files."""
 
 import argparse
 import itertools
@@ -21,8 +21,8 @@ Row = dict[str, Any]
 def in_turns(sides: dict[str, Side], rounds: int) -> dict[str, list[float]]:
     """Return the seconds of each round for each side.
 
-    A round times every side once after a warm-up, in the order of the round before reversed, so that neither drift nor
-    who comes first favours a side. A GPU is waited for before and after.
+    Each round times every side once after a warm-up. The order is reversed from round to round, so that neither drift
+    nor order favours a side. A GPU is synchronised before and after.
     """
     threads = torch.get_num_threads()
     timers = {name: Timer("run()", globals={"run": run}, num_threads=threads) for name, run in sides.items()}
@@ -34,7 +34,7 @@ def in_turns(sides: dict[str, Side], rounds: int) -> dict[str, list[float]]:
 
 
 def ratio(times: dict[str, list[float]], over: str, under: str) -> Row:
-    """Return the median and the quartiles of the rounds' ratios, and the median seconds of both sides."""
+    """Return median and quartiles of the per-round ratios, and the median seconds of each side."""
     ratios = [a / b for a, b in zip(times[over], times[under], strict=True)]
     low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     return {
@@ -45,7 +45,7 @@ def ratio(times: dict[str, list[float]], over: str, under: str) -> Row:
 
 
 def peak_memory(run: Side, device: str = "cpu") -> int:
-    """Return the bytes of tensors that a run takes at its peak beyond those held before: the same at every run."""
+    """Return the peak bytes of tensors that a run allocates in addition to those held before. It is deterministic."""
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -67,9 +67,9 @@ def measure(
     path: Path | None,
     device: str = "cpu",
 ) -> None:
-    """Measure rows by their titles and publish them with their table.
+    """Measure rows, keyed by title, and publish them with their table.
 
-    A row that the file has is not measured again, so that a run that was stopped goes on.
+    Rows that are already in the file are skipped, so that a stopped run can resume.
     """
     found: dict[str, Row] = json.loads(path.read_text())["results"] if path and path.exists() else {}
     for title, measured in rows.items():
@@ -89,13 +89,13 @@ def command(
     argv: list[str] | None,
     **defaults: Any,
 ) -> None:
-    """Parse the options of a benchmark, which have these defaults, and measure its `rows(**options)`."""
+    """Parse the options of a benchmark, with `defaults`, and measure its `rows(**options)`."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in defaults.items():
         kind: dict[str, Any] = {"action": "store_true"} if default is False else {"type": type(default)}
         kind |= {"choices": ("cpu", "cuda")} if name == "device" else {}
         parser.add_argument(f"--{name.replace('_', '-')}", default=default, help=f"default: {default}", **kind)
-    parser.add_argument("--json", type=Path, help="keep the results there, and the table beside it")
+    parser.add_argument("--json", type=Path, help="keep the results in this file, and the table next to it")
     options = vars(parser.parse_args(argv))
     path = options.pop("json")
     measure(rows(**options), table, path, options.get("device", "cpu"))

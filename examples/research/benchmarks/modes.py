@@ -1,11 +1,11 @@
-"""Measure what precision, memory format, compilation and checkpointing do to a training step, and how far they agree.
+"""Measure the effect of precision, memory format, compilation and checkpointing on a training step.
 
     python -m benchmarks.modes --json benchmarks/results/modes_cpu.json
 
-Each mode is the step of one model in float32 and `channels_last` with one thing changed. Time and memory are given as
-ratios to that step. The errors are those of the first loss and, as a distance of vectors, of all its gradients,
-relative to float32. A step is forward and backward, without an optimizer. Needs a C++ compiler for `torch.compile`, and
-about three minutes on two cores. `--small` is a trial: a tiny model, one round.
+Each mode changes one thing about the step of a model in float32 and `channels_last`. Time and memory are ratios to that
+step. Errors are the relative differences to float32 of the first loss, and of its gradients as one vector. A step is
+forward and backward, without an optimizer. Takes about three minutes on two cores, and a C++ compiler for
+`torch.compile`. `--small` is a test run: a tiny model, one round.
 """
 
 import copy
@@ -42,7 +42,7 @@ def step_in(
     compiled: bool = False,
     checkpointed: bool = False,
 ) -> Step:
-    """Return a step in one mode, on a copy of the objective, that gives its loss and its gradients."""
+    """Return a step in one mode, on a copy of the objective. It returns the loss and the gradients."""
     objective = copy.deepcopy(objective).to(memory_format=memory_format)
     objective.model.set_grad_checkpointing(checkpointed)
     images = images.contiguous(memory_format=memory_format)
@@ -79,7 +79,7 @@ def compared(name: str, small: bool) -> Row:
 
 
 def distance(given: list[Tensor], expected: list[Tensor]) -> float:
-    """Return the relative distance of two vectors given in parts."""
+    """Return the relative distance of two vectors, passed in parts."""
     given, expected = (torch.cat([part.flatten().double() for part in vector]) for vector in (given, expected))
     return float((given - expected).norm() / expected.norm())
 

@@ -1,10 +1,10 @@
-"""Compare `causalcxr.predict`, whose threads read and score batches, with scoring one film at a time.
+"""Compare `causalcxr.predict`, which reads in threads and scores batches, with scoring one film at a time.
 
     python -m benchmarks.predict --json benchmarks/results/predict_cpu.json
 
-The films are generated, 1024 px, as PNG and as JPEG, and lie in a temporary folder. One at a time is
-`model(model.preprocess(path))`. Reading alone is `model.preprocess(path)` in as many threads as `predict` has. The
-sides run in turns in one process. About a minute on two cores. On a GPU:
+The films are generated in a temporary folder, 1024 px, as PNG and as JPEG. One at a time is
+`model(model.preprocess(path))`. Reading alone is `model.preprocess(path)` in as many threads as `predict` uses. The
+sides run alternately in one process, for about a minute on two cores. On a GPU:
 
     python -m benchmarks.predict --device cuda --workers 16 --batch-size 32 --films 256 \
         --json benchmarks/results/predict_gpu.json
@@ -40,7 +40,7 @@ def painted(side: int) -> list[Image.Image]:
 
 
 def write_films(folder: Path, format: str, number: int, side: int) -> list[Path]:
-    """Write so many films, of which only some differ, since one takes a second to paint."""
+    """Write `number` films. Only a few differ, since painting one takes a second."""
     paths = [folder / f"{i:03}.{format.lower()}" for i in range(number)]
     for film, path in zip(painted(side), paths, strict=False):
         film.save(path, **FORMATS[format])
@@ -64,7 +64,7 @@ def batched(model: Any, paths: list[Path], batch_size: int, workers: int) -> lis
 
 
 def compared(format: str, options: dict[str, Any]) -> Row:
-    """Compare the sides on films of one format; `options` are those of the command."""
+    """Compare the sides on films of one format, with the command-line `options`."""
     batch_size, workers, device = (options[name] for name in ("batch_size", "workers", "device"))
     model = causalcxr.create_model(MODEL, pretrained=True).eval().to(device)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""Count the images a second that the loader of `train.py` reads and augments.
+"""Measure how many images per second the data loader of `train.py` reads and augments.
 
     python -m benchmarks.reading --workers 16 --json benchmarks/results/reading_gpu.json
 
-The films are generated, of the size of the images, and lie in a temporary folder. They are counted for SECONDS.
+The films are generated at the image size in a temporary folder, and counted for SECONDS.
 """
 
 import argparse
@@ -25,12 +25,12 @@ TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 
 
 def images_a_second(table: Path, pixels: int, batch_size: int, workers: int, seconds: float, *, augment: bool) -> float:
-    """Return what the loader yields once it runs."""
+    """Return the throughput of the running loader."""
     options = {"data": str(table), "labels": None, "image_size": pixels, "val_fraction": 0.1, "no_augment": not augment}
     dataset, _ = runpy.run_path(str(TRAIN))["build_data"](argparse.Namespace(**options))
-    sampler = RandomSampler(dataset, replacement=True, num_samples=10**6)  # no end of an epoch, which would stall
+    sampler = RandomSampler(dataset, replacement=True, num_samples=10**6)  # never ends an epoch, which would stall
     batches: Any = iter(DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=workers))
-    for _ in range(2 * workers):  # what was prepared while the workers started
+    for _ in range(2 * workers):  # skip batches prepared while the workers started
         next(batches)
     count, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds or count == 0:

@@ -1,6 +1,6 @@
-"""What the library is measured against, written from the equations and without its shortcuts.
+"""Reference implementations for the benchmarks, written from the equations without the library's shortcuts.
 
-Each takes the library's own layer, whose weights it uses, so that both must agree.
+Each uses the weights of the library's own layer, so that both must agree.
 """
 
 from functools import partial
@@ -16,7 +16,7 @@ from causalcxr.layers.cross_attention import DisentangledAttention
 
 
 def unfolded_acmix(layer: ACmix, x: Tensor) -> Tensor:
-    """ACmix with every window unfolded: 49 copies of the keys, of their positions and of the values."""
+    """Compute ACmix with every window unfolded: 49 copies of the keys, of their positions and of the values."""
     batch, _, height, width = x.shape
     heads, size = layer.num_heads, layer.attn_kernel_size
 
@@ -41,7 +41,7 @@ def unfolded_acmix(layer: ACmix, x: Tensor) -> Tensor:
 def materialised_attention(
     layer: DisentangledCrossAttention, query: Tensor, key: Tensor, value: Tensor | None = None, **_: object
 ) -> DisentangledAttention:
-    """Cross-attention that forms softmax and 1 - softmax, (K, N) each."""
+    """Compute cross-attention from materialised softmax and 1 - softmax, (K, N) each."""
     projected = layer.q_proj(query), layer.k_proj(key), layer.v_proj(key if value is None else value)
     q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=layer.num_heads) for x in projected)
     attention = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
@@ -51,7 +51,7 @@ def materialised_attention(
 
 
 def published_design(name: str = "causal_resnet101", *, dim: int = 2048) -> CausalCXR:
-    """Build the design as published: width 2,048, 15 outputs, features concatenated, nothing computed by shortcut."""
+    """Build the published design: width 2,048, 15 outputs, concatenated features, no shortcuts."""
     model = create_model(name, dim=dim, num_classes=15, combine="cat")
     forms: dict[type[nn.Module], object] = {
         ACmix: unfolded_acmix,

@@ -1,11 +1,10 @@
-"""Train by several methods on confounded radiographs, and measure what each makes of the confounder.
+"""Train with several methods on confounded radiographs, and measure how much each relies on the confounder.
 
     python -m confounding.benchmark confounding/studies/small.json --output runs/confounding
 
-A study is a JSON file: `training` are options of all runs, `experiments` say which images have which confounder at
-which correlations, `methods` and `seeds` what is trained on each. Every experiment also has the reference: plain
-training where the confounder has no association. Each run is a file in OUTPUT; run the same command again to go on
-where it stopped.
+A study is a JSON file. `training` holds the options of all runs, `experiments` lists images, confounders and
+correlations, and `methods` and `seeds` define the runs on each. Every experiment also has a reference: plain training
+without an association. Each run is a file in OUTPUT. Run the same command again to resume.
 """
 
 import argparse
@@ -27,7 +26,7 @@ from .training import Training, train
 
 
 class Run(NamedTuple):
-    """One model: what it is trained on, and how."""
+    """Data and method of one model."""
 
     images: str
     confounder: str
@@ -43,7 +42,7 @@ class Run(NamedTuple):
 
 
 def runs_of(study: dict[str, Any]) -> Iterator[Run]:
-    """All runs, seed by seed, so that a study that is stopped early has all methods of the first seeds."""
+    """Yield all runs seed by seed, so that a study stopped early has all methods of the first seeds."""
     for seed in study["seeds"]:
         for experiment in study["experiments"]:
             for correlation in experiment["correlations"]:
@@ -69,12 +68,12 @@ _read = functools.lru_cache(maxsize=2)(read)
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path, help="JSON file, see confounding/studies")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--data", type=Path, help="folder in the layout of the NIH release, or of pneumonia")
-    parser.add_argument("--backbone-weights", default="", help="a file, or a causal model that has weights")
-    parser.add_argument("--json", type=Path, help="write all runs there, and the tables beside it")
-    parser.add_argument("--plot", type=Path, help="draw the reversed tests there")
+    parser.add_argument("study", type=Path, help="JSON file, e.g. from confounding/studies")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--data", type=Path, help="folder in the layout of the NIH release or of pneumonia")
+    parser.add_argument("--backbone-weights", default="", help="file, or name of a causal model with weights")
+    parser.add_argument("--json", type=Path, help="write all runs to this file, and the tables next to it")
+    parser.add_argument("--plot", type=Path, help="plot the reversed tests to this file")
     args = parser.parse_args(argv)
     study = json.loads(args.study.read_text())
     given = {"backbone_weights": args.backbone_weights} if args.backbone_weights else {}

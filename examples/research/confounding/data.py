@@ -1,4 +1,4 @@
-"""Real radiographs of one finding, with a painted or a natural confounder, split for training, validation and tests."""
+"""Radiographs with one finding and a painted or natural confounder, split into training, validation and tests."""
 
 import csv
 from pathlib import Path
@@ -14,15 +14,15 @@ from causalcxr.bench import MARKERS, ConfoundedDataset, StratifiedImages, subsam
 from causalcxr.data import NIH_LABELS, NIHChestXray14, SyntheticCXR, read_image
 
 VAL_FRACTION = 0.15
-VAL_FRACTION_OF_ONE_FINDING = 0.3  # rarer, so that enough are left to choose by
+VAL_FRACTION_OF_ONE_FINDING = 0.3  # higher, since positives are rarer
 
 
 class Radiographs(NamedTuple):
-    """Images (N, 1, S, S) as uint8 with one finding (N,), and what is known of them."""
+    """Images (N, 1, S, S) as uint8 with one finding (N,), and their metadata."""
 
     images: Tensor
     targets: Tensor
-    patient: npt.NDArray[Any]  # the number of the image where patients are not known
+    patient: npt.NDArray[Any]  # the index of the image if patients are unknown
     part: npt.NDArray[np.str_]  # "train", "val" or "test"
     ap: npt.NDArray[np.bool_] | None = None
     age: npt.NDArray[Any] | None = None
@@ -33,7 +33,7 @@ class Radiographs(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """Data of one experiment; nothing is chosen on the tests."""
+    """Datasets of one experiment. Nothing is selected on the tests."""
 
     train: Any
     val: Any
@@ -46,7 +46,7 @@ def read(source: str, root: Path | None, size: int) -> Radiographs:
     Args:
         source: `pneumonia` (against normal), `nih` (any finding against none), `nih:FINDING` (against its absence), or
             `synthetic:NUMBER`.
-        root: Folder of the images, for the first three; that of `pneumonia` has images/ and labels.csv (file, split,
+        root: Folder of the images, except for `synthetic`. For `pneumonia` it has images/ and labels.csv (file, split,
             label).
         size: Side of the images in pixels.
     """
@@ -59,7 +59,7 @@ def read(source: str, root: Path | None, size: int) -> Radiographs:
 
 
 def _read_pneumonia(root: Path, size: int) -> Radiographs:
-    """Children with and without pneumonia (Kermany et al., Cell 2018); patients are not known."""
+    """Read films of children with and without pneumonia (Kermany et al., Cell 2018). Patients are unknown."""
     with open(root / "labels.csv", newline="") as file:
         table = list(csv.DictReader(file))
     images = torch.stack(
@@ -73,7 +73,7 @@ def _read_pneumonia(root: Path, size: int) -> Radiographs:
 
 
 def _read_nih(root: Path, size: int, finding: str) -> Radiographs:
-    """A finding against its absence, or any of the 14 against none, on the official split."""
+    """Read films labelled by one finding, or by any of the 14, on the official split."""
     labels = [finding] if finding else NIH_LABELS
     val_fraction = VAL_FRACTION_OF_ONE_FINDING if finding else VAL_FRACTION
     splits = {
@@ -92,7 +92,7 @@ def _read_nih(root: Path, size: int, finding: str) -> Radiographs:
 
 
 def _read_synthetic(number: int, size: int) -> Radiographs:
-    """Generated radiographs, half of them with a nodule, without markers."""
+    """Generate radiographs without markers, half of them with a nodule."""
     data = SyntheticCXR(number, image_size=size, labels=["Nodule"], prevalence=0.5, images_per_patient=1)
     images = [_as_bytes(data.sample(i, markers=[]).image) for i in tqdm(range(number), "images", leave=False)]
     part = np.array(["train", "train", "train", "val", "test", "test"])[np.arange(number) % 6]
@@ -104,14 +104,14 @@ def _as_bytes(image: Tensor) -> Tensor:
 
 
 def confound(radiographs: Radiographs, confounder: str, correlation: float, trained_at: float, seed: int) -> Parts:
-    """Give images a confounder: a painted marker, or `"view"`.
+    """Add a confounder to the images: a painted marker, or `"view"`.
 
     Args:
         radiographs: The images.
         confounder: One of `MARKERS`, or `"view"`.
-        correlation: That of the test "same"; "reversed" has the opposite one.
+        correlation: Correlation of the test "same". "reversed" has the opposite one.
         trained_at: Correlation in training and validation: the same, or 0.5 for the unconfounded reference.
-        seed: Number of the experiment.
+        seed: Random seed.
     """
     parts = [radiographs.select(part) for part in ("train", "val", "test")]
     tested_at = {"same": correlation, "none": 0.5, "reversed": 1 - correlation}
@@ -132,6 +132,6 @@ def confound(radiographs: Radiographs, confounder: str, correlation: float, trai
 
 def _by_view(part: Radiographs, correlation: float, seed: int) -> StratifiedImages:
     if part.ap is None:
-        raise ValueError("the view of these images is not known; use those of nih")
+        raise ValueError("the view of these images is unknown; use NIH images")
     chosen = subsample(part.targets, part.ap, correlation, patient=part.patient, age=part.age, seed=seed)
     return StratifiedImages(part.images[chosen], part.targets[chosen], part.ap[chosen], patient=part.patient[chosen])

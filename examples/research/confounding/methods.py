@@ -1,4 +1,4 @@
-"""Ways to train against a confounder, all as objectives: a batch in, losses out."""
+"""Ways to train against a confounder, as objectives that map a batch to losses."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,15 +16,15 @@ class Method(NamedTuple):
     """One way to train.
 
     Attributes:
-        objective: Builds from a model what takes a batch (images, targets), its `weight` and, where `takes_strata`, its
-            strata, and returns a dict with the `loss`.
-        causal: Whether it takes the causal model, not the plain one.
-        complement: That of the causal model.
-        takes_strata: Whether the objective takes the strata of the batch.
+        objective: Builds the objective from a model. It accepts a batch (images, targets), its `weight` and, with
+            `takes_strata`, its strata, and returns a dict with the `loss`.
+        causal: Whether to use the causal model instead of the plain one.
+        complement: `complement` of the causal model.
+        takes_strata: Whether the objective accepts the strata of the batch.
         weighted: Whether images are weighted by `backdoor_weights`.
-        drawn: Whether images are drawn by `backdoor_weights`, with replacement, instead.
-        transform: From images and targets of a batch to those that are trained on.
-        rebalance: Whether the last layer is fitted anew to as many images of each label in each stratum.
+        drawn: Whether images are sampled with replacement by `backdoor_weights` instead.
+        transform: Maps images and targets of a batch to those used for training.
+        rebalance: Whether the last layer is refitted on equally many images of each label in each stratum.
     """
 
     objective: Callable[[nn.Module], nn.Module] = ClassificationObjective
@@ -38,12 +38,12 @@ class Method(NamedTuple):
 
     @property
     def knows_confounder(self) -> bool:
-        """Whether the recorded confounder may be looked at."""
+        """Whether the method uses the recorded confounder."""
         return self.takes_strata or self.weighted or self.drawn or self.rebalance
 
 
 class GroupDRO(nn.Module):
-    """Weights of the four groups of label and stratum that grow where the loss is high (Sagawa et al., ICLR 2020)."""
+    """Group DRO: upweights groups of label and stratum with a high loss (Sagawa et al., ICLR 2020)."""
 
     def __init__(self, model: nn.Module, step_size: float = 0.01) -> None:
         super().__init__()
@@ -63,9 +63,9 @@ class GroupDRO(nn.Module):
 
 
 def causal(bank_size: int = 1024, **options: Any) -> Callable[[Any], CausalObjective]:
-    """Return the builder of a causal objective; `options` are those of `CausalLoss`.
+    """Return a builder of a causal objective. `options` are passed to `CausalLoss`.
 
-    One label has no distribution over labels: the confounding branch is driven to a probability of one half.
+    A single label has no distribution over labels, so the confounding branch is driven to a probability of one half.
     """
 
     def build(model: Any) -> CausalObjective:

@@ -9,11 +9,11 @@ from records import markdown_table
 Runs = list[dict[str, Any]]
 
 REFERENCE = "plain, not confounded"
-SMALLEST_GAP = 0.02  # of AUROC between the reference and plain training, for parts of it to mean something
+SMALLEST_GAP = 0.02  # in AUROC between reference and plain training; below it, fractions are noise
 
 
 def grouped(runs: Runs) -> dict[tuple[str, str, float], dict[str, Runs]]:
-    """Return the runs of each experiment (images, confounder, correlation) by the name of the method."""
+    """Group runs by experiment (images, confounder, correlation) and name of the method."""
     groups: dict[tuple[str, str, float], dict[str, Runs]] = {}
     for run in runs:
         name = f"{run['method']}, not confounded" if run["trained_at"] == 0.5 else run["method"]
@@ -23,14 +23,14 @@ def grouped(runs: Runs) -> dict[tuple[str, str, float], dict[str, Runs]]:
 
 
 def auroc(runs: Runs, test: str = "reversed") -> float:
-    """Return the mean over seeds."""
+    """Return the AUROC of a test, averaged over seeds."""
     return fmean(run["result"]["tests"][test]["auroc"]["value"] for run in runs)
 
 
 def markdown(runs: Runs) -> str:
-    """An overview, and a table for each experiment; means over seeds.
+    """Return an overview and a table per experiment, averaged over seeds.
 
-    The overview has the AUROC of the reversed test: a row for each method, a column for each experiment.
+    The overview has the AUROC of the reversed test: one row per method, one column per experiment.
     """
     groups = grouped(runs)
     names = [REFERENCE, *dict.fromkeys(run["method"] for run in runs)]
@@ -45,7 +45,7 @@ def markdown(runs: Runs) -> str:
 
 
 def _table(of_methods: dict[str, Runs]) -> str:
-    """All figures of an experiment; `gap closed` is the part of the way from plain training to the reference."""
+    """Return all results of an experiment. `gap closed` is 0 % for plain training and 100 % for the reference."""
     tests = list(of_methods[REFERENCE][0]["result"]["tests"])
     best, worst = auroc(of_methods[REFERENCE]), auroc(of_methods["plain"])
     body = []
@@ -53,7 +53,7 @@ def _table(of_methods: dict[str, Runs]) -> str:
         closed = runs[0]["trained_at"] != 0.5 and best - worst >= SMALLEST_GAP
         results = [run["result"] for run in runs]
         none = [result["tests"]["none"] for result in results]
-        # Share of the causal map on the marker, in parts of the marker's share of the image: 1 for a flat map.
+        # Fraction of the causal map on the marker, relative to the marker's area: 1 for a flat map.
         on_marker = [f["attention_share"] / f["area_share"] for f in none if f.get("attention_share") is not None]
         body.append(
             [
@@ -74,9 +74,9 @@ def _mean(values: list[float | None], digits: int = 3) -> str:
 
 
 def plot(runs: Runs, path: Path) -> None:
-    """AUROC of the reversed test against the correlation in training, means over seeds, a panel an experiment.
+    """Plot the AUROC of the reversed test against the correlation in training, averaged over seeds.
 
-    The reference is dashed. Methods with one correlation alone are left out, unless all have one.
+    The reference is dashed. Methods with a single correlation are left out, unless all have only one.
     """
     import matplotlib.pyplot as plt
 

@@ -9,23 +9,23 @@ from torch.utils.data import Dataset
 
 from causalcxr.data import SyntheticCXR
 
-STREAM = 103  # no stream of `SyntheticCXR`, so that its films may have the same seed
+STREAM = 103  # not used by `SyntheticCXR`, so that its films can have the same seed
 OUTCOME = np.array([[0.1, 0.5], [0.5, 0.9]])  # P(Y = 1 | X = x, C = c), additive in probabilities and in logits
 
 
 class StructuralCXR(Dataset[tuple[Tensor, Tensor]]):
     """Films from the structural causal model D -> X, D -> C, X -> Y, C -> Y, all binary.
 
-    The model of Nie et al. (arXiv 2305.12072, Fig. 2). Their D is the image; here it is what X and C have in common,
-    and the image is drawn from X and C:
+    This is the model of Nie et al. (arXiv 2305.12072, Fig. 2). Here D, the image in the paper, is the common cause of X
+    and C, and the image is drawn from X and C:
 
-    - D, such as being in intensive care: P(D = 1) = 1/2. It is not seen.
-    - X, a mass: planted in the image or not. P(X = 1 | D) = (1 + s) / 2 where D = 1, and (1 - s) / 2 where D = 0.
-    - C, the "PORTABLE" stamp: on the film or not. P(C = 1 | D) is that of X.
-    - Y, the label: P(Y = 1 | X = x, C = c) = `OUTCOME[x, c]`. C reaches the label, as a cause behind the stamp would.
+    - D, e.g. being in intensive care: P(D = 1) = 1/2. It is not observed.
+    - X, a mass in the image or not. P(X = 1 | D) = (1 + s) / 2 if D = 1, and (1 - s) / 2 if D = 0.
+    - C, the "PORTABLE" stamp on the film or not. P(C = 1 | D) equals P(X = 1 | D).
+    - Y, the label: P(Y = 1 | X = x, C = c) = `OUTCOME[x, c]`. C affects the label, as a cause behind the stamp would.
 
     With s = sqrt(2 r - 1), P(C = 1 | X = 1) = P(C = 0 | X = 0) = r and P(X = 1) = P(C = 1) = 1/2. The backdoor path
-    X <- D -> C -> Y makes what is seen differ from what an intervention does:
+    X <- D -> C -> Y makes observation differ from intervention:
 
         P(Y | do(X = x)) = sum_c P(Y | x, c) P(c),    P(Y | X = x) = sum_c P(Y | x, c) P(c | x).
 
@@ -54,5 +54,5 @@ class StructuralCXR(Dataset[tuple[Tensor, Tensor]]):
         return film.image, self.targets[index]
 
     def do_probability(self, x: int) -> float:
-        """P(Y = 1 | do(X = x))."""
+        """Return P(Y = 1 | do(X = x))."""
         return float(OUTCOME[x].mean())  # P(C = 1) = 1/2

@@ -1,6 +1,6 @@
-"""Train one model by one method, and choose its epoch on validation images that are confounded as the training is.
+"""Train one model with one method, and select its epoch on validation images confounded like the training images.
 
-A method that knows the confounder weights them by `backdoor_weights`: else the epoch that relies on it most would win.
+Methods that know the confounder weight them by `backdoor_weights`, or the epoch that relies most on it would win.
 """
 
 import copy
@@ -29,7 +29,7 @@ from .methods import Method
 
 @dataclasses.dataclass
 class Training:
-    """How all methods are trained."""
+    """Training options, the same for all methods."""
 
     model: str = "tf_efficientnet_lite0"
     causal_model: str = "causal_efficientnet_lite0"
@@ -63,7 +63,7 @@ def build(method: Method, config: Training) -> nn.Module:
 
 
 def augment(images: Tensor, indices: Tensor, epoch: int, seed: int) -> Tensor:
-    """Turn, scale, shift and re-expose images (B, 1, H, W) in [0, 1], by draws that hang on (seed, epoch, index)."""
+    """Rotate, scale, shift and re-expose images (B, 1, H, W) in [0, 1], seeded by (seed, epoch, index)."""
     draws = np.stack([np.random.default_rng((seed, epoch, int(i))).uniform(-1, 1, 6) for i in indices])
     angle, zoom, x, y, gain, offset = torch.tensor(draws, dtype=images.dtype).unbind(1)
     angle, zoom = angle * math.radians(8.0), 1 + 0.1 * zoom
@@ -77,7 +77,7 @@ def augment(images: Tensor, indices: Tensor, epoch: int, seed: int) -> Tensor:
 
 
 def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Module:
-    """Return the model of the epoch with the best `selection_auroc`."""
+    """Train and return the model of the epoch with the best `selection_auroc`."""
     torch.manual_seed(seed)
     images = torch.stack([(image * 255).round().byte() for image, _ in parts.train])
     targets, strata = parts.train.targets, parts.train.strata
@@ -94,7 +94,7 @@ def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Modul
         objective.train()
         if method.drawn:
             drawn = draw(targets, strata, order)
-            views = np.arange(len(images))  # of images that are drawn often, different ones
+            views = np.arange(len(images))  # repeated images get different views
         else:
             drawn = views = order.permutation(len(images))
         for step in range(steps):
@@ -123,20 +123,20 @@ def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Modul
 
 
 def draw(targets: Tensor, strata: Tensor, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Indices (N,), with replacement, of images drawn by their `backdoor_weights`."""
+    """Sample indices (N,) of images by their `backdoor_weights`, with replacement."""
     chance = backdoor_weights(targets, strata)[:, 0].double().numpy()
     return rng.choice(len(chance), len(chance), p=chance / chance.sum())
 
 
 def selection_auroc(model: nn.Module, data: Any, adjusted: bool) -> float:
-    """AUROC on validation images, confounded as they are, or each weighted by `backdoor_weights`."""
+    """Return the AUROC on the confounded validation images, optionally weighted by `backdoor_weights`."""
     weight = backdoor_weights(data.targets, data.strata)[:, 0] if adjusted else None
     return float(roc_auc_score(data.targets[:, 0], predict(model, data).logits, sample_weight=weight))
 
 
 @torch.no_grad()
 def refit_last_layer(model: Any, data: Any, seed: int) -> None:
-    """Fit the last layer to as many validation images of each label in each stratum (Kirichenko et al., ICLR 2023)."""
+    """Refit the last layer on equally many validation images per label and stratum (Kirichenko et al., ICLR 2023)."""
     model.eval()
     images = (normalise(image[None], model.pretrained_cfg) for image, _ in data)
     features = torch.cat([model.forward_head(model.forward_features(image), pre_logits=True) for image in images])

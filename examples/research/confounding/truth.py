@@ -1,18 +1,18 @@
-"""Is `predict_do` right? Adjusted probabilities against P(Y | do(X)) of a structural causal model, where it is known.
+"""Compare `predict_do` with the known P(Y | do(X)) of a structural causal model.
 
     python -m confounding.truth --output runs/truth --json confounding/results/truth.json
 
-The films are generated: X is a mass, C a stamp that goes with it, and Y follows from both. The stamp is known in
-training. Each of its two strata has a code, a fixed random vector, in the place of a confounding feature c:
+The films are generated: X is a mass, C an associated stamp, and Y depends on both. The stamp is known in training.
+Each of its two strata has a code, a fixed random vector that replaces the confounding feature c:
 
-- "adjusted" learns P(Y | X, c) as sigma(Phi(h_x + c)) with the code of each film's own stratum, from films whose border
-  is borrowed from others, so that h_x hardly knows of the stamp. `predict_do` then sums over the codes by P(c).
-- "own_stratum" is the same on films as they are, where h_x sees the stamp.
+- "adjusted" learns P(Y | X, c) as sigma(Phi(h_x + c)) with the code of each film's own stratum. Film borders are
+  borrowed from other films, so that h_x hardly sees the stamp. `predict_do` then sums over the codes by P(c).
+- "own_stratum" does the same on unchanged films, where h_x sees the stamp.
 - "all_pairs" pairs each film with both codes by P(c), as the backdoor loss of arXiv 2305.12072, Eq. 7, does with the
   features of other films.
 
-The logits of the same models, without an intervention, are "seen". The last epoch is measured; nothing is chosen. Each
-run is a file in OUTPUT; run the same command again to go on where it stopped.
+"seen" are the plain predictions of the same models, without an intervention. The last epoch is measured, and nothing is
+selected. Each run is a file in OUTPUT. Run the same command again to resume.
 """
 
 import argparse
@@ -41,13 +41,13 @@ BORROW = causalcxr.BorrowRegions("thorax", probability=1.0)
 
 
 def paired(mode: str, images: Tensor, strata: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
-    """Return films as a mode shows them, and the weight of each code: for all by P(c), or (B, 2) by each film."""
-    weights = prior if mode == "all_pairs" else F.one_hot(strata, 2)  # no other stratum than the film's
+    """Return the films of a mode and the weights of the codes: P(c) for all films, or (B, 2) per film."""
+    weights = prior if mode == "all_pairs" else F.one_hot(strata, 2)  # the film's own stratum only
     return BORROW(images) if mode == "adjusted" else images, weights
 
 
 def train(mode: str, films: StructuralCXR, images: Tensor, seed: int) -> tuple[Any, ConfounderBank]:
-    """Return a causal model and the codes of the strata with their P(c)."""
+    """Train a causal model, and return it with the codes of the strata and their P(c)."""
     torch.manual_seed(seed)
     model = causalcxr.create_model("causal_test_resnet", num_classes=1)
     prior = films.strata.bincount(minlength=2) / len(films)
@@ -75,7 +75,7 @@ def train(mode: str, films: StructuralCXR, images: Tensor, seed: int) -> tuple[A
 
 @torch.no_grad()
 def measure(model: Any, codes: ConfounderBank, films: StructuralCXR, images: Tensor) -> dict[str, Any]:
-    """Compare adjusted and plain probabilities with the truth, on films confounded as those of training are."""
+    """Compare adjusted and plain probabilities with the truth, on films confounded like the training films."""
     batches = normalise(images, model.pretrained_cfg).split(100)
     adjusted = torch.cat([model.predict_do(x, codes) for x in batches])[:, 0]
     seen = torch.cat([model(x).sigmoid() for x in batches])[:, 0]
@@ -83,9 +83,9 @@ def measure(model: Any, codes: ConfounderBank, films: StructuralCXR, images: Ten
 
 
 def _figures(probabilities: Tensor, films: StructuralCXR) -> dict[str, Any]:
-    """How far predictions are from P(Y | do(X)): their bias for each x, which confounding gives opposite signs.
+    """Return bias, absolute error and shift of predictions of P(Y | do(X)).
 
-    The shift for each x is how much higher they are with the stamp.
+    Confounding gives the bias opposite signs for the two x. The shift for each x is the rise with the stamp.
     """
     x, c = films.finding, films.strata
     difference = probabilities - torch.tensor([films.do_probability(value) for value in (0, 1)])[x]
@@ -98,7 +98,7 @@ def _figures(probabilities: Tensor, films: StructuralCXR) -> dict[str, Any]:
 
 
 def carry_out(mode: str, seed: int) -> dict[str, Any]:
-    """Train and measure one model, on films of its own."""
+    """Train and measure one model on its own films."""
     trained, tested = (
         StructuralCXR(length, correlation=TRAINING["correlation"], seed=2 * seed + number)
         for number, length in enumerate((TRAINING["films"], TEST_FILMS))
@@ -109,7 +109,7 @@ def carry_out(mode: str, seed: int) -> dict[str, Any]:
 
 
 def markdown(runs: list[dict[str, Any]]) -> str:
-    """Means over seeds, and in brackets the largest deviation of a seed's bias from zero."""
+    """Return a table of means over seeds, with the most extreme bias of any seed in brackets."""
     body = []
     for mode in dict.fromkeys(run["mode"] for run in runs):
         for name, prediction in {"adjusted": "predict_do", "seen": "model"}.items():
@@ -127,9 +127,9 @@ def _bias(of_seeds: list[list[float]]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--json", type=Path, help="write all runs there, and the table beside it")
+    parser.add_argument("--json", type=Path, help="write all runs to this file, and the table next to it")
     args = parser.parse_args(argv)
     runs = []
     for seed in args.seeds:

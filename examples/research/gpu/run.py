@@ -1,9 +1,9 @@
-"""Say whether the library is right on a GPU, how fast it is there, and what limits it: everything in one command.
+"""Check the library on a GPU, and measure its speed and bottlenecks, in one command.
 
     PYTHONPATH=$PWD python examples/research/gpu/run.py --output runs/gpu
 
-The parts run one after the other, each in a process of its own. One that fails does not stop the next. The README
-beside this file says what each part does.
+The parts run one after the other, each in its own process. A failing part does not stop the next. The README next to
+this file describes each part.
 """
 
 import argparse
@@ -17,7 +17,7 @@ REPOSITORY = RESEARCH.parents[1]
 
 
 def commands(output: Path, device: str, small: bool) -> dict[str, list[str]]:
-    """Return the arguments of Python for each part."""
+    """Return the Python arguments of each part."""
     chosen = ["gpu", "tests"] if device == "cuda" else ["not gpu", "tests/gpu"]
     tests = ["-m", "pytest", "-q", "-m", chosen[0], str(REPOSITORY / chosen[1])]
     trial = ["--small"] if small else []
@@ -34,10 +34,10 @@ def commands(output: Path, device: str, small: bool) -> dict[str, list[str]]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
     parser.add_argument("--parts", nargs="+", choices=("correct", "compare", "reading", "predict"), help="default: all")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--small", action="store_true", help="shrink all sizes: a trial of the program, no measurement")
+    parser.add_argument("--small", action="store_true", help="shrink all sizes: a test run, not a measurement")
     args = parser.parse_args(argv)
     output = args.output.resolve()
     output.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""The study on NIH ChestX-ray14: a search for the recipe, variants over several seeds, tables and weights."""
+"""The NIH ChestX-ray14 study: search for a recipe, variants over several seeds, tables and weights."""

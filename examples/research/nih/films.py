@@ -1,8 +1,8 @@
-"""Films, labels and the parts of the study, read into memory once.
+"""Films, labels and splits of the study, read into memory once.
 
-A source is a file that `pack.py` wrote or a folder in the layout of the NIH release. The first source is divided by the
-official lists, and validation is a fifth of its training patients. The second one, if there is any, is for training
-alone. It need not be a random draw: see `Training.weight`.
+A source is a file written by `pack.py` or a folder in the layout of the NIH release. The first source is split by the
+official lists, with a fifth of its training patients for validation. An optional second source is used only for
+training. It need not be a random sample: see `Training.weight`.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ def read_tables(source: Path) -> NIHTables:
 
 
 def read_pixels(source: Path) -> npt.NDArray[np.uint8]:
-    """Return the films (N, S, S) of a source in the order of its tables."""
+    """Return the films (N, S, S) of a source, in the order of its tables."""
     if source.is_dir():
         return read_films(source, read_tables(source).names)
     with zipfile.ZipFile(source) as archive:
@@ -53,22 +53,22 @@ def read_pixels(source: Path) -> npt.NDArray[np.uint8]:
 
 
 def parts(tables: NIHTables, few: int | None = None) -> dict[str, npt.NDArray[np.int64]]:
-    """Return the rows of each part of the first source: `train`, `val` and `test`; for a trial a few of each."""
+    """Return the rows of each split of the first source, `train`, `val` and `test`, or the first `few` of each."""
     row_of = {name: row for row, name in enumerate(tables.names)}
     names = {part: tables.split(part, val_fraction=VAL_FRACTION, seed=SPLIT_SEED).names for part in PARTS}
     return {part: np.array([row_of[name] for name in of_part[:few]]) for part, of_part in names.items()}
 
 
 def fingerprint(names: list[str]) -> str:
-    """Return what tells lists of films apart: how many they are, and the SHA-256 sum of their names."""
+    """Return an identifier of a list of films: its length, and the SHA-256 hash of the names."""
     return f"{len(names)} {hashlib.sha256(' '.join(names).encode()).hexdigest()}"
 
 
 def scored_films(part: str, tables: NIHTables, scored: str) -> NIHTables:
-    """Return the films of a part that have scores, by their fingerprint."""
+    """Return the films of a split that have scores, after checking their fingerprint."""
     found = tables.select(parts(tables, few=int(scored.split()[0]))[part])
     if fingerprint(found.names) != scored:
-        raise ValueError(f"the scores are of other {part} films than --data; give the films of the run")
+        raise ValueError(f"the scores are of other {part} films than --data; pass the films of the run")
     return found
 
 
@@ -77,11 +77,11 @@ class Training:
     """Training films on the device.
 
     Attributes:
-        canvas: (N, 1, S, S), bytes; films of another size were resized to this one once.
+        canvas: (N, 1, S, S), uint8. Films of another size were resized once.
         targets: (N, K), 0 or 1.
-        weight: (N, K), P(y_k) of the first source's training part over P(y_k) of all training films. So the weighted
-            frequency of every finding is that of the first source, whatever the second was selected for, and the films
-            of both sources count alike for the same label.
+        weight: (N, K), P(y_k) of the first source's training split over P(y_k) of all training films. The weighted
+            frequency of every finding is then that of the first source, however the second was selected, and films of
+            both sources count equally for the same label.
         view: (N,), 1 for AP and 0 for PA.
     """
 
@@ -91,15 +91,15 @@ class Training:
     view: Tensor
 
     def adjusted_for_view(self) -> Tensor:
-        """Return weights under which the view tells nothing of a label, and findings are as frequent as before.
+        """Return weights that remove the association of label and view and keep the frequencies of findings.
 
-        Smoothing by one image bounds the weights, and leaves a rare finding some of its association with the view.
+        Smoothing by one image bounds the weights, and leaves rare findings some association with the view.
         """
         return self.weight * backdoor_weights(self.targets.cpu(), self.view.cpu(), smoothing=1.0).to(self.weight)
 
 
 def prevalence_weights(targets: Tensor, first: int) -> Tensor:
-    """Return the weights (N, K) of `Training`; the first source has the rows before `first`."""
+    """Return the weights (N, K) of `Training`. Rows before `first` belong to the first source."""
     share, of_all = (part.mean(dim=0, dtype=torch.float64) for part in (targets[:first], targets))
     positive, negative = share / of_all.clamp(min=1e-9), (1 - share) / (1 - of_all).clamp(min=1e-9)
     return torch.where(targets == 1, positive, negative).float()
@@ -108,7 +108,7 @@ def prevalence_weights(targets: Tensor, first: int) -> Tensor:
 def training_films(
     sources: list[tuple[npt.NDArray[np.uint8], NIHTables, npt.NDArray[np.int64]]], canvas: int, device: str
 ) -> Training:
-    """Put the training films of all sources, each with its rows, on the device."""
+    """Move the training films of all sources, given by their rows, to the device."""
     films, targets, views = [], [], []
     for pixels, tables, rows in sources:
         films += [enlarge(torch.from_numpy(pixels[part]).to(device), canvas) for part in np.array_split(rows, 20)]
@@ -120,12 +120,12 @@ def training_films(
 
 
 def enlarge(pixels: Tensor, size: int) -> Tensor:
-    """Return films (N, S, S) as bytes (N, 1, size, size)."""
+    """Resize films (N, S, S) to uint8 (N, 1, size, size)."""
     return resize(pixels, size).mul_(255).round_().to(torch.uint8)
 
 
 def resize(pixels: Tensor, size: int) -> Tensor:
-    """Return films of bytes (N, S, S) as `causalcxr.data` resizes them, (N, 1, size, size) in [0, 1]."""
+    """Resize uint8 films (N, S, S) like `causalcxr.data`, to (N, 1, size, size) in [0, 1]."""
     images = pixels[:, None].float() / 255
     if images.shape[-1] == size:
         return images

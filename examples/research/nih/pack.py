@@ -1,10 +1,10 @@
-"""Pack films of NIH ChestX-ray14, or weights, into a file that is small enough to carry to another machine.
+"""Pack NIH ChestX-ray14 films, or weights, into a file small enough to transfer to another machine.
 
     python -m nih.pack path/to/nih-10k packed/nih-10k.zip --quality 90
     python -m nih.pack path/to/tf_efficientnet_lite0.safetensors packed/lite0.half.safetensors
 
-Of a folder the tables are stored as they are, and the films on sheets of grey JPEG, many films a sheet in the order of
-the label file. The side of a film is a multiple of 8, so that no block of a JPEG holds parts of two films. Weights are
+The tables of a folder are stored unchanged. Films are stored on greyscale JPEG sheets, many per sheet, in the order of
+the label file. The side of a film is a multiple of 8, so that no JPEG block covers parts of two films. Weights are
 rounded to half precision.
 """
 
@@ -22,11 +22,11 @@ from safetensors.torch import load_file, save_file
 
 from causalcxr.data.nih_tables import read_nih_tables
 
-SHEET = 1280  # pixels, at most, of the side of a sheet
+SHEET = 1280  # maximum side of a sheet in pixels
 
 
 def read_films(folder: Path, names: list[str]) -> npt.NDArray[np.uint8]:
-    """Return the films (N, S, S) of a folder; all are grey and of one side, a multiple of 8."""
+    """Return the films (N, S, S) of a folder in greyscale. All have one side, a multiple of 8."""
     films = np.stack([np.asarray(Image.open(folder / "images" / name).convert("L")) for name in names])
     if films.shape[1] != films.shape[2] or films.shape[1] % 8:
         raise ValueError(f"films must be square with a side that is a multiple of 8, but are {films.shape[1:]}")
@@ -34,7 +34,7 @@ def read_films(folder: Path, names: list[str]) -> npt.NDArray[np.uint8]:
 
 
 def sheets(films: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield pictures that hold the films row by row; the last one has black places."""
+    """Yield sheets with the films row by row. Empty places on the last one are black."""
     side = films.shape[1]
     across = max(SHEET // side, 1)
     for first in range(0, len(films), across**2):
@@ -45,7 +45,7 @@ def sheets(films: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
 
 
 def cut(sheet: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
-    """Return the films (M, S, S) of a sheet, places without a film included."""
+    """Return the films (M, S, S) of a sheet, including empty places."""
     across = len(sheet) // side
     return sheet.reshape(across, side, across, side).swapaxes(1, 2).reshape(-1, side, side)
 
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="folder in the layout of the release, or a safetensors file")
     parser.add_argument("target", type=Path)
-    parser.add_argument("--quality", type=int, default=90, help="of JPEG; default: 90")
+    parser.add_argument("--quality", type=int, default=90, help="JPEG quality; default: 90")
     args = parser.parse_args(argv)
     args.target.parent.mkdir(parents=True, exist_ok=True)
     if args.source.is_dir():

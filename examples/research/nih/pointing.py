@@ -1,4 +1,4 @@
-"""Where heat maps of marked findings have their maximum."""
+"""Location of the maximum of heat maps for marked findings."""
 
 from typing import NamedTuple
 
@@ -10,12 +10,12 @@ import causalcxr
 from causalcxr.data import NIH_LABELS, normalise
 from causalcxr.data.nih_tables import NIHTables
 
-RELEASE_SIDE = 1024  # boxes are in pixels of the release
+RELEASE_SIDE = 1024  # boxes are in pixels of the original release
 MAP_SIDE = 256
 
 
 class Marked(NamedTuple):
-    """A finding that is marked on a film: row of the film, number of the label, boxes (x, y, w, h) in parts of 1."""
+    """A finding marked on a film: row of the film, index of the label, and boxes (x, y, w, h) in [0, 1]."""
 
     row: int
     label: int
@@ -23,7 +23,7 @@ class Marked(NamedTuple):
 
 
 def marked_findings(tables: NIHTables) -> list[Marked]:
-    """Return each finding that is marked on a film, in the order of the films."""
+    """Return all marked findings, in the order of the films."""
     found = []
     for row, name in enumerate(tables.names):
         of_film = tables.boxes.get(name, [])
@@ -34,9 +34,9 @@ def marked_findings(tables: NIHTables) -> list[Marked]:
 
 
 def evidence(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Return the first-order part of each cell in the logit of one label an image, (B, h, w).
+    """Return the first-order contribution of each cell to the logit of one label per image, (B, h, w).
 
-    sum_d dz_k / df_nd f_nd at the encoded map of a causal model, or at the last map of a plain one.
+    It is sum_d dz_k / df_nd f_nd at the encoded map of a causal model, or at the last map of a plain one.
     """
     with torch.no_grad():
         encoded = model.forward_features(images)
@@ -51,7 +51,7 @@ def evidence(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def attention(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
-    """Return the causal attention of one label an image, (B, h, w); None for a model without."""
+    """Return the causal attention for one label per image, (B, h, w), or None for a plain model."""
     if not isinstance(model, causalcxr.CausalCXR):
         return None
     maps = model.forward_causal(images, need_attention=True).attention
@@ -59,10 +59,10 @@ def attention(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None
 
 
 def point(model: nn.Module, images: Tensor, marked: list[Marked]) -> dict[str, list[list[float]]]:
-    """Return the place (x, y) of each map's maximum, in parts of the side, for each marked finding.
+    """Return the location (x, y) in [0, 1] of each map's maximum, for each marked finding.
 
-    `images` has the film of each finding, (M, 1, S, S). Maps are computed in float32 and enlarged bilinearly before
-    their maximum is taken.
+    `images` has the film of each finding, (M, 1, S, S). Maps are computed in float32 and upsampled bilinearly before
+    taking the maximum.
     """
     model.eval()
     labels = torch.tensor([finding.label for finding in marked], device=images.device)
@@ -79,5 +79,5 @@ def point(model: nn.Module, images: Tensor, marked: list[Marked]) -> dict[str, l
 
 
 def inside(x: float, y: float, marked: Marked) -> bool:
-    """Return whether a place lies in one of the boxes."""
+    """Return whether a location lies in one of the boxes."""
     return any(left <= x < left + w and top <= y < top + h for left, top, w, h in marked.boxes)

@@ -1,14 +1,14 @@
-"""The tables of a search or of a study, as JSON and as Markdown.
+"""Write the tables of a search or a study as JSON and Markdown.
 
     python -m nih.report runs/study --data nih-10k.zip --output nih/results
 
-Several folders of one study, such as of different seeds, are read together. All intervals are of 95 % and over
-patients, who are drawn with replacement. Every run and every part sees the same draws, so that differences are paired.
-A figure is an array (1 + R,): its value, then its value on each of R resamples. That of a variant is the mean of the
-figures of its seeds, not that of an ensemble. One variant is called better than another if the interval of the
-difference excludes 0 and the difference has the same sign for every seed, of which there are three at least. Of a
-calibration error and of a Brier score less is better. A calibration error has no interval: it holds the noise in its
-bins, which a resample adds once more. This draws its difference to a better calibrated model towards 0.
+Several folders of one study, e.g. with different seeds, are read together. All intervals are 95 % intervals over
+resampled patients. All runs and views use the same resamples, so that differences are paired. A figure is an array
+(1 + R,): its value, then its value on each of R resamples. The figure of a variant is the mean over its seeds, not that
+of an ensemble. One variant is better than another if the interval of the difference excludes 0 and the difference has
+the same sign for every seed, with at least three seeds. For calibration errors and Brier scores, lower is better.
+Calibration errors have no interval: each resample adds the noise in their bins once more, which biases the difference
+to a better calibrated model towards 0.
 """
 
 import argparse
@@ -29,9 +29,9 @@ from records import markdown_table, publish
 from .films import read_tables, scored_films
 from .pointing import inside, marked_findings
 
-MIN_PATIENTS = 10  # with the finding, for a label to be judged
-MIN_SEEDS = 3  # for a variant to be called better
-BINS = 15  # of the calibration error
+MIN_PATIENTS = 10  # with a finding, for its label to be evaluated
+MIN_SEEDS = 3  # required to call a variant better
+BINS = 15  # in the calibration error
 VIEWS = ("AP", "PA")
 PAIRS = [(name, "plain") for name in ("label_queries", "causal", "plain_view", "plain_agreement", "as_printed")]
 PAIRS += [(name, "plain_small") for name in ("causal", "label_queries", "plain_agreement_small")]
@@ -63,12 +63,12 @@ Figures = dict[str, Array]
 
 
 def patients_with(targets: Array, patient: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return for each label how many patients have it."""
+    """Return the number of patients with each label."""
     return np.array([len(np.unique(patient[column == 1])) for column in targets.T])
 
 
 def judged_in_both_views(tables: NIHTables) -> npt.NDArray[np.bool_]:
-    """Return which labels enough patients have in each view, lest the means of the views be of different labels."""
+    """Return a mask of labels with enough patients in each view, so that both views average the same labels."""
     of_views = [tables.view == view for view in VIEWS]
     counts = [patients_with(tables.targets[rows], tables.patient[rows]) for rows in of_views]
     enough: npt.NDArray[np.bool_] = np.min(counts, axis=0) >= MIN_PATIENTS
@@ -76,7 +76,7 @@ def judged_in_both_views(tables: NIHTables) -> npt.NDArray[np.bool_]:
 
 
 def ranking_figures(scores: Array, tables: NIHTables, n_resamples: int) -> Figures:
-    """Return the means of AUROC of one run, over all films and within each view."""
+    """Return the mean AUROCs of one run, over all films and within each view."""
     targets, patient = tables.targets.astype(float), tables.patient
     frequent = patients_with(targets, patient) >= MIN_PATIENTS
     within = {view: np.where((tables.view == view)[:, None], targets, np.nan) for view in VIEWS}
@@ -97,7 +97,7 @@ def ranking_figures(scores: Array, tables: NIHTables, n_resamples: int) -> Figur
 
 
 def drawn(patient: npt.NDArray[Any], n_resamples: int) -> Array:
-    """Return how often each film is drawn, (1 + n_resamples, N): once, then in each resample of the patients."""
+    """Return how often each film counts, (1 + n_resamples, N): once, then in each resample of the patients."""
     members = np.unique(patient, return_inverse=True)[1]
     count, rng = members.max() + 1, np.random.default_rng(0)
     times = [np.bincount(rng.integers(count, size=count), minlength=count)[members] for _ in range(n_resamples)]
@@ -105,7 +105,7 @@ def drawn(patient: npt.NDArray[Any], n_resamples: int) -> Array:
 
 
 def calibration_figure(logits: Array, targets: Array, times: Array) -> Array:
-    """Return the expected calibration error, the mean over labels, in bins of equal width."""
+    """Return the expected calibration error with bins of equal width, averaged over labels."""
     by_label = []
     for of_label, target in zip(1 / (1 + np.exp(-logits.T)), targets.T, strict=True):
         bins = np.clip(np.ceil(of_label * BINS).astype(int) - 1, 0, BINS - 1)
@@ -116,13 +116,13 @@ def calibration_figure(logits: Array, targets: Array, times: Array) -> Array:
 
 
 def brier_figure(logits: Array, targets: Array, times: Array) -> Array:
-    """Return the Brier score, the mean over labels."""
+    """Return the Brier score, averaged over labels."""
     squares = (1 / (1 + np.exp(-logits)) - targets) ** 2
     return times @ squares.mean(axis=1) / times.sum(axis=1)
 
 
 def pointing_figure(places: list[list[float]], test: NIHTables, n_resamples: int) -> Array:
-    """Return the share of marked findings with their place in a box."""
+    """Return the fraction of marked findings whose location lies in a box."""
     marked = marked_findings(test)
     hits = np.array([inside(*place, finding) for place, finding in zip(places, marked, strict=True)])
     times = drawn(test.patient[[finding.row for finding in marked]], n_resamples)
@@ -130,7 +130,7 @@ def pointing_figure(places: list[list[float]], test: NIHTables, n_resamples: int
 
 
 def run_figures(record: dict[str, Any], scores: Any, val: NIHTables, test: NIHTables, n_resamples: int) -> Figures:
-    """Return all figures of one run, from its record and its logits."""
+    """Return all figures of one run from its record and logits."""
     logits, fitted_on = (scores[f"{record['name']}/{part}"].astype(float) for part in ("test", "val"))
     figures = ranking_figures(logits, test, n_resamples)
     targets, times = test.targets.astype(float), drawn(test.patient, n_resamples)
@@ -144,7 +144,7 @@ def run_figures(record: dict[str, Any], scores: Any, val: NIHTables, test: NIHTa
 
 
 def summary(of_seeds: list[Array]) -> dict[str, Any]:
-    """Return the mean over seeds, its interval over patients, and the figure of each seed."""
+    """Return the mean over seeds, its interval over patients, and the value of each seed."""
     values = [float(figure[0]) for figure in of_seeds]
     interval = np.nanpercentile(np.mean(of_seeds, axis=0)[1:], [2.5, 97.5])
     return {
@@ -158,7 +158,7 @@ def summary(of_seeds: list[Array]) -> dict[str, Any]:
 def difference(
     of_one: dict[int, Array], of_other: dict[int, Array], *, lower_is_better: bool = False
 ) -> dict[str, Any]:
-    """Return the mean difference over the seeds that both have, paired over patients and seeds."""
+    """Return the mean difference over the seeds of both, paired over patients and seeds."""
     seeds = sorted(set(of_one) & set(of_other))
     found = summary([of_one[seed] - of_other[seed] for seed in seeds])
     low, high = found["interval"]
@@ -170,13 +170,13 @@ def difference(
 
 
 def read(folders: list[Path]) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
-    """Return what is known of each output, and its runs."""
+    """Return the metadata and the runs of each output."""
     contents = [json.loads((folder / "results.json").read_text()) for folder in folders]
     return contents, [content.pop("runs") for content in contents]
 
 
 def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str, Any]:
-    """Return everything that the tables of a study say."""
+    """Return the content of the tables of a study."""
     about, runs = read(folders)
     records: dict[str, dict[int, dict[str, Any]]] = {}
     figures: dict[str, dict[str, dict[int, Array]]] = {}
@@ -243,7 +243,7 @@ def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str,
 
 
 def branch_means(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return the norms of features and gradients at the start and the end of training, means over seeds."""
+    """Return the norms of features and gradients at the start and end of training, averaged over seeds."""
     found = {}
     for when in ("start", "end"):
         of_seeds = [of_run for record in records if (of_run := record.get(f"branches_{when}"))]
@@ -253,7 +253,7 @@ def branch_means(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def form(name: str, sign: str = "") -> str:
-    """Return the format of a figure; Brier scores differ in the fourth decimal."""
+    """Return the format of a figure. Brier scores differ in the fourth decimal."""
     return f"{{:{sign}.{4 if name == 'brier_score' else 3}f}}"
 
 
@@ -301,7 +301,7 @@ def study_tables(found: dict[str, Any]) -> str:
 
 
 def search(folders: list[Path]) -> dict[str, Any]:
-    """Return every tried setting with its validation AUROC."""
+    """Return every setting with its validation AUROC."""
     about, runs = read(folders)
     keys = ("setting_name", "variant", "seed", "val_auroc", "best_epoch", "seconds", "setting")
     short = [
@@ -325,15 +325,15 @@ def search_table(found: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", help="outputs of study.py, of one mode")
-    parser.add_argument("--data", type=Path, required=True, help="the films of the run, packed or a folder")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the JSON and Markdown files")
+    parser.add_argument("folders", type=Path, nargs="+", help="output folders of study.py, all of one mode")
+    parser.add_argument("--data", type=Path, required=True, help="films of the run, packed or a folder")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the JSON and Markdown files")
     parser.add_argument("--resamples", type=int, default=2000, help="default: 2000")
     args = parser.parse_args(argv)
     modes = {json.loads((folder / "results.json").read_text())["mode"] for folder in args.folders}
     if len(modes) > 1:
-        parser.error("give folders of a search or of a study, not of both")
-    warnings.filterwarnings("ignore", "AUROC is|Mean of empty|no threshold")  # of a label that a resample lacks
+        parser.error("pass folders of a search or of a study, not of both")
+    warnings.filterwarnings("ignore", "AUROC is|Mean of empty|no threshold")  # for labels missing in a resample
     mode = modes.pop()
     if mode == "search":
         found = search(args.folders)

@@ -1,11 +1,10 @@
-"""Search for a recipe, or compare variants by one recipe over several seeds, as far as the time allows.
+"""Search for a recipe, or compare variants with one recipe over several seeds, within a time limit.
 
     python -m nih.study --study --data nih-10k.zip --extra nih-320.zip --backbone-weights FILE --output runs/study
 
-Run it from `examples/research`. Several runs train side by side, the most important first. OUTPUT/runs gets the record,
-the scores and the weights of each run. `results.json` and `scores.npz` hold all records and scores; they are written
-anew when a run ends. Run the same command again to go on: finished runs are not repeated. The first run that fails
-stops the others when they end.
+Run it from `examples/research`. Several runs train in parallel, the most important first. Record, scores and weights of
+each run go to OUTPUT/runs. `results.json` and `scores.npz` hold all records and scores, and are updated after each run.
+Run the same command again to resume: finished runs are skipped. A failed run cancels those that have not started.
 """
 
 import argparse
@@ -29,15 +28,15 @@ from .pointing import marked_findings
 from .training import Data, Setting, train
 
 HERE = Path(__file__).parent
-CANVAS = 320  # pixels of the films that views are drawn from
+CANVAS = 320  # side in pixels of the films from which views are drawn
 SMALL = {"backbone": "causal_test_resnet", "image_size": 64, "epochs": 1, "batch_size": 8}
 SMALL_CANVAS, FEW = 96, 48
 
 
 def jobs_of(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the runs that the arguments ask for, most important first.
+    """Return the requested runs, most important first.
 
-    Of each setting, all groups of variants; of each group, all seeds. Test films are for a study alone.
+    They are ordered by setting, group of variants, and seed. Only a study scores test films.
     """
     config = json.loads((args.config or HERE / f"{args.mode}.json").read_text())
     over = SMALL if args.small else {}
@@ -59,7 +58,7 @@ def jobs_of(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def load(args: argparse.Namespace) -> Data:
-    """Put all films on the device."""
+    """Load all films to the device."""
     tables, pixels = read_tables(args.data), read_pixels(args.data)
     few, canvas = (FEW, SMALL_CANVAS) if args.small else (None, CANVAS)
     rows = parts(tables, few)
@@ -77,18 +76,18 @@ def load(args: argparse.Namespace) -> Data:
     )
 
 
-SHARED: dict[str, Any] = {}  # of a process that trains: the films and what else all of its runs have in common
+SHARED: dict[str, Any] = {}  # state of a worker process: films and whatever its runs share
 
 
 def start(args: argparse.Namespace, deadline: float) -> None:
-    """Begin a process."""
+    """Initialise a worker process."""
     torch.set_num_threads(max((os.cpu_count() or 1) // args.jobs, 1))
     torch.set_float32_matmul_precision("high")
     SHARED.update(args=args, deadline=deadline, data=load(args))
 
 
 def carry_out(job: dict[str, Any]) -> None:
-    """Train and write one run, if there is time left."""
+    """Train and save one run, if there is time left."""
     args, deadline = SHARED["args"], SHARED["deadline"]
     if time.time() > deadline:
         return
@@ -97,18 +96,18 @@ def carry_out(job: dict[str, Any]) -> None:
     options = {"device": args.device, "weights": weights, "start": args.start, "deadline": deadline}
     record, scores = train(job, SHARED["data"], **options, weights_to=Path(f"{path}.safetensors"))
     np.savez(f"{path}.npz", **scores)
-    write_json(Path(f"{path}.json"), record)  # last: what it stands for is there
+    write_json(Path(f"{path}.json"), record)  # last, so that the other files exist
 
 
 def records(output: Path, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the records that runs of these settings left."""
+    """Return the saved records of the jobs, if their settings match."""
     paths = [output / "runs" / f"{job['name']}.json" for job in jobs]
     found = [json.loads(path.read_text()) if path.exists() else {} for path in paths]
     return [record for record, job in zip(found, jobs, strict=True) if record.get("setting") == job["setting"]]
 
 
 def collect(output: Path, jobs: list[dict[str, Any]], about: dict[str, Any], films: dict[str, str]) -> None:
-    """Write the records and scores of all runs, and `films`, the fingerprints of the films that are scored."""
+    """Write the records and scores of all runs, and `films`, the fingerprints of the scored films."""
     runs = records(output, jobs)
     write_json(output / "results.json", about | {"runs": runs})
     scores: dict[str, Any] = {f"{part}_films": np.array(of_part) for part, of_part in films.items()}
@@ -123,18 +122,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--search", dest="mode", action="store_const", const="search", help="try settings")
     mode.add_argument("--study", dest="mode", action="store_const", const="study", help="compare variants")
-    parser.add_argument("--data", type=Path, required=True, help="films that pack.py wrote, or a folder of the release")
-    parser.add_argument("--extra", type=Path, help="more films, for training alone")
-    parser.add_argument("--output", type=Path, required=True, help="folder of what comes of it")
-    parser.add_argument("--but", type=Path, nargs="+", default=[], help="outputs whose finished runs are left out")
-    parser.add_argument("--config", type=Path, help="default: search.json or study.json beside this file")
-    parser.add_argument("--backbone-weights", default="", help="file of the backbone's weights; default: none")
-    parser.add_argument("--start", default="", help="file of a run's weights to go on from; default: none")
-    parser.add_argument("--limit", type=float, help="seconds after which nothing begins that trains; default: none")
-    parser.add_argument("--jobs", type=int, default=4, help="runs side by side; default: 4")
-    parser.add_argument("--small", action="store_true", help="a trial: few films, one epoch, a tiny backbone")
+    parser.add_argument("--data", type=Path, required=True, help="films packed by pack.py, or a folder of the release")
+    parser.add_argument("--extra", type=Path, help="more films, only for training")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--but", type=Path, nargs="+", default=[], help="outputs whose finished runs are skipped")
+    parser.add_argument("--config", type=Path, help="default: search.json or study.json next to this file")
+    parser.add_argument("--backbone-weights", default="", help="file of backbone weights; default: none")
+    parser.add_argument("--start", default="", help="file of a run's weights to start from; default: none")
+    parser.add_argument("--limit", type=float, help="seconds after which no training starts; default: none")
+    parser.add_argument("--jobs", type=int, default=4, help="parallel runs; default: 4")
+    parser.add_argument("--small", action="store_true", help="test run: few films, one epoch, a tiny backbone")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--commit", help="of the code, where it is not run from a checkout")
+    parser.add_argument("--commit", help="commit of the code, if not run from a checkout")
     return parser.parse_args(argv)
 
 
@@ -162,7 +161,7 @@ def main(argv: list[str] | None = None) -> None:
             run.result()
             collect(args.output, jobs, about, films)
     finally:
-        pool.shutdown(cancel_futures=True)  # waits for those that train
+        pool.shutdown(cancel_futures=True)  # waits for running trainings
         collect(args.output, jobs, about | {"seconds": round(time.time() - started, 1)}, films)
     found = records(args.output, jobs)
     for record in found:

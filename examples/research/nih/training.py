@@ -1,4 +1,4 @@
-"""One run: train a variant, choose the epoch on validation films, and score validation and test films with it."""
+"""One run: train a variant, select the epoch on validation films, and score validation and test films."""
 
 import dataclasses
 import math
@@ -25,9 +25,9 @@ from .pointing import Marked, point
 from .variants import VARIANTS, branches, build_model, build_objective, start_at_prior
 from .views import Views
 
-LAST_EPOCHS = 3  # validated one by one; of those before, every second
+LAST_EPOCHS = 3  # validated after each; before them, after every second
 EVAL_BATCH = 256
-EMA_WARMUP = 0.85  # power of the rise of the memory; that of timm's default keeps it below 100 steps in such short runs
+EMA_WARMUP = 0.85  # power of the decay warm-up; timm's default averages fewer than 100 steps in such short runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Setting:
     image_size: int = 192
     epochs: int = 20
     batch_size: int = 128
-    lr: float = 1e-3  # maximum of the schedule
-    warmup: float = 0.15  # part of the steps in which the rate rises; then half a cosine
+    lr: float = 1e-3  # peak of the schedule
+    warmup: float = 0.15  # fraction of linear warm-up steps, before a cosine decay
     weight_decay: float = 0.05
-    layer_decay: float = 1.0  # factor of the rate from each layer group of the backbone to the one below
+    layer_decay: float = 1.0  # learning rate factor from each layer group of the backbone to the one below
     clip_grad: float = 1.0
     ema_decay: float = 0.995
     drop_rate: float = 0.3
@@ -51,7 +51,7 @@ class Setting:
 
 
 class Data(NamedTuple):
-    """What every run of a process shares, on its device. Pixels of `val` and `test` are bytes (N, S, S)."""
+    """Data shared by all runs of a process, on its device. `val` and `test` are uint8 (N, S, S)."""
 
     training: Training
     val: Tensor
@@ -61,7 +61,7 @@ class Data(NamedTuple):
 
 
 def rate_at(step: int, total: int, warmup: float) -> float:
-    """Return the learning rate of a step as a part of its maximum: a straight rise, then half a cosine."""
+    """Return the learning rate factor of a step: linear warm-up, then cosine decay."""
     rise = max(round(warmup * total), 1)
     if step < rise:
         return (step + 1) / (rise + 1)
@@ -70,7 +70,7 @@ def rate_at(step: int, total: int, warmup: float) -> float:
 
 @torch.no_grad()
 def logits_of(model: nn.Module, pixels: Tensor, size: int, autocast: torch.autocast) -> Tensor:
-    """Return logits (N, K) in float32, on the device, of films of bytes (N, S, S) that are resized as in use."""
+    """Return float32 logits (N, K), on the device, of uint8 films (N, S, S), resized as in `causalcxr.data`."""
     model.eval()
     scored = []
     for part in pixels.split(EVAL_BATCH):
@@ -83,20 +83,20 @@ def logits_of(model: nn.Module, pixels: Tensor, size: int, autocast: torch.autoc
 def train(
     job: dict[str, Any], data: Data, *, device: str, weights: str, start: str, deadline: float, weights_to: Path
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float16]]]:
-    """Run one job; return its record and its logits of validation and test films.
+    """Run one job, and return its record and its logits of validation and test films.
 
-    Test films are scored once, when all epochs are over, with the weights of the best validation epoch as they are
-    written, and nothing of what comes out is used for a choice. A run whose next epoch would pass the deadline (in
-    `time.time()`) stops, is marked as not finished, and has no scores.
+    Test films are scored once, after all epochs, with the saved weights of the best validation epoch. The results are
+    not used for any selection. A run stops if its next epoch would pass the deadline (in `time.time()`). It is then
+    marked as not finished and has no scores.
 
     Args:
         job: `name`, `variant`, `seed`, `setting` (arguments of `Setting`), `score_test` (whether to score test films).
         data: Films and labels.
-        device: Where to train.
-        weights: File of the backbone's weights, or empty.
-        start: File of the whole model's weights, or empty.
-        deadline: When the run has to be over.
-        weights_to: Where to write the weights in half precision.
+        device: Device for training.
+        weights: File of backbone weights, or empty.
+        start: File of weights of the whole model, or empty.
+        deadline: Time by which the run must end.
+        weights_to: File for the weights in half precision.
     """
     started = time.time()
     setting, variant = Setting(**job["setting"]), VARIANTS[job["variant"]]
@@ -159,7 +159,7 @@ def train(
             schedule.step()
             averaged.update(model, step=schedule.last_epoch)
             losses += loss.detach()
-        mean_loss = float(losses) / steps  # the one wait for the device in an epoch
+        mean_loss = float(losses) / steps  # the only synchronisation of an epoch
         of_epoch = {"epoch": epoch, "loss": round(mean_loss, 5), "seconds": round(time.time() - epoch_started, 2)}
         record["curve"].append(of_epoch)
         if not math.isfinite(mean_loss):
@@ -183,7 +183,7 @@ def train(
             record["branches_end"] = branches(model, *fixed_batch, objective)
         rounded = {name: _half(value) for name, value in best_state.items()}
         chosen = averaged.module
-        chosen.load_state_dict(rounded)  # what is written is what is judged
+        chosen.load_state_dict(rounded)  # evaluate the weights as saved
         save_file({name: value.cpu() for name, value in rounded.items()}, weights_to)
         exact = torch.autocast(kind, enabled=False)
         scores["val"] = logits_of(chosen, data.val, size, exact).half().cpu().numpy()
@@ -201,7 +201,7 @@ def _half(value: Tensor) -> Tensor:
 
 
 def mean_auroc(scores: Tensor, targets: npt.NDArray[np.float32]) -> float:
-    """Return the mean AUROC over the labels that have both classes; NaN where none has."""
+    """Return the mean AUROC over labels with both classes, or NaN if there are none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return float(np.nanmean(auroc(scores, targets)))

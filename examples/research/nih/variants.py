@@ -1,4 +1,4 @@
-"""The variants that are compared: models and what they are trained with."""
+"""Compared variants: models and their objectives."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,13 +21,13 @@ class Variant:
     """One row of the study.
 
     Args:
-        causal: Whether the model has the causal head; otherwise it is the backbone, pooled, with a linear classifier.
+        causal: Whether the model has the causal head. Otherwise it is the pooled backbone with a linear classifier.
         objective: "classification", "causal", or "agreement" for `causalcxr.AgreementObjective`.
-        small_start: Whether the weights of a plain classifier start near zero, not as timm draws them.
-        adjust_view: Whether labels are weighted so that the view tells nothing of them.
-        model_args: More arguments of the model.
-        random_partner: Whether Eq. 6 is evaluated with one random partner an image from the batch, as printed; the
-            others use all pairs with a bank of past confounders.
+        small_start: Whether the weights of a plain classifier start near zero instead of timm's initialisation.
+        adjust_view: Whether labels are weighted to be independent of the view.
+        model_args: Additional arguments of the model.
+        random_partner: Whether Eq. 6 uses one random partner per image from the batch, as printed, instead of all pairs
+            with a bank of past confounders.
         loss_args: Arguments of `CausalLoss`.
     """
 
@@ -59,7 +59,7 @@ def build_model(
 ) -> nn.Module:
     """Build the model of a variant.
 
-    `weights` is a file of the backbone's weights, and `start` one of a whole model's. Either may be empty.
+    `weights` is a file of backbone weights, and `start` is a file of weights of a whole model. Either may be empty.
     """
     common = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate, **variant.model_args}
     if not variant.causal:
@@ -83,9 +83,9 @@ def build_model(
 
 
 def start_at_prior(model: nn.Module, targets: Tensor, weight: Tensor) -> None:
-    """Let fresh classifiers predict the frequency of each label (Lin et al., *Focal Loss*, ICCV 2017, section 4.1).
+    """Initialise classifiers to the frequency of each label (Lin et al., *Focal Loss*, ICCV 2017, section 4.1).
 
-    The confounding classifier is left at one half: it is to predict nothing.
+    The confounding classifier stays at one half, since it should predict nothing.
     """
     frequency = (targets * weight).mean(dim=0).clamp(1 / len(targets), 1 - 1 / len(targets))
     biases = [model.get_classifier().bias]
@@ -97,7 +97,7 @@ def start_at_prior(model: nn.Module, targets: Tensor, weight: Tensor) -> None:
 
 
 def build_objective(variant: Variant, model: nn.Module) -> nn.Module:
-    """Return what maps images, targets and weights to losses."""
+    """Return the objective, which maps images, targets and weights to losses."""
     if variant.objective == "classification":
         return causalcxr.ClassificationObjective(model)
     if variant.objective == "agreement":
@@ -108,10 +108,10 @@ def build_objective(variant: Variant, model: nn.Module) -> nn.Module:
 
 
 def branches(model: nn.Module, images: Tensor, targets: Tensor, objective: nn.Module) -> dict[str, float]:
-    """Return what shows whether one part of the objective drowns the others, on one batch in evaluation mode.
+    """Return norms that show if one term of the objective dominates, on one batch in evaluation mode.
 
-    Norms of h_x and h_c are means over images and labels. Gradients of each part, as weighted in the loss, are norms
-    over all parameters and over the encoder, through which the parts compete.
+    Norms of h_x and h_c are averaged over images and labels. Gradient norms of each weighted term are over all
+    parameters and over the encoder, where the terms compete.
     """
     model.eval()
     criterion, bank = objective.criterion, objective.bank

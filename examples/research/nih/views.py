@@ -1,4 +1,4 @@
-"""Random views of training films, drawn on the device for a whole batch."""
+"""Random augmentations of training films, drawn on the device for a whole batch."""
 
 import io
 import math
@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-GROUPS = 4  # of a batch; the films of a group are reduced to the same size, and stored alike
+GROUPS = 4  # per batch; films of a group share one reduced size and JPEG quality
 QUALITY, GRAIN = (40, 95), 4.0
 
 
 def stored(films: Tensor, quality: int) -> Tensor:
-    """Return films (N, H, W) in bytes as they are after they were stored as JPEG."""
+    """Return uint8 films (N, H, W) after a round trip through JPEG."""
     after = []
     for film in films.cpu().numpy():
         file = io.BytesIO()
@@ -26,18 +26,18 @@ def stored(films: Tensor, quality: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Views:
-    """How far a view may be from its film.
+    """Augment films at random.
 
     Args:
-        rotate: Degrees, at most.
-        scale: Larger or smaller, at most, as a part of 1.
-        shift: Part of the side, at most.
-        contrast: Stronger or weaker, and brighter or darker, at most.
-        mirror: Share of the films whose left and right are exchanged.
-        smallest: Side to which films are reduced at least, so that scores do not hang on the source's resolution.
-        noise: Grey levels of 255 by which a pixel may be off, as after rounding.
-        compressed: Share of the films that are stored as JPEG, of a quality from 40 to 95, with grain of up to four
-            grey levels (one standard deviation), so that scores do not hang on how a film was stored.
+        rotate: Maximum rotation in degrees.
+        scale: Maximum relative change of scale.
+        shift: Maximum shift, as a fraction of the side.
+        contrast: Maximum relative change of contrast, and maximum change of brightness.
+        mirror: Probability of a horizontal flip.
+        smallest: Minimum side to which films are reduced, so that scores do not depend on the source's resolution.
+        noise: Maximum error of a pixel in grey levels of 255, as after rounding.
+        compressed: Probability of storing films as JPEG of quality 40 to 95, with grain of up to four grey levels (one
+            standard deviation), so that scores do not depend on how a film was stored.
     """
 
     rotate: float = 15.0
@@ -50,15 +50,15 @@ class Views:
     compressed: float = 0.0
 
     def __call__(self, canvas: Tensor, size: int, draw: np.random.Generator) -> Tensor:
-        """Return views (B, 1, size, size) in [0, 1] of films (B, 1, S, S) in bytes.
+        """Return views (B, 1, size, size) in [0, 1] of uint8 films (B, 1, S, S).
 
-        `draw` gives the sizes, without waiting for the device; all else is drawn by torch.
+        `draw` draws sizes and JPEG options on the CPU. Everything else is drawn by torch.
         """
         images = torch.cat([self._reduced(part, size, draw) for part in canvas.chunk(GROUPS)])
         return self._exposed(images)
 
     def _reduced(self, canvas: Tensor, size: int, draw: np.random.Generator) -> Tensor:
-        """Reduce films to a size drawn for all of them, then turn, scale, shift and mirror each."""
+        """Reduce films to a random size common to all, then rotate, scale, shift and flip each."""
         images = canvas.float() / 255
         side = int(draw.integers(min(self.smallest, images.shape[-1]), images.shape[-1], endpoint=True))
         for target in (side, min(side, size)):  # a film that is still too large is resized as in evaluation
@@ -80,7 +80,7 @@ class Views:
         return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
     def _exposed(self, images: Tensor) -> Tensor:
-        """Change contrast and brightness about the mean of each image."""
+        """Change brightness, and contrast about the mean of each image."""
         gain, offset = (torch.rand(2, len(images), 1, 1, 1, device=images.device) * 2 - 1).mul(self.contrast).unbind()
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
         return ((images - mean) * (1 + gain) + mean + offset).clamp(0, 1)
