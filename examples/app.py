@@ -4,8 +4,8 @@
     python examples/app.py
     python examples/app.py --model runs/causal --port 8000
 
-The app runs on the CPU and makes no network requests. Radiographs are kept in a temporary folder, which is deleted
-when the app exits. Research software, not a medical device.
+The app runs on the CPU and uses the network only to download a model. Radiographs are kept in a temporary folder,
+which is deleted when the app exits. Research software, not a medical device.
 """
 
 import argparse

@@ -61,7 +61,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "causal_vit_small_patch16": ("vit_small_patch16_224", VIT),
     "causal_vit_base_patch16": ("vit_base_patch16_224", VIT),
     "causal_swin_tiny": ("swin_tiny_patch4_window7_224", SWIN),
-    "causal_test_resnet": ("test_resnet", {"dim": 64, "num_heads": 4}),  # 0.5 M parameters, for tests
+    "causal_test_resnet": ("test_resnet", {"dim": 64, "num_heads": 4}),  # 0.6 M parameters, for tests
     "causal_timm": ("", {}),  # any timm model, passed as `backbone`
 }
 # Weights by name and tag. `pretrained=True` loads the first tag of a name.
