@@ -36,14 +36,14 @@ def test_the_newest_features_are_kept_with_their_strata(size, lengths):
         assert bank.strata.tolist() == [n % 3 for n in _numbers(bank.features)]
 
 
-@pytest.mark.parametrize("stored", [torch.float32, torch.float64, torch.bfloat16])
-def test_features_are_detached_copies_in_the_type_of_the_bank(stored):
-    bank, features = _bank(dtype=stored), torch.ones(2, 2, 3, requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_features_are_detached_copies_in_the_type_of_the_bank(dtype):
+    bank, features = _bank(dtype=dtype), torch.ones(2, 2, 3, requires_grad=True)
     bank.update(features)
     with torch.no_grad():
         features.zero_()
     assert not bank.features.requires_grad
-    assert bank.features.dtype == stored
+    assert bank.features.dtype == dtype
     assert _numbers(bank.features) == [1, 1]
 
 
@@ -78,7 +78,6 @@ def test_weights_equal_the_reference(strata, prior):
     bank = _bank(num_strata=3, strata_prior=prior)
     bank.update(_rows(*range(len(strata))), torch.tensor(strata))
     torch.testing.assert_close(bank.prior, torch.tensor(bank_weights(strata, prior)))
-    torch.testing.assert_close(bank.prior.sum(), torch.tensor(1.0))
 
 
 def test_empty_bank_and_one_of_impossible_strata_lend_nothing():
