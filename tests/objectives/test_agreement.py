@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 import causalcxr
 from causalcxr import AgreementObjective
 from causalcxr.losses import AsymmetricLoss, asymmetric_loss, classification_loss
+from reference.comparison import normal
 from two_processes import in_two_processes
 
 
@@ -25,14 +26,6 @@ class Linear(nn.Module):
         return torch.einsum("bchw,khw->bk", images, self.weight)
 
 
-def dot(labels=1):
-    """Return weights (labels, 32, 32) of 1 on 3 x 3 pixels, around row 6 + 12 k for label k, and 0 elsewhere."""
-    weight = torch.zeros(labels, 32, 32)
-    for label in range(labels):
-        weight[label, 5 + 12 * label : 8 + 12 * label, 9:12] = 1.0
-    return weight
-
-
 def two_views(batch, weight, **options):
     """Return both views of random images and the mask (B, H, W) of where they differ."""
     torch.manual_seed(0)
@@ -44,27 +37,25 @@ def two_views(batch, weight, **options):
 
 
 def test_the_box_that_changes_the_prediction_most_is_borrowed_from_another_image():
-    """The sum of changes in the borrowed box is the largest of all boxes, computed box by box."""
-    weight = torch.randn(1, 15, 20, generator=torch.Generator().manual_seed(1))
-    images, second, changed = two_views(6, weight, num_boxes=1, size=(0.2, 0.2), num_places=5000)
-    for own, image, borrowed in zip(images, second, changed, strict=True):
-        (lender,) = (other for other in images if torch.equal(other[:, borrowed], image[:, borrowed]))
-        change = (weight * (lender - own))[0]
+    """For one label of each image, the sum of changes in the box is the largest of all boxes, computed box by box."""
+    weight, followed = normal(2, 15, 20).float(), set()
+    images, second, borrowed = two_views(8, weight, num_boxes=1, size=(0.2, 0.2), num_places=5000)
+    for own, image, box in zip(images, second, borrowed, strict=True):
+        (lender,) = (other for other in images if torch.equal(other[:, box], image[:, box]))
+        changes = weight * (lender - own)
         corners = itertools.product(range(-2, 15), range(-2, 20))
-        boxes = [change[max(0, top) : top + 3, max(0, left) : left + 4] for top, left in corners]
-        assert change[borrowed].sum().abs() == pytest.approx(max(box.sum().abs() for box in boxes), rel=1e-4)
+        boxes = [changes[:, max(0, top) : top + 3, max(0, left) : left + 4] for top, left in corners]
+        largest = torch.stack([each.sum(dim=(1, 2)).abs() for each in boxes]).amax(dim=0)
+        (label,) = torch.isclose(changes[:, box].sum(dim=1).abs(), largest, rtol=1e-4).nonzero()
+        followed.add(int(label))
+    assert followed == {0, 1}
 
 
 def test_boxes_of_one_image_are_at_different_places():
-    *_, changed = two_views(8, dot(), num_boxes=3, size=(0.2, 0.2), num_places=2000)
-    assert changed[:, 5:8, 9:12].float().mean() > 0.95  # later boxes cover what the first one missed
-
-
-def test_every_label_is_followed():
-    *_, changed = two_views(64, dot(labels=2), num_boxes=1, size=(0.2, 0.2))
-    upper, lower = changed[:, 5:8, 9:12].flatten(1).any(dim=1), changed[:, 17:20, 9:12].flatten(1).any(dim=1)
-    assert (upper | lower).all()
-    assert 16 < int(upper.sum()) < 48
+    weight = torch.zeros(1, 32, 32)
+    weight[:, 5:8, 9:12] = 1
+    *_, borrowed = two_views(8, weight, num_boxes=3, size=(0.2, 0.2), num_places=2000)
+    assert borrowed[:, 5:8, 9:12].float().mean() > 0.95  # later boxes cover what the first one missed
 
 
 @pytest.mark.parametrize("options", [{}, {"criterion": AsymmetricLoss()}], ids=["cross-entropy", "asymmetric"])
@@ -114,7 +105,7 @@ def test_layers_before_the_objective_are_trained():
 
 
 def test_evaluation_no_gradients_and_a_batch_of_one_have_the_first_view_alone():
-    model, images, targets = Linear(dot()), torch.rand(3, 1, 32, 32), torch.zeros(3, 1)
+    model, images, targets = Linear(torch.rand(1, 16, 16)), torch.rand(3, 1, 16, 16), torch.zeros(3, 1)
     objective = AgreementObjective(model)
     one = objective(images[:1], targets[:1])
     with torch.no_grad():
@@ -126,29 +117,8 @@ def test_evaluation_no_gradients_and_a_batch_of_one_have_the_first_view_alone():
     torch.testing.assert_close(evaluated["loss"], classification_loss(model(images), targets))
 
 
-def test_a_marker_that_decides_alone_is_ignored_and_a_finding_in_many_places_is_not():
-    """One strong pixel follows the label in 19 of 20 images. The mean of the others always does, but weakly."""
-    torch.manual_seed(0)
-    y = torch.arange(128).remainder(2).float()
-    images = 0.1 * torch.randn(128, 1, 16, 16) + 0.03 * (2 * y - 1).view(-1, 1, 1, 1)
-    with_marker = torch.where(torch.arange(128).remainder(20) < 19, y, 1 - y)
-    images[:, 0, 8, 8] = 2 * with_marker - 1
-
-    def share_of_marker(**options):
-        objective = AgreementObjective(Linear(torch.zeros(1, 16, 16)), size=(0.2, 0.2), **options)
-        optimizer = torch.optim.Adam(objective.parameters(), lr=0.03)
-        for _ in range(40):
-            optimizer.zero_grad()
-            objective(images, y[:, None])["loss"].backward()
-            optimizer.step()
-        weight = objective.model.weight.detach()[0]
-        return float(weight[8, 8] / (0.06 * weight.sum()))
-
-    assert share_of_marker(strength=1.0) < 0.5 * share_of_marker(strength=0.0, num_boxes=1, num_places=1)
-
-
 def _train(rank):
-    """Take two training steps in one process and return its weights."""
+    """Take two training steps with the images of one process and return its weights."""
     torch.manual_seed(0)
     objective = DistributedDataParallel(AgreementObjective(causalcxr.create_model("causal_test_resnet", dim=8)))
     optimizer = torch.optim.AdamW(filter(lambda p: p.requires_grad, objective.parameters()), lr=0.01)
@@ -163,12 +133,7 @@ def _train(rank):
 @pytest.mark.filterwarnings("ignore:Grad strides do not match")  # from torch, for 1 x 1 kernels on several threads
 def test_two_processes_train_one_causal_model(tmp_path):
     first, second = in_two_processes(_train, tmp_path)
-    torch.manual_seed(0)
-    start = dict(causalcxr.create_model("causal_test_resnet", dim=8).named_parameters())
     torch.testing.assert_close(first, second, rtol=0, atol=0)
-    unused = ("head.confounder_mlp.", "head.confounder_classifier.", "head.intervention.")
-    for name, parameter in first.items():
-        assert torch.equal(parameter, start[name]) == name.startswith(unused), name
 
 
 X, Y = torch.rand(3, 1, 4, 4), torch.zeros(3, 1)
