@@ -22,6 +22,7 @@ from reference.comparison import DEVICES, EXACT, LOOSE, TOLERANCE, normal, rando
 pytestmark = pytest.mark.usefixtures("full_precision")
 ROUNDINGS = {"CausalHead": 4}  # several layers deep
 IN_FLOAT32 = ("CausalDecoder", "CausalHead")  # their positions, for any data type
+WITH_ATTENTION = ("cross-attention", *IN_FLOAT32)  # as their last output, when asked for
 HALF = [torch.float16, torch.bfloat16]
 ON_CUDA = [pytest.param("cuda", dtype, marks=DEVICES[1].marks) for dtype in (torch.float64, torch.float32)]
 PLACES = [*(("cpu", dtype) for dtype in TOLERANCE), *ON_CUDA]
@@ -33,10 +34,10 @@ def test_outputs_equal_the_reference(case):
     expected = reference(*inputs, randomised(layer).state_dict())
     near = {"rtol": 0, "atol": 2e-5} if case.startswith(IN_FLOAT32) else EXACT
     output = layer(*inputs)
-    if isinstance(output, tuple):  # attention comes last, when asked for
+    if case.startswith(WITH_ATTENTION):
         assert output.attention is None
-        torch.testing.assert_close(tuple(output[:-1]), tuple(expected[:-1]), **near)
-        output = tuple(layer(*inputs, need_attention=True))
+        torch.testing.assert_close(output[:-1], expected[:-1], **near)
+        output = layer(*inputs, need_attention=True)
     torch.testing.assert_close(output, expected, **near)
 
 
@@ -49,13 +50,15 @@ def test_new_classifier_starts_like_a_linear_layer_of_torch():
 
 @pytest.mark.parametrize("case", LAYERS)
 def test_gradients_are_those_of_the_function(case):
-    """Use finite differences with respect to inputs and all parameters."""
+    """Use finite differences with respect to inputs and all parameters. With attention, the code is another."""
     layer, inputs, _ = LAYERS[case]()
     names, parameters = zip(*randomised(layer).named_parameters(), strict=True)
+    options = [{}, {"need_attention": True}] if case.startswith(WITH_ATTENTION) else [{}]
 
     def function(*given):
         weights = dict(zip(names, given[len(inputs) :], strict=True))
-        return tuple(tensors(functional_call(layer, weights, given[: len(inputs)])))
+        outputs = [functional_call(layer, weights, given[: len(inputs)], each) for each in options]
+        return tuple(tensor for output in outputs for tensor in tensors(output))
 
     arguments = [tensor.detach().requires_grad_() for tensor in (*inputs, *parameters)]
     assert torch.autograd.gradcheck(function, arguments, fast_mode=True)

@@ -94,7 +94,8 @@ def test_random_partner_is_one_column_drawn_by_the_prior(prior):
     torch.testing.assert_close(loss.eval()(output, targets, prior=prior)["bd"], mean)
 
 
-def test_random_partner_of_nobody_costs_nothing():
-    loss = CausalLoss(partners="random")
-    assert loss(_output(0), TARGETS)["bd"].item() == 0
-    assert loss(_output(), TARGETS, prior=torch.zeros(4))["bd"].item() == 0
+@pytest.mark.parametrize("partners", ["all", "random"])
+def test_nobody_to_borrow_from_costs_nothing(partners):
+    loss = CausalLoss(partners=partners)
+    for number, prior in ((0, None), (0, torch.zeros(0)), (4, torch.zeros(4))):
+        assert loss(_output(number), TARGETS, prior=prior)["bd"].item() == 0
