@@ -142,7 +142,7 @@ BAD = [
     (lambda: ConfounderBank(0, 2, 3), ValueError, "positive"),
     (lambda: _bank(2, (0.5, 0.6)), ValueError, "add up to 1"),
     (lambda: _bank(2, (1.5, -0.5)), ValueError, "add up to 1"),
-    (lambda: _bank(0, (0.5, 0.5)), ValueError, "leave strata_prior out"),
+    (lambda: _bank(2, (0.2, 0.3, 0.5)), ValueError, "leave strata_prior out"),
     (lambda: _bank(2).update(X(1, 2, 3)), ValueError, "not given"),
     (lambda: _bank().update(X(1, 2, 3), torch.tensor([0])), ValueError, "were given"),
     (lambda: _bank(2).update(X(2, 2, 3), torch.tensor([0, 2])), ValueError, "from 0 to 1"),
