@@ -132,19 +132,6 @@ def test_a_training_step_never_waits_for_the_device(build, device):
     assert not waits, f"the step waits at {', '.join(sorted(waits))}"
 
 
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-@pytest.mark.parametrize("device", ON_CUDA)
-def test_prediction_never_waits_for_the_device(device):
-    model, images = _model().eval().to(device), _images().float().to(device)
-    with torch.inference_mode(), torch.autocast(device, dtype=torch.bfloat16):
-        model(images)
-        try:
-            torch.cuda.set_sync_debug_mode("error")
-            model(images)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-
-
 @pytest.mark.parametrize("device", ON_CUDA)
 def test_films_are_scored_as_on_the_cpu(device):
     films, model = list(normal(7, 1, 96, 80).float().sigmoid()), _model().eval()

@@ -22,44 +22,34 @@ def _bank(size=5, **kwargs):
     return ConfounderBank(size, num_classes=2, dim=3, **kwargs)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "bad"), [(torch.float32, float("nan")), (torch.float32, float("inf")), (torch.float16, 1e6)]
+)
 @pytest.mark.parametrize("size", [1, 4, 5])
 @pytest.mark.parametrize("lengths", [(3, 3, 3), (1, 1, 1, 1, 1, 1), (7, 2, 1), (2, 12, 3, 4), (5, 5), (0, 3, 0)])
-def test_the_newest_features_are_kept_with_their_strata(size, lengths):
-    bank, seen = _bank(size, num_strata=3), []
+def test_the_newest_finite_features_are_kept_with_their_strata(lengths, size, dtype, bad):
+    """A weight of 0 would not make the others harmless: 0 times infinity is NaN. 1e6 is infinite in float16."""
+    bank, seen = _bank(size, num_strata=3, dtype=dtype), []
     for length in lengths:
-        numbers = list(range(len(seen) + 1, len(seen) + 1 + length))
-        seen += numbers
-        bank.update(_rows(*numbers), torch.tensor([n % 3 for n in numbers], dtype=torch.long))
-        kept = seen[-size:]
+        numbers = torch.arange(len(seen) + 1, len(seen) + 1 + length)
+        seen += numbers.tolist()
+        features = _rows(*numbers).clone()
+        features[numbers % 4 == 0, 1, 2] = bad
+        bank.update(features, numbers % 3)
+        kept = [number for number in seen if number % 4][-size:]
         assert len(bank) == len(kept)
         assert sorted(_numbers(bank.features)) == kept
-        assert bank.strata.tolist() == [n % 3 for n in _numbers(bank.features)]
+        assert bank.strata.tolist() == [number % 3 for number in _numbers(bank.features)]
+        assert bank.stored.isfinite().all()
 
 
-@pytest.mark.parametrize("stored", [torch.float32, torch.float64, torch.bfloat16])
-def test_features_are_detached_copies_in_the_type_of_the_bank(stored):
-    bank, features = _bank(dtype=stored), torch.ones(2, 2, 3, requires_grad=True)
+def test_features_are_detached_copies():
+    bank, features = _bank(), torch.ones(2, 2, 3, requires_grad=True)
     bank.update(features)
     with torch.no_grad():
         features.zero_()
     assert not bank.features.requires_grad
-    assert bank.features.dtype == stored
     assert _numbers(bank.features) == [1, 1]
-
-
-@pytest.mark.parametrize(
-    ("dtype", "bad"), [(torch.float32, float("nan")), (torch.float32, float("inf")), (torch.float16, 1e6)]
-)
-def test_features_that_are_not_finite_are_not_stored(dtype, bad):
-    """A weight of 0 would not make them harmless: 0 times infinity is NaN. 1e6 is infinite in float16."""
-    bank = _bank(4, num_strata=2, dtype=dtype)
-    for numbers in ([1, 2, 3], [4, 5, 6], list(range(7, 13)), [13]):
-        features = _rows(*numbers).clone()
-        features[len(numbers) // 2, 1, 2] = bad
-        bank.update(features, torch.tensor(numbers) % 2)
-        assert bank.stored.isfinite().all()
-        assert bank.strata.tolist() == [number % 2 for number in _numbers(bank.features)]
-    assert sorted(_numbers(bank.features)) == [8, 9, 11, 12]
 
 
 def test_saved_bank_goes_on_where_it_was():
@@ -78,7 +68,6 @@ def test_weights_equal_the_reference(strata, prior):
     bank = _bank(num_strata=3, strata_prior=prior)
     bank.update(_rows(*range(len(strata))), torch.tensor(strata))
     torch.testing.assert_close(bank.prior, torch.tensor(bank_weights(strata, prior)))
-    torch.testing.assert_close(bank.prior.sum(), torch.tensor(1.0))
 
 
 def test_empty_bank_and_one_of_impossible_strata_lend_nothing():

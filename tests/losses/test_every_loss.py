@@ -6,7 +6,6 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from causalcxr.losses import (
-    AsymmetricLoss,
     CausalLoss,
     asymmetric_loss,
     backdoor_loss,
@@ -15,10 +14,7 @@ from causalcxr.losses import (
     uniform_kl_loss,
 )
 from reference.cases import CLASSIFICATION, LOSSES, NAN, TARGETS
-from reference.comparison import DEVICES, EXACT, LOOSE, normal, relative_error
-
-UNKNOWN = TARGETS.isnan()
-LOW = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+from reference.comparison import DEVICES, LOOSE, normal, relative_error
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -44,102 +40,72 @@ def test_half_precision_is_computed_in_float32(loss, dtype, device):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradients_of_each_sample_and_shapes_without_values(loss):
-    logits = normal(3, 4).requires_grad_()
-    function = LOSSES[loss]
-    of_each = torch.func.vmap(torch.func.grad(lambda z, y: function(z[None], y[None])))(logits.detach(), TARGETS)
-    for i in range(3):
-        (expected,) = torch.autograd.grad(function(logits[i : i + 1], TARGETS[i : i + 1]), logits)
-        torch.testing.assert_close(of_each[i], expected[i])
+    logits, of_one = normal(3, 4), torch.func.grad(lambda z, y: LOSSES[loss](z[None], y[None]))
+    one_by_one = [of_one(z, y) for z, y in zip(logits, TARGETS, strict=True)]
+    torch.testing.assert_close(torch.func.vmap(of_one)(logits, TARGETS), torch.stack(one_by_one))
     with FakeTensorMode(allow_non_fake_inputs=True):
-        assert function(torch.empty(3, 4), torch.empty(3, 4)).shape == ()
+        assert LOSSES[loss](torch.empty(3, 4), torch.empty(3, 4)).shape == ()
 
 
-@LOW
 @pytest.mark.parametrize("size", [60.0, 1000.0])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_extreme_logits_have_finite_losses_and_gradients(loss, size, dtype):
+def test_extreme_logits_have_finite_losses_and_gradients(loss, size):
     signs = torch.tensor([[1.0, -1.0, 1.0, -1.0], [1.0, 1.0, -1.0, -1.0], [-1.0, -1.0, -1.0, -1.0]])
-    logits = (size * signs).to(dtype).requires_grad_()
+    logits = (size * signs).requires_grad_()
     value = LOSSES[loss](logits, TARGETS)
     assert bool(value.isfinite())
     assert bool(torch.autograd.grad(value, logits)[0].isfinite().all())
 
 
-@LOW
-@pytest.mark.parametrize(
-    ("loss", "slope"),
-    [("cross-entropy", 1.0), ("asymmetric, no margin", 1.0), ("backdoor", 0.3 * 1 + 0.7 * 2)],
-)
-def test_confident_mistakes_keep_their_gradient(loss, slope, dtype):
+@pytest.mark.parametrize("loss", ["cross-entropy", "asymmetric, no margin"])
+def test_confident_mistakes_keep_their_gradient(loss):
     """Cross-entropy has slope -1 at p = 0 for a positive label and 1 at p = 1 for a negative one. Focus keeps both."""
-    logits = torch.tensor([[-60.0, 60.0]], dtype=dtype, requires_grad=True)
+    logits = torch.tensor([[-60.0, 60.0]], requires_grad=True)
     (gradient,) = torch.autograd.grad(LOSSES[loss](logits, torch.tensor([[1.0, 0.0]])), logits)
-    torch.testing.assert_close(gradient.float(), torch.tensor([[-slope, slope]]) / 2, rtol=1e-2, atol=0)
+    torch.testing.assert_close(gradient, torch.tensor([[-0.5, 0.5]]))
 
 
-@pytest.mark.parametrize("other", [60.0, float("inf"), NAN])
+@pytest.mark.parametrize("other", [float("inf"), NAN])
+@pytest.mark.parametrize("targets", [TARGETS, torch.full_like(TARGETS, NAN)], ids=["some known", "none known"])
 @pytest.mark.parametrize("loss", CLASSIFICATION)
-def test_unknown_labels_have_no_effect(loss, other):
-    logits = normal(3, 4).requires_grad_()
-    changed = logits.detach().masked_fill(UNKNOWN, other).requires_grad_()
-    value, changed_value = (CLASSIFICATION[loss](z, TARGETS) for z in (logits, changed))
-    torch.testing.assert_close(value, changed_value, rtol=0, atol=0)
-    (gradient,), (changed_gradient,) = torch.autograd.grad(value, logits), torch.autograd.grad(changed_value, changed)
-    assert not gradient[UNKNOWN].any()
-    torch.testing.assert_close(gradient, changed_gradient, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("loss", CLASSIFICATION)
-def test_nothing_known_is_a_loss_of_zero(loss):
-    logits = normal(3, 4).requires_grad_()
-    value = CLASSIFICATION[loss](logits, torch.full_like(TARGETS, NAN))
-    assert value.item() == 0
-    assert not torch.autograd.grad(value, logits)[0].any()
-
-
-@pytest.mark.parametrize("loss", [classification_loss, backdoor_loss])
-def test_reductions_agree(loss):
-    logits = normal(3, 4) if loss is classification_loss else normal(3, 2, 4)
-    each = loss(logits, TARGETS, reduction="none")
-    assert not each[UNKNOWN].any()
-    torch.testing.assert_close(loss(logits, TARGETS, reduction="sum"), each.sum(), **EXACT)
-    torch.testing.assert_close(loss(logits, TARGETS), each.sum() / 10, **EXACT)
+def test_unknown_labels_have_no_effect(loss, targets, other):
+    logits, unknown = normal(3, 4), targets.isnan()
+    results = []
+    for z in (logits, logits.masked_fill(unknown, other)):
+        value = CLASSIFICATION[loss](z.requires_grad_(), targets)
+        (gradient,) = torch.autograd.grad(value, z)
+        assert not gradient[unknown].any()
+        results.append((value, gradient))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
 Z, Y, INTEGERS = torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.long)
 S, PAIRS = torch.zeros(2, dtype=torch.long), torch.zeros(2, 4, 3)  # strata, and logits with four confounders
 BAD = [
     (lambda: classification_loss(INTEGERS, Y), TypeError, "logits must"),
-    (lambda: classification_loss([[0.0]], Y), TypeError, "logits must"),
     (lambda: classification_loss(Z, INTEGERS), TypeError, r"targets.float\(\)"),
     (lambda: classification_loss(Z, Y - 1), ValueError, "from -1 to -1; replace uncertain"),
     (lambda: classification_loss(Z, Y[0]), ValueError, "same shape"),
-    (lambda: classification_loss(Z[:, :0], Y[:, :0]), ValueError, "at least one label"),
     (lambda: classification_loss(Z, Y, criterion=nn.BCEWithLogitsLoss()), ValueError, 'reduction="none"'),
     (lambda: classification_loss(Z, Y, weight=[1.0, 1.0, 1.0]), TypeError, "weight must"),
     (lambda: classification_loss(Z, Y, weight=torch.ones(3)), ValueError, r"weight\[:, None\]"),
-    (lambda: classification_loss(Z, Y, weight=torch.ones(2, 2, 3)), ValueError, "weight must"),
-    (lambda: classification_loss(Z, Y, weight=torch.ones(2, 2)), RuntimeError, "must match"),
+    (lambda: classification_loss(Z[:1], Y[:1], weight=torch.ones(2, 3)), RuntimeError, "must match"),
     (lambda: classification_loss(Z, Y, reduction="average"), ValueError, "'sum', but got 'average'"),
     (lambda: asymmetric_loss(Z, Y + 1.5), ValueError, "from 1.5 to 1.5"),
     (lambda: asymmetric_loss(Z, Y, gamma_neg=-0.5), ValueError, "0 or more"),
     (lambda: asymmetric_loss(Z, Y, gamma_pos=NAN), ValueError, "0 or more"),
     (lambda: asymmetric_loss(Z, Y, margin=1.0), ValueError, "margin"),
-    (lambda: uniform_kl_loss(INTEGERS), TypeError, "logits must"),
     (lambda: uniform_kl_loss(Z[:, :0]), ValueError, "at least one label"),
     (lambda: uniform_kl_loss(Z[:, :1]), ValueError, 'use uniform="bernoulli"'),
     (lambda: uniform_kl_loss(Z, reduction="batchmean"), ValueError, "'sum', but got 'batchmean'"),
     (lambda: uniform_kl_loss(Z, uniform="flat"), ValueError, "'bernoulli', but got 'flat'"),
     (lambda: backdoor_loss(Z, Y), ValueError, "intervened must"),
-    (lambda: backdoor_loss(PAIRS, INTEGERS), TypeError, "targets must"),
-    (lambda: backdoor_loss(torch.zeros(5, 2, 3), Y), ValueError, "targets must"),
+    (lambda: backdoor_loss(torch.zeros(5, 2, 3), Y), ValueError, "targets must have shape"),
     (lambda: backdoor_loss(PAIRS, Y, prior=[0.25] * 4), TypeError, "prior must"),
     (lambda: backdoor_loss(PAIRS, Y, prior=torch.ones(1)), ValueError, r"each of the 4 confounders .* got \(1,\)"),
-    (lambda: backdoor_loss(PAIRS, Y, prior=torch.ones(3, 4)), ValueError, r"got \(3, 4\)"),
     (lambda: backdoor_loss(PAIRS, Y, prior=torch.ones(4)), ValueError, r"sum \[4.0"),
     (lambda: backdoor_loss(PAIRS, Y, prior=torch.full((4,), 0.1)), ValueError, r"sum \[0.4"),
     (lambda: backdoor_loss(PAIRS, Y, prior=torch.tensor([1.0, 1, -1, 0])), ValueError, "lowest is -1"),
-    (lambda: backdoor_loss(PAIRS, Y, prior=torch.eye(4)[:2] * 3), ValueError, r"sum \[3.0"),
     (lambda: CausalLoss(-1.0, 0.5), ValueError, "0 or more"),
     (lambda: CausalLoss(1.0, NAN), ValueError, "0 or more"),
     (lambda: CausalLoss(classification="bce"), TypeError, "such as nn.BCEWithLogitsLoss"),
@@ -148,7 +114,6 @@ BAD = [
     (lambda: CausalLoss(partners="full"), ValueError, "'random', but got 'full'"),
     (lambda: CausalLoss()(Z, Y), TypeError, "forward_causal"),
     (lambda: backdoor_weights(Y[0], S), ValueError, "targets must"),
-    (lambda: backdoor_weights(INTEGERS, S), TypeError, "targets must"),
     (lambda: backdoor_weights(Y + 0.5, S), ValueError, "0, 1 or NaN"),
     (lambda: backdoor_weights(Y, torch.zeros(3).long()), ValueError, "strata must"),
     (lambda: backdoor_weights(Y, S.float()), TypeError, "strata must"),
@@ -162,15 +127,3 @@ BAD = [
 def test_what_does_not_fit_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
-
-
-def test_modules_have_the_options_of_the_functions():
-    settings = {"gamma_pos": 0.5, "gamma_neg": 2.0, "margin": 0.3, "reduction": "none"}
-    logits, weight = normal(3, 4), normal(3, 4, seed=2).abs()
-    for options in ({}, settings):
-        torch.testing.assert_close(
-            AsymmetricLoss(**options)(logits, TARGETS, weight=weight),
-            asymmetric_loss(logits, TARGETS, weight=weight, **options),
-            **EXACT,
-        )
-    assert (CausalLoss().alpha_conf, CausalLoss().alpha_bd) == (1.0, 0.5)

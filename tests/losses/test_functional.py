@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from causalcxr.losses import asymmetric_loss, backdoor_loss, classification_loss, uniform_kl_loss
+from causalcxr.losses import AsymmetricLoss, asymmetric_loss, backdoor_loss, classification_loss, uniform_kl_loss
 from reference.comparison import EXACT, normal
 from reference.losses import asymmetric, known_mean, uniform_kl
 
@@ -19,9 +19,8 @@ TARGETS = torch.tensor([[0.0, 1.0, NAN], [1.0, NAN, 0.3], [0.0, 0.0, 1.0], [NAN,
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-@pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 3, 5)])
-def test_loss_with_all_labels_known_is_torchs(shape, reduction):
-    logits, targets, weight = normal(*shape), normal(*shape, seed=2).sigmoid(), normal(*shape, seed=3).abs()
+def test_loss_with_all_labels_known_is_torchs(reduction):
+    logits, targets, weight = normal(2, 3, 5), normal(2, 3, 5, seed=2).sigmoid(), normal(2, 3, 5, seed=3).abs()
     torch.testing.assert_close(
         classification_loss(logits, targets, weight=weight, reduction=reduction),
         F.binary_cross_entropy_with_logits(logits, targets, weight=weight, reduction=reduction),
@@ -47,14 +46,7 @@ def test_asymmetric_loss_equals_the_reference(gamma_pos, gamma_neg, margin):
     element = functools.partial(asymmetric, **settings)
     expected = known_mean(logits.tolist(), TARGETS.tolist(), element, weight.tolist())
     assert asymmetric_loss(logits, TARGETS, weight=weight, **settings).item() == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize("gamma_neg", [0.0, 0.5, 1.0, 4.0])
-def test_negative_label_below_the_margin_costs_nothing_and_pulls_nothing(gamma_neg):
-    logits = torch.tensor([[-60.0, -4.0, math.log(0.2 / 0.8)]], requires_grad=True)
-    loss = asymmetric_loss(logits, torch.zeros(1, 3), gamma_neg=gamma_neg, margin=0.21, reduction="none")
-    assert loss.tolist() == [[0, 0, 0]]
-    assert torch.autograd.grad(loss.sum(), logits)[0].tolist() == [[0, 0, 0]]
+    assert AsymmetricLoss(**settings)(logits, TARGETS, weight=weight).item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -82,40 +74,24 @@ def test_any_exponent_has_finite_gradients_at_any_logit(gamma, with_margin, targ
 
 
 @pytest.mark.parametrize("uniform", ["categorical", "bernoulli"])
-@pytest.mark.parametrize("shape", [(3, 2), (4, 5), (2, 3, 5)])
-def test_divergence_from_uniform_equals_the_reference(uniform, shape):
-    logits = 3 * normal(*shape)
-    rows = [uniform_kl(row, uniform=uniform) for row in logits.view(-1, shape[-1]).tolist()]
+def test_divergence_from_uniform_equals_the_reference(uniform):
+    logits = 3 * normal(2, 3, 5)
+    expected = [[uniform_kl(row, uniform=uniform) for row in rows] for rows in logits.tolist()]
     given = uniform_kl_loss(logits, uniform=uniform, reduction="none")
-    torch.testing.assert_close(given, torch.tensor(rows, dtype=torch.float64).view(shape[:-1]), **EXACT)
+    torch.testing.assert_close(given, torch.tensor(expected, dtype=torch.float64), **EXACT)
     torch.testing.assert_close(uniform_kl_loss(logits, uniform=uniform, reduction="sum"), given.sum(), **EXACT)
     torch.testing.assert_close(uniform_kl_loss(logits, uniform=uniform), given.mean(), **EXACT)
 
 
-@pytest.mark.parametrize("level", [-1e4, -3.0, 0.0, 60.0, 1e4])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_categorical_is_zero_for_equal_logits(level, dtype):
-    assert abs(uniform_kl_loss(torch.full((2, 14), level, dtype=dtype)).item()) < 4 * torch.finfo(dtype).eps
-
-
 def test_known_confounder_of_each_image_picks_its_prediction():
     intervened, known = normal(2, 4, 3), torch.tensor([3, 1])
-    chosen = backdoor_loss(intervened, TARGETS[:2], prior=F.one_hot(known, 4))
-    torch.testing.assert_close(chosen, classification_loss(intervened[[0, 1], known], TARGETS[:2]), **EXACT)
+    for reduction in ("none", "mean", "sum"):
+        given = backdoor_loss(intervened, TARGETS[:2], prior=F.one_hot(known, 4), reduction=reduction)
+        expected = classification_loss(intervened[[0, 1], known], TARGETS[:2], reduction=reduction)
+        torch.testing.assert_close(given, expected, **EXACT)
 
 
-@pytest.mark.parametrize("prior", [None, torch.zeros(0)], ids=["even", "prior"])
-def test_no_confounder_gives_zero_with_zero_gradient(prior):
-    h = normal(2, 3).requires_grad_()
-    intervened = h[:, None] + torch.zeros(0, 3, dtype=torch.float64)
-    assert intervened.shape == (2, 0, 3)
-    loss = backdoor_loss(intervened, TARGETS[:2], prior=prior)
-    assert loss.item() == 0
-    assert not torch.autograd.grad(loss, h)[0].any()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_prior_may_be_rounded(dtype):
-    prior = torch.full((6,), 1 / 6).to(dtype)
+def test_prior_may_be_rounded():
+    prior = torch.full((6,), 1 / 6, dtype=torch.bfloat16)
     loss = backdoor_loss(torch.zeros(2, 6, 3), torch.ones(2, 3), prior=prior)
     assert loss.item() == pytest.approx(math.log(2), rel=1e-2)

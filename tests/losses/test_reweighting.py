@@ -3,66 +3,40 @@
 import pytest
 import torch
 
-from causalcxr.losses import backdoor_weights, classification_loss
+from causalcxr.losses import backdoor_weights
 from reference.comparison import DEVICES
 from reference.losses import backdoor_weights as counted_weights
 
 NAN = float("nan")
 
 
-def _confounded(count=60, num_strata=3, unknown=True):
-    """Return labels that are more frequent in later strata, by default with a tenth unknown, and the strata."""
-    generator = torch.Generator().manual_seed(0)
-    strata = torch.randint(num_strata, (count,), generator=generator)
-    chance = (strata[:, None] + 1.0) / (num_strata + 2) + torch.tensor([0.0, 0.1, -0.1, 0.2])
-    targets = (torch.rand(count, 4, generator=generator) < chance).float()
-    if unknown:
-        targets[torch.rand(count, 4, generator=generator) < 0.1] = NAN
-    return targets, strata
-
-
-@pytest.mark.parametrize("unknown", [False, True])
-@pytest.mark.parametrize("num_strata", [1, 2, 3, 30])
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("num_strata", [1, 3, 30])
 @pytest.mark.filterwarnings("ignore:.*combinations of label and stratum have no image")  # with 30 strata
-def test_weights_equal_those_from_counting(num_strata, unknown):
-    targets, strata = _confounded(num_strata=num_strata, unknown=unknown)
-    expected = torch.tensor(counted_weights(targets.tolist(), strata.tolist()))
-    torch.testing.assert_close(backdoor_weights(targets, strata), expected, rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize("device", DEVICES[1:])
-def test_weights_on_another_device(device):
-    targets, strata = _confounded()
+def test_weights_equal_those_from_counting(num_strata, device):
+    """The labels of 60 images are more frequent in later strata, and a tenth of them are unknown."""
+    generator = torch.Generator().manual_seed(0)
+    strata = torch.randint(num_strata, (60,), generator=generator)
+    chance = (strata[:, None] + 1.0) / (num_strata + 2) + torch.tensor([0.0, 0.1, -0.1, 0.2])
+    targets = (torch.rand(60, 4, generator=generator) < chance).float()
+    targets[torch.rand(60, 4, generator=generator) < 0.1] = NAN
     given = backdoor_weights(targets.to(device), strata.to(device))
     assert given.device.type == device
-    torch.testing.assert_close(given.cpu(), backdoor_weights(targets, strata))
-
-
-def test_weighted_loss_is_the_loss_under_independence():
-    """If the loss is constant in each cell (y, c), its weighted mean is the mean under P(y) P(c)."""
-    targets, strata = _confounded(unknown=False)
-    targets = targets[:, :1]
-    logit_of_stratum = torch.tensor([-2.0, 0.5, 3.0], dtype=torch.float64)
-    loss = classification_loss(logit_of_stratum[strata][:, None], targets, weight=backdoor_weights(targets, strata))
-    expected = 0.0
-    for value in (0.0, 1.0):
-        for c in range(3):
-            cell = classification_loss(logit_of_stratum[c : c + 1], torch.tensor([value]))
-            expected += float((targets == value).double().mean() * (strata == c).double().mean() * cell)
-    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    expected = torch.tensor(counted_weights(targets.tolist(), strata.tolist()))
+    torch.testing.assert_close(given.cpu(), expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(
     ("smoothing", "expected"),
     [
         (0.0, [1 / 3, 2 / 3, 2 / 3]),
-        # Counts of labels 0 and 1, plus one each: (1, 2) in stratum 5 and (3, 1) in stratum 7.
+        # Counts of labels 0 and 1, plus one each: (1, 2) in stratum -5 and (3, 1) in stratum 7.
         (1.0, [3 * 3 / (7 * 2), 4 * 4 / (7 * 3), 4 * 4 / (7 * 3)]),
     ],
 )
 def test_combination_that_never_occurs_warns(smoothing, expected):
-    targets, strata = torch.tensor([[1.0], [0.0], [0.0]]), torch.tensor([5, 7, 7])
-    with pytest.warns(UserWarning, match="^2 combinations .* label 0 = 0 in stratum 5"):
+    targets, strata = torch.tensor([[1.0], [0.0], [0.0]]), torch.tensor([-5, 7, 7])
+    with pytest.warns(UserWarning, match="^2 combinations .* label 0 = 0 in stratum -5"):
         weights = backdoor_weights(targets, strata, smoothing=smoothing)
     torch.testing.assert_close(weights[:, 0], torch.tensor(expected))
 
@@ -71,12 +45,6 @@ def test_unknown_labels_weigh_nothing_even_where_no_label_is_known():
     targets = torch.tensor([[NAN, 1.0], [NAN, NAN], [NAN, 0.0], [NAN, 0.0]])
     weights = backdoor_weights(targets, torch.zeros(4).long())
     torch.testing.assert_close(weights, torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 1.0], [0.0, 1.0]]))
-
-
-@pytest.mark.parametrize("values", [[-7, 900], [False, True]])
-def test_names_of_the_strata_do_not_matter(values):
-    targets, strata = _confounded(num_strata=2)
-    assert torch.equal(backdoor_weights(targets, torch.tensor(values)[strata]), backdoor_weights(targets, strata))
 
 
 def test_many_strata_take_no_more_memory_than_images():

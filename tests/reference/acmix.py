@@ -10,25 +10,22 @@ output = rate1 attention + rate2 convolution
 import math
 
 import torch
-from torch import Tensor
 
 
-def acmix(x: Tensor, weights: dict[str, Tensor], *, num_heads: int, window: int = 7, kernel: int = 3) -> Tensor:
+def acmix(x, weights, *, num_heads, window=7, kernel=3):
     q, k, v = (pointwise(x, weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in ("conv1", "conv2", "conv3"))
-    attention = windowed_attention(
-        q, k, v, weights["conv_p.weight"], weights["conv_p.bias"], num_heads=num_heads, window=window
-    )
+    attention = windowed_attention(q, k, v, weights, num_heads=num_heads, window=window)
     convolution = mixed_convolution(q, k, v, weights, num_heads=num_heads, kernel=kernel)
     return weights["rate1"] * attention + weights["rate2"] * convolution
 
 
-def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def pointwise(x, weight, bias=None):
     """1x1 convolution: the same linear map at every pixel."""
     out = torch.einsum("oc,bchw->bohw", weight[:, :, 0, 0], x)
     return out if bias is None else out + bias[:, None, None]
 
 
-def reflected(index: int, size: int) -> int:
+def reflected(index, size):
     """Reflect an index at the first and the last pixel until it is within range."""
     if size == 1:
         return 0
@@ -37,19 +34,17 @@ def reflected(index: int, size: int) -> int:
     return index
 
 
-def grid_value(index: int, size: int) -> float:
+def grid_value(index, size):
     return -1.0 if size == 1 else -1.0 + 2.0 * index / (size - 1)
 
 
-def windowed_attention(
-    q: Tensor, k: Tensor, v: Tensor, weight_p: Tensor, bias_p: Tensor, *, num_heads: int, window: int
-) -> Tensor:
+def windowed_attention(q, k, v, weights, *, num_heads, window):
     height, width = q.shape[-2:]
     q, k, v = (x.unflatten(1, (num_heads, -1)) for x in (q, k, v))  # (B, heads, d, H, W)
-    weight_x, weight_y = weight_p[:, 0, 0, 0], weight_p[:, 1, 0, 0]
+    weight_x, weight_y = weights["conv_p.weight"][:, :, 0, 0].T
 
-    def p(row: int, col: int) -> Tensor:
-        return weight_x * grid_value(col, width) + weight_y * grid_value(row, height) + bias_p
+    def p(row, col):
+        return weight_x * grid_value(col, width) + weight_y * grid_value(row, height) + weights["conv_p.bias"]
 
     offsets = range(-(window // 2), window // 2 + 1)
     attended = torch.empty_like(v)
@@ -64,9 +59,7 @@ def windowed_attention(
     return attended.flatten(1, 2)
 
 
-def mixed_convolution(
-    q: Tensor, k: Tensor, v: Tensor, weights: dict[str, Tensor], *, num_heads: int, kernel: int
-) -> Tensor:
+def mixed_convolution(q, k, v, weights, *, num_heads, kernel):
     channels, height, width = q.shape[1:]
     d, radius = channels // num_heads, kernel // 2
     fc, weight, bias = weights["fc.weight"][:, :, 0, 0], weights["dep_conv.weight"], weights["dep_conv.bias"]

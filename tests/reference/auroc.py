@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 
-def draw(n: int = 200, k: int = 3, models: int = 3, decimals: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw(n=200, k=3, models=3, decimals=1):
     """Return scores (models, N, K) with ties, targets with some unknown, and patients with five images each."""
     rng = np.random.default_rng(0)
     targets = (rng.random((n, k)) < np.linspace(0.2, 0.7, k)).astype(float)
@@ -13,7 +13,7 @@ def draw(n: int = 200, k: int = 3, models: int = 3, decimals: int = 1) -> tuple[
     return scores, targets, np.arange(n) // 5
 
 
-def sklearn_auroc(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def sklearn_auroc(scores, targets):
     """Return the AUROC of each label without unknown targets, NaN where only one class occurs."""
     result = np.full(scores.shape[1], np.nan)
     for k in range(scores.shape[1]):

@@ -6,34 +6,30 @@ P(c_s) of stored confounder s = P(stratum of s) / (stored confounders of that st
 """
 
 import torch
-from torch import Tensor
 
 from reference.group_linear import group_linear
 
 
-def intervene(causal: Tensor, confounder: Tensor, weight: Tensor, bias: Tensor, *, combine: str = "add") -> Tensor:
+def intervene(causal, confounder, weight, bias, *, combine):
     """Return z (K,) for one image's causal features (K, D) and one confounder (K, D)."""
     joined = causal + confounder if combine == "add" else torch.cat([causal, confounder], dim=-1)
     return group_linear(joined, weight, bias)
 
 
-def intervene_all(causal: Tensor, confounders: Tensor, weight: Tensor, bias: Tensor, *, combine: str = "add") -> Tensor:
+def intervene_all(causal, confounders, weight, bias, *, combine):
     """Return z (B, S, K) of every image with every confounder."""
-    return torch.stack(
-        [torch.stack([intervene(x, c, weight, bias, combine=combine) for c in confounders]) for x in causal]
-    )
+    phi = {"weight": weight, "bias": bias, "combine": combine}
+    return torch.stack([torch.stack([intervene(x, c, **phi) for c in confounders]) for x in causal])
 
 
-def intervene_others(
-    causal: Tensor, confounder: Tensor, weight: Tensor, bias: Tensor, *, combine: str = "add"
-) -> Tensor:
+def intervene_others(causal, confounder, weight, bias, *, combine):
     """Return z (B, B - 1, K) of every image with the confounders of the images after it, wrapping around."""
     z = intervene_all(causal, confounder, weight, bias, combine=combine)
     batch = len(z)
     return torch.stack([z[i, [j % batch for j in range(i + 1, i + batch)]] for i in range(batch)])
 
 
-def bank_weights(strata: list[int], prior: list[float] | None) -> list[float]:
+def bank_weights(strata, prior):
     """Return P(c) of each stored confounder."""
     if prior is None:
         return [1 / len(strata) for _ in strata]
@@ -41,9 +37,7 @@ def bank_weights(strata: list[int], prior: list[float] | None) -> list[float]:
     return [share / sum(shares) for share in shares]
 
 
-def predict_do(
-    causal: Tensor, confounders: Tensor, prior: list[float], weight: Tensor, bias: Tensor, *, combine: str = "add"
-) -> Tensor:
+def predict_do(causal, confounders, prior, weight, bias, *, combine):
     """Return P(Y | do(X)), (B, K)."""
     z = intervene_all(causal, confounders, weight, bias, combine=combine)
     return sum(p / (1 + (-z[:, s]).exp()) for s, p in enumerate(prior))

@@ -7,13 +7,10 @@ F1            2 TP / (2 TP + FP + FN)
 
 import itertools
 import math
-from collections.abc import Sequence
 from fractions import Fraction
 
-Row = Sequence[float]
 
-
-def cross_entropy(logits: Sequence[Row], targets: Sequence[Row], temperature: float) -> float:
+def cross_entropy(logits, targets, temperature):
     losses = []
     for logit_row, target_row in zip(logits, targets, strict=True):
         for z, y in zip(logit_row, target_row, strict=True):
@@ -23,7 +20,7 @@ def cross_entropy(logits: Sequence[Row], targets: Sequence[Row], temperature: fl
     return math.fsum(losses) / len(losses)
 
 
-def temperature(logits: Sequence[Row], targets: Sequence[Row]) -> float:
+def temperature(logits, targets):
     low, high = math.log(0.1), math.log(10)
     for _ in range(10):
         grid = [low + (high - low) * i / 20 for i in range(21)]
@@ -32,7 +29,7 @@ def temperature(logits: Sequence[Row], targets: Sequence[Row]) -> float:
     return math.exp((low + high) / 2)
 
 
-def quality(probabilities: Row, targets: Row, threshold: float, criterion: str) -> Fraction:
+def quality(probabilities, targets, threshold, criterion):
     counts = {(found, y): 0 for found in (True, False) for y in (0, 1)}
     for p, y in zip(probabilities, targets, strict=True):
         if not math.isnan(y):
@@ -43,7 +40,7 @@ def quality(probabilities: Row, targets: Row, threshold: float, criterion: str) 
     return Fraction(2 * tp, 2 * tp + fp + fn)
 
 
-def threshold(probabilities: Row, targets: Row, criterion: str) -> float:
+def threshold(probabilities, targets, criterion):
     """Return the highest of the best thresholds halfway between neighbouring values, including 0."""
     known = {p for p, y in zip(probabilities, targets, strict=True) if not math.isnan(y)}
     points = [0.0, *sorted(known)]

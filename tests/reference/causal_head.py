@@ -5,7 +5,6 @@ z_x = Phi_x(h_x),  z_c = Phi_c(h_c),  z = Phi(h_x + h_c')
 """
 
 import torch
-from torch import Tensor
 
 from reference.backdoor import intervene_all, intervene_others
 from reference.comparison import part
@@ -15,16 +14,8 @@ from reference.group_linear import group_linear
 
 
 def causal_head(
-    features: Tensor,
-    weights: dict[str, Tensor],
-    position: Tensor,
-    confounders: Tensor | None = None,
-    *,
-    depth: int,
-    num_heads: int,
-    complement: str = "normalized",
-    combine: str = "add",
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    features, weights, position, confounders=None, *, depth, num_heads, complement="normalized", combine="add"
+):
     """Return z_x, z_c, z, h_x, h_c and the attention maps."""
     encoded = feature_learning(features, part(weights, "feature_learning"), num_heads=num_heads)
     q, qc, attention = causal_decoder(

@@ -1,10 +1,8 @@
 """Tools for comparisons: tolerances, devices, and parameters for which no term of an equation vanishes."""
 
-from typing import TypeVar
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 
@@ -21,10 +19,8 @@ DEVICES = [
     ),
 ]
 
-M = TypeVar("M", bound=nn.Module)
 
-
-def randomised(module: M, *, scale: float = 0.5, seed: int = 0) -> M:
+def randomised(module, *, scale=0.5, seed=0):
     """Return the module in float64 with random parameters, since new layers have biases of 0 and rates of 0.5.
 
     Batch normalisation gets random running statistics and uses them until the module is put into training mode.
@@ -41,22 +37,22 @@ def randomised(module: M, *, scale: float = 0.5, seed: int = 0) -> M:
     return module
 
 
-def part(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+def part(weights, name):
     """Return the weights of one part of a module, keyed by their names within it."""
     return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
 
 
-def normal(*shape: int, seed: int = 1) -> Tensor:
+def normal(*shape, seed=1):
     """Return standard normal samples in float64."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def images(*size: int, channels: int = 3, batch: int = 2) -> Tensor:
+def images(*size, channels=3, batch=2):
     """Return standard normal float32 images of size (height, width), by default 64 x 64."""
     return normal(batch, channels, *(size or (64, 64)), seed=0).float()
 
 
-def relative_error(given: Tensor, expected: Tensor) -> float:
+def relative_error(given, expected):
     """Return the largest difference relative to the largest expected value."""
     difference = (given.detach().double().cpu() - expected.detach().cpu()).abs().max()
     return float(difference / expected.detach().abs().max().cpu())

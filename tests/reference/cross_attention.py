@@ -9,24 +9,15 @@ for each head of width d, then both through the output projection.
 import math
 
 import torch
-from torch import Tensor
 
 
-def disentangled_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    weights: dict[str, Tensor],
-    *,
-    num_heads: int,
-    complement: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+def disentangled_attention(query, key, value, weights, *, num_heads, complement):
     """Return the causal (B, K, D), the confounding (B, K, D) and A (B, heads, K, N)."""
     q, k, v = (_linear(x, weights, name) for x, name in ((query, "q_proj"), (key, "k_proj"), (value, "v_proj")))
     q, k, v = (x.unflatten(2, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, heads, K or N, d)
     tokens = range(k.shape[2])
     logits = torch.stack([(q * k[:, :, n, None]).sum(dim=-1) / math.sqrt(q.shape[-1]) for n in tokens], dim=-1)
-    exponentials = (logits - logits.amax(dim=-1, keepdim=True).detach()).exp()
+    exponentials = (logits - logits.amax(dim=-1, keepdim=True)).exp()
     attention = exponentials / exponentials.sum(dim=-1, keepdim=True)
     causal = sum(attention[..., n, None] * v[:, :, n, None] for n in tokens)
     confounder = sum((1 - attention[..., n, None]) * v[:, :, n, None] for n in tokens)
@@ -36,6 +27,6 @@ def disentangled_attention(
     return _linear(causal, weights, "out_proj"), _linear(confounder, weights, "out_proj"), attention
 
 
-def _linear(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
+def _linear(x, weights, name):
     out = torch.einsum("oi,bni->bno", weights[f"{name}.weight"], x)
     return out + weights[f"{name}.bias"] if f"{name}.bias" in weights else out

@@ -9,30 +9,24 @@ Eq. 8    L = L_sl + a1 L_conf + a2 L_bd
 """
 
 import math
-from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-Row = Sequence[float]
-ElementLoss = Callable[[float, float], float]
 
-
-def sigmoid(z: float) -> float:
+def sigmoid(z):
     return 1 / (1 + math.exp(-z))
 
 
-def cross_entropy(z: float, y: float) -> float:
+def cross_entropy(z, y):
     return -y * math.log(sigmoid(z)) - (1 - y) * math.log(1 - sigmoid(z))
 
 
-def asymmetric(z: float, y: float, *, gamma_pos: float, gamma_neg: float, margin: float) -> float:
+def asymmetric(z, y, *, gamma_pos, gamma_neg, margin):
     p = sigmoid(z)
     shifted = max(p - margin, 0.0)
     return -y * (1 - p) ** gamma_pos * math.log(p) - (1 - y) * shifted**gamma_neg * math.log(1 - shifted)
 
 
-def known_mean(
-    logits: Sequence[Row], targets: Sequence[Row], loss: ElementLoss, weights: Sequence[Row] | None = None
-) -> float:
+def known_mean(logits, targets, loss, weights=None):
     """Return the mean of the (weighted) loss over the known labels of all images."""
     total, known = 0.0, 0
     for i, row in enumerate(targets):
@@ -43,7 +37,7 @@ def known_mean(
     return total / known if known else 0.0
 
 
-def uniform_kl(logits: Row, *, uniform: str) -> float:
+def uniform_kl(logits, *, uniform):
     """Return the KL divergence between uniform and one image's prediction."""
     num_labels = len(logits)
     if uniform == "categorical":
@@ -52,27 +46,14 @@ def uniform_kl(logits: Row, *, uniform: str) -> float:
     return sum(0.5 * math.log(0.5 / q) for z in logits for q in (sigmoid(z), 1 - sigmoid(z))) / num_labels
 
 
-def backdoor(
-    intervened: Sequence[Sequence[Row]],
-    targets: Sequence[Row],
-    loss: ElementLoss,
-    prior: Row | None = None,
-    weights: Sequence[Row] | None = None,
-) -> float:
-    """Return the loss weighted by P(c) over confounders, averaged over images and known labels."""
-    total, known = 0.0, 0
-    for i, row in enumerate(targets):
-        for k, y in enumerate(row):
-            if math.isnan(y):
-                continue
-            known += 1
-            for s, logits in enumerate(intervened[i]):
-                p_c = 1 / len(intervened[i]) if prior is None else prior[s]
-                total += p_c * loss(logits[k], y) * (1.0 if weights is None else weights[i][k])
-    return total / known if known else 0.0
+def backdoor(intervened, targets, loss, prior=None, weights=None):
+    """Return the sum over confounders s of P(c_s) times the loss with s, averaged over images and known labels."""
+    number = len(intervened[0])
+    means = [known_mean([of_image[s] for of_image in intervened], targets, loss, weights) for s in range(number)]
+    return sum(p * mean for p, mean in zip(prior or [1 / number] * number, means, strict=True))
 
 
-def backdoor_weights(targets: Sequence[Row], strata: Sequence[int]) -> list[list[float]]:
+def backdoor_weights(targets, strata):
     """Return P(y_k) P(c) / P(y_k, c), counted over images with a known label k, and 0 for the others."""
     table = [[0.0] * len(row) for row in targets]
     for k in range(len(targets[0])):
