@@ -64,9 +64,6 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_HEAD  # noqa: N815
 
     def resolve(self, repo, revision, file):
-        if repo not in self.server.repos:
-            self.send(b"", {"X-Error-Code": "RepoNotFound"}, 404)
-            return
         found = self.server.repos[repo]
         commit = found.head if revision == "main" else revision
         if commit not in found:

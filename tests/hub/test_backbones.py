@@ -31,22 +31,14 @@ def _stem(source):
     return model.backbone.conv1[0].weight
 
 
-def test_file_at_a_commit(repo, hub, network):
-    """Once the file is in the cache, no request is made."""
-    source = f"hf-hub:lab/net@{next(iter(repo))}"
-    assert torch.equal(_stem(source), network.conv1[0].weight)
+def test_file_of_the_main_branch_or_of_a_commit(repo, hub, network):
+    """Once the file of a commit is in the cache, no request is made."""
+    at_commit = f"hf-hub:lab/net@{next(iter(repo))}"
+    for source in ("hf-hub:lab/net:sub/best.safetensors", at_commit):
+        assert torch.equal(_stem(source), network.conv1[0].weight)
     hub.requests.clear()
-    _stem(source)
+    _stem(at_commit)
     assert hub.requests == []
-
-
-def test_file_of_the_main_branch(repo, network, go_offline):
-    """The newest file, or without a network the one downloaded before."""
-    assert torch.equal(_stem("hf-hub:lab/net:sub/best.safetensors"), network.conv1[0].weight)
-    with pytest.raises(ValueError, match=r"model.safetensors cannot be read as a file of tensors"):
-        _stem("hf-hub:lab/net")
-    go_offline()
-    _stem("hf-hub:lab/net:sub/best.safetensors")
 
 
 def test_sources_that_are_refused(repo, hub):

@@ -89,10 +89,5 @@ def test_incomplete_weights_are_refused(folder, tmp_path, change, message):
     save_file(state_dict, tmp_path / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"sha256": None}))  # as written by timm
-    with pytest.raises(ValueError, match=f"weights do not fit 'causal_test_resnet': .*{message}"):
+    with pytest.raises(ValueError, match=f"do not fit 'causal_test_resnet': .*{message}.* pass the arguments that"):
         causalcxr.create_model(tmp_path, num_classes=5)
-
-
-def test_weights_of_another_architecture_are_refused(folder):
-    with pytest.raises(ValueError, match=r"weights do not fit .* pass the arguments that they were trained with"):
-        causalcxr.create_model(folder, dim=64)
