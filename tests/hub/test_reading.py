@@ -1,7 +1,6 @@
 """Opening folders: what is refused, and how labels are handled."""
 
 import json
-import logging
 import pickle
 
 import pytest
@@ -12,17 +11,6 @@ import causalcxr
 from causalcxr import Calibration
 from causalcxr.data import NIH_LABELS
 
-CLASSIFIERS = [
-    "head.decoder.label_embed.weight",
-    "head.causal_classifier.weight",
-    "head.causal_classifier.bias",
-    "head.confounder_classifier.weight",
-    "head.confounder_classifier.bias",
-    "head.intervention.classifier.weight",
-    "head.intervention.classifier.bias",
-]
-
-
 def _change_config(folder, change):
     config = json.loads((folder / "config.json").read_text())
     change(config)
@@ -32,28 +20,7 @@ def _change_config(folder, change):
 # --- labels
 
 
-def test_new_weights_are_named(folder, model, caplog):
-    with caplog.at_level(logging.WARNING, "causalcxr"):
-        tuned = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=5, in_chans=1)
-    (record,) = (record for record in caplog.records if record.name.startswith("causalcxr."))
-    said, _, new = record.getMessage().partition("; train them: ")
-    assert said == "7 weights of causal_test_resnet are newly initialised, since the checkpoint has other labels"
-    assert set(new.split(", ")) == set(CLASSIFIERS)
-    assert (tuned.label_names, tuned.calibration) == (None, None)
-    before, after = model.state_dict(), tuned.state_dict()
-    assert all(torch.equal(after[name], before[name]) for name in before if name.startswith("head.feature_learning"))
-    assert not any(torch.equal(after[name], before[name]) for name in CLASSIFIERS if not name.endswith("bias"))
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"in_chans": 1}, {"num_classes": 0}, {"pretrained": False}, {"label_names": NIH_LABELS}]
-)
-def test_nothing_is_said_where_no_weight_is_new(folder, options, caplog):
-    causalcxr.create_model(folder, **options)
-    assert [record for record in caplog.records if record.name.startswith("causalcxr")] == []
-
-
-@pytest.mark.parametrize("names", [["Mass", "Edema"], ["atelectasis", *NIH_LABELS[:0:-1]]])
+@pytest.mark.parametrize("names", [["Mass", "Edema"], ["atelectasis", *reversed(NIH_LABELS[1:])]])
 def test_labels_that_the_weights_know_keep_their_logits(folder, names, images, tmp_path, caplog):
     """So do their other outputs, and the calibration if no label is new."""
     whole = causalcxr.create_model(folder).eval()
@@ -73,7 +40,7 @@ def test_labels_that_the_weights_know_keep_their_logits(folder, names, images, t
         assert causalcxr.create_model(tmp_path / "again").calibration == model.calibration == expected
     else:
         assert model.calibration is None
-        assert "'atelectasis' is not one of those, but 'Atelectasis' is; the rows of Hernia, Fibrosis" in caplog.text
+        assert "'atelectasis' is not one of those, but 'Atelectasis' is; the rows of Hernia, Pleural" in caplog.text
 
 
 def test_names_that_do_not_fit(folder):
