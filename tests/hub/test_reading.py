@@ -11,6 +11,7 @@ import causalcxr
 from causalcxr import Calibration
 from causalcxr.data import NIH_LABELS
 
+
 def _change_config(folder, change):
     config = json.loads((folder / "config.json").read_text())
     change(config)
