@@ -142,6 +142,7 @@ def test_equal_names_are_told_apart_by_their_folders(run, tmp_path, monkeypatch)
         (0, r"(here/7\.png),[^,]*", r"\1,x", "scores.csv: Mass of 7.png: could not convert string to float: 'x'"),
         (0, r"(here/7\.png),[^,]*", r"\1,nan", "scores.csv: Mass of 7.png: scores must be finite, got nan"),
         (1, r"(here/7\.png),[^,]*", r"\1,2", "labels.csv: Mass of 7.png: labels must be 0, 1 or empty"),
+        (1, r"(here/7\.png),[^,]*", r"\1,nan", "labels must be 0, 1 or empty (unknown), got nan"),
         (1, "Hernia,image,Mass", "a,image,b", "none of the labels Mass, Hernia; its columns: a, image"),
         (1, "p2,AP", ",AP", "labels.csv: 3 images have no 'patient': 6.png, 7.png, 8.png"),
         (1, "patient", "person", "no column 'patient'; their columns: Hernia, image, Mass, person"),

@@ -63,8 +63,7 @@ def test_a_killed_process_leaves_whole_rows(folder, images, tmp_path):
     assert paths_in(file) == [str(tmp_path / f"{number:02}.png") for number in range(40)]
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-@pytest.mark.parametrize("thresholds", [None, [0.5] * 14])
+@pytest.mark.parametrize(("suffix", "thresholds"), [("csv", None), ("csv", [0.5] * 14), ("jsonl", [0.5] * 14)])
 def test_rows_of_other_weights_are_not_mixed(run, images, folder, calibrated, tmp_path, suffix, thresholds):
     file, model = tmp_path / f"scores.{suffix}", tmp_path / "model"
     shutil.copytree(calibrated if thresholds else folder, model)

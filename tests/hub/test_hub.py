@@ -59,6 +59,13 @@ def test_errors_are_those_of_the_client(hub, repo):
     assert not any(path.endswith(".bin") for path in hub.asked("GET"))
 
 
+def test_weights_that_do_not_belong_to_their_config(repo):
+    content = repo.files["model.safetensors"]
+    repo.files["model.safetensors"] = content[:-1] + bytes([content[-1] ^ 1])
+    with pytest.raises(ValueError, match=r"is damaged or does not belong to its config.json"):
+        causalcxr.create_model(NAME)
+
+
 def test_no_network(repo, model, images, cut_off):
     """Cached files load, others raise one error."""
     causalcxr.create_model(NAME)
