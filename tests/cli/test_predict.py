@@ -85,7 +85,7 @@ def test_a_device_that_there_is_not_is_2(run, images):
 def test_warnings_name_the_file_once(run, images, tmp_path):
     Image.open(images / "a.png").resize((40, 40)).save(tmp_path / "small.png")
     err = run("predict", tmp_path / "small.png", "--heatmap", tmp_path / "maps")[2]
-    assert (err.count("\n"), f"warning: {tmp_path / 'small.png'}: 40x40 pixels" in err) == (1, True)
+    assert (err.count("\n"), f"warning: {tmp_path / 'small.png'}: 40x40 enlarged to 96x96" in err) == (1, True)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")

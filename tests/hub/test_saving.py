@@ -94,7 +94,7 @@ def test_names_come_from_weights_or_from_the_caller(folder, tmp_path):
 
 
 def test_calibration_goes_when_the_weights_change(folder, images, tmp_path, caplog):
-    model = causalcxr.create_model(folder).to(memory_format=torch.channels_last)
+    model = causalcxr.create_model(folder, label_names=NIH_LABELS).to(memory_format=torch.channels_last)
     causalcxr.save_pretrained(model, tmp_path / "same")
     assert causalcxr.create_model(tmp_path / "same").calibration == model.calibration == Calibration(1.5, [0.25] * 14)
     assert caplog.records == []
