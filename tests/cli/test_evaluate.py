@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 
 import numpy as np
@@ -123,7 +124,7 @@ def test_equal_names_are_told_apart_by_their_folders(run, tmp_path, monkeypatch)
     (tmp_path / "films" / "p0").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "films" / "p0")
     names = [f"p{i}/s{i % 2}/IM{k}" for i in range(6) for k in range(2)]
-    scores = [f"../{name},{i}" for i, name in enumerate(names)]
+    scores = [f"{os.path.relpath(tmp_path / 'films' / name)},{i}" for i, name in enumerate(names)]
     labels = [f"{name},{int(i > 7)}" for i, name in enumerate(names)]
     (tmp_path / "scores.csv").write_text("\n".join(["path,Mass", *scores]))
     (tmp_path / "films" / "labels.csv").write_text("\n".join(["path,Mass", *labels[::-1], "p9/s1/IM0,1"]))
