@@ -3,11 +3,8 @@
 import base64
 import hashlib
 import json
-import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
-
-REPO = r"(?P<repo>[^/]+/[^/]+)"
 
 
 class Repo(dict):
@@ -53,32 +50,41 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self):
         path = unquote(urlsplit(self.path).path)
-        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        repos = self.server.repos
         self.server.requests.append((self.command, path))
-        for pattern, answer in ROUTES.items():
-            if match := re.fullmatch(pattern, path):
-                answer(self, **match.groupdict())
-                return
-        self.send(b"", status=404)
+        match path.strip("/").split("/"):
+            case [owner, name, "resolve", revision, *file] if f"{owner}/{name}" in repos:
+                self.resolve(repos[f"{owner}/{name}"], revision, "/".join(file))
+            case ["api", "repos", "create"]:
+                self.create(json.loads(body))
+            case ["api", "validate-yaml"]:
+                self.json({"errors": [], "warnings": []})
+            case ["api", "models", owner, name, "preupload", _]:
+                paths = [file["path"] for file in json.loads(body)["files"]]
+                self.json({"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]})
+            case ["api", "models", owner, name, "commit", _]:
+                self.commit(f"{owner}/{name}", [json.loads(line) for line in body.splitlines()])
+            case ["api", "models", owner, name, *_]:
+                found = repos[f"{owner}/{name}"]
+                about = {"private": found.private, "sha": found.head, "siblings": [], "tags": []}
+                self.json({"id": f"{owner}/{name}", **about})
+            case _:
+                self.send(b"", status=404)
 
     do_GET = do_POST = do_HEAD  # noqa: N815
 
     def resolve(self, repo, revision, file):
-        if repo not in self.server.repos:
-            self.send(b"", {"X-Error-Code": "RepoNotFound"}, 404)
-            return
-        found = self.server.repos[repo]
-        commit = found.head if revision == "main" else revision
-        if commit not in found:
+        commit = repo.head if revision == "main" else revision
+        if commit not in repo:
             self.send(b"", {"X-Error-Code": "RevisionNotFound"}, 404)
-        elif file not in found[commit]:
+        elif file not in repo[commit]:
             self.send(b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, 404)
         else:
-            tag = hashlib.sha256(found[commit][file]).hexdigest()
-            self.send(found[commit][file], {"ETag": f'"{tag}"', "X-Repo-Commit": commit})
+            tag = hashlib.sha256(repo[commit][file]).hexdigest()
+            self.send(repo[commit][file], {"ETag": f'"{tag}"', "X-Repo-Commit": commit})
 
-    def create(self):
-        given = json.loads(self.body)
+    def create(self, given):
         name = f"{given.get('organization') or 'user'}/{given['name']}"
         known = name in self.server.repos
         if not known:
@@ -87,22 +93,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.repos[name].commit({".gitattributes": b""})
         self.json({"url": f"{self.server.url}/{name}", "name": name, "id": name}, 409 if known else 200)
 
-    def info(self, repo):
-        found = self.server.repos[repo]
-        self.json({"id": repo, "private": found.private, "sha": found.head, "siblings": [], "tags": []})
-
-    def preupload(self, repo):
-        paths = [file["path"] for file in json.loads(self.body)["files"]]
-        self.json({"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]})
-
-    def commit(self, repo):
-        items = [json.loads(line) for line in self.body.splitlines()]
+    def commit(self, repo, items):
         files = [item["value"] for item in items if item["key"] == "file"]
         name = self.server.repos[repo].commit({file["path"]: base64.b64decode(file["content"]) for file in files})
         self.json({"commitOid": name, "commitUrl": f"{self.server.url}/{repo}/commit/{name}"})
-
-    def validate(self):
-        self.json({"errors": [], "warnings": []})
 
     def json(self, content, status=200):
         self.send(json.dumps(content).encode(), {"Content-Type": "application/json"}, status)
@@ -114,13 +108,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
-
-
-ROUTES = {
-    rf"/{REPO}/resolve/(?P<revision>[^/]+)/(?P<file>.+)": _Handler.resolve,
-    r"/api/repos/create": _Handler.create,
-    r"/api/validate-yaml": _Handler.validate,
-    rf"/api/models/{REPO}/preupload/[^/]+": _Handler.preupload,
-    rf"/api/models/{REPO}/commit/[^/]+": _Handler.commit,
-    rf"/api/models/{REPO}(?:/revision/[^/]+)?": _Handler.info,
-}

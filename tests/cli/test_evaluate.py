@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 
 import numpy as np
@@ -118,17 +119,15 @@ def test_evaluate_leaves_out_labels_that_are_not_in_the_table(run, tables):
     assert [label for _, label in _rows(out)] == ["Mass", "mean of 1"]
 
 
-@pytest.mark.parametrize("place", ["films", "films/p0", "."])
-def test_equal_names_are_told_apart_by_their_folders(run, tmp_path, monkeypatch, place):
+def test_equal_names_are_told_apart_by_their_folders(run, tmp_path, monkeypatch):
     """Score paths are relative to the working directory, label paths to their table, in another order."""
     (tmp_path / "films" / "p0").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / place)
+    monkeypatch.chdir(tmp_path / "films" / "p0")
     names = [f"p{i}/s{i % 2}/IM{k}" for i in range(6) for k in range(2)]
-    scores = {"films": names, "films/p0": [f"../{name}" for name in names], ".": [f"films/{name}" for name in names]}
-    rows = [f"{path},{i}" for i, path in enumerate(scores[place])]
-    (tmp_path / "scores.csv").write_text("\n".join(["path,Mass", *rows]))
-    rows = [f"{name},{int(i > 7)}" for i, name in enumerate(names)]
-    (tmp_path / "films" / "labels.csv").write_text("\n".join(["path,Mass", *rows[::-1], "p9/s1/IM0,1"]))
+    scores = [f"{os.path.relpath(tmp_path / 'films' / name)},{i}" for i, name in enumerate(names)]
+    labels = [f"{name},{int(i > 7)}" for i, name in enumerate(names)]
+    (tmp_path / "scores.csv").write_text("\n".join(["path,Mass", *scores]))
+    (tmp_path / "films" / "labels.csv").write_text("\n".join(["path,Mass", *labels[::-1], "p9/s1/IM0,1"]))
     code, out, err = run("evaluate", tmp_path / "scores.csv", tmp_path / "films" / "labels.csv", "--format=csv")
     assert (code, _rows(out)["all images", "Mass"]["auroc"]) == (0, "1.0")
     assert "have no scores and are left out: p9/s1/IM0\n" in err
@@ -141,19 +140,12 @@ def test_equal_names_are_told_apart_by_their_folders(run, tmp_path, monkeypatch,
         (0, "(?s)\n.*", "", "no rows"),
         (0, "here/7.png", "here/8.png", "scores.csv, line 10: another row for 'here/8.png'"),
         (0, "here/7.png", "here/x.png", "1 images of "),
-        (0, "here/7.png,", "here/7.png,1,", "scores.csv, line 9: not 3 cells"),
         (0, r"(here/7\.png),[^,]*", r"\1,x", "scores.csv: Mass of 7.png: could not convert string to float: 'x'"),
         (0, r"(here/7\.png),[^,]*", r"\1,nan", "scores.csv: Mass of 7.png: scores must be finite, got nan"),
-        (
-            1,
-            r"(here/7\.png),[^,]*",
-            r"\1,2",
-            "labels.csv: Mass of 7.png: labels must be 0, 1 or empty",
-        ),
-        (1, r"(here/7\.png),[^,]*", r"\1,nan", "got nan"),
+        (1, r"(here/7\.png),[^,]*", r"\1,2", "labels.csv: Mass of 7.png: labels must be 0, 1 or empty"),
+        (1, r"(here/7\.png),[^,]*", r"\1,nan", "labels must be 0, 1 or empty (unknown), got nan"),
         (1, "Hernia,image,Mass", "a,image,b", "none of the labels Mass, Hernia; its columns: a, image"),
         (1, "p2,AP", ",AP", "labels.csv: 3 images have no 'patient': 6.png, 7.png, 8.png"),
-        (1, ",", ";", "its columns: Hernia;image;Mass;patient;view"),
         (1, "patient", "person", "no column 'patient'; their columns: Hernia, image, Mass, person"),
         (1, "view", "gr\udcf6\udcdfe", "save it as UTF-8"),  # latin-1 bytes
     ],

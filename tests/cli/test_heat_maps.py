@@ -1,6 +1,5 @@
 """`causalcxr predict --heatmap`: which findings are drawn, and on which scale."""
 
-import os
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -20,31 +19,28 @@ from causalcxr.explain import attention_maps, evidence_maps
 def drawn(monkeypatch):
     """Record the panels instead of drawing them."""
     found = []
-    monkeypatch.setattr(panel, "save_panel", lambda path, image, findings, *texts: found.append((path, findings)))
+    monkeypatch.setattr(panel, "save_panel", lambda path, image, findings, *texts: found.append(findings))
     return found
 
 
 def test_heat_maps_are_laid_out_as_the_images(run, images, tmp_path, monkeypatch):
     """The same for one film or many, so that films with equal names never share a picture."""
     monkeypatch.chdir(images)
-    whole = f"{images.relative_to(images.anchor).as_posix()}/more/b.png.heatmap.png"
-    for film, picture in (("a.png", "a.png.heatmap.png"), ("more", "more/b.png.heatmap.png"), (images / "more", whole)):
-        assert run("predict", film, "--heatmap", tmp_path / "maps")[::2] == (0, "")
-        assert (tmp_path / "maps" / picture).is_file()
-    monkeypatch.chdir(tmp_path)
-    given = os.path.relpath(images / "more" / "b.png")
-    assert run("predict", given, "--heatmap", tmp_path / "again")[::2] == (0, "")
-    assert [*(tmp_path / "again").rglob("*.png")] == [tmp_path / "again" / whole]
-    with Image.open(tmp_path / "maps" / "a.png.heatmap.png") as picture:
+    whole = f"{images.relative_to(images.anchor)}/more/b.png.heatmap.png"
+    cases = {"a.png": "a.png.heatmap.png", "more": "more/b.png.heatmap.png"}
+    cases |= {images / "more": whole, f"../{images.name}/more/b.png": whole}
+    for number, (film, picture) in enumerate(cases.items()):
+        maps = tmp_path / str(number)
+        assert run("predict", film, "--heatmap", maps)[::2] == (0, "")
+        assert [path for path in maps.rglob("*") if path.is_file()] == [maps / picture]
+    with Image.open(tmp_path / "0" / "a.png.heatmap.png") as picture:
         assert 4 * 600 < picture.width < 5 * 600  # the film and three findings, each 600 by 720
         assert 720 < picture.height < 1000
 
 
-def test_every_finding_at_its_threshold_is_drawn_and_marked(run, images, calibrated, tmp_path, drawn, monkeypatch):
-    monkeypatch.chdir(images)
-    assert run("predict", "a.png", "--model", calibrated, "--heatmap", tmp_path)[0] == 0
-    [(path, findings)] = drawn
-    assert path == tmp_path / "a.png.heatmap.png"
+def test_every_finding_at_its_threshold_is_drawn_and_marked(run, images, calibrated, tmp_path, drawn):
+    assert run("predict", images / "a.png", "--model", calibrated, "--heatmap", tmp_path)[0] == 0
+    [findings] = drawn
     assert sorted(finding.label for finding in findings) == sorted(NIH_LABELS[::2])
     assert all(finding.positive for finding in findings)
     scores = [finding.score for finding in findings]
@@ -55,7 +51,7 @@ def test_every_finding_at_its_threshold_is_drawn_and_marked(run, images, calibra
 def test_findings_are_chosen_by_name_with_their_maps(run, images, folder, tmp_path, drawn, option, maps_of):
     arguments = ["--heatmap", tmp_path, "--finding", "Hernia", "--finding", "Mass", *option]
     assert run("predict", images / "a.png", *arguments)[0] == 0
-    [(_, findings)] = drawn
+    [findings] = drawn
     assert [(finding.label, finding.positive) for finding in findings] == [("Hernia", False), ("Mass", False)]
     model = causalcxr.create_model(folder).eval()
     maps = maps_of(model, model.preprocess(images / "a.png"))[0]

@@ -1,5 +1,6 @@
 """The command line as a program: usage, help, and a closed pipe."""
 
+import io
 import subprocess
 import sys
 
@@ -16,7 +17,13 @@ def test_wrong_usage_is_2(arguments, capsys):
     assert capsys.readouterr().err.startswith("usage: causalcxr")
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["predict", "--help"]])
+def test_an_error_handler_that_the_user_chose_for_the_output_stays(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), errors="backslashreplace"))
+    causalcxr_cli.main(["models", "causal_test"])
+    assert sys.stdout.errors == "backslashreplace"
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["predict", "--help"]])
 def test_help_and_version_do_not_wait_for_torch(arguments):
     code = f"""
 import sys, causalcxr_cli

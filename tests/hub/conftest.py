@@ -1,6 +1,5 @@
 """A saved model, and a local Hub server for the real client."""
 
-import json
 import shutil
 import threading
 import time
@@ -51,8 +50,8 @@ def metrics():
         "Hernia": {"value": None},
         "Mass": {"value": 0.64, "positives": 9, "positive_groups": 7},
     }
-    about = {"model": "causal_test_resnet", "data": "NIH ChestX-ray14", "split": "test", "images": 1492, "seed": 5}
-    return json.loads(json.dumps({**about, "patients": 300, "auroc": rows, "commit": "abc"}))
+    about = {"data": "NIH ChestX-ray14", "split": "test", "images": 1492, "patients": 300, "seed": 5, "commit": "abc"}
+    return {**about, "auroc": rows}
 
 
 @pytest.fixture
@@ -75,9 +74,7 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     yield server
-    _close_session()
-    server.shutdown()
-    server.server_close()
+    _stop(server)
 
 
 @pytest.fixture
@@ -88,26 +85,25 @@ def go_offline(hub, monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         _close_session()
 
-    yield change
-    _close_session()
+    return change
 
 
 @pytest.fixture
-def cut_off(hub, monkeypatch):
-    """Function that cuts off the network. The test must then end within seconds, without the client's retries."""
-    closed, start = "http://127.0.0.1:1", time.monotonic()
-
-    def change():
-        monkeypatch.setattr(constants, "ENDPOINT", closed)
-        template = closed + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-
-    yield change
+def cut_off(hub):
+    """Function that stops the Hub. The test must then end within seconds, without the client's retries."""
+    start = time.monotonic()
+    yield lambda: _stop(hub)
     assert time.monotonic() - start < 10
 
 
 def _close_session():
     (getattr(utils, "close_session", None) or utils.reset_sessions)()  # depends on the client version
+
+
+def _stop(server):
+    _close_session()
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import pytest
 import timm
 import torch
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.torch import save_file
 
 import causalcxr
@@ -32,49 +31,31 @@ def _stem(source):
     return model.backbone.conv1[0].weight
 
 
-def test_file_at_a_commit(repo, hub, network, go_offline):
-    """Once the file is in the cache, no request is made."""
-    first = next(iter(repo))
-    for source in (f"hf-hub:lab/net@{first}", f"hf-hub:lab/net@{first}:sub/best.safetensors"):
+def test_file_of_the_main_branch_or_of_a_commit(repo, hub, network):
+    """Once the file of a commit is in the cache, no request is made."""
+    at_commit = f"hf-hub:lab/net@{next(iter(repo))}"
+    for source in ("hf-hub:lab/net:sub/best.safetensors", at_commit):
         assert torch.equal(_stem(source), network.conv1[0].weight)
-    before = len(hub.requests)
-    _stem(f"hf-hub:lab/net@{first}")
-    assert len(hub.requests) == before
-    go_offline()
-    _stem(f"hf-hub:lab/net@{first}")
+    hub.requests.clear()
+    _stem(at_commit)
+    assert hub.requests == []
 
 
-def test_file_of_the_main_branch(repo, network, go_offline):
-    """The newest file, or without a network the one downloaded before."""
-    assert torch.equal(_stem("hf-hub:lab/net:sub/best.safetensors"), network.conv1[0].weight)
-    with pytest.raises(ValueError, match=r"model.safetensors cannot be read as a file of tensors"):
-        _stem("hf-hub:lab/net")
-    go_offline()
-    _stem("hf-hub:lab/net:sub/best.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("source", "error", "message"),
-    [
-        ("hf-hub:lab/net:net.pt", ValueError, "net.pt is not a safetensors file"),
-        ("hf-hub:lab/net:other.safetensors", EntryNotFoundError, "main/other.safetensors"),
-        ("hf-hub:lab/net@v9", RevisionNotFoundError, "Not Found"),
-        ("hf-hub:lab/none", RepositoryNotFoundError, "Not Found"),
-        ("hf-hub:lab", ValueError, "'hf-hub:owner/repo.*, but got 'hf-hub:lab'"),
-    ],
-)
-def test_what_is_not_there(repo, hub, source, error, message):
-    with pytest.raises(error, match=message):
-        _stem(source)
-    assert not any(path.endswith(".pt") for path in hub.asked("GET"))
-
-
-def test_no_network(cut_off, network, tmp_path):
-    """Weights not in the cache raise one error. Cached timm weights load without a request."""
-    cut_off()
-    for source, name in (("hf-hub:lab/net", "model.safetensors of lab/net"), (True, "timm/test_resnet")):
-        with pytest.raises(ConnectionError, match=f"{name}.* is not in the cache, and http.* or pass a path"):
+def test_sources_that_are_refused(repo, hub):
+    for source, message in (
+        ("hf-hub:lab/net:net.pt", "net.pt is not a safetensors file"),
+        ("hf-hub:lab", "'hf-hub:owner/repo.*, but got 'hf-hub:lab'"),
+    ):
+        with pytest.raises(ValueError, match=message):
             _stem(source)
+    assert hub.requests == []
+
+
+def test_weights_of_timm_without_a_network(cut_off, network, tmp_path):
+    """They raise one error, or load if they are in the cache."""
+    cut_off()
+    with pytest.raises(ConnectionError, match=r"timm/test_resnet.* is not in the cache, and http.* or pass a path"):
+        _stem(True)
     folder = tmp_path / "cache" / "models--timm--test_resnet.r160_in1k"
     (folder / "snapshots" / "abc").mkdir(parents=True)
     (folder / "refs").mkdir()
@@ -83,13 +64,12 @@ def test_no_network(cut_off, network, tmp_path):
     assert torch.equal(_stem(True), network.conv1[0].weight)
 
 
-@pytest.mark.parametrize("create_model", [causalcxr.create_model, timm.create_model])
-def test_short_name(create_model, repo, network, monkeypatch):
-    """One name selects the network, its weights and the expected images."""
+def test_short_name(repo, network, monkeypatch):
+    """One name selects the network, its weights and the expected images, for timm's function too."""
     address = f"hf-hub:lab/net@{next(iter(repo))}:model.safetensors"
     row = PublishedBackbone("their_net", "test_resnet", 96, 3, 0.53, 0.26, "mit", address, "nobody", {})
     monkeypatch.setitem(BACKBONES, row.name, row)
-    model = create_model("causal_timm", backbone="their_net", dim=32, num_heads=4)
+    model = timm.create_model("causal_timm", backbone="their_net", dim=32, num_heads=4)
     assert torch.equal(model.backbone.conv1[0].weight, network.conv1[0].weight)
     assert model.pretrained_cfg["mean"] == (0.53,) * 3
     assert model.preprocess(torch.rand(1, 100, 100)).shape == (1, 3, 96, 96)

@@ -1,27 +1,15 @@
 """Opening folders: what is refused, and how labels are handled."""
 
 import json
-import logging
 import pickle
 
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file, save_file
 
 import causalcxr
 from causalcxr import Calibration
 from causalcxr.data import NIH_LABELS
-
-CLASSIFIERS = [
-    "head.decoder.label_embed.weight",
-    "head.causal_classifier.weight",
-    "head.causal_classifier.bias",
-    "head.confounder_classifier.weight",
-    "head.confounder_classifier.bias",
-    "head.intervention.classifier.weight",
-    "head.intervention.classifier.bias",
-]
 
 
 def _change_config(folder, change):
@@ -33,82 +21,33 @@ def _change_config(folder, change):
 # --- labels
 
 
-@pytest.mark.parametrize(
-    ("create", "names"),
-    [
-        (lambda path, _: causalcxr.create_model(path, num_classes=5, in_chans=1), None),
-        (lambda path, _: timm.create_model(f"local-dir:{path}", True, num_classes=5, in_chans=1), None),
-        (lambda path, names: causalcxr.create_model(path, label_names=names), ("a", "b")),
-        (lambda path, names: causalcxr.create_model(path, label_names=names), tuple(f"other {k}" for k in range(14))),
-    ],
-)
-def test_new_weights_are_named(folder, model, create, names, caplog):
-    with caplog.at_level(logging.WARNING, "causalcxr"):
-        tuned = create(folder, names)
-    (record,) = (record for record in caplog.records if record.name.startswith("causalcxr."))
-    said, _, new = record.getMessage().partition("; train them: ")
-    assert said == "7 weights of causal_test_resnet are newly initialised, since the checkpoint has other labels"
-    assert set(new.split(", ")) == set(CLASSIFIERS)
-    assert (tuned.label_names, tuned.calibration) == (names, None)
-    before, after = model.state_dict(), tuned.state_dict()
-    assert all(torch.equal(after[name], before[name]) for name in before if name.startswith("head.feature_learning"))
-    assert not any(torch.equal(after[name], before[name]) for name in CLASSIFIERS if not name.endswith("bias"))
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"in_chans": 1}, {"num_classes": 0}, {"pretrained": False}, {"label_names": NIH_LABELS}]
-)
-def test_nothing_is_said_where_no_weight_is_new(folder, options, caplog):
-    causalcxr.create_model(folder, **options)
-    assert [record for record in caplog.records if record.name.startswith("causalcxr")] == []
-
-
-def test_other_channels_than_one_or_three_have_other_logits(folder, caplog):
-    assert causalcxr.create_model(folder, in_chans=4).calibration is None
-    assert "the calibration is left out" in caplog.text
-
-
-def test_names_and_calibration_come_with_the_weights(folder):
-    model = causalcxr.create_model(folder, label_names=NIH_LABELS)
-    assert (model.label_names, model.calibration) == (NIH_LABELS, Calibration(1.5, (0.25,) * 14))
-    untrained = causalcxr.create_model(folder, pretrained=False, label_names=NIH_LABELS[::-1])  # not of the weights
-    assert (untrained.label_names, untrained.calibration) == (NIH_LABELS[::-1], None)
-    assert timm.create_model(f"local-dir:{folder}", pretrained=True).label_names == NIH_LABELS
-
-
-@pytest.mark.parametrize("names", [["Mass", "Edema"], ["atelectasis", *NIH_LABELS[1:]], ["Hernia", "a", "Mass"]])
-@pytest.mark.parametrize("plain", [False, True])
-def test_labels_that_the_weights_know_keep_their_logits(folder, names, plain, images, tmp_path, caplog):
+@pytest.mark.parametrize("names", [["Mass", "Edema"], ["atelectasis", *reversed(NIH_LABELS[1:])]])
+def test_labels_that_the_weights_know_keep_their_logits(folder, names, images, tmp_path, caplog):
     """So do their other outputs, and the calibration if no label is new."""
-    if plain:
-        network = timm.create_model("test_resnet", num_classes=14)
-        calibration = Calibration(1.5, tuple(k / 20 for k in range(1, 15)))
-        causalcxr.save_pretrained(network, tmp_path, label_names=NIH_LABELS, calibration=calibration)
-        folder = tmp_path
     whole = causalcxr.create_model(folder).eval()
-    caplog.clear()
-    model = causalcxr.create_model(folder, label_names=names).eval()
-    assert model.label_names == tuple(names)
+    whole.calibration = Calibration(1.5, [k / 20 for k in range(14)])
+    causalcxr.save_pretrained(whole, tmp_path)
+    model = causalcxr.create_model(tmp_path, label_names=names).eval()
     kept = [row for row, name in enumerate(names) if name in NIH_LABELS]
     rows = [NIH_LABELS.index(names[row]) for row in kept]
     torch.testing.assert_close(model(images)[:, kept], whole(images)[:, rows])
-    if not plain:
-        ours, theirs = model.forward_causal(images), whole.forward_causal(images)
-        torch.testing.assert_close(ours.intervened[..., kept], theirs.intervened[..., rows])
-        torch.testing.assert_close(ours.confounder_logits[:, kept], theirs.confounder_logits[:, rows])
+    ours, theirs = model.forward_causal(images), whole.forward_causal(images)
+    torch.testing.assert_close(ours.intervened[..., kept], theirs.intervened[..., rows])
+    torch.testing.assert_close(ours.confounder_logits[:, kept], theirs.confounder_logits[:, rows])
     if len(kept) == len(names):
-        assert model.calibration == Calibration(1.5, tuple(whole.calibration.thresholds[row] for row in rows))
-        assert "are newly initialised" not in caplog.text
+        assert caplog.text == ""
         causalcxr.save_pretrained(model, tmp_path / "again")
-        assert causalcxr.create_model(tmp_path / "again").calibration == model.calibration
+        expected = Calibration(1.5, tuple(whole.calibration.thresholds[row] for row in rows))
+        assert causalcxr.create_model(tmp_path / "again").calibration == model.calibration == expected
     else:
         assert model.calibration is None
-        assert f"rows of {', '.join(names[row] for row in kept)} are kept; train them" in caplog.text
-    assert ("'atelectasis' is not one of those, but 'Atelectasis' is" in caplog.text) == (names[0] == "atelectasis")
+        assert "'atelectasis' is not one of those, but 'Atelectasis' is; the rows of Hernia, Pleural" in caplog.text
 
 
 def test_names_that_do_not_fit(folder):
-    """The same labels in another order are a mistake."""
+    """The same labels in another order are a mistake, unless the weights are not loaded."""
+    untrained = causalcxr.create_model(folder, pretrained=False, label_names=NIH_LABELS[::-1])
+    assert (untrained.label_names, untrained.calibration) == (NIH_LABELS[::-1], None)
     with pytest.raises(ValueError, match="in this order"):
         causalcxr.create_model(folder, label_names=NIH_LABELS[::-1])
     with pytest.raises(ValueError, match=r"label_names must be one name for each of 3 labels, but got \['a', 'b'\]"):
@@ -118,7 +57,7 @@ def test_names_that_do_not_fit(folder):
 # --- a config that somebody changed
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"architecture": 5}', "null"])
+@pytest.mark.parametrize("text", ["", "[1]", "{}"])
 def test_config_that_is_none(copied, text):
     (copied / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"config.json of local-dir:.* does not describe a supported model"):
@@ -126,52 +65,39 @@ def test_config_that_is_none(copied, text):
 
 
 @pytest.mark.parametrize(
-    ("part", "key", "value"),
+    ("part", "key", "value", "message"),
     [
-        ("", "architecture", "hf-hub:other/repo"),
-        ("", "num_classes", "14"),
-        ("", "num_classes", -1),
-        ("", "num_classes", 5),  # but 14 names
-        ("", "model_args", [1]),
-        ("", "label_names", dict.fromkeys(NIH_LABELS, 0) | {"a": 1}),
-        ("", "calibration", {"thresholds": [0.5] * 14}),
-        ("calibration", "temperature", 0),
-        ("calibration", "thresholds", [0.5] * 13),
-        ("model_args", "dim", "32"),
-        ("model_args", "dim", True),
-        ("model_args", "depth", 1000),
-        ("model_args", "dim", 2**14),
-        ("model_args", "drop_path_rate", float("nan")),
-        ("model_args", "backbone_args", {"layers": [1, 1, 1, 10**9]}),
-        ("model_args", "trust_remote_code", True),
-        ("model_args", "checkpoint_path", "x.pth"),
-        ("model_args", "pretrained_cfg_overlay", {"url": "http://127.0.0.1/x.pth"}),
-        ("model_args", "backbone_args", {"checkpoint_path": "x.pth"}),
-        ("model_args", "backbone_args", {"pretrained": True}),
-        ("pretrained_cfg", "input_size", [3, 96]),
-        ("pretrained_cfg", "input_size", [0, 96, 96]),
-        ("pretrained_cfg", "mean", ["x"]),
-        ("pretrained_cfg", "std", [0.0]),
-        ("pretrained_cfg", "mean", [float("nan")] * 3),
-        ("pretrained_cfg", "input_size", [3, 10**9, 96]),
+        ("", "architecture", "hf-hub:other/repo", "unknown architecture"),
+        ("", "num_classes", "14", "num_classes must be an integer"),
+        ("", "num_classes", -1, "num_classes must be an integer"),
+        ("", "num_classes", 10**6, "num_classes must be an integer"),
+        ("", "label_names", ["Mass"], "one name for each of 14 labels"),
+        ("", "model_args", [1], "no attribute 'items'"),
+        ("calibration", "temperature", 0, "temperature must be"),
+        ("calibration", "thresholds", [0.5] * 13, "a threshold for each of 14 labels"),
+        ("model_args", "dim", "32", "dim has the unsupported type str"),
+        ("model_args", "dim", True, "dim has the unsupported type bool"),
+        ("model_args", "depth", 1000, "depth must have numbers up to 256"),
+        ("model_args", "drop_path_rate", float("nan"), "drop_path_rate must have numbers up to 1"),
+        ("model_args", "backbone_args", {"layers": [1, 10**9]}, "backbone_args must have numbers up to 32768"),
+        ("model_args", "checkpoint_path", "x.pth", "model_args must not have checkpoint_path"),
+        ("model_args", "backbone_args", {"pretrained": True}, "model_args must not have pretrained"),
+        ("pretrained_cfg", "input_size", [3, 96], "expected 3"),
+        ("pretrained_cfg", "input_size", [0, 96, 96], "input_size and std must be positive"),
+        ("pretrained_cfg", "std", [0.0], "input_size and std must be positive"),
+        ("pretrained_cfg", "mean", [float("nan")] * 3, "pretrained_cfg must have numbers"),
     ],
 )
-def test_config_that_was_tampered_with(copied, part, key, value):
+def test_config_that_was_tampered_with(copied, part, key, value, message):
     _change_config(copied, lambda config: (config[part] if part else config).update({key: value}))
-    with pytest.raises(ValueError, match=r"config.json of local-dir:.* does not describe a supported model"):
-        causalcxr.create_model(copied)
-
-
-def test_config_of_too_many_labels(copied):
-    _change_config(copied, lambda config: config.update(num_classes=10**6, label_names=None, calibration=None))
-    with pytest.raises(ValueError, match="num_classes must be"):
+    with pytest.raises(ValueError, match=rf"config.json of .* does not describe a supported model: .*{message}"):
         causalcxr.create_model(copied)
 
 
 def test_plain_config_that_was_tampered_with(tmp_path):
     causalcxr.save_pretrained(timm.create_model("test_resnet", num_classes=2), tmp_path)
     text = (tmp_path / "config.json").read_text()
-    refused = {"checkpoint_path": "x.pth", "pretrained_cfg": "x.pth", "features_only": True}
+    refused = {"checkpoint_path": "x.pth", "features_only": True}
     for name, value in {**refused, "cardinality": 5, "stem_type": [[]], "layers": [2, 1, 1, 1]}.items():
         (tmp_path / "config.json").write_text(text)
         _change_config(tmp_path, lambda config, name=name, value=value: config["model_args"].update({name: value}))
@@ -186,18 +112,10 @@ def test_what_leads_to_other_weights_is_dropped(copied, model, images):
     assert torch.equal(causalcxr.create_model(copied).eval()(images), model(images))
 
 
-def test_config_of_another_model(copied):
+def test_config_with_a_backbone_on_the_hub(copied):
     _change_config(copied, lambda config: config["model_args"].update(backbone="hf-hub:owner/repo"))
     with pytest.raises(ValueError, match="unknown backbone 'hf-hub:owner/repo'"):
         causalcxr.create_model(copied)
-    _change_config(copied, lambda config: config["model_args"].update(backbone="test_resnet", dim=64))
-    with pytest.raises(ValueError, match="weights do not fit 'causal_test_resnet'"):
-        causalcxr.create_model(copied)
-
-
-def test_folder_that_timm_wrote(model, images, tmp_path):
-    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
-    assert torch.equal(causalcxr.create_model(tmp_path).eval()(images), model(images))
 
 
 def test_folder_that_is_none(tmp_path):
@@ -225,25 +143,14 @@ def test_neither_pickles_nor_code_are_opened(copied, create_model):
     assert causalcxr.create_model(copied, pretrained=False).num_classes == 14
 
 
-@pytest.mark.parametrize(
-    "change", [lambda c: c[:-1], lambda c: b"", lambda c: pickle.dumps(_Bomb())], ids=["cut", "empty", "pickle"]
-)
-@pytest.mark.parametrize("plain", [False, True])
-def test_damaged_weights(tmp_path, change, plain):
-    """In folders written by timm, which have no SHA-256 sum."""
-    network = timm.create_model("test_resnet" if plain else "causal_test_resnet")
-    timm.models.save_for_hf(network, tmp_path, safe_serialization=True)
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(change(path.read_bytes()))
+@pytest.mark.parametrize("name", ["causal_test_resnet", "test_resnet"])
+def test_folder_that_timm_wrote(tmp_path, name, images):
+    """It has no SHA-256 sum, so damage is only noticed on reading."""
+    model = timm.create_model(name, num_classes=2).eval()
+    timm.models.save_for_hf(model, tmp_path, model_config={"label_names": ["a", "b"]}, safe_serialization=True)
+    loaded = causalcxr.create_model(tmp_path).eval()
+    assert torch.equal(loaded(images), model(images))
+    assert (loaded.label_names, loaded.calibration) == (("a", "b"), None)
+    (tmp_path / "model.safetensors").write_bytes(pickle.dumps(_Bomb()))
     with pytest.raises(ValueError, match=r"weights do not fit .* or use an undamaged file"):
         causalcxr.create_model(tmp_path)
-
-
-def test_weights_of_another_folder(copied):
-    """They would load, since the shapes match."""
-    weights = load_file(copied / "model.safetensors")
-    save_file({name: weight + 1 for name, weight in weights.items()}, copied / "model.safetensors")
-    with pytest.raises(ValueError, match=r"is damaged or does not belong to its config.json"):
-        causalcxr.create_model(copied)
-    _change_config(copied, lambda config: config.pop("sha256"))  # as timm writes it
-    assert causalcxr.create_model(copied).num_classes == 14

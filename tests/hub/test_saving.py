@@ -45,34 +45,24 @@ def test_data_config_says_what_the_model_was_trained_on(model, tmp_path):
     assert model.pretrained_cfg["input_size"] == (3, 96, 96)  # the model itself is unchanged
 
 
-def test_place_of_backbone_weights_is_not_stored(tmp_path):
-    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "backbone.pth")
-    model = causalcxr.create_model("causal_test_resnet", pretrained_backbone=tmp_path / "backbone.pth")
-    causalcxr.save_pretrained(model, tmp_path / "saved")
-    assert str(tmp_path) not in (tmp_path / "saved" / "config.json").read_text()
-    (tmp_path / "backbone.pth").unlink()
-    causalcxr.create_model(tmp_path / "saved", pretrained=False)
-
-
-@pytest.mark.parametrize("broken", ["hash", "config"])
-def test_saving_that_breaks_off(model, tmp_path, monkeypatch, broken):
-    """Either the old files stay, or the mixture is detected."""
+@pytest.mark.parametrize("broken", ["model.safetensors", "config.json"])
+def test_saving_that_breaks_off(model, images, tmp_path, monkeypatch, broken):
+    """At the first file, the old model stays. Between the two files, the mixture is detected."""
     causalcxr.save_pretrained(model, tmp_path)
+    other = causalcxr.create_model("causal_test_resnet", **timm.models.get_model_args(model))
     replace = os.replace
 
-    def stop(*args):
-        if args[-1].name == "model.safetensors" and broken == "config":
-            replace(*args)
-        else:
+    def fail(source, target):
+        if target.name == broken:
             raise OSError("no space left on device")
+        replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(*(("causalcxr.hub._sha256", stop) if broken == "hash" else ("os.replace", stop)))
-        other = causalcxr.create_model("causal_test_resnet", **timm.models.get_model_args(model))
+        patch.setattr(os, "replace", fail)
         with pytest.raises(OSError, match="no space left"):
             causalcxr.save_pretrained(other, tmp_path)
-    if broken == "hash":
-        causalcxr.create_model(tmp_path)
+    if broken == "model.safetensors":
+        assert torch.equal(causalcxr.create_model(tmp_path).eval()(images), model(images))
     else:
         with pytest.raises(ValueError, match=r"is damaged or does not belong to its config.json"):
             causalcxr.create_model(tmp_path)
@@ -88,28 +78,23 @@ def test_outputs_that_have_names_keep_them(model, tmp_path):
     with pytest.raises(ValueError, match="in this order"):
         model.label_names = NIH_LABELS[::-1]
     assert not (tmp_path / "saved").exists()
-    assert model.label_names == NIH_LABELS
 
 
 def test_names_come_from_weights_or_from_the_caller(folder, tmp_path):
     """Fourteen labels are not always those of NIH."""
-    for unnamed in (CausalCXR("test_resnet", dim=32), causalcxr.create_model(folder, pretrained=False)):
-        assert (unnamed.num_classes, unnamed.label_names) == (14, None)
     other = causalcxr.create_model(folder)
     other.reset_classifier(14)
     assert (other.label_names, other.calibration) == (None, None)
     causalcxr.save_pretrained(other, tmp_path)
     assert causalcxr.create_model(tmp_path).label_names is None
-    assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True).label_names is None
     causalcxr.save_pretrained(other, tmp_path, label_names=NIH_LABELS[::-1])
     assert causalcxr.create_model(tmp_path).label_names == NIH_LABELS[::-1]
-    for wrong in ("abcdefghijklmn", list(range(14))):
-        with pytest.raises(ValueError, match="label_names must be one name for each of 14 labels, but got "):
-            other.label_names = wrong
+    with pytest.raises(ValueError, match="label_names must be one name for each of 14 labels, but got "):
+        other.label_names = list(range(14))
 
 
 def test_calibration_goes_when_the_weights_change(folder, images, tmp_path, caplog):
-    model = causalcxr.create_model(folder).to(memory_format=torch.channels_last)
+    model = causalcxr.create_model(folder, label_names=NIH_LABELS).to(memory_format=torch.channels_last)
     causalcxr.save_pretrained(model, tmp_path / "same")
     assert causalcxr.create_model(tmp_path / "same").calibration == model.calibration == Calibration(1.5, [0.25] * 14)
     assert caplog.records == []
@@ -128,11 +113,9 @@ def test_calibration_goes_when_the_weights_change(folder, images, tmp_path, capl
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"label_names": ["Mass"]}, ValueError, "but got \\['Mass'\\]"),
         ({"calibration": Calibration(1, [0.5])}, ValueError, "a threshold for each of 14 labels, but has 1"),
         ({"calibration": [0.5] * 14}, TypeError, r"must be a causalcxr.Calibration, but got list"),
         ({"data_config": {"size": 128}}, ValueError, "data_config may only have input_size, .*, but got size"),
-        ({"data_config": {"input_size": (1, 128, 128)}}, ValueError, "1 input channels, but the model accepts 3"),
         ({"data_config": {"std": (0.0,)}}, ValueError, "input_size and std must be positive"),
         ({"metrics": {"data": "NIH", "split": "test"}}, ValueError, "must have data, split and auroc, but lack auroc"),
     ],
@@ -143,20 +126,10 @@ def test_descriptions_that_do_not_fit(model, tmp_path, options, error, message):
     assert not (tmp_path / "saved").exists()
 
 
-class Adapter(nn.Module):
-    """Forwards the attributes of the model inside, as peft's adapters do."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.inside = model
-
-    def __getattr__(self, name):
-        return self._modules["inside"] if name == "inside" else getattr(self._modules["inside"], name)
-
-
 def test_models_that_cannot_be_saved(model, tmp_path):
+    """A wrapper, even if it forwards all attributes as `torch.compile` does, and models not built by a factory."""
     maps = timm.create_model("test_resnet", features_only=True)
-    for other in (nn.Sequential(model), torch.compile(model), Adapter(model), CausalCXR("test_resnet", dim=32), maps):
+    for other in (torch.compile(model), CausalCXR("test_resnet", dim=32), maps):
         with pytest.raises(ValueError, match=rf"only models from .* but got {type(other).__name__}; .*model.module"):
             causalcxr.save_pretrained(other, tmp_path)
     special = causalcxr.create_model("causal_test_resnet", backbone_args={"act_layer": nn.SiLU})
@@ -213,12 +186,10 @@ def test_licence_is_that_of_the_weights(tmp_path, monkeypatch):
     known = dataclasses.replace(cfg, license="cc-by-nc-4.0", hf_hub_id=None, file=str(weights))
     monkeypatch.setitem(timm.models._registry._model_pretrained_cfgs, "test_resnet", known)
     for expected, options in (
-        (None, {}),
         (None, ours),
         (None, {"pretrained_backbone": weights}),
         ("mit", {"pretrained_backbone": weights, "pretrained_cfg_overlay": {"license": "mit"}}),
         ("cc-by-nc-4.0", timms),
-        ("apache-2.0", ours | {"pretrained": True}),
         ("apache-2.0", ours | timms | {"pretrained": True}),
     ):
         model = causalcxr.create_model(**({"name": "causal_test_resnet"} | options))
@@ -229,8 +200,6 @@ def test_licence_is_that_of_the_weights(tmp_path, monkeypatch):
 
 
 def test_card_written_by_hand_stays_unless_there_are_figures(model, metrics, tmp_path):
-    causalcxr.save_pretrained(model, tmp_path)
-    assert ModelCard.load(tmp_path / "README.md").data.eval_results is None
     (tmp_path / "README.md").write_text("mine")
     causalcxr.save_pretrained(model, tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
@@ -241,29 +210,18 @@ def test_card_written_by_hand_stays_unless_there_are_figures(model, metrics, tmp
 # --- plain models of timm
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [("test_resnet", {"output_stride": 16}), ("test_vit", {"img_size": 96, "in_chans": 1})],
-)
-def test_plain_model_comes_back(name, options, metrics, tmp_path):
-    model = timm.create_model(name, num_classes=14, **options).eval()
-    size = options.get("img_size", 160)
-    data, calibration = {"input_size": (model.in_chans, size, size)}, Calibration(1.5, (0.25,) * 14)
-    causalcxr.save_pretrained(
-        model, tmp_path, label_names=NIH_LABELS, calibration=calibration, metrics=metrics, data_config=data
-    )
-    images = torch.randn(2, *data["input_size"], generator=torch.Generator().manual_seed(0))
+def test_plain_model_comes_back(tmp_path):
+    model = timm.create_model("test_vit", num_classes=14, img_size=96, in_chans=1).eval()
+    about = {"label_names": NIH_LABELS, "calibration": Calibration(1.5, (0.25,) * 14)}
+    causalcxr.save_pretrained(model, tmp_path, data_config={"input_size": (1, 96, 96)}, **about)
     loaded = causalcxr.create_model(tmp_path, label_names=NIH_LABELS).eval()
-    assert torch.equal(loaded(images), model(images))
-    assert (loaded.label_names, loaded.calibration) == (NIH_LABELS, calibration)
-    assert loaded.pretrained_cfg["input_size"] == data["input_size"]
-    other = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
-    assert torch.equal(other(images), model(images))
-    assert timm.data.resolve_model_data_config(other)["input_size"] == data["input_size"]
+    assert loaded.pretrained_cfg["input_size"] == (1, 96, 96)
+    assert (loaded.label_names, loaded.calibration) == (NIH_LABELS, about["calibration"])
+    images = torch.randn(2, 1, 96, 96)
+    for other in (loaded, timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()):
+        assert torch.equal(other(images), model(images))
     causalcxr.save_pretrained(loaded, tmp_path / "again")
     assert _config(tmp_path / "again") == _config(tmp_path)
-    with pytest.raises(ValueError, match="in this order"):
-        causalcxr.save_pretrained(loaded, tmp_path, label_names=NIH_LABELS[::-1])
 
 
 def test_plain_model_with_other_arguments(tmp_path, caplog):
