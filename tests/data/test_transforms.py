@@ -14,11 +14,6 @@ from nih_release import write_release
 CFG = {"input_size": (3, 96, 96), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
 
 
-@pytest.fixture(scope="module")
-def model():
-    return causalcxr.create_model("causal_test_resnet").eval()
-
-
 @pytest.fixture
 def path(tmp_path):
     image = SyntheticCXR(1, image_size=(128, 112), seed=1)[0][0]
@@ -33,11 +28,11 @@ def test_values_are_those_of_the_formula(path):
     assert torch.equal(preprocess([path, Image.open(path)], CFG), preprocess(path, CFG).expand(2, -1, -1, -1))
 
 
-def test_training_and_use_see_the_same_pixels(path, model, tmp_path):
+def test_training_and_use_see_the_same_pixels(path, tmp_path):
+    model = causalcxr.create_model("causal_test_resnet")
     root = write_release(tmp_path / "nih", ["1.png", "2.png"], 1, pictures=[np.array(Image.open(path))] * 2)
     dataset = NIHChestXray14(root, "train_val", image_size=model.pretrained_cfg["input_size"][1:])
-    images = dataset[0][0][None]
-    assert torch.equal(normalise(images, model.pretrained_cfg), model.preprocess(dataset.paths[0]))
+    assert torch.equal(normalise(dataset[0][0][None], model.pretrained_cfg), model.preprocess(dataset.paths[0]))
 
 
 def test_the_model_knows_its_channels_type_and_size(path):
@@ -78,8 +73,6 @@ def test_normalising_keeps_type_and_refuses_what_is_no_grey_batch():
         ((47, 60), "the image: 47x60 enlarged to 96x96"),
         ((300, 149), "300x149 pixels, an unusual shape"),
         ((149, 300), "149x300 pixels, an unusual shape"),
-        ((48, 60), None),
-        ((300, 150), None),
         ((48, 96), None),
     ],
 )
