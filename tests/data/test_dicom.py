@@ -137,12 +137,6 @@ def test_windows_are_those_of_the_standard(read, function, formula, slope, inter
     np.testing.assert_allclose(shown, formula(slope * signed.astype(float) + intercept), atol=1e-6)
 
 
-def test_the_narrowest_window_is_a_threshold(read):
-    window = {"WindowCenter": 2048, "WindowWidth": 1}
-    assert read(RAMP, **window).ravel().tolist() == [0.0] * 2048 + [1.0] * 2048
-    assert read(RAMP, VOILUTFunction="SIGMOID", **window).ravel()[[0, 4095]].tolist() == [0, 1]
-
-
 @pytest.mark.parametrize(("bits", "vr"), [(8, "OW"), (12, "US"), (16, "OW")])
 def test_a_table_maps_values_and_holds_its_ends(read, bits, vr):
     entries = (np.sqrt(np.linspace(0, 1, 1000)) * (2**bits - 1)).astype(int)

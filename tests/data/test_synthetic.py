@@ -57,9 +57,6 @@ def test_an_item_depends_on_seed_and_index_alone():
 
 def test_the_pictures_are_those_of_the_docs():
     # Images and results in the docs were made with these films, and other films would not reproduce them.
-    films = make(3, labels=["Mass"], prevalence=0.5)
-    means = [films.sample(i, target=[1.0], markers=["portable"]).image.mean().item() for i in range(3)]
-    assert means == pytest.approx([0.54482, 0.65795, 0.47872], abs=1e-5)
     films, weights = make(14), torch.from_numpy(np.random.default_rng(0).random((64, 64)))  # so that location matters
     films = [films.sample(k, target=one_hot(label)).image for k, label in enumerate(NIH_LABELS)]
     expected = [0.27477, 0.324, 0.2362, 0.25322, 0.26514, 0.29396, 0.26446]
@@ -210,7 +207,3 @@ def test_bad_arguments(kwargs, match):
 def test_bad_interventions(given):
     with pytest.raises(ValueError, match=r"must (be|have) one"):
         make(2, labels=["Mass", "Edema"]).sample(0, **given)
-
-
-def test_iteration_ends_with_the_last_item():
-    assert len(list(make(2))) == 2
