@@ -68,7 +68,10 @@ def table(entries, first, bits, vr="US"):
 @pytest.mark.parametrize(("bits", "dtype"), [(8, "u1"), (12, "u2"), (24, "u4")])
 def test_without_a_window_the_declared_bits_are_the_range(read, bits, dtype):
     values = np.linspace(0, 0.6 * (2**bits - 1), 24 * 40).astype(dtype).reshape(24, 40)
-    np.testing.assert_allclose(read(values, bits=bits), values / (2**bits - 1), atol=1e-7)
+    expected = values / (2**bits - 1)
+    np.testing.assert_allclose(read(values, bits=bits), expected, atol=1e-7)
+    inverted = read(values, bits=bits, PhotometricInterpretation="MONOCHROME1")
+    np.testing.assert_allclose(inverted, 1 - expected, atol=1e-7)
 
 
 def test_pixels_that_span_less_than_half_of_the_declared_bits_are_stretched_unless_there_is_a_window(read):
@@ -77,7 +80,7 @@ def test_pixels_that_span_less_than_half_of_the_declared_bits_are_stretched_unle
     np.testing.assert_allclose(read(values), expected, atol=1e-7)
     np.testing.assert_allclose(read(values, RescaleSlope=-2, RescaleIntercept=5), 1 - expected, atol=1e-7)
     windowed = read(values, WindowCenter=2048, WindowWidth=4096)
-    np.testing.assert_allclose(windowed, values / 4095, atol=1e-4)
+    np.testing.assert_allclose(windowed, values / 4095, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])

@@ -41,10 +41,6 @@ def test_train_and_val_share_no_patient_and_are_all(tmp_path, column):  # withou
     assert not set(train.patient) & set(val.patient)
     assert sorted(train.names + val.names) == sorted(names)
     assert len({tuple(CSVDataset(table, "val", val_fraction=0.5, seed=seed).names) for seed in range(8)}) > 1
-    table.write_text(header + "\n".join(rows[::-1]))
-    assert CSVDataset(table, "val", val_fraction=0.5).names == val.names[::-1]
-    if column:
-        assert set(val.patient) == {"p0", "p2"}  # on every platform
 
 
 def test_a_split_that_is_unknown_or_empty_is_refused(tmp_path):

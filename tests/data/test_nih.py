@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from causalcxr.data.labels import NIH_LABELS
 from causalcxr.data.nih import Box, NIHChestXray14
@@ -102,7 +101,7 @@ def test_a_damaged_table_is_refused_by_name(release, file, text, message):
 
 def test_a_missing_table_is_refused_by_the_names_it_may_have(release):
     (release / "test_list.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="no list test_list.txt or test_list_NIH.txt in"):
+    with pytest.raises(FileNotFoundError, match=r"no list test_list.txt or test_list_NIH.txt in"):
         read_nih_tables(release)
 
 
@@ -162,8 +161,6 @@ def test_full_release_has_the_published_counts(shared_data):
     assert (len(set(train_val.patient.tolist())), len(set(test.patient.tolist()))) == (28_008, 2_797)
     assert (len(tables.boxes), sum(map(len, tables.boxes.values()))) == (880, 984)
     assert test.boxes == tables.boxes
-    assert (set(tables.view.tolist()), set(tables.sex.tolist())) == ({"AP", "PA"}, {"F", "M"})
-    assert len(set(tables.split("val").patient.tolist())) == 2_801
 
 
 def test_items_are_images_and_targets_in_the_order_of_the_tables(release):
@@ -219,14 +216,3 @@ def test_missing_images_move_no_patient_between_train_and_val(release):
     train, val = (NIHChestXray14(release, split, val_fraction=0.5) for split in ("train", "val"))
     remove(release, train.names)
     assert NIHChestXray14(release, "val", val_fraction=0.5).names == val.names
-
-
-def test_full_size_real_images_have_the_grey_values_of_their_files(shared_data):
-    dataset = NIHChestXray14(shared_data / "nih-1024", "all")
-    modes = []
-    for i, (image, _) in enumerate(dataset):
-        with Image.open(dataset.paths[i]) as stored:
-            modes.append(stored.mode)
-            grey = np.asarray(stored if stored.mode == "L" else stored.getchannel("R"))
-        assert torch.equal(image[0], torch.from_numpy(grey / np.float32(255)))
-    assert (len(modes), modes.count("RGBA")) == (24, 6)
