@@ -82,7 +82,7 @@ def test_selection_of_labels_leaves_findings_in_place():
 
 @pytest.mark.parametrize("label", NIH_LABELS)
 def test_a_finding_changes_the_film_inside_its_mask_only_darker_by_air_and_whiter_by_tissue(label):
-    k = NIH_LABELS.index(label)
+    k, signed = NIH_LABELS.index(label), []
     dataset = make(10, image_size=(96, 128), prevalence=0.1)
     for i in range(10):
         target = dataset.targets[i].clone()
@@ -90,15 +90,12 @@ def test_a_finding_changes_the_film_inside_its_mask_only_darker_by_air_and_white
         without = dataset.sample(i, target=target)
         target[k] = 1
         with_it = dataset.sample(i, target=target)
-        change, mask = (with_it.image - without.image)[0].abs(), with_it.masks[k]
-        assert change[~mask].max() == 0
-        assert change[mask].mean() > 0.01
+        change, mask = (with_it.image - without.image)[0], with_it.masks[k]
+        assert not change[~mask].any()
+        assert change[mask].abs().mean() > 0.01
+        signed.append(change[mask].mean().item())
         assert torch.equal(without.masks.flatten(1).any(1), without.target == 1)
         assert torch.equal((with_it.masks ^ without.masks).flatten(1).any(1), with_it.target != without.target)
-    signed = []
-    for i in range(10):
-        healthy, ill = (dataset.sample(i, target=one_hot(name), view="PA", markers=[]) for name in ("", label))
-        signed.append((ill.image - healthy.image)[0][ill.masks[k]].mean().item())
     assert np.mean(signed) < -0.01 if label in ("Emphysema", "Pneumothorax", "Hernia") else np.mean(signed) > 0.01
 
 
