@@ -191,7 +191,7 @@ def test_raw_pixels_are_said(tmp_path):
         ({"Modality": "CT"}, "modality CT"),
         ({"HighBit": 15}, "high bit 15 of 12 bits, expected 11"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR"),
-        ({"RescaleSlope": float("nan"), "RescaleIntercept": 1}, "nan"),
+        ({"RescaleSlope": float("nan"), "RescaleIntercept": 1}, "gives nan"),
         ({"WindowCenter": 1, "WindowWidth": 5, "VOILUTFunction": "CUBIC"}, "CUBIC"),
         ({"VOILUTSequence": [table([0, 300], 0, 8)]}, "grey values from 0 to 1"),
         ({"PixelData": None}, ""),

@@ -21,7 +21,7 @@ def one_hot(label):
 @pytest.mark.parametrize("image_size", [65, (64, 96), (1024, 512)])
 def test_items_are_films_in_range_of_any_size(image_size):
     dataset = make(2, image_size=image_size, prevalence=0.5)
-    for image, target in dataset:
+    for image, target in (dataset[0], dataset[1]):
         assert image.shape[1:] == (image_size if isinstance(image_size, tuple) else (image_size, image_size))
         assert image.dtype == target.dtype == torch.float32
         assert 0 <= image.min() < 0.1  # air next to the patient
@@ -204,3 +204,8 @@ def test_bad_arguments(kwargs, match):
 def test_bad_interventions(given):
     with pytest.raises(ValueError, match=r"must (be|have) one"):
         make(2, labels=["Mass", "Edema"]).sample(0, **given)
+
+
+def test_there_is_no_item_after_the_last():
+    with pytest.raises(IndexError):
+        make(2)[2]
