@@ -106,7 +106,7 @@ def test_a_missing_table_is_refused_by_the_names_it_may_have(release):
 
 
 @pytest.fixture
-def many_patients(tmp_path):
+def tables(tmp_path):
     """Tables of 200 patients with two images each; patient 0 is in neither list."""
     names = film_names(0, 200)
     write_release(tmp_path, names, 320)
@@ -114,8 +114,7 @@ def many_patients(tmp_path):
     return read_nih_tables(tmp_path)
 
 
-def test_train_and_val_divide_the_train_val_patients(many_patients):
-    tables = many_patients
+def test_train_and_val_divide_the_train_val_patients(tables):
     train, val = (tables.split(s, val_fraction=0.25, seed=1) for s in ("train", "val"))
     train_val, test = tables.split("train_val"), tables.split("test")
     assert not set(train.patient) & set(val.patient)
@@ -125,8 +124,7 @@ def test_train_and_val_divide_the_train_val_patients(many_patients):
     assert len(tables.split("all")) == len(tables) == len(train_val) + len(test) + 2
 
 
-def test_division_depends_on_seed_and_fraction_only(many_patients):
-    tables = many_patients
+def test_division_depends_on_seed_and_fraction_only(tables):
     val = {f: set(tables.split("val", val_fraction=f).patient.tolist()) for f in (0.1, 0.3)}
     assert val[0.1] < val[0.3]
     assert set(tables.split("val", seed=1).patient.tolist()) != val[0.1]
