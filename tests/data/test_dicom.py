@@ -177,7 +177,7 @@ def test_memory_is_that_of_the_pixels(tmp_path):
     assert peak < 16 * 4096 * 256  # bytes per pixel
 
 
-def test_raw_pixels_are_said(tmp_path):
+def test_raw_pixels_warn(tmp_path):
     path = save(make(RAMP, PresentationIntentType="FOR PROCESSING"), tmp_path / "raw.dcm")
     with pytest.warns(UserWarning, match=r"raw\.dcm' is FOR PROCESSING") as said:
         read_image(path)

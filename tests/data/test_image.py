@@ -87,7 +87,7 @@ def test_other_objects_are_refused_without_printing_them(image, error, message):
     assert len(str(caught.value)) < 150
 
 
-def test_a_photograph_is_said_and_coloured_marks_are_not(tmp_path, grey):
+def test_a_photograph_warns_and_coloured_marks_do_not(tmp_path, grey):
     film = np.repeat(np.tile(grey, (10, 10))[..., None], 3, axis=2)
     marked = film.copy()
     marked[:60, :200] = 255, 0, 0  # an eighth of the pixels
