@@ -1,4 +1,4 @@
-"""Each step of the DICOM grey-scale pipeline, compared with a closed form or with pydicom on generated files."""
+"""Each step of the DICOM grey-scale pipeline, compared with a closed form on generated files."""
 
 import sys
 import tracemalloc
@@ -14,7 +14,6 @@ pydicom = pytest.importorskip("pydicom")
 
 from pydicom import uid  # noqa: E402
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
-from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array  # noqa: E402
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 
@@ -61,107 +60,87 @@ def read(tmp_path):
 
 def table(entries, first, bits, vr="US"):
     item = Dataset()
-    item.add_new("LUTDescriptor", "US" if first >= 0 else "SS", [len(entries), first, bits])
+    item.add_new("LUTDescriptor", "US", [len(entries), first, bits])
     item.add_new("LUTData", vr, entries if vr == "US" else np.array(entries, "<u2").tobytes())
     return item
 
 
-@pytest.mark.parametrize(("bits", "dtype"), [(8, "u1"), (10, "u2"), (12, "u2"), (16, "u2"), (24, "u4")])
+@pytest.mark.parametrize(("bits", "dtype"), [(8, "u1"), (12, "u2"), (24, "u4")])
 def test_without_a_window_the_declared_bits_are_the_range(read, bits, dtype):
     values = np.linspace(0, 0.6 * (2**bits - 1), 24 * 40).astype(dtype).reshape(24, 40)
-    np.testing.assert_allclose(read(values, bits=bits), values / (2**bits - 1), atol=1e-7)
-
-
-@pytest.mark.parametrize(("used", "declared"), [(12, 14), (10, 12), (8, 16)])
-@pytest.mark.parametrize("first", [0, 100])
-def test_without_a_window_fewer_bits_than_declared_are_stretched_to_their_own_range(read, used, declared, first):
-    values = (np.linspace(0, 2**used - 1, 24 * 40) + first).astype(np.uint16).reshape(24, 40)
-    expected = (values.astype(float) - first) / (2**used - 1)
-    np.testing.assert_allclose(read(values, bits=declared), expected, atol=1e-7)
-    inverted = read(values, bits=declared, PhotometricInterpretation="MONOCHROME1")
+    expected = values / (2**bits - 1)
+    np.testing.assert_allclose(read(values, bits=bits), expected, atol=1e-7)
+    inverted = read(values, bits=bits, PhotometricInterpretation="MONOCHROME1")
     np.testing.assert_allclose(inverted, 1 - expected, atol=1e-7)
-    rescaled = read(values, bits=declared, RescaleSlope=-2, RescaleIntercept=5)
-    np.testing.assert_allclose(rescaled, 1 - expected, atol=1e-7)
-    # A window takes precedence.
-    windowed = read(values, bits=declared, WindowCenter=2 ** (declared - 1), WindowWidth=2**declared)
-    np.testing.assert_allclose(windowed, values / (2**declared - 1), atol=1e-4)
+
+
+def test_pixels_that_span_less_than_half_of_the_declared_bits_are_stretched_unless_there_is_a_window(read):
+    values = (np.linspace(0, 2**11 - 1, 24 * 40) + 100).astype(np.uint16).reshape(24, 40)
+    expected = (values - 100.0) / (2**11 - 1)
+    np.testing.assert_allclose(read(values), expected, atol=1e-7)
+    np.testing.assert_allclose(read(values, RescaleSlope=-2, RescaleIntercept=5), 1 - expected, atol=1e-7)
+    windowed = read(values, WindowCenter=2048, WindowWidth=4096)
+    np.testing.assert_allclose(windowed, values / 4095, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize(
     ("dtype", "vr", "padding", "filled"),
     [
-        ("uint16", "US", [0], 0),
-        ("uint16", "US", [65535], 65535),
         ("uint16", "SS", [-1], 65535),  # signedness differs from the pixels', as from some writers
-        ("int16", "SS", [-2000], -2000),
         ("int16", "US", [63536], -2000),
         ("int16", "SS", [-30000, -10], -2000),
         ("uint16", "US", [65535, 60000], 62000),  # the limit may be the lower end, as for MONOCHROME1
     ],
 )
-@pytest.mark.parametrize("window", [{}, {"WindowCenter": 22000, "WindowWidth": 4001, "VOILUTFunction": "LINEAR_EXACT"}])
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 22000, "WindowWidth": 4000, "VOILUTFunction": "LINEAR_EXACT"}])
 def test_padding_is_black_and_no_part_of_the_range(tmp_path, kind, dtype, vr, padding, filled, window):
     film = np.linspace(20000, 24000, 24 * 40).astype(dtype).reshape(24, 40)
     ds = make(np.pad(film, 8, constant_values=filled), bits=16, PhotometricInterpretation=kind, **window)
     for name, value in zip(("PixelPaddingValue", "PixelPaddingRangeLimit"), padding, strict=False):
         ds.add_new(name, vr, value)
-    shown = read_image(save(ds, tmp_path / "padded.dcm"))[0].double().numpy()
-    within = shown[8:-8, 8:-8].copy()
-    # LINEAR_EXACT, PS3.3 C.11.2.1.3.2. The window width is one more than the span of the pixels.
+    shown = read_image(save(ds, tmp_path / "padded.dcm"))[0]
     expected = (film - 20000.0) / 4000
-    np.testing.assert_allclose(within, 1 - expected if kind == "MONOCHROME1" else expected, atol=3e-4)
-    shown[8:-8, 8:-8] = 0
-    assert not shown.any()
+    expected = np.pad(1 - expected if kind == "MONOCHROME1" else expected, 8)
+    np.testing.assert_allclose(shown, expected, atol=1e-6)
 
 
-def test_a_film_of_padding_alone_is_black(read):
-    assert not read(np.full((8, 8), 4095, dtype=np.uint16), PixelPaddingValue=4095).any()
-    assert read(np.full((8, 8), 4095, dtype=np.uint16), PixelPaddingValue=None).all()
+def test_a_single_value_is_not_stretched_and_is_black_if_it_is_padding(read):
+    constant = np.full((8, 8), 819, dtype=np.uint16)
+    np.testing.assert_allclose(read(constant), 0.2, atol=1e-6)
+    assert not read(constant, PixelPaddingValue=819).any()
 
 
-def test_a_constant_film_is_not_stretched(read):
-    np.testing.assert_allclose(read(np.full((8, 8), 819, dtype=np.uint16)), 0.2, atol=1e-6)
-
-
-def test_signed_values_and_rescale(read):
-    signed = (RAMP.astype(np.int16) - 2048).clip(-2048, 2047)
-    np.testing.assert_allclose(read(signed), RAMP / 4095, atol=1e-7)
+def test_the_declared_range_is_that_of_signed_and_rescaled_values(read):
+    signed = RAMP.astype(np.int16) - 2048
     np.testing.assert_allclose(read(signed, RescaleSlope=0.5, RescaleIntercept=7), RAMP / 4095, atol=1e-7)
-    # Negative slope: the stored maximum is darkest.
-    np.testing.assert_allclose(read(RAMP, RescaleSlope=-1, RescaleIntercept=4095), 1 - RAMP / 4095, atol=1e-7)
-    # A slope without an intercept, and empty elements.
-    window = {"WindowCenter": 4096, "WindowWidth": 8192}
-    for empty in ({}, {"RescaleIntercept": None, "VOILUTFunction": ""}):
-        np.testing.assert_allclose(read(RAMP, RescaleSlope=2, **empty, **window), RAMP / 4095.5, atol=1e-6)
+
+
+def test_an_empty_element_counts_as_absent(read):
+    shown = read(RAMP, RescaleSlope=2, RescaleIntercept=None, WindowCenter=4096, WindowWidth=8192, VOILUTFunction="")
+    np.testing.assert_allclose(shown, RAMP / 4095.5, atol=1e-6)
     np.testing.assert_allclose(read(RAMP, WindowCenter=None, WindowWidth=None), RAMP / 4095, atol=1e-7)
 
 
-@pytest.mark.parametrize("function", [None, "LINEAR", "LINEAR_EXACT", "SIGMOID"])
-@pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (0.5, -300), (-1, 2000)])
-@pytest.mark.parametrize("signed", [False, True])
-def test_windows_are_those_of_pydicom(read, function, slope, intercept, signed):
-    pixels = (RAMP.astype(np.int16) - 2048) if signed else RAMP
-    window = {"WindowCenter": [500.5, 3000], "WindowWidth": [700, 100]}  # the first one is used
-    window |= {"RescaleSlope": slope, "RescaleIntercept": intercept}
+@pytest.mark.parametrize(
+    ("function", "formula"),
+    [
+        (None, lambda x: np.clip((x - 500) / 699 + 0.5, 0, 1)),
+        ("LINEAR_EXACT", lambda x: np.clip((x - 500.5) / 700 + 0.5, 0, 1)),
+        ("SIGMOID", lambda x: 1 / (1 + np.exp(-4 * (x - 500.5) / 700))),
+    ],
+)
+@pytest.mark.parametrize(("slope", "intercept"), [(0.5, -300), (-1, 2000)])
+def test_windows_are_those_of_the_standard(read, function, formula, slope, intercept):
+    """PS3.3, C.11.2.1.2 and C.11.2.1.3, where the first of several windows is used."""
+    signed = RAMP.astype(np.int16) - 2048
+    window = {"WindowCenter": [500.5, 3000], "WindowWidth": [700, 100]}
     window |= {} if function is None else {"VOILUTFunction": function}
-    ds = make(pixels, **window)
-    expected = apply_voi_lut(apply_modality_lut(pixel_array(ds), ds), ds)
-    black, white = (value * slope + intercept for value in ((-2048, 2047) if signed else (0, 4095)))
-    np.testing.assert_allclose(read(pixels, **window), (expected - black) / (white - black), atol=1e-6)
+    shown = read(signed, RescaleSlope=slope, RescaleIntercept=intercept, **window)
+    np.testing.assert_allclose(shown, formula(slope * signed.astype(float) + intercept), atol=1e-6)
 
 
-def test_a_linear_window_is_the_formula_of_the_standard(read):
-    shown = read(RAMP, WindowCenter=2048, WindowWidth=1001)
-    # PS3.3, C.11.2.1.2.1: x <= c - 0.5 - (w - 1) / 2 is black, x > c - 0.5 + (w - 1) / 2 is white.
-    assert shown.ravel()[1547] == 0
-    assert shown.ravel()[1548] == pytest.approx(0.5 / 1000, abs=1e-7)
-    assert shown.ravel()[2548] == 1
-    assert read(RAMP, WindowCenter=2048, WindowWidth=1, VOILUTFunction="SIGMOID").ravel()[[0, 4095]].tolist() == [0, 1]
-    assert read(RAMP, WindowCenter=2048, WindowWidth=1).ravel().tolist() == [0.0] * 2048 + [1.0] * 2048
-
-
-@pytest.mark.parametrize(("bits", "vr"), [(8, "US"), (8, "OW"), (12, "US"), (16, "OW")])
+@pytest.mark.parametrize(("bits", "vr"), [(8, "OW"), (12, "US"), (16, "OW")])
 def test_a_table_maps_values_and_holds_its_ends(read, bits, vr):
     entries = (np.sqrt(np.linspace(0, 1, 1000)) * (2**bits - 1)).astype(int)
     shown = read(RAMP, VOILUTSequence=[table(entries.tolist(), 500, bits, vr)], WindowCenter=1, WindowWidth=2)
@@ -187,12 +166,6 @@ def test_colour_is_reduced_to_luminance_as_in_other_formats(read, tmp_path, kind
     np.testing.assert_allclose(shown, read_image(tmp_path / "image.png")[0], atol=0.01 if kind == "YBR_FULL" else 0)
 
 
-def test_compressed_pixels_are_read(tmp_path):
-    ds = make(RAMP)
-    ds.compress(uid.RLELossless)
-    np.testing.assert_allclose(read_image(save(ds, tmp_path / "rle.dcm"))[0], RAMP / 4095, atol=1e-7)
-
-
 def test_memory_is_that_of_the_pixels(tmp_path):
     window = {"PixelPaddingValue": 4000, "RescaleSlope": 2, "RescaleIntercept": 1, "WindowCenter": 9, "WindowWidth": 9}
     path = save(make(np.tile(RAMP, (16, 16)), **window), tmp_path / "large.dcm")
@@ -204,22 +177,11 @@ def test_memory_is_that_of_the_pixels(tmp_path):
     assert peak < 16 * 4096 * 256  # bytes per pixel
 
 
-def test_raw_pixels_are_said(tmp_path):
+def test_raw_pixels_warn(tmp_path):
     path = save(make(RAMP, PresentationIntentType="FOR PROCESSING"), tmp_path / "raw.dcm")
     with pytest.warns(UserWarning, match=r"raw\.dcm' is FOR PROCESSING") as said:
         read_image(path)
     assert [warning.filename for warning in said] == [__file__]
-
-
-def test_a_dataset_is_no_image():
-    with pytest.raises(ValueError, match=r"one grey channel, got \(\)"):
-        read_image(make(RAMP))
-
-
-def _short_table():
-    short = table([1, 2, 3], 0, 16)
-    short.LUTDescriptor = [9, 0, 16]
-    return short
 
 
 @pytest.mark.parametrize(
@@ -229,13 +191,9 @@ def _short_table():
         ({"Modality": "CT"}, "modality CT"),
         ({"HighBit": 15}, "high bit 15 of 12 bits, expected 11"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR"),
-        ({"RescaleSlope": 0, "RescaleIntercept": 1}, "nan"),
-        ({"RescaleSlope": float("nan"), "RescaleIntercept": 1}, "nan"),
-        ({"WindowCenter": 100, "WindowWidth": 0}, "Window Width"),
+        ({"RescaleSlope": float("nan"), "RescaleIntercept": 1}, "gives nan"),
         ({"WindowCenter": 1, "WindowWidth": 5, "VOILUTFunction": "CUBIC"}, "CUBIC"),
         ({"VOILUTSequence": [table([0, 300], 0, 8)]}, "grey values from 0 to 1"),
-        ({"VOILUTSequence": [Dataset()]}, "LUTDescriptor"),
-        ({"VOILUTSequence": [_short_table()]}, ""),
         ({"PixelData": None}, ""),
     ],
 )

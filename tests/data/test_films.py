@@ -31,7 +31,7 @@ def test_items_are_images_and_targets(tmp_path):
 
 
 @pytest.mark.parametrize("column", [True, False])
-def test_train_and_val_share_no_patient_and_are_all(tmp_path, column):
+def test_train_and_val_share_no_patient_and_are_all(tmp_path, column):  # without the column, each image is a patient
     names = [f"{i}.png" for i in range(12)]
     rows = [f"{name},p{i // 3},0" if column else f"{name},0" for i, name in enumerate(names)]
     header = "path,patient,Mass\n" if column else "path,Mass\n"
@@ -41,14 +41,12 @@ def test_train_and_val_share_no_patient_and_are_all(tmp_path, column):
     assert not set(train.patient) & set(val.patient)
     assert sorted(train.names + val.names) == sorted(names)
     assert len({tuple(CSVDataset(table, "val", val_fraction=0.5, seed=seed).names) for seed in range(8)}) > 1
-    table.write_text(header + "\n".join(rows[::-1]))
-    assert CSVDataset(table, "val", val_fraction=0.5).names == val.names[::-1]
-    if column:
-        assert set(val.patient) == {"p0", "p2"}  # on every platform
-    with pytest.raises(ValueError, match=r"split 'val' has no images \(val_fraction=0, 12 images in all"):
-        CSVDataset(table, "val", val_fraction=0)
-    with pytest.raises(ValueError, match="val_fraction must be at least 0 and less than 1"):
-        CSVDataset(table, val_fraction=1)
+
+
+def test_a_split_that_is_unknown_or_empty_is_refused(tmp_path):
+    table = write(tmp_path, "path,Mass\na.png,0\n")
+    with pytest.raises(ValueError, match=r"split 'val' has no images \(val_fraction=0.1, 1 images in all"):
+        CSVDataset(table, "val")
     with pytest.raises(ValueError, match="split must be one of 'train', 'val', 'all'"):
         CSVDataset(table, "test")
 
@@ -56,21 +54,15 @@ def test_train_and_val_share_no_patient_and_are_all(tmp_path, column):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "path,Mass,age\na.png,1,63\n",
-            "films.csv, line 2: column 'age' has '63', but .* label_names=",
-        ),
-        ("path,Mass\na.png,1\nb.png,-1\n", "line 3: column 'Mass' has '-1', but a label is 0, 1 or empty"),
+        ("path,Mass,age\na.png,1,\nb.png,1,63\n", "films.csv, line 3: column 'age' has '63', but .* label_names="),
         ("path,Mass\na.png\n", "line 2: expected 2 comma-separated cells"),
         ("path,Mass\na.png,1,0\n", "line 2: expected 2 comma-separated cells"),
         ("path,patient,Mass\na.png, ,1\n", "line 2: 'patient' or 'path' is empty"),
         ("path,Mass\na.png,1\nb.png,1\na.png,0\n", "1 paths occur more than once: a.png"),
-        ("image,Mass\na.png,1\n", "the header must have 'path'.* but is 'image,Mass'"),
         ("path;Mass\na.png;1\n", "separated by commas, .* but is 'path;Mass'"),
         ("path,patient\na.png,1\n", "the header must have"),
         (",path,Mass\n0,a.png,1\n", "the header must have"),
         ("path,Mass,Mass\na.png,1,0\n", "the header must have"),
-        ("path,Mass\n", "split 'train' has no images"),
         ("", "the header must have"),
     ],
 )
@@ -84,13 +76,10 @@ def test_columns_that_are_no_labels(tmp_path):
     films = CSVDataset(write(tmp_path, "path,Mass,view,Drain\na.png,1,AP,0\n"), "all", label_names=["Drain", "Mass"])
     assert (films.label_names, films.targets.tolist()) == (("Drain", "Mass"), [[0, 1]])
     assert {name: values.tolist() for name, values in films.metadata.items()} == {"view": ["AP"]}
-    with pytest.raises(ValueError, match=r"unknown label 'drain' \(closest: 'Drain'\)"):
-        CSVDataset(tmp_path / "films.csv", label_names=["drain"])
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
-def test_another_encoding_is_named(tmp_path, encoding):
-    (tmp_path / "films.csv").write_text("path,Größe\na.png,1\n", encoding=encoding)
+def test_another_encoding_is_refused(tmp_path):
+    (tmp_path / "films.csv").write_text("path,Größe\na.png,1\n", encoding="latin-1")
     with pytest.raises(ValueError, match=r"films.csv: .*; save it as UTF-8, with commas"):
         CSVDataset(tmp_path / "films.csv")
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from causalcxr.data.image import read_image, resize_image
+from causalcxr.data.image import read_image
 
 
 @pytest.fixture(scope="module")
@@ -25,29 +25,23 @@ def as_read(grey):
     return torch.from_numpy(grey.astype(np.float32) / np.float32(np.iinfo(grey.dtype).max))[None]
 
 
-def png(grey):
+def encoded(grey, kind="PNG"):
     stream = io.BytesIO()
-    Image.fromarray(grey).save(stream, "PNG")
+    Image.fromarray(grey).save(stream, kind, quality=95)
     return stream.getvalue()
 
 
-def _stored(grey, mode):
-    """Return the image converted to a Pillow mode."""
-    image, rng = Image.fromarray(grey), np.random.default_rng(1)
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("mode", ["LA", "RGB", "RGBA", "P"])
+def test_every_storage_of_one_radiograph_reads_the_same(tmp_path, grey, mode):
+    image, options, rng = Image.fromarray(grey), {}, np.random.default_rng(1)
     if mode == "P":
-        return image.remap_palette(rng.permutation(256).tolist())
-    if mode == "I;16":
-        return Image.fromarray(grey.astype(np.uint16) * 257)  # 255 * 257 = 65535: the same fractions in 16 bits
-    image = image.convert(mode.removesuffix("A"))
+        image, options = image.remap_palette(rng.permutation(256).tolist()), {"transparency": bytes(range(256))}
+    else:
+        image = image.convert(mode.removesuffix("A"))
     if mode.endswith("A"):
         image.putalpha(Image.fromarray(rng.integers(0, 256, grey.shape).astype(np.uint8)))
-    return image
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "I;16"])
-def test_every_storage_of_one_radiograph_reads_the_same(tmp_path, grey, mode):
-    image = _stored(grey, mode)
-    image.save(tmp_path / "image.png", **({"transparency": bytes(range(256))} if mode == "P" else {}))
+    image.save(tmp_path / "image.png", **options)
     read = read_image(tmp_path / "image.png")
     assert read.dtype == torch.float32
     assert torch.equal(read, as_read(grey))
@@ -56,12 +50,10 @@ def test_every_storage_of_one_radiograph_reads_the_same(tmp_path, grey, mode):
         info = dict(opened.info)
         assert torch.equal(read_image(opened), read)
         assert opened.info == info
-    resized = read_image(tmp_path / "image.png", size=(12, 50))
-    torch.testing.assert_close(resized, resize_image(as_read(grey), (12, 50)), rtol=0, atol=1e-6)
 
 
 def test_arrays_and_tensors_read_as_files_do(grey):
-    expected, wide = as_read(grey), grey.astype(np.uint16) * 257
+    expected, wide = as_read(grey), grey.astype(np.uint16) * 257  # 255 * 257 = 65535: the same fractions in 16 bits
     colour = np.repeat(grey[..., None], 3, axis=2)
     fraction = expected[0].numpy()
     arrays = [grey, grey[None], grey[..., None], colour, wide, wide.astype(">u2"), fraction, fraction.astype(float)]
@@ -81,13 +73,11 @@ def test_arrays_and_tensors_read_as_files_do(grey):
     [
         (np.zeros((1, 0)), ValueError, r"\(1, 0\)"),
         (torch.zeros(3, 8, 8), ValueError, r"\(3, 8, 8\)"),
-        (torch.zeros(2, 1, 8, 8), ValueError, r"\(2, 1, 8, 8\)"),
         (torch.rand(1, 8, 8) * 255 + 2, ValueError, "before normalisation"),
         (torch.full((1, 8, 8), torch.nan), ValueError, "nan"),
         (np.zeros((8, 8), dtype=np.int16), TypeError, "int16"),
         (Image.fromarray(np.full((4, 4), 70000, dtype=np.int32)), ValueError, "16 bits"),
         ([[0.0, 1.0]], TypeError, "list"),
-        (b"image.png", TypeError, "bytes"),
         (io.StringIO("text"), TypeError, "'rb'"),
     ],
 )
@@ -97,16 +87,15 @@ def test_other_objects_are_refused_without_printing_them(image, error, message):
     assert len(str(caught.value)) < 150
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
-def test_a_photograph_is_said_and_coloured_marks_are_not(tmp_path, grey, mode):
+def test_a_photograph_warns_and_coloured_marks_do_not(tmp_path, grey):
     film = np.repeat(np.tile(grey, (10, 10))[..., None], 3, axis=2)
     marked = film.copy()
     marked[:60, :200] = 255, 0, 0  # an eighth of the pixels
-    Image.fromarray(marked).convert(mode).save(tmp_path / "marked.png")
+    Image.fromarray(marked).convert("P").save(tmp_path / "marked.png")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_image(tmp_path / "marked.png")
-    Image.fromarray(film // 2 + np.uint8([100, 50, 0])).convert(mode).save(tmp_path / "photo.png")
+    Image.fromarray(film // 2 + np.uint8([100, 50, 0])).convert("P").save(tmp_path / "photo.png")
     with pytest.warns(UserWarning, match=r"photo\.png' is in colour") as said:
         read_image(tmp_path / "photo.png")
     assert len(said) == 1
@@ -114,24 +103,22 @@ def test_a_photograph_is_said_and_coloured_marks_are_not(tmp_path, grey, mode):
 
 def test_sixteen_bits_are_kept(tmp_path):
     values = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
-    for name, kind in (("image.png", "<u2"), ("image.tif", "<u2"), ("big_endian.tif", ">u2")):
+    for name, kind in (("image.png", "<u2"), ("big_endian.tif", ">u2")):
         Image.fromarray(values.astype(kind)).save(tmp_path / name)
         assert torch.equal(read_image(tmp_path / name), as_read(values))
 
 
-def tiff(pixels, height, width, bits, **tags):
+def tiff(pixels, height, width, bits, *, photometric=1, sample_format=1):
     """Write a TIFF by hand (TIFF 6.0): little-endian, one strip, one sample per pixel."""
-    numbers = {"PhotometricInterpretation": 262, "SampleFormat": 339}
-    entries = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(pixels)}
-    entries |= {numbers[name]: value for name, value in tags.items()}
+    entries = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
+    entries |= {279: len(pixels), 339: sample_format}
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
     offset = 8 + len(pixels)
     end = struct.pack("<H", len(entries)) + directory + struct.pack("<I", 0)
     return struct.pack("<2sHI", b"II", 42, offset) + pixels + end
 
 
-@pytest.mark.parametrize("white_is_zero", [False, True])
-@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize(("bits", "white_is_zero"), [(8, True), (12, False), (16, False), (16, True)])
 def test_bits_and_polarity_of_a_tiff(bits, white_is_zero):
     values = np.random.default_rng(0).integers(0, 2**bits, (6, 10))
     if bits == 12:  # two pixels in three bytes
@@ -140,11 +127,7 @@ def test_bits_and_polarity_of_a_tiff(bits, white_is_zero):
         pixels = packed.astype(np.uint8).tobytes()
     else:
         pixels = values.astype(f"<u{bits // 8}").tobytes()
-    file = io.BytesIO(tiff(pixels, 6, 10, bits, PhotometricInterpretation=0 if white_is_zero else 1))
-    if bits == 12 and white_is_zero:  # not supported by Pillow
-        with pytest.raises(ValueError, match="cannot read image"):
-            read_image(file)
-        return
+    file = io.BytesIO(tiff(pixels, 6, 10, bits, photometric=0 if white_is_zero else 1))
     expected = values / (2**bits - 1)
     np.testing.assert_allclose(read_image(file)[0], 1 - expected if white_is_zero else expected, atol=1e-7)
 
@@ -152,29 +135,23 @@ def test_bits_and_polarity_of_a_tiff(bits, white_is_zero):
 def test_pixels_without_a_known_white_level_are_refused(tmp_path):
     Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "float.tif")
     Image.fromarray(np.ones((4, 4), dtype=np.int32)).save(tmp_path / "wide.tif")
-    (tmp_path / "signed.tif").write_bytes(tiff(bytes(32), 4, 4, 16, SampleFormat=2))
+    (tmp_path / "signed.tif").write_bytes(tiff(bytes(32), 4, 4, 16, sample_format=2))
     for name in ("float.tif", "wide.tif", "signed.tif"):
         with pytest.raises(ValueError, match=rf"{name}': pixels of mode"):
             read_image(tmp_path / name)
 
 
 def test_several_pages_are_refused(tmp_path, grey):
-    image = Image.fromarray(grey)
-    for name in ("pages.tif", "moving.png"):
-        image.save(tmp_path / name, save_all=True, append_images=[Image.fromarray(grey[::-1])])
-        with pytest.raises(ValueError, match=rf"{name}': 2 pages, expected one"):
-            read_image(tmp_path / name)
+    Image.fromarray(grey).save(tmp_path / "a.tif", save_all=True, append_images=[Image.fromarray(grey[::-1])])
+    with pytest.raises(ValueError, match=r"a\.tif': 2 pages, expected one"):
+        read_image(tmp_path / "a.tif")
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
-@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, -1), (8, 1)])  # EXIF 2.3, 4.6.4
-def test_exif_orientation_is_applied(tmp_path, suffix, orientation, turns):
-    stored = np.kron(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40, np.ones((16, 16), dtype=np.uint8))
+def test_exif_orientation_is_applied(tmp_path, grey):
     exif = Image.Exif()
-    exif[274] = orientation
-    Image.fromarray(stored).save(tmp_path / f"image.{suffix}", exif=exif)
-    upright = read_image(tmp_path / f"image.{suffix}")[0].numpy() * 255
-    np.testing.assert_allclose(upright, np.rot90(stored, turns), atol=8 if suffix == "jpg" else 1e-4)
+    exif[274] = 6  # to be turned by 90 degrees clockwise: EXIF 2.3, 4.6.4
+    Image.fromarray(grey).save(tmp_path / "image.png", exif=exif)
+    assert torch.equal(read_image(tmp_path / "image.png"), as_read(np.rot90(grey, -1)))
 
 
 def test_one_bit_images_are_black_and_white(tmp_path):
@@ -192,7 +169,7 @@ def test_resize_equals_torch_antialiased_interpolation_and_stays_in_range(grey):
     assert 1 - 1e-6 < white.min() <= white.max() <= 1
 
 
-@pytest.mark.parametrize("size", ["12", 3.5, (3,), (3, 4, 5), (3, None), 0, (5, -1)])
+@pytest.mark.parametrize("size", ["12", 3.5, (3,), (3, None), 0])
 def test_sizes_of_another_kind_are_refused(grey, size):
     with pytest.raises(ValueError, match="size"):
         read_image(grey, size=size)
@@ -200,7 +177,7 @@ def test_sizes_of_another_kind_are_refused(grey, size):
 
 def test_open_files_read_as_their_path(tmp_path, grey):
     path = tmp_path / "image.png"
-    path.write_bytes(png(grey))
+    path.write_bytes(encoded(grey))
     with path.open("rb") as file:
         file.seek(5)  # still read from the start
         assert torch.equal(read_image(file), as_read(grey))
@@ -213,18 +190,16 @@ def test_open_files_read_as_their_path(tmp_path, grey):
 
 
 def test_damage_of_an_open_file_is_an_error_that_names_it(grey):
-    file = io.BytesIO(png(grey)[:-30])
+    file = io.BytesIO(encoded(grey)[:-30])
     for name, said in ((None, "from the open file"), ("member.png", r"'member\.png'")):
         file.name = name
         with pytest.raises(ValueError, match=f"cannot read image {said}: "):
             read_image(file)
 
 
-# Several packages set LOAD_TRUNCATED_IMAGES globally.
-@pytest.mark.parametrize("lenient", [False, True])
-def test_no_truncated_or_damaged_png_gives_another_picture(monkeypatch, grey, lenient):
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
-    whole = png(grey)
+def test_no_truncated_or_damaged_png_gives_another_picture(monkeypatch, grey):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as several packages do
+    whole = encoded(grey)
     damaged = [whole[:length] for length in range(0, len(whole), 7)]
     for position in range(0, len(whole), 3):
         damaged.append(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
@@ -240,30 +215,17 @@ def test_no_truncated_or_damaged_png_gives_another_picture(monkeypatch, grey, le
     assert read < 5
 
 
-@pytest.mark.parametrize("lenient", [False, True])
-def test_no_truncated_jpeg_is_read(monkeypatch, grey, lenient):
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
-    stream = io.BytesIO()
-    Image.fromarray(grey).save(stream, "JPEG", quality=95)
-    assert (read_image(stream) - as_read(grey)).abs().max() < 0.05
-    for length in range(0, len(stream.getvalue()), 7):
+def test_no_truncated_jpeg_is_read(monkeypatch, grey):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    whole = encoded(grey, "JPEG")
+    assert (read_image(io.BytesIO(whole)) - as_read(grey)).abs().max() < 0.05
+    for length in range(0, len(whole), 7):
         with pytest.raises(ValueError, match="cannot read image"):
-            read_image(io.BytesIO(stream.getvalue()[:length]))
+            read_image(io.BytesIO(whole[:length]))
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "empty file"),
-        (b"<!DOCTYPE html><html>not found</html>", "not a PNG, JPEG, TIFF or DICOM file"),
-        (b"GIF89a" + bytes(50), "not a PNG, JPEG, TIFF or DICOM file"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(100), ""),
-        (b"\xff\xd8\xff\xd9" + bytes(100), ""),
-        (b"II*\x00" + bytes(20), ""),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_content_that_is_no_image_is_refused(tmp_path, content, reason):
-    (tmp_path / "image.png").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"cannot read image .*image\.png': {reason}"):
-        read_image(tmp_path / "image.png")
+def test_content_that_is_no_image_is_refused(tmp_path, grey):
+    for content, reason in ((b"", "empty file"), (encoded(grey, "GIF"), "not a PNG, JPEG, TIFF or DICOM file")):
+        (tmp_path / "image.png").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"cannot read image .*image\.png': {reason}"):
+            read_image(tmp_path / "image.png")

@@ -15,7 +15,7 @@ def test_nih_labels_are_the_fourteen_findings_in_the_order_of_the_release():
         check_label_names(given, NIH_LABELS)
 
 
-@pytest.mark.parametrize("given", [["a", "c", "b"], ["a", "x", "c"], ["a", "b"], ["a", "b", "c", "d"], "abc"])
+@pytest.mark.parametrize("given", [["a", "c", "b"], ["a", "b"], ["a", "b", "c", "d"], "abc"])
 def test_differing_names_are_refused(given):
     with pytest.raises(ValueError, match=f"in this order: a, b, c; but got {re.escape(repr(given))}"):
         check_label_names(given, ("a", "b", "c"))
@@ -26,15 +26,11 @@ def test_positions_follow_the_order_asked_for():
     assert label_positions(["b"], ["a", "b"]) == [1]
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (["Pleural thickening"], "closest: 'Pleural_Thickening'"),
-        (["Mass", "No Finding"], "unknown label 'No Finding'"),
-        (["Mass", "Mass"], "must be unique"),
-        ([], "Atelectasis"),
-    ],
-)
-def test_unknown_repeated_and_missing_names_are_refused(names, message):
-    with pytest.raises(ValueError, match=message):
-        label_positions(names)
+def test_unknown_repeated_and_missing_names_are_refused():
+    with pytest.raises(ValueError, match=r"unknown label 'Pleural thickening' \(closest: 'Pleural_Thickening'\)"):
+        label_positions(["Pleural thickening"])
+    with pytest.raises(ValueError, match="unknown label 'No Finding'; valid labels: Atelectasis"):
+        label_positions(["Mass", "No Finding"])
+    for names in (["Mass", "Mass"], []):
+        with pytest.raises(ValueError, match="must be unique and not empty"):
+            label_positions(names)
