@@ -18,7 +18,7 @@ import causalcxr
 from causalcxr.data import NIHChestXray14
 from causalcxr.data.image import resize_image
 from causalcxr.metrics import auroc, expected_calibration_error
-from nih import films, pack, pointing, report, ship, study, views
+from nih import films, pack, pointing, report, ship, storage, study, views
 from nih.variants import VARIANTS
 from nih_release import make_release
 
@@ -229,6 +229,11 @@ def test_from_films_to_a_model_folder(packed, tmp_path):
     assert table["variants"]["causal"]["figures"]["calibration_error"]["interval"] is None
     assert "| causal |" in (tmp_path / "docs" / "study.md").read_text()
     assert "| smoothing |" in (tmp_path / "docs" / "search.md").read_text()
+
+    storage.main([str(output), "--data", str(packed), "--output", str(tmp_path / "storage.json")])
+    of_storage = json.loads((tmp_path / "storage.json").read_text())["runs"]
+    assert set(of_storage) == {"causal-seed0", "label_queries-seed0", "label_queries_view-seed0"}
+    assert all(row["change"] > 0 and row["auroc"] != row["jpeg_auroc"] for row in of_storage.values())
 
     ship.main([str(output), "--data", str(packed), "--output", str(tmp_path / "shipped"), "--about", "Noise."])
     model = causalcxr.create_model(tmp_path / "shipped").eval()

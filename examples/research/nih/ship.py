@@ -1,10 +1,10 @@
-"""Make a model folder of the best run of a study or a search: weights in half precision, calibration and card.
+"""Make a model folder from the best run of a study or a search: weights in half precision, calibration and card.
 
     python -m nih.ship runs/study --data nih-10k --output runs/shipped --about "Which films."
 
-The folder opens with `causalcxr.create_model(Path(folder))`. Of all runs of the variant the best by validation is
-taken. Its calibration is fitted on the validation films of `--data`, and the card has the figures of its test films. So
-give the original films, not packed ones.
+`causalcxr.create_model(Path(folder))` opens the folder. It holds the run of the variant with the best validation score.
+The calibration is fitted on the validation films of `--data`, and the card reports the results on its test films. So
+pass the original films, not packed ones.
 """
 
 import argparse
@@ -14,60 +14,53 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 import causalcxr
 from causalcxr.data import NIH_LABELS
-from causalcxr.metrics import bootstrap_auroc, expected_calibration_error
+from causalcxr.metrics import bootstrap_auroc
 from records import write_json
 
 from .films import parts, read_pixels, read_tables
 from .report import judged_in_both_views, ranking_figures, summary, with_interval
-from .training import logits_of, mean_auroc
-from .variants import VARIANTS
-from .views import stored
+from .storage import QUALITY, finished_runs, measure, open_run
+from .training import logits_of
 
-LICENSE = "apache-2.0"  # that of the weights it starts from
-QUALITY = 75  # of JPEG, in which a film may have been stored
+LICENSE = "apache-2.0"  # of the starting weights
 TRAINING = """
 ## Training
 
 - **Films:** {about} NIH ChestX-ray14 was provided by the NIH Clinical Center (Wang et al., CVPR 2017).
-- **Parts:** the official lists. A fifth of the training patients chose the epoch. No patient is in two parts.
-- **Start:** timm's weights of ImageNet (Apache-2.0).
+- **Splits:** the official lists. A fifth of the training patients was used to select the epoch. No patient is in two
+  splits.
+- **Start:** timm's ImageNet weights (Apache-2.0).
 - **Run:** seed {seed}, epoch {best_epoch} of {epochs}, validation AUROC {val_auroc:.3f}, commit
-  `{commit}`. `manifest.json` has every option.
-- **Calibration:** fitted on {films} validation films, with an error of {error:.3f} there. The thresholds maximise F1,
-  for rare findings over a handful of positives. A validation film has {there:.2f} findings, and {found_there:.2f} reach
-  theirs. A test film has {present:.2f}, and {found:.2f} reach theirs.
-- **Storage:** on the validation films as they are, the AUROC is {as_it_is:.3f}. If they are stored as JPEG of quality
-  {quality}, it is {stored_auroc:.3f}, but probabilities differ by {off:.3f} on average, and {found_stored:.2f} findings
-  a film reach their threshold. Trust no threshold on small films that were stored otherwise.
+  `{commit}`. `manifest.json` lists all options.
+- **Calibration:** fitted on {films} validation films, where the calibration error is {calibration_error:.3f}. The
+  thresholds maximise F1, for rare findings over very few positives. A validation film has {there:.2f} findings, and
+  {positives:.2f} reach their threshold. A test film has {present:.2f}, and {found:.2f} reach their threshold.
+- **Storage:** the AUROC of the original validation films is {auroc:.3f}. Stored as JPEG of quality {quality}, it is
+  {jpeg_auroc:.3f}, but probabilities change by {change:.3f} on average, and {jpeg_positives:.2f} findings per film
+  reach their threshold. Do not rely on thresholds for small films that were stored differently.
 """
 VIEWS = """\
-- **Views:** the mean AUROC of the {both} findings that ten patients have in each view is {within_AP} within AP films,
-  {within_PA} within PA films, and {mean_of_both_views} over all.
+- **Views:** the mean AUROC of the {both} findings that at least ten patients have in each view is {within_AP} within AP
+  films, {within_PA} within PA films, and {mean_of_both_views} over all films.
 """
 
 
 def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dict[str, Any]:
     """Write the folder; return the manifest."""
     content = json.loads((study / "results.json").read_text())
-    runs = [run for run in content["runs"] if run["variant"] == variant and run["finished"]]
-    if not runs or not VARIANTS[variant].causal or VARIANTS[variant].model_args:
+    if not (runs := [run for run in finished_runs(study) if run["variant"] == variant]):
         raise ValueError(f"{study} has no finished run of {variant!r}, or create_model does not build it by its name")
     best = max(runs, key=lambda run: run["val_auroc"])
     size = best["setting"]["image_size"]
-    model = causalcxr.create_model(best["setting"]["backbone"])
-    model.load_state_dict(load_file(study / "runs" / f"{best['name']}.safetensors"))
+    model = open_run(study, best)
     tables, pixels = read_tables(data), torch.from_numpy(read_pixels(data))
     rows = parts(tables)
     val, test = (tables.select(rows[part]) for part in ("val", "test"))
-    exact = torch.autocast("cpu", enabled=False)
-    logits, test_logits = (logits_of(model, pixels[rows[part]], size, exact) for part in ("val", "test"))
-    stored_logits = logits_of(model, stored(pixels[rows["val"]], QUALITY), size, exact)
-    # F1, since Youden's J takes no notice of how rare a finding is and would mark most of them on any film.
-    calibration = causalcxr.Calibration.fit(logits, val.targets, criterion="f1")
+    calibration, storage = measure(model, pixels[rows["val"]], val.targets, size)
+    test_logits = logits_of(model, pixels[rows["test"]], size, torch.autocast("cpu", enabled=False))
     metrics = {
         "data": "NIH ChestX-ray14, films of the study",
         "split": "test",
@@ -89,29 +82,19 @@ def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dic
         **{key: best[key] for key in ("variant", "seed", "best_epoch", "val_auroc", "setting")},
         **{key: content[key] for key in ("commit", "versions")},
         "films": {"train": best["films"], "val": len(val), "test": len(test)},
+        "storage": storage,
         "test": metrics["auroc"],
     }
     write_json(output / "manifest.json", manifest)
-    off = calibration.probabilities(stored_logits) - calibration.probabilities(logits)
-    error = np.nanmean(expected_calibration_error(calibration.probabilities(logits), val.targets))
-    found_there, found_stored, found = (
-        calibration.positives(of).sum(dim=1).double().mean() for of in (logits, stored_logits, test_logits)
-    )
     figures = ranking_figures(test_logits.double().numpy(), test, 2000)
     views = {name: with_interval(summary([figure]), "{:.3f}") for name, figure in figures.items()}
     training = TRAINING.format(
-        **{**manifest, "films": len(val)},
+        **{**manifest, **storage, "films": len(val)},
         epochs=best["setting"]["epochs"],
         there=val.targets.sum(axis=1).mean(),
-        found_there=found_there,
-        found_stored=found_stored,
-        error=error,
         present=test.targets.sum(axis=1).mean(),
-        found=found,
+        found=calibration.positives(test_logits).sum(dim=1).double().mean(),
         quality=QUALITY,
-        off=off.abs().mean(),
-        as_it_is=mean_auroc(logits, val.targets),
-        stored_auroc=mean_auroc(stored_logits, val.targets),
     )
     with (output / "README.md").open("a", encoding="utf-8") as card:
         card.write(training)
@@ -123,9 +106,7 @@ def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dic
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="output of study.py")
-    parser.add_argument(
-        "--data", type=Path, required=True, help="the films of the run, as they were before they were packed"
-    )
+    parser.add_argument("--data", type=Path, required=True, help="the original films of the run, not packed ones")
     parser.add_argument("--variant", default="causal", help="default: causal")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--about", required=True, help="which films of the release these are")
