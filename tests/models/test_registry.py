@@ -35,10 +35,8 @@ def test_the_table_is_what_is_registered():
         assert getattr(registry, name) is timm.models.model_entrypoint(name)
         assert registry.is_model(name)
         assert registry.is_model(f"{name}.untrained")
-    assert causalcxr.list_models("*resnet1*") == ["causal_resnet18", "causal_resnet101", "causal_resnet152"]
     assert causalcxr.list_models("resnet*") == []
-    weights = causalcxr.list_pretrained()
-    assert weights == causalcxr.list_models(pretrained=True) == ["causal_efficientnet_lite0.nih11k"]
+    assert causalcxr.list_pretrained() == ["causal_efficientnet_lite0.nih11k"]
 
 
 def test_backbone_is_the_one_of_timm(model):
@@ -76,10 +74,9 @@ def test_shapes_of_a_radiograph_of_1024_pixels(model):
     assert [tuple(tensor.shape) for tensor in output] == list(shapes)
 
 
-@pytest.mark.parametrize(("num_classes", "in_chans"), [(5, 1), (0, 3)])
-def test_labels_and_channels(model, num_classes, in_chans):
+def test_labels_and_channels(model):
     name = model.pretrained_cfg["architecture"]
-    other = causalcxr.create_model(name, num_classes=num_classes, in_chans=in_chans, **_arguments(name))
-    assert (other.num_classes, other.pretrained_cfg["input_size"][0]) == (num_classes, in_chans)
+    other = causalcxr.create_model(name, num_classes=5, in_chans=1, **_arguments(name))
+    assert (other.num_classes, other.pretrained_cfg["input_size"][0]) == (5, 1)
     with torch.no_grad():
-        assert other(_images(64, in_chans=in_chans)).shape == (2, num_classes or other.head_hidden_size)
+        assert other(_images(64, in_chans=1)).shape == (2, 5)

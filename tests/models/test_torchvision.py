@@ -6,7 +6,6 @@ import re
 import pytest
 import torch
 import torchvision
-from safetensors.torch import save_file
 from torch import nn
 
 from causalcxr.models.backbone import create_backbone, feature_map
@@ -102,11 +101,8 @@ def test_names_in_the_files_that_torchvision_publishes(tmp_path, family, old, ne
 
 def test_foreign_names_of_another_network(tmp_path):
     """timm's own conversion fails on the last one with a `KeyError`."""
-    path = tmp_path / "weights.safetensors"
-    convnext, swin = (_torchvision(family)[0].state_dict() for family in ("convnext", "swin"))
     neither = {"classifier.2.weight": torch.zeros(2), "features.0.0.weight": torch.zeros(2)}
-    for family, weights in (("resnet", convnext), ("convnext", swin), ("swin", convnext), ("swin", neither)):
-        save_file(weights, path)
-        _, name, arguments, _ = _torchvision(family)
-        with pytest.raises(ValueError, match=rf"weights.safetensors do not fit the backbone '{name}': "):
-            create_backbone(name, pretrained=path, backbone_args=arguments)
+    for family, weights in (("convnext", _torchvision("swin")[0].state_dict()), ("swin", neither)):
+        name = _torchvision(family)[1]
+        with pytest.raises(ValueError, match=rf"weights.pth do not fit the backbone '{name}': "):
+            _load(tmp_path / "weights.pth", family, weights)
