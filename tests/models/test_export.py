@@ -1,6 +1,5 @@
 """Traced, exported, compiled and ONNX graphs agree with the models."""
 
-import shutil
 from functools import partial
 
 import pytest
@@ -130,11 +129,3 @@ def test_compiled_training_step_agrees(small, name):
         losses["loss"].backward()
         results.append((losses, {name: p.grad for name, p in objective.named_parameters()}, objective.state_dict()))
     torch.testing.assert_close(*results, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("c++") is None, reason="the default backend needs a C++ compiler on a CPU")
-def test_default_backend_compiles_the_prediction(small):
-    torch.compiler.reset()
-    model = small("causal_test_resnet").eval()
-    _assert_agree(torch.compile(model, fullgraph=True), model, [(2, 96, 128)])

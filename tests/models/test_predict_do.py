@@ -21,9 +21,8 @@ def model(request):
 
 
 def _bank(num_strata):
-    bank = ConfounderBank(
-        20, 3, 8, num_strata=num_strata, strata_prior=PRIOR if num_strata else None, dtype=torch.float64
-    )
+    prior = PRIOR if num_strata else None
+    bank = ConfounderBank(20, 3, 8, num_strata=num_strata, strata_prior=prior, dtype=torch.float64)
     bank.update(3 * normal(5, 3, 8, seed=2), torch.tensor(STRATA) if num_strata else None)
     return bank
 
