@@ -24,9 +24,9 @@ def tiny(monkeypatch):
     return row
 
 
-def _network(name, **kwargs):
-    """Return a timm network with all weights randomised."""
-    return randomised(timm.create_model(name, num_classes=3, **kwargs), scale=0.1).float().eval()
+def _network(name, *, scale=0.5, **kwargs):
+    """Return a timm network with all weights randomised, by default so much that attention is not nearly uniform."""
+    return randomised(timm.create_model(name, num_classes=3, **kwargs), scale=scale).float().eval()
 
 
 def _weights(network):
@@ -192,7 +192,7 @@ def test_model_on_a_published_backbone_comes_back_from_a_folder(tiny, tmp_path):
 
 
 def test_grey_weights_for_colour_images(tiny, tmp_path):
-    network = _network("densenet121", in_chans=1, block_config=(1, 1, 1, 1))
+    network = _network("densenet121", scale=0.1, in_chans=1, block_config=(1, 1, 1, 1))
     torch.save(network.state_dict(), tmp_path / "grey.pth")
     grey, colour = (_model(tmp_path / "grey.pth", in_chans=channels) for channels in (1, 3))
     film = torch.rand(1, 64, 64)
