@@ -18,9 +18,14 @@ def _model(**options):
 
 
 def test_evidence_is_the_gradient_times_the_encoded_map_summed_over_its_width():
-    """Compare with finite differences: scaling one cell by 1 + h changes the logit by h times its evidence."""
-    model, images = _model().double().eval(), torch.randn(2, 3, 64, 48, dtype=torch.float64)
-    encoded, h = model.head.feature_learning(model.forward_features(images)).detach(), 1e-6
+    """Scaling one cell by 1 + h changes the logit by h times its evidence. The model has only what is needed."""
+    torch.manual_seed(0)
+    model = nn.Module()
+    model.forward_features = nn.Conv2d(3, 8, 16, stride=16)
+    model.head = causalcxr.CausalHead(8, 3, dim=16, num_heads=2)
+    model.double().eval()
+    images, h = torch.randn(2, 3, 64, 48, dtype=torch.float64), 1e-6
+    encoded = model.head.feature_learning(model.forward_features(images)).detach()
     _, _, rows, columns = encoded.shape
     expected = torch.empty(2, 3, rows, columns)
     for row in range(rows):
@@ -95,35 +100,27 @@ def test_a_radiograph_without_a_batch_is_refused():
         attention_maps(_model(), torch.zeros(3, 64, 64))
 
 
-def _lightness(colours):
-    """CIELAB L* of sRGB colours."""
-    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
-    return 116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16
-
-
 def test_default_colours_rise_evenly_in_lightness():
     assert HEAT.min() >= 0
     assert HEAT.max() <= 1
-    np.testing.assert_allclose(np.diff(_lightness(HEAT)), 9.25, atol=0.3)
+    linear = np.where(HEAT <= 0.04045, HEAT / 12.92, ((HEAT + 0.055) / 1.055) ** 2.4)  # sRGB
+    lightness = 116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16  # CIELAB L*
+    np.testing.assert_allclose(np.diff(lightness), 9.25, atol=0.3)
 
 
-def test_overlay_blends_by_value():
+@pytest.mark.parametrize("vmax", [None, 2.5])
+def test_overlay_blends_by_value(vmax):
+    """Values between those of the nine colours take a colour in between."""
     image = np.array([[0.2, 0.4], [0.6, 1.0]])
-    heat = np.array([[-3.0, 1.0], [2.0, 4.0]])  # scaled: 0, 1/4, 1/2, 1
+    heat = np.array([[-3.0, 1.0], [2.1, 4.0]])
     expected = np.empty((2, 2, 3))
-    for (i, j), v in np.ndenumerate(heat.clip(0) / 4):
-        expected[i, j] = (1 - 0.8 * v) * image[i, j] + 0.8 * v * HEAT[int(8 * v)]
-    result = overlay(image, heat, alpha=0.8)
+    for (i, j), v in np.ndenumerate((heat / (vmax or 4)).clip(0, 1)):
+        lower = min(int(8 * v), 7)
+        colour = HEAT[lower] + (8 * v - lower) * (HEAT[lower + 1] - HEAT[lower])
+        expected[i, j] = (1 - 0.8 * v) * image[i, j] + 0.8 * v * colour
+    result = overlay(image, heat, alpha=0.8, vmax=vmax)
     assert result.dtype == np.uint8
     np.testing.assert_array_equal(result, np.rint(255 * expected))
-
-
-def test_overlay_interpolates_between_colours():
-    ramp = np.linspace(0, 1, 33)[None]  # every fourth value is one of the nine colours
-    result = overlay(np.zeros((1, 33)), ramp, alpha=1.0)[0] / 255
-    np.testing.assert_allclose(result[32], HEAT[-1], atol=0.5 / 255)
-    np.testing.assert_allclose(result[16], 0.5 * HEAT[4], atol=0.5 / 255)
-    np.testing.assert_allclose(result[18], 18 / 32 * (HEAT[4] + HEAT[5]) / 2, atol=0.5 / 255)
 
 
 @pytest.mark.parametrize("heat", [np.zeros((4, 4)), -1 - np.eye(4)])
@@ -131,14 +128,6 @@ def test_map_without_a_positive_value_leaves_the_radiograph_unchanged(heat):
     image = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0))
     result = overlay(image, heat)
     np.testing.assert_array_equal(result, np.rint(255 * image[0].double().numpy())[..., None].repeat(3, -1))
-
-
-def test_overlays_with_one_scale_can_be_compared():
-    image, heat = np.full((8, 8), 0.5), np.eye(8)
-    for strong in (heat, 3 * heat):
-        np.testing.assert_array_equal(overlay(image, strong, vmax=1.0), overlay(image, heat))
-    half, full = overlay(image, heat / 2, vmax=1.0), overlay(image, heat / 2)
-    assert abs(half.astype(int) - 128).max() < abs(full.astype(int) - 128).max()
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (40, 56)], ids=["coarser", "finer"])
@@ -163,7 +152,6 @@ def test_overlay_takes_films_and_maps_in_any_form(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"image": np.full((8, 8), 2.0)}, r"in \[0, 1\] before normalisation"),
         ({"heatmap": np.zeros((14, 4, 4))}, r"heatmap must be \(h, w\)"),
         ({"heatmap": [[0.0, np.nan], [np.inf, 1.0]]}, "heatmap must be finite, .* 2 of 4"),
         ({"alpha": 1.5}, "alpha must lie"),
@@ -171,18 +159,5 @@ def test_overlay_takes_films_and_maps_in_any_form(tmp_path):
     ],
 )
 def test_bad_overlays(arguments, message):
-    given = {"image": np.zeros((8, 8)), "heatmap": np.eye(4), **arguments}
     with pytest.raises(ValueError, match=message):
-        overlay(given.pop("image"), given.pop("heatmap"), **given)
-
-
-def test_evidence_of_an_own_model():
-    """Build a backbone with a `CausalHead` as the documentation does."""
-
-    class Own(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.head = causalcxr.CausalHead(8, num_classes=3, dim=32)
-            self.forward_features = torch.nn.Conv2d(3, 8, 16, stride=16)
-
-    assert evidence_maps(Own(), torch.randn(2, 3, 64, 64), [1]).shape == (2, 1, 64, 64)
+        overlay(np.zeros((8, 8)), **{"heatmap": np.eye(4), **arguments})

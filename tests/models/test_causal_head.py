@@ -72,9 +72,6 @@ X = torch.zeros(2, 5, 2, 3)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: CausalHead(5, 3, dim=10, num_heads=4), "but got 10 and 4"),
-        (lambda: CausalHead(5, 3, dim=8, num_heads=2, complement="printed"), "'paper', but got 'printed'"),
-        (lambda: CausalHead(5, 3, dim=8, num_heads=2, combine="mul"), "'cat', but got 'mul'"),
         (lambda: CausalHead(5, 0, dim=8, num_heads=2)(X), "call reset_classifier"),
         (lambda: HEAD(X.flatten(2).mT), r"got tokens \(2, 6, 5\); .*num_prefix_tokens.*forward_intermediates"),
         (lambda: HEAD(X.permute(0, 2, 3, 1)), r"channels last, .*; use features.permute\(0, 3, 1, 2\)"),

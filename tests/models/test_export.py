@@ -1,6 +1,5 @@
 """Traced, exported, compiled and ONNX graphs agree with the models."""
 
-import shutil
 from functools import partial
 
 import pytest
@@ -22,19 +21,18 @@ FAMILIES = (
     "causal_test_resnet",
     "causal_vit_small_patch16",
 )
-# The padding of the others depends on the size: export runs for over 19 minutes, or fixes the number of windows.
-ANY_SIZE_FAMILIES = tuple(name for name in FAMILIES if name not in ("causal_efficientnet_lite0", "causal_swin_tiny"))
 DYNAMIC = torch.export.Dim.DYNAMIC  # raises if the graph would only work for one size
-ANY_BATCH = ({0: DYNAMIC},)
-ANY_SIZE = ({0: DYNAMIC, 2: DYNAMIC, 3: DYNAMIC},)
+ANY_BATCH = ({0: DYNAMIC},), [(1, 96, 128), (5, 96, 128)]
 # A map smaller than the attention window, sides not divisible by the stride, and several blocks of queries.
 SIZES = [(1, 32, 32), (3, 212, 172), (1, 320, 352)]
+ANY_SIZE = ({0: DYNAMIC, 2: DYNAMIC, 3: DYNAMIC},), SIZES
+# The padding of these depends on the size: export runs for over 19 minutes, or fixes the number of windows.
+FIXED_SIZE = {"causal_efficientnet_lite0": ANY_BATCH, "causal_swin_tiny": ANY_BATCH}
 
 
-def _families(at_once, names=FAMILIES):
-    """Parametrize by family. All but one are marked slow."""
-    slow = (pytest.param(name, marks=pytest.mark.slow) for name in names if name != at_once)
-    return pytest.mark.parametrize("name", [at_once, *slow])
+def _families(at_once, slow):
+    """Parametrize by family, of which all but one are marked slow."""
+    return pytest.mark.parametrize("name", [at_once, *(pytest.param(name, marks=pytest.mark.slow) for name in slow)])
 
 
 def _images(batch=2, height=96, width=128):
@@ -47,18 +45,6 @@ def _assert_agree(run, model, shapes):
             torch.testing.assert_close(run(_images(*shape)), model(_images(*shape)), rtol=0, atol=1e-4)
 
 
-def _run_with_onnxruntime(model, path, dynamic_shapes):
-    """Export a model to ONNX, and return a function that runs it."""
-    for package in ("onnx", "onnxscript"):
-        pytest.importorskip(package, reason="comes with causalcxr[onnx]")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="comes with causalcxr[onnx]")
-    program = torch.onnx.export(model, (_images(),), dynamo=True, dynamic_shapes=dynamic_shapes, verbose=False)
-    program.save(path)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-    return lambda images: torch.from_numpy(session.run(None, {given.name: images.numpy()})[0])
-
-
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.trace")
 @pytest.mark.parametrize("traced_at", [(2, 96, 128), (2, 320, 352)])
 def test_traced_model_takes_any_size(small, traced_at):
@@ -67,37 +53,27 @@ def test_traced_model_takes_any_size(small, traced_at):
     _assert_agree(torch.jit.trace(model, _images(*traced_at)), model, SIZES)
 
 
-@_families(at_once="causal_test_resnet")
-def test_exported_program_takes_any_batch(small, name):
-    model = small(name).eval()
-    program = torch.export.export(model, (_images(),), dynamic_shapes=ANY_BATCH)
-    _assert_agree(program.module(), model, [(1, 96, 128), (5, 96, 128)])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ANY_SIZE_FAMILIES)
-def test_exported_program_takes_any_size(small, name, tmp_path):
-    model = small(name).eval()
-    program = torch.export.export(model, (_images(),), dynamic_shapes=ANY_SIZE)
+@_families("causal_test_resnet", [name for name in FAMILIES if name != "causal_test_resnet"])
+def test_exported_program_takes_any_batch_and_size(small, name, tmp_path):
+    model, (dynamic, shapes) = small(name).eval(), FIXED_SIZE.get(name, ANY_SIZE)
+    program = torch.export.export(model, (_images(),), dynamic_shapes=dynamic)
     if name in ("causal_densenet121", "causal_resnet18"):  # torch cannot save the padding of the others
         torch.export.save(program, tmp_path / "model.pt2")
         program = torch.export.load(tmp_path / "model.pt2")
-    _assert_agree(program.module(), model, SIZES)
+    _assert_agree(program.module(), model, shapes)
 
 
 @pytest.mark.integration
-@_families("causal_resnet18", ("causal_convnext_tiny", "causal_vit_small_patch16"))
-def test_onnx_takes_any_size(small, name, tmp_path):
-    model = small(name).eval()
-    _assert_agree(_run_with_onnxruntime(model, tmp_path / "model.onnx", ANY_SIZE), model, SIZES)
-
-
-@pytest.mark.slow
-@pytest.mark.integration
-def test_onnx_of_a_swin_transformer_takes_any_batch(small, tmp_path):
-    model = small("causal_swin_tiny").eval()
-    run = _run_with_onnxruntime(model, tmp_path / "model.onnx", ANY_BATCH)
-    _assert_agree(run, model, [(1, 96, 128), (5, 96, 128)])
+@_families("causal_resnet18", ["causal_convnext_tiny", "causal_vit_small_patch16", "causal_swin_tiny"])
+def test_onnx_takes_any_batch_and_size(small, name, tmp_path):
+    pytest.importorskip("onnxscript", reason="comes with causalcxr[onnx]")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="comes with causalcxr[onnx]")
+    model, (dynamic, shapes) = small(name).eval(), FIXED_SIZE.get(name, ANY_SIZE)
+    torch.onnx.export(model, (_images(),), dynamo=True, dynamic_shapes=dynamic, verbose=False).save(tmp_path / "model")
+    session = onnxruntime.InferenceSession(tmp_path / "model", providers=["CPUExecutionProvider"])
+    name_of_images = session.get_inputs()[0].name
+    run = lambda images: torch.from_numpy(session.run(None, {name_of_images: images.numpy()})[0])  # noqa: E731
+    _assert_agree(run, model, shapes)
 
 
 def test_compiled_causal_forward_is_one_graph(small):
@@ -153,11 +129,3 @@ def test_compiled_training_step_agrees(small, name):
         losses["loss"].backward()
         results.append((losses, {name: p.grad for name, p in objective.named_parameters()}, objective.state_dict()))
     torch.testing.assert_close(*results, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("c++") is None, reason="the default backend needs a C++ compiler on a CPU")
-def test_default_backend_compiles_the_prediction(small):
-    torch.compiler.reset()
-    model = small("causal_test_resnet").eval()
-    _assert_agree(torch.compile(model, fullgraph=True), model, [(2, 96, 128)])

@@ -21,9 +21,8 @@ def model(request):
 
 
 def _bank(num_strata):
-    bank = ConfounderBank(
-        20, 3, 8, num_strata=num_strata, strata_prior=PRIOR if num_strata else None, dtype=torch.float64
-    )
+    prior = PRIOR if num_strata else None
+    bank = ConfounderBank(20, 3, 8, num_strata=num_strata, strata_prior=prior, dtype=torch.float64)
     bank.update(3 * normal(5, 3, 8, seed=2), torch.tensor(STRATA) if num_strata else None)
     return bank
 
@@ -70,12 +69,8 @@ def test_model_in_training_predicts_as_in_evaluation_and_stays_as_it_is(model):
     torch.testing.assert_close(training.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
-def test_bank_must_be_a_filled_bank_of_the_same_labels(model):
+def test_bank_must_be_a_filled_bank(model):
     with pytest.raises(TypeError, match="must be a ConfounderBank, but got Tensor"):
         model.predict_do(_images(), torch.zeros(5, 3, 8))
-    bank = ConfounderBank(5, 4, 8, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"call bank\.update with some"):
-        model.predict_do(_images(), bank)
-    bank.update(normal(2, 4, 8))
-    with pytest.raises(ValueError, match="confounders must have shape"):
-        model.predict_do(_images(), bank)
+        model.predict_do(_images(), ConfounderBank(5, 3, 8, dtype=torch.float64))

@@ -6,7 +6,6 @@ import re
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
 
 import causalcxr
 from causalcxr.models.backbone import create_backbone, feature_map
@@ -14,26 +13,20 @@ from causalcxr.models.published import BACKBONES, PublishedBackbone
 from reference.comparison import images, randomised
 
 TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2}
-# Small stand-ins for rows of the table, whose networks are too large for a test.
-DINO = PublishedBackbone(
-    *("tiny_dino", "vit_small_patch14_dinov2", 70, 3, 0.53, 0.26, "mit", "hf-hub:lab/net:a.safetensors", "nobody"),
-    {**TINY, "img_size": 70, "dynamic_img_size": True, "dynamic_img_pad": True},
-)
-GREY = PublishedBackbone(
-    *("tiny_grey", "densenet121", 64, 1, 0.5, 1 / 2048, "apache-2.0", "https://host/file.pt", "nobody"),
-    {"block_config": (1, 1, 1, 1)},
-)
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    for row in (DINO, GREY):
-        monkeypatch.setitem(BACKBONES, row.name, row)
+    """Add a small stand-in for rows of the table to it, whose networks are too large for a test."""
+    about = ("tiny_grey", "densenet121", 64, 1, 0.5, 1 / 2048, "apache-2.0", "https://host/file.pt", "nobody")
+    row = PublishedBackbone(*about, {"block_config": (1, 1, 1, 1)})
+    monkeypatch.setitem(BACKBONES, row.name, row)
+    return row
 
 
-def _network(name, **kwargs):
-    """Return a timm network with all weights randomised."""
-    return randomised(timm.create_model(name, num_classes=3, **kwargs), scale=0.1).float().eval()
+def _network(name, *, scale=0.5, **kwargs):
+    """Return a timm network with all weights randomised, by default so much that attention is not nearly uniform."""
+    return randomised(timm.create_model(name, num_classes=3, **kwargs), scale=scale).float().eval()
 
 
 def _weights(network):
@@ -47,48 +40,49 @@ def _assert_same(network, source, name, size=70, **kwargs):
         torch.testing.assert_close(feature_map(backbone, images(size, size)), expected, rtol=1e-5, atol=1e-5)
 
 
+def _as_dinov2(weights):
+    """Rename weights of timm's DINOv2 with registers as in the original, in which the class token has a position."""
+    position = torch.ones(1, 1, 32)
+    own = {"register_tokens": weights["reg_token"], "mask_token": torch.zeros(1, 32)}
+    own["cls_token"] = weights["cls_token"] - position
+    own["pos_embed"] = torch.cat([position, weights["pos_embed"]], dim=1)
+    return {name: weight for name, weight in weights.items() if name != "reg_token"} | own
+
+
 def _as_transformers(weights, *, saved):
-    """Rename the weights of timm's DINOv2 as in a transformers model, or as in its saved files."""
-    names = ("attention.{}", "o_proj", "{}_proj") if not saved else ("attention.attention.{}", "output.dense", "{}")
-    renamed = {"embeddings.mask_token": torch.zeros(1, 32)}
+    """Rename DINOv2 weights as in a transformers model, or as in its saved files."""
+    theirs = {
+        "pos_embed": "embeddings.position_embeddings",
+        "patch_embed.proj": "embeddings.patch_embeddings.projection",
+        **{f"{kind}_token": f"embeddings.{kind}_token" for kind in ("cls", "mask", "register")},
+        "blocks.": "encoder.layer.",
+        "ls1.gamma": "layer_scale1.lambda1",
+        "ls2.gamma": "layer_scale2.lambda1",
+        "attn.proj": "attention.output.dense" if saved else "attention.o_proj",
+        "attn.qkv": "attention.attention.{}" if saved else "attention.{}_proj",
+    }
+    renamed = {}
     for name, weight in weights.items():
-        new = re.sub(r"^blocks\.", "encoder.layer.", name).replace(
-            "patch_embed.proj", "embeddings.patch_embeddings.projection"
-        )
-        new = re.sub(r"ls(\d)\.gamma", r"layer_scale\1.lambda1", new).replace("attn.proj", f"attention.{names[1]}")
-        new = re.sub(r"^norm\.", "layernorm.", re.sub("^cls_token", "embeddings.cls_token", new))
-        new = new.replace("pos_embed", "embeddings.position_embeddings")
-        letters = ("query", "key", "value") if saved else ("q", "k", "v")
-        if "attn.qkv" in new:
-            for letter, part in zip(letters, weight.chunk(3), strict=True):
-                renamed[new.replace("attn.qkv", names[0].format(names[2].format(letter)))] = part.clone()
-        else:
-            renamed[new] = weight
-    return dict(sorted(renamed.items()))
+        name = re.sub("^norm", "layernorm", name)
+        for ours, its in theirs.items():
+            name = name.replace(ours, its)
+        parts = zip(("query", "key", "value") if saved else "qkv", weight.chunk(3), strict=True)
+        renamed |= {name.format(letter): part.clone() for letter, part in parts} if "{}" in name else {name: weight}
+    return dict(sorted(renamed.items()))  # the key before the query
 
 
-@pytest.mark.parametrize(("saved", "below"), [(True, ""), (True, "dinov2."), (False, "module.backbone.")])
-def test_dinov2_under_the_names_of_transformers(tmp_path, saved, below):
-    network = _network("vit_small_patch14_dinov2", img_size=70, **TINY)
-    renamed = {below + name: weight for name, weight in _as_transformers(_weights(network), saved=saved).items()}
-    save_file(renamed, tmp_path / "model.safetensors")
-    _assert_same(network, tmp_path, "vit_small_patch14_dinov2", img_size=70, **TINY)
-
-
-def test_dinov2_under_its_own_names(tmp_path):
-    """With registers, for which timm stores position embeddings separately."""
+@pytest.mark.parametrize(("saved", "below"), [(None, ""), (True, "dinov2."), (False, "module.backbone.")])
+def test_dinov2_of_its_authors_and_of_transformers(tmp_path, saved, below):
     network = _network("vit_small_patch14_reg4_dinov2", img_size=70, **TINY)
-    weights = _weights(network)
-    weights |= {"register_tokens": weights.pop("reg_token"), "mask_token": torch.zeros(1, 32)}
-    first = torch.ones(1, 1, 32)
-    weights |= {"cls_token": weights["cls_token"] - first, "pos_embed": torch.cat([first, weights["pos_embed"]], dim=1)}
-    torch.save({"teacher": 1, "model": weights}, tmp_path / "dino.pth")
+    weights = _as_dinov2(_weights(network))
+    if saved is not None:
+        weights = _as_transformers(weights, saved=saved)
+    torch.save({"model": {below + name: weight for name, weight in weights.items()}}, tmp_path / "dino.pth")
     _assert_same(network, tmp_path / "dino.pth", "vit_small_patch14_reg4_dinov2", img_size=70, **TINY)
 
 
 @pytest.mark.parametrize(
-    ("container", "wrapped"),
-    [("model", ""), ("state_dict", "module."), ("module", "encoder."), ("model", "model.backbone.")],
+    ("container", "wrapped"), [("model", "model.backbone."), ("state_dict", "module."), ("module", "")]
 )
 def test_masked_autoencoder(tmp_path, wrapped, container, caplog):
     """The decoder is skipped and logged. Position embeddings are resampled to the patches of the backbone."""
@@ -104,19 +98,13 @@ def test_masked_autoencoder(tmp_path, wrapped, container, caplog):
     assert f"{wrapped}decoder_embed.weight" in caplog.text
 
 
-@pytest.mark.parametrize("size", ["tiny", "base"])
-def test_eva_x(tmp_path, size):
+def test_eva_x(tmp_path):
     """As after masked pretraining: the norm applies to the tokens, and the prediction layer is skipped."""
-    row = BACKBONES[f"eva_x_{size}"]
+    row = BACKBONES["eva_x_tiny"]
     arguments = {**row.backbone_args, **TINY}
     network = _network(row.architecture, **arguments)
-    weights = _weights(network)
-    theirs = {"mlp.norm": "mlp.ffn_ln", "mlp.fc1_g": "mlp.w1", "mlp.fc1_x": "mlp.w2", "mlp.fc2": "mlp.w3"}
-    for ours, name in {**theirs, "q_proj.bias": "q_bias", "v_proj.bias": "v_bias"}.items():
-        weights = {key.replace(ours, name): weight for key, weight in weights.items()}
-    weights |= {"mask_token": torch.zeros(1, 1, 32), "lm_head.weight": torch.zeros(8, 32)}
-    weights["rope.freqs_cos"] = torch.zeros(196, 16)
-    torch.save({"module": weights, "global_steps": 3}, tmp_path / "eva.pt")
+    weights = {**_weights(network), "mask_token": torch.zeros(1, 1, 32), "lm_head.weight": torch.zeros(8, 32)}
+    torch.save(weights, tmp_path / "eva.pt")
     _assert_same(network, tmp_path / "eva.pt", row.architecture, size=224, **arguments)
 
 
@@ -138,7 +126,6 @@ class _Anything:
         ({"model": _Anything()}, "cannot be read as a file of tensors"),
         ({"epoch": 3}, "no weights under state_dict_ema"),
         ([torch.zeros(2)], "no weights under state_dict_ema"),
-        ({"conv1.0.weight": torch.zeros(2)}, "do not fit the backbone 'test_resnet': .*Missing key.*bn1"),
     ],
 )
 def test_file_that_cannot_be_used(tmp_path, content, message):
@@ -147,12 +134,15 @@ def test_file_that_cannot_be_used(tmp_path, content, message):
         create_backbone("test_resnet", pretrained=tmp_path / "w.pth")
 
 
-def test_damaged_file(tmp_path):
-    for name in ("w.pth", "w.safetensors"):
-        for content in (b"", b"no zip file"):
-            (tmp_path / name).write_bytes(content)
-            with pytest.raises(ValueError, match=f"{name} cannot be read as a file of tensors"):
-                create_backbone("test_resnet", pretrained=tmp_path / name)
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_damaged_file(tmp_path, name):
+    (tmp_path / name).write_bytes(b"cut off")
+    with pytest.raises(ValueError, match=f"{name} cannot be read as a file of tensors"):
+        create_backbone("test_resnet", pretrained=tmp_path / name)
+
+
+def test_folder_without_safetensors(tmp_path):
+    (tmp_path / "w.pth").touch()
     with pytest.raises(FileNotFoundError, match=r"no model.safetensors in .*, which has w.pth"):
         create_backbone("test_resnet", pretrained=tmp_path)
 
@@ -176,56 +166,41 @@ def test_row_of_the_table(row):
 def test_short_names(tiny, monkeypatch):
     with pytest.raises(ValueError, match=r"are a pickle, https://host/file.pt, .* pretrained_backbone=False"):
         causalcxr.create_model("causal_timm", backbone="tiny_grey")
-    with pytest.raises(ValueError, match=r"create_model\('causal_timm', backbone='tiny_dino'\)"):
-        causalcxr.CausalCXR("tiny_dino")
+    with pytest.raises(ValueError, match=r"create_model\('causal_timm', backbone='tiny_grey'\)"):
+        causalcxr.CausalCXR("tiny_grey")
     with pytest.raises(ValueError, match="close names: tiny_grey"):
         causalcxr.create_model("causal_timm", backbone="tinygrey")
-    monkeypatch.setitem(BACKBONES, "tiny_resnet", GREY._replace(architecture="test_resnet", backbone_args={}))
+    monkeypatch.setitem(BACKBONES, "tiny_resnet", tiny._replace(architecture="test_resnet", backbone_args={}))
     model = causalcxr.create_model("causal_test_resnet", backbone="tiny_resnet", pretrained_backbone=False)
     assert (model.pretrained_cfg["std"], model.pretrained_cfg["input_size"]) == ((1 / 2048,), (1, 64, 64))
 
 
-def _model(name, **kwargs):
-    options = {"dim": 32, "num_heads": 4, "num_classes": 2, "pretrained_backbone": False}
-    return causalcxr.create_model("causal_timm", backbone=name, **(options | kwargs)).eval()
+def _model(pretrained_backbone=False, **options):
+    options |= {"backbone": "tiny_grey", "pretrained_backbone": pretrained_backbone}
+    return causalcxr.create_model("causal_timm", dim=32, num_heads=4, **options).eval()
 
 
-@pytest.mark.parametrize("name", ["tiny_dino", "tiny_grey"])
-def test_from_film_to_heat_map_and_back_from_a_folder(tiny, tmp_path, name):
-    """With patches of 14 pixels, and with grey images from -1024 to 1024."""
-    model, film = _model(name, label_names=["Mass", "Nodule"]), torch.rand(1, 80, 90)
-    x = model.preprocess(film)
-    row = BACKBONES[name]
-    torch.testing.assert_close(x.mean(), ((film.mean() - row.mean) / row.std), rtol=0.05, atol=0.05 / row.std)
-    cells = row.pixels // model.reduction
-    evidence = causalcxr.explain.evidence_maps(model, x)
-    assert evidence.shape[:2] == (1, 2)
-    assert model.forward_features(x).shape[2:] == (cells, cells)
-    assert causalcxr.explain.attention_maps(model, x).isfinite().all()
-    assert _model(name, features_only=True)(x)[-1].shape[2:] == (cells, cells)
-    torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x), rtol=1e-4, atol=1e-5)
+def test_model_on_a_published_backbone_comes_back_from_a_folder(tiny, tmp_path):
+    model, film = _model(), torch.rand(1, 80, 90)
     causalcxr.save_pretrained(model, tmp_path)
-    assert "license: " + row.license in (tmp_path / "README.md").read_text()
+    assert "license: apache-2.0" in (tmp_path / "README.md").read_text()
+    x = model.preprocess(film)
     for pretrained in (True, False):  # neither loads the weights of the table
         copy = causalcxr.create_model(tmp_path, pretrained=pretrained).eval()
-        assert copy.pretrained_cfg["std"] == (row.std,) * row.channels
-        assert copy.in_chans == row.channels
         torch.testing.assert_close(copy.preprocess(film), x)
         assert torch.allclose(copy(x), model(x)) == pretrained
 
 
 def test_grey_weights_for_colour_images(tiny, tmp_path):
-    network = _network("densenet121", in_chans=1, block_config=(1, 1, 1, 1))
+    network = _network("densenet121", scale=0.1, in_chans=1, block_config=(1, 1, 1, 1))
     torch.save(network.state_dict(), tmp_path / "grey.pth")
-    grey, colour = (_model("tiny_grey", in_chans=n, pretrained_backbone=tmp_path / "grey.pth") for n in (1, 3))
+    grey, colour = (_model(tmp_path / "grey.pth", in_chans=channels) for channels in (1, 3))
     film = torch.rand(1, 64, 64)
     assert colour.preprocess(film).shape == (1, 3, 64, 64)
     maps = [model.forward_features(model.preprocess(film)) for model in (grey, colour)]
     torch.testing.assert_close(*maps, rtol=1e-4, atol=1e-3)
 
 
-def test_images_beyond_the_range_of_the_backbone(tiny):
+def test_images_may_reach_the_range_of_the_backbone(tiny):
     with pytest.raises(ValueError, match=r"within \+-2048, but reach 4096"):
-        _model("tiny_grey")(torch.full((1, 1, 64, 64), 4096.0))
-    with pytest.raises(ValueError, match=r"within \+-20, but reach 1024"):
-        _model("tiny_dino")(torch.full((1, 3, 70, 70), 1024.0))
+        _model()(torch.full((1, 1, 64, 64), 4096.0))

@@ -1,7 +1,6 @@
 """The weights in the package match the table and their card, and load without a network."""
 
 import argparse
-import io
 import json
 import shutil
 import socket
@@ -11,13 +10,12 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 import causalcxr
 import evaluate
 from causalcxr import hub
-from causalcxr.data import NIH_LABELS, NIHChestXray14, read_image
+from causalcxr.data import NIH_LABELS, NIHChestXray14
 from causalcxr.metrics import auroc
 
 NAMES = causalcxr.list_pretrained()  # test_registry checks that the command line's default is included
@@ -56,11 +54,10 @@ def test_calibration_goes_with_labels_and_channels(name):
     assert causalcxr.create_model(name).calibration is None
 
 
-@pytest.mark.parametrize("create_model", [causalcxr.create_model, timm.create_model])
-def test_weights_of_somebody_else_have_neither_names_nor_calibration(create_model, tmp_path):
+def test_weights_of_somebody_else_have_neither_names_nor_calibration(tmp_path):
     shutil.copy(_folder(NAMES[0]) / "model.safetensors", tmp_path / "own.safetensors")
     overlay = {"file": str(tmp_path / "own.safetensors")}
-    model = create_model(NAMES[0], pretrained=True, pretrained_cfg_overlay=overlay)
+    model = timm.create_model(NAMES[0], pretrained=True, pretrained_cfg_overlay=overlay)
     assert (model.label_names, model.calibration, model.pretrained_cfg.get("license")) == (None, None, None)
 
 
@@ -68,21 +65,17 @@ def test_weights_of_somebody_else_have_neither_names_nor_calibration(create_mode
 def test_card_has_what_a_user_must_know(name):
     card, manifest = (_folder(name) / "README.md").read_text(), _manifest(name)
     assert "**Not for clinical use.**" in card
-    assert "NIH Clinical Center" in card
     assert f"seed {manifest['seed']}, epoch {manifest['best_epoch']} of" in card
     for label, row in manifest["test"].items():
         assert "| {} | {value:.3f} ({low:.3f}, {high:.3f})".format(label, **row) in card
 
 
-@pytest.mark.parametrize("create_model", [causalcxr.create_model, timm.create_model])
-def test_weights_load_without_a_network(create_model, monkeypatch):
+def test_weights_load_without_a_network_in_float32(monkeypatch):
     monkeypatch.delattr(socket, "socket")
-    model = create_model("causal_efficientnet_lite0", pretrained=True).eval()
-    expected = load_file(_folder("causal_efficientnet_lite0") / "model.safetensors")
-    loaded = model.state_dict()
-    assert loaded.keys() == expected.keys()
-    assert all(torch.equal(loaded[name], value.to(loaded[name].dtype)) for name, value in expected.items())
-    assert model(torch.randn(1, 3, 128, 128)).dtype == torch.float32
+    loaded = timm.create_model("causal_efficientnet_lite0", pretrained=True).state_dict()
+    stored = load_file(_folder("causal_efficientnet_lite0") / "model.safetensors")
+    expected = {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
+    torch.testing.assert_close(loaded, expected, rtol=0, atol=0)
 
 
 @pytest.mark.slow
@@ -96,24 +89,3 @@ def test_reported_auroc_comes_out_again(name, shared_data):
     again = dict(zip(NIH_LABELS, auroc(evaluate.predict(args, model, dataset), dataset.targets), strict=True))
     for label, row in manifest["test"].items():
         assert abs(row["value"] - again.get(label, np.mean(list(again.values())))) < 2e-3
-
-
-@pytest.mark.slow
-def test_scores_hardly_depend_on_how_a_film_was_stored(shared_data):
-    model = causalcxr.create_model("causal_efficientnet_lite0", pretrained=True).eval()
-    files = sorted((shared_data / "nih-1024").rglob("*.png"))
-    films = [Image.fromarray((read_image(file)[0] * 255).round().byte().numpy()) for file in files]
-    smaller = [film.resize((256, 256)) for film in films]
-
-    def probabilities(of):
-        with torch.inference_mode():
-            return model.calibration.probabilities(torch.cat([model(model.preprocess(film)) for film in of]))
-
-    def stored(film):
-        file = io.BytesIO()
-        film.save(file, "JPEG", quality=75)
-        return Image.open(file)
-
-    expected = probabilities(films)
-    for changed in (smaller, map(stored, films), map(stored, smaller)):
-        assert (probabilities(changed) - expected).abs().mean() < 0.03
