@@ -76,23 +76,20 @@ def test_images_of_the_size_that_is_asked_for():
     assert torch.equal(dataset.without_markers()[0][0], read_image(images[0], size=(32, 40)))
 
 
-class Column(list):
-    """A data frame column indexed by row name, not by position."""
+class Column(dict):
+    """A data frame column, indexed by row name and not by position."""
 
     def to_numpy(self):
-        return np.array(self)
-
-    def __getitem__(self, name):
-        raise KeyError(name)
+        return np.array([*self.values()])
 
 
 def test_a_tensor_a_dataset_a_list_of_items_and_a_column_of_paths_give_the_same_images(tmp_path):
     images = torch.randint(256, (20, 1, 64, 64), dtype=torch.uint8)
     floats, targets = images.float() / 255, [0, 1] * 10
-    paths = [tmp_path / f"{i}.png" for i in range(20)]
-    for path, image in zip(paths, images, strict=True):
+    paths = Column({f"row {i}": tmp_path / f"{i}.png" for i in range(20)})
+    for path, image in zip(paths.values(), images, strict=True):
         Image.fromarray(image[0].numpy()).save(path)
-    kinds = [images, TensorDataset(floats), [[image, 0] for image in floats], Column(paths)]
+    kinds = [images, TensorDataset(floats), [[image, 0] for image in floats], paths]
     first, *others = (ConfoundedDataset(kind, targets, marker="electrode", correlation=0.9) for kind in kinds)
     for i in range(20):
         image, target = first[i]

@@ -79,12 +79,10 @@ def test_bad_scores_and_targets_are_refused(scores, targets, given):
 
 
 class NotAvailable:
-    """Like `pandas.NA`: comparisons have no truth value, and it is not a number."""
+    """Like `pandas.NA`: not a number, and comparisons have no truth value."""
 
-    def __eq__(self, other):
+    def __ne__(self, other):
         return self
-
-    __ne__, __hash__ = __eq__, object.__hash__
 
     def __bool__(self):
         raise TypeError("boolean value of NA is ambiguous")
