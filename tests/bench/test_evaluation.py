@@ -12,17 +12,14 @@ from causalcxr.bench import BenchResult, ConfoundedDataset, StratifiedImages, as
 from causalcxr.metrics import bootstrap_auroc, expected_calibration_error, paired_difference, worst_group_auroc
 
 
-def reads_marker(images):
-    return torch.where(images.amax(dim=(2, 3)) > 0.4, 2.0, -2.0)
-
-
 def reads_finding(images):
     return 100 * (images[:, :, 28:36, 28:36].mean(dim=(2, 3)) - 0.15)
 
 
 def forward_causal(images, need_attention):
-    """Causal features from the centre of the image, confounder features from its brightest pixel."""
-    causal, confounder = reads_finding(images)[:, None] / 10, images.amax(dim=(2, 3))[:, None]
+    """Causal features from the centre of the image, confounder features from its brightest pixel and large noise."""
+    causal = reads_finding(images)[:, None] / 10
+    confounder = torch.stack([1e-4 * images.amax(dim=(2, 3)), 1e3 * images[:, :, 28, 28]], dim=2)
     attention = torch.full((len(images), 1, 4, 4), 1 / 16)
     return SimpleNamespace(logits=causal[:, 0], causal=causal, confounder=confounder, attention=attention)
 
@@ -65,24 +62,6 @@ def run(model, tests, n_resamples=50, **kwargs):
     return evaluate(model, tests, n_resamples=n_resamples, **kwargs)
 
 
-def test_a_classifier_that_reads_the_marker_has_the_correlation_as_its_auroc(tests):
-    result = run(reads_marker, tests)
-    aurocs = {name: scores.auroc.value for name, scores in result.tests.items()}
-    assert aurocs == pytest.approx({"same": 0.95, "none": 0.5, "reversed": 0.05, "absent": 0.5})
-    assert (result.drop.value, result.gap.value) == pytest.approx((0.9, 0.45))
-    p = 1 / (1 + math.exp(-2))
-    for name in ("same", "none", "reversed"):
-        scores = result.tests[name]
-        assert scores.worst_group.value == 0.5
-        assert scores.shift == pytest.approx(2 * p - 1)
-        assert scores.mean_probability == pytest.approx(0.5)
-    assert result.tests["same"].ece == pytest.approx(0.95 - p)
-    assert result.tests["reversed"].ece == pytest.approx(p - 0.05)
-    assert math.isnan(result.tests["absent"].shift)
-    assert result.tests["absent"].mean_probability == pytest.approx(1 - p)
-    assert (result.probe_causal, result.probe_confounder) == (None, None)
-
-
 def test_figures_are_those_of_the_metrics(films):
     patient = np.arange(200) // 3
     tests = variants(ConfoundedDataset(*films, marker="letter", correlation=0.9, patient=patient))
@@ -97,6 +76,7 @@ def test_figures_are_those_of_the_metrics(films):
         assert scores.worst_group.value == worst_group_auroc(logits, targets, test.strata)[0]
         assert scores.worst_group.low <= scores.worst_group.value <= scores.worst_group.high
         assert scores.ece == expected_calibration_error(logits.sigmoid(), targets)[0]
+        assert scores.mean_probability == pytest.approx(logits.sigmoid().mean())
     for difference, name in ((result.drop, "same"), (result.gap, "none")):
         paired = paired_difference(predictions[name], predictions["reversed"], targets, **options)
         assert difference == pytest.approx([end[0] for end in paired.per_label])
@@ -158,15 +138,6 @@ def test_halves_of_the_probe_share_no_patient(films):
         test = stratified(films.targets, patient % 2, given)
         model = known(noisy(test), causal=names, confounder=names)
         assert least < run(model, {"none": test}).probe_causal < most
-
-
-def test_a_probe_reads_features_of_any_scale(films):
-    strata = torch.arange(200) // 2 % 2
-    features = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
-    features[:, 3] += 8 * strata
-    features = features * torch.tensor([1e3, 1e-3, 1, 1e-4, 1, 1]) + 50
-    test = stratified(films.targets, strata)
-    assert run(known(noisy(test), causal=features, confounder=features), {"none": test}).probe_causal > 0.99
 
 
 def test_seeds_decide(films):

@@ -4,8 +4,6 @@ import re
 
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor
 
 import causalcxr
 from causalcxr.data import NIH_LABELS, SyntheticCXR, preprocess, read_image
@@ -43,16 +41,6 @@ def test_torchxrayvision_example(printed):
     theirs, ours = zip(*re.findall(r"^ +\d+  (\w+) +(\w+), on", text, flags=re.MULTILINE), strict=True)
     assert (list(theirs), ours) == (sorted(NIH_LABELS), NIH_LABELS)
     assert re.search(r"loss of the first step \d\.\d+$", text)
-
-
-def test_monai_gives_the_pixels_of_preprocess(example, tmp_path):
-    pytest.importorskip("monai")
-    model, film = causalcxr.create_model("causal_test_resnet").eval(), tmp_path / "film.png"
-    image, _ = SyntheticCXR(1, image_size=(70, 80), prevalence=0.5)[0]
-    Image.fromarray((255 * image[0]).round().byte().numpy()).save(film)
-    image, expected = example("monai_transforms").pipeline(model)(film), model.preprocess(film)
-    assert type(image) is Tensor
-    torch.testing.assert_close(image[None], expected, atol=2e-5, rtol=0)
 
 
 def test_monai_example(printed, numbers):
