@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 
 import causalcxr
 from causalcxr.data import NIH_LABELS, SyntheticCXR, preprocess, read_image
@@ -41,6 +42,13 @@ def test_torchxrayvision_example(printed):
     theirs, ours = zip(*re.findall(r"^ +\d+  (\w+) +(\w+), on", text, flags=re.MULTILINE), strict=True)
     assert (list(theirs), ours) == (sorted(NIH_LABELS), NIH_LABELS)
     assert re.search(r"loss of the first step \d\.\d+$", text)
+
+
+def test_monai_gives_plain_tensors(example, tmp_path):
+    pytest.importorskip("monai")
+    Image.new("L", (70, 80)).save(tmp_path / "film.png")
+    model = causalcxr.create_model("causal_test_resnet")
+    assert type(example("monai_transforms").pipeline(model)(tmp_path / "film.png")) is torch.Tensor
 
 
 def test_monai_example(printed, numbers):
