@@ -45,10 +45,6 @@ def test_code_runs(page, tmp_path, monkeypatch):
         exec(compile("\n" * lines_before + code, str(page), "exec"), vars(module))  # noqa: S102  (our own pages)
 
 
-class _ParsedError(Exception):
-    pass
-
-
 def _arguments(command, after):
     words = shlex.split(command, comments=True)
     words = words[words.index(after) + 1 :]
@@ -56,14 +52,15 @@ def _arguments(command, after):
 
 
 def _parse_only(module, arguments, monkeypatch):
+    """Run a program until it has parsed its arguments."""
     parse = argparse.ArgumentParser.parse_args
 
     def parse_only(*args, **kwargs):
         parse(*args, **kwargs)
-        raise _ParsedError
+        raise InterruptedError
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
-    with pytest.raises(_ParsedError):
+    with pytest.raises(InterruptedError):
         importlib.import_module(module).main(arguments)
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import TensorDataset
 
 from causalcxr.bench import MARKERS, ConfoundedDataset, StratifiedImages
 from causalcxr.data import SyntheticCXR, read_image
@@ -15,9 +15,7 @@ def make(length=100, positives=0.5, *, marker="letter", correlation=0.9, seed=0)
     return ConfoundedDataset(images, targets, marker=marker, correlation=correlation, seed=seed)
 
 
-@pytest.mark.parametrize(
-    ("length", "correlation"), [(1000, 0.02), (1000, 0.3), (1000, 0.5), (1000, 0.95), (4, 0.0), (4, 1.0)]
-)
+@pytest.mark.parametrize(("length", "correlation"), [(1000, 0.02), (1000, 0.95), (4, 0.0), (4, 1.0)])
 @pytest.mark.parametrize("positives", [0.5, 0.3])
 def test_shares_are_exact(length, correlation, positives):
     dataset = make(length, positives, correlation=correlation)
@@ -25,12 +23,6 @@ def test_shares_are_exact(length, correlation, positives):
     for chosen, share in ((positive, correlation), (~positive, 1 - correlation)):
         number = int(dataset.strata[chosen].sum())
         assert number == pytest.approx(share * int(chosen.sum()), abs=0.5 + 1e-9)
-
-
-def test_the_association_is_not_one_of_the_order():
-    first_half = [int(make(1000, correlation=0.5, seed=seed).strata[:250].sum()) for seed in range(8)]
-    assert len(set(first_half)) > 1
-    assert all(90 < count < 160 for count in first_half)
 
 
 @pytest.mark.parametrize("marker", MARKERS)
@@ -75,16 +67,6 @@ def test_seeds_of_images_and_of_markers_may_be_equal():
         assert abs(np.corrcoef(column, agreeing)[0, 1]) < 0.07
 
 
-class Column(list):
-    """A data frame column indexed by row name, not by position."""
-
-    def to_numpy(self):
-        return np.array(self)
-
-    def __getitem__(self, name):
-        raise KeyError(name)
-
-
 def test_images_of_the_size_that_is_asked_for():
     images = torch.rand(20, 1, 64, 96)
     dataset = ConfoundedDataset(images, [0, 1] * 10, marker="letter", correlation=0.9, image_size=(32, 40))
@@ -94,18 +76,20 @@ def test_images_of_the_size_that_is_asked_for():
     assert torch.equal(dataset.without_markers()[0][0], read_image(images[0], size=(32, 40)))
 
 
-def test_images_of_every_kind_give_the_same_items(tmp_path):
+class Column(dict):
+    """A data frame column, indexed by row name and not by position."""
+
+    def to_numpy(self):
+        return np.array([*self.values()])
+
+
+def test_a_tensor_a_dataset_a_list_of_items_and_a_column_of_paths_give_the_same_images(tmp_path):
     images = torch.randint(256, (20, 1, 64, 64), dtype=torch.uint8)
-    targets = [0, 1] * 10
-    floats = images.float() / 255
-    read_only = floats.numpy().copy()
-    read_only.setflags(write=False)
-    paths = [tmp_path / f"{i}.png" for i in range(20)]
-    for path, image in zip(paths, images, strict=True):
+    floats, targets = images.float() / 255, [0, 1] * 10
+    paths = Column({f"row {i}": tmp_path / f"{i}.png" for i in range(20)})
+    for path, image in zip(paths.values(), images, strict=True):
         Image.fromarray(image[0].numpy()).save(path)
-    pairs = [(image, 0) for image in floats]
-    kinds = [images, read_only, images.numpy(), list(floats), pairs, Subset(TensorDataset(floats), range(20)), paths]
-    kinds.append(Column(paths))
+    kinds = [images, TensorDataset(floats), [[image, 0] for image in floats], paths]
     first, *others = (ConfoundedDataset(kind, targets, marker="electrode", correlation=0.9) for kind in kinds)
     for i in range(20):
         image, target = first[i]
@@ -137,14 +121,10 @@ def test_items_by_index_are_the_callers_own(correlation):
     [
         ({"marker": "border"}, "'border'"),
         ({"correlation": 1.2}, "1.2"),
-        ({"correlation": float("nan")}, "nan"),
         ({"correlation": 0.98}, "2 of 2"),  # would round to a perfect association
-        ({"correlation": 0.5, "seed": -1}, "negative"),
-        ({"correlation": 0.5, "targets": [1, 1, 1, 1]}, "0 negatives"),
         ({"patient": [1, 2]}, "patient"),
         ({"images": []}, "empty"),
         ({"targets": [0, 1, 1]}, r"\(4,\)"),
-        ({"targets": [[0, 1, 0, 1]]}, r"\(1, 4\)"),
         ({"targets": [0, 1, 0, np.nan]}, "nan"),
     ],
 )

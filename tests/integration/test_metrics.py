@@ -2,29 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 
 from causalcxr.data import NIH_LABELS
-from causalcxr.metrics import auroc, expected_calibration_error
 
 pytestmark = pytest.mark.integration
-
-
-def test_torchmetrics_by_batches(example):
-    """Logits with many ties in the last column, and targets of which some are unknown."""
-    pytest.importorskip("torchmetrics")
-    generator = torch.Generator().manual_seed(0)
-    targets = (torch.rand(300, 4, generator=generator) < 0.3).float()
-    logits = 2 * torch.randn(300, 4, generator=generator) + targets
-    logits[:, 3] = logits[:, 3].round()
-    targets[::7, 1] = torch.nan
-    module = example("torchmetrics_auroc")
-    metrics = module.create_metrics(4)
-    for scores, truth in zip(logits.sigmoid().split(64), module.as_integers(targets).split(64), strict=True):
-        metrics.update(scores, truth)
-    found = {name: value.double().numpy() for name, value in metrics.compute().items()}
-    np.testing.assert_allclose(found["auroc"], auroc(logits, targets), atol=1e-6)
-    np.testing.assert_allclose(found["ece"], expected_calibration_error(logits.sigmoid(), targets), atol=1e-6)
 
 
 def test_torchmetrics_example_prints_equal_columns(printed, numbers):

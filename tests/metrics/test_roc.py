@@ -4,32 +4,26 @@ import numpy as np
 import pytest
 import torch
 
-from causalcxr.metrics import auroc, bootstrap_auroc, paired_difference, worst_group_auroc
+from causalcxr.metrics import auroc, worst_group_auroc
 from reference.auroc import draw, sklearn_auroc
 from reference.comparison import DEVICES
 
 EXACT = {"rtol": 0, "atol": 1e-12}
 
 
-@pytest.mark.parametrize("decimals", [9, 1, 0], ids=["continuous", "ties", "heavy ties"])
+@pytest.mark.parametrize("decimals", [9, 0], ids=["continuous", "heavy ties"])
 def test_auroc_equals_sklearn(decimals):
     (scores, *_), targets, _ = draw(n=400, k=4, decimals=decimals)
     np.testing.assert_allclose(auroc(scores, targets), sklearn_auroc(scores, targets), **EXACT)
     np.testing.assert_array_equal(auroc(scores[:, 0], targets[:, 0]), auroc(scores, targets)[:1])
 
 
-def test_auroc_closed_forms():
-    targets = [[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
-    scores = [[4, 1, 7, 2], [3, 2, 7, 4], [2, 3, 7, 3], [1, 4, 7, 1]]  # pairs won: all, none, all tied, 3 of 4
-    np.testing.assert_array_equal(auroc(scores, targets), [1.0, 0.0, 0.5, 0.75])
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_auroc_takes_tensors_of_any_floating_type(dtype):
+@pytest.mark.parametrize("device", DEVICES)
+def test_auroc_takes_half_precision_tensors_with_gradients_on_any_device(device):
     (scores, *_), targets, _ = draw()
-    given = torch.tensor(scores, dtype=dtype, requires_grad=True)
-    expected = sklearn_auroc(given.detach().double().numpy(), targets)
-    np.testing.assert_allclose(auroc(given, torch.tensor(targets)), expected, **EXACT)
+    given = torch.tensor(scores, dtype=torch.bfloat16, device=device, requires_grad=True)
+    expected = sklearn_auroc(given.detach().cpu().double().numpy(), targets)
+    np.testing.assert_allclose(auroc(given, torch.tensor(targets, device=device)), expected, **EXACT)
 
 
 class Frame:
@@ -51,13 +45,6 @@ def test_columns_in_another_order_are_refused():
         auroc(Frame(values, ["b", "a"]), targets)
 
 
-@pytest.mark.parametrize("device", DEVICES[1:])
-def test_auroc_takes_tensors_on_another_device(device):
-    (scores, *_), targets, _ = draw()
-    result = auroc(torch.tensor(scores, device=device), torch.tensor(targets, device=device))
-    np.testing.assert_array_equal(result, auroc(scores, targets))
-
-
 @pytest.mark.parametrize("function", [auroc, lambda scores, targets: worst_group_auroc(scores, targets, [0] * 200)])
 def test_a_label_that_is_undefined_is_nan_and_named_in_a_warning_at_the_callers_line(function):
     (scores, *_), targets, _ = draw(k=4)
@@ -73,29 +60,9 @@ def test_worst_group_equals_a_literal_loop():
     groups = np.array(["AP", "PA", "LL"])[np.random.default_rng(2).choice(3, size=300, p=[0.5, 0.45, 0.05])]
     targets[groups == "LL", 0] = 1  # the smallest group has only one class of the first label
     of_groups = [sklearn_auroc(scores[groups == name], targets[groups == name]) for name in ("AP", "PA", "LL")]
-    expected = np.nanmin(of_groups, axis=0)
-    np.testing.assert_allclose(worst_group_auroc(scores, targets, groups), expected, **EXACT)
-    given = torch.tensor(scores), torch.tensor(targets), torch.tensor(np.unique(groups, return_inverse=True)[1])
-    np.testing.assert_allclose(worst_group_auroc(*given), expected, **EXACT)
+    np.testing.assert_allclose(worst_group_auroc(scores, targets, groups), np.nanmin(of_groups, axis=0), **EXACT)
 
 
-def test_a_label_that_follows_the_group_alone_fails_within_it():
-    groups = np.repeat([0, 1], 50)
-    targets = np.concatenate([np.arange(50) % 10 == 0, np.arange(50) % 10 != 0]).astype(float)
-    assert auroc(groups, targets)[0] == 0.9
-    assert worst_group_auroc(groups, targets, groups)[0] == 0.5
-
-
-FUNCTIONS = {
-    "auroc": auroc,
-    "bootstrap": bootstrap_auroc,
-    "scores": lambda scores, targets: paired_difference(scores, np.zeros(np.shape(targets)), targets),
-    "baseline": lambda scores, targets: paired_difference(np.zeros(np.shape(targets)), scores, targets),
-    "worst group": lambda scores, targets: worst_group_auroc(scores, targets, range(len(scores))),
-}
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize(
     ("scores", "targets", "given"),
     [
@@ -106,18 +73,16 @@ FUNCTIONS = {
         ([[0.1], [0.2]], [[0], [-1]], "-1"),
     ],
 )
-def test_bad_scores_and_targets_are_refused(name, scores, targets, given):
+def test_bad_scores_and_targets_are_refused(scores, targets, given):
     with pytest.raises(ValueError, match=given):
-        FUNCTIONS[name](scores, targets)
+        auroc(scores, targets)
 
 
 class NotAvailable:
-    """Like `pandas.NA`: comparisons have no truth value, and it is not a number."""
+    """Like `pandas.NA`: not a number, and comparisons have no truth value."""
 
-    def __eq__(self, other):
+    def __ne__(self, other):
         return self
-
-    __ne__, __hash__ = __eq__, object.__hash__
 
     def __bool__(self):
         raise TypeError("boolean value of NA is ambiguous")
@@ -126,7 +91,7 @@ class NotAvailable:
 NA = NotAvailable()
 
 
-@pytest.mark.parametrize("missing", [np.nan, None, NA])
+@pytest.mark.parametrize("missing", [None, NA])
 def test_a_missing_target_is_unknown(missing):
     given = np.array([[1, 0], [0, missing], [missing, 1], [1, 1]], dtype=object)
     for targets in (given, given.tolist()):
@@ -136,10 +101,7 @@ def test_a_missing_target_is_unknown(missing):
         auroc([0.1, missing], [0, 1])
 
 
-@pytest.mark.parametrize(
-    "groups", [[1, 2, 3], [[1], [2], [3], [4]], [1.0, np.nan, 2.0, 2.0], ["a", None, "a", "b"], ["a", NA, "a", "b"]]
-)
+@pytest.mark.parametrize("groups", [[1, 2, 3], [1.0, np.nan, 2.0, 2.0], ["a", None, "a", "b"], ["a", NA, "a", "b"]])
 def test_bad_groups_are_refused(groups):
-    for function in (worst_group_auroc, bootstrap_auroc):
-        with pytest.raises(ValueError, match="groups must"):
-            function([[0.1], [0.2], [0.3], [0.4]], [[0], [1], [0], [1]], groups)
+    with pytest.raises(ValueError, match="groups must"):
+        worst_group_auroc([0.1, 0.2, 0.3, 0.4], [0, 1, 0, 1], groups)
