@@ -153,7 +153,7 @@ class ConfounderBank(nn.Module):
     def _check_prior(self, strata_prior: Sequence[float] | Tensor) -> Tensor:
         values = torch.as_tensor(strata_prior, dtype=torch.float32).detach().clone()
         is_distribution = bool((values >= 0).all()) and abs(float(values.sum()) - 1) <= 1e-4  # also false for NaN
-        if self.num_strata == 0 or values.shape != (self.num_strata,) or not is_distribution:
+        if values.shape != (self.num_strata,) or not is_distribution:
             raise ValueError(
                 f"strata_prior must hold num_strata={self.num_strata} probabilities that add up to 1, but got "
                 f"{values.tolist()}; without strata (num_strata=0) leave strata_prior out"

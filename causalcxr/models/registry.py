@@ -163,7 +163,6 @@ def _arguments(name: str, pretrained: bool, given: dict[str, Any]) -> dict[str, 
                     "download it, save its state_dict() as safetensors and pass the path as pretrained_backbone, "
                     "or pass pretrained_backbone=False to start without weights"
                 )
-        kwargs = {"in_chans": published.channels} | kwargs
         kwargs |= {"backbone": published.architecture, "pretrained_backbone": weights}
         backbone_args = backbone_args | published.backbone_args
     kwargs["backbone_args"] = backbone_args = backbone_args | (given.get("backbone_args") or {})

@@ -1,6 +1,7 @@
 """The weights in the package match the table and their card, and load without a network."""
 
 import argparse
+import io
 import json
 import shutil
 import socket
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import causalcxr
 import evaluate
 from causalcxr import hub
-from causalcxr.data import NIH_LABELS, NIHChestXray14
+from causalcxr.data import NIH_LABELS, NIHChestXray14, read_image
 from causalcxr.metrics import auroc
 
 NAMES = causalcxr.list_pretrained()  # test_registry checks that the command line's default is included
@@ -89,3 +91,24 @@ def test_reported_auroc_comes_out_again(name, shared_data):
     again = dict(zip(NIH_LABELS, auroc(evaluate.predict(args, model, dataset), dataset.targets), strict=True))
     for label, row in manifest["test"].items():
         assert abs(row["value"] - again.get(label, np.mean(list(again.values())))) < 2e-3
+
+
+@pytest.mark.slow
+def test_scores_of_large_films_hardly_depend_on_their_storage(shared_data):
+    model = causalcxr.create_model("causal_efficientnet_lite0", pretrained=True).eval()
+    files = sorted((shared_data / "nih-1024").rglob("*.png"))
+    films = [Image.fromarray((read_image(file)[0] * 255).round().byte().numpy()) for file in files]
+    smaller = [film.resize((256, 256)) for film in films]
+
+    def probabilities(of):
+        with torch.inference_mode():
+            return model.calibration.probabilities(torch.cat([model(model.preprocess(film)) for film in of]))
+
+    def stored(film):
+        file = io.BytesIO()
+        film.save(file, "JPEG", quality=75)
+        return Image.open(file)
+
+    expected = probabilities(films)
+    for changed in (smaller, map(stored, films), map(stored, smaller)):
+        assert (probabilities(changed) - expected).abs().mean() < 0.03
