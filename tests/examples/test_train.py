@@ -152,7 +152,7 @@ def test_a_run_is_not_overwritten(trained, tmp_path):
     [
         (["--data=synthetic:many"], "^cannot .* in 'synthetic:many'; pass the folder of the NIH release"),
         (["--model=resnet19"], "^cannot .* unknown model 'resnet19'; close names: "),
-        (["--model=test_resnet", "--backbone-weights=no.pt"], r"^cannot .* no\.pt"),
+        (["--model=test_resnet", "--backbone-weights=no.pt"], r"^cannot .*no\.pt"),
         (["--adjust=nothing"], "^cannot .* --adjust nothing is none of: view, sex, age"),
         ([f"--output={__file__}"], "^cannot train with these options: .* File exists"),
         (["--model=resnet18", "--freeze-backbone"], "--freeze-backbone needs weights"),
