@@ -9,44 +9,47 @@ import torch
 
 import causalcxr
 import evaluate
-from causalcxr.data import NIH_LABELS, CSVDataset, NIHChestXray14
-from causalcxr.metrics import auroc
+from causalcxr.data import NIH_LABELS, NIHChestXray14
+from causalcxr.metrics import auroc, expected_calibration_error
 
-pytestmark = pytest.mark.filterwarnings("ignore:AUROC is undefined")
+pytestmark = pytest.mark.filterwarnings("ignore:AUROC is undefined", "ignore:calibration error is")
+
+
+def saved(folder, label_names, **options):
+    """Save an untrained model of images of 64 x 64 pixels, and return its folder."""
+    torch.manual_seed(0)
+    model = causalcxr.create_model("causal_test_resnet", label_names=label_names)
+    causalcxr.save_pretrained(model, folder, data_config={"input_size": (3, 64, 64)}, **options)
+    return folder
 
 
 @pytest.fixture
 def model(tmp_path):
-    torch.manual_seed(0)
-    folder = tmp_path / "model"
-    saved = causalcxr.create_model("causal_test_resnet")
-    causalcxr.save_pretrained(saved, folder, label_names=NIH_LABELS, data_config={"input_size": (3, 64, 64)})
-    return folder
+    return saved(tmp_path / "model", NIH_LABELS, calibration=causalcxr.Calibration(2.0, (0.5,) * 14))
 
 
 def run(*arguments):
     evaluate.main([*map(str, arguments), "--resamples=20", "--workers=0", "--device=cpu"])
 
 
-def test_the_figures_are_those_of_the_logits(model, made_release, tmp_path):
-    run(model, "--data", made_release, "--output", tmp_path)
-    result = json.loads((tmp_path / f"model-{made_release.name}-test.json").read_text())
+def test_two_models_on_the_release(model, made_release, tmp_path, capsys):
+    """The figures are those of the logits, next to the paper's, and the second model is compared with the first."""
+    again = model.with_name("again")
+    again.symlink_to(model)
+    run(model, again, "--data", made_release, "--output", tmp_path)
+    result, second = (
+        json.loads((tmp_path / f"{name}-{made_release.name}-test.json").read_text()) for name in ("model", "again")
+    )
     dataset = NIHChestXray14(made_release, "test", image_size=64)
     opened = causalcxr.create_model(model).eval()
     with torch.no_grad():
         logits = torch.cat([opened(opened.preprocess(path)) for path in dataset.paths])
-    expected = auroc(logits, dataset.targets)
     found = [result["auroc"].get(label, {"value": np.nan})["value"] for label in NIH_LABELS]
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_allclose(found, auroc(logits, dataset.targets), atol=1e-3)
+    errors = expected_calibration_error((logits / 2).sigmoid(), dataset.targets)
+    assert result["expected_calibration_error"] == pytest.approx(np.nanmean(errors), abs=1e-3)
     assert result["images"] == len(dataset)
-    assert result["auroc"]["Mass"]["positive_groups"] <= result["patients"]
-
-
-def test_a_model_is_compared_with_the_first(model, made_release, capsys):
-    again = model.with_name("again")
-    again.symlink_to(model)
-    run(model, again, "--data", made_release)
-    assert json.loads((again / f"{made_release.name}-test.json").read_text())["difference"]["value"] == 0
+    assert second["difference"]["value"] == 0
     said = capsys.readouterr().out
     assert re.search(r"\| Mass \|.* 0\.89 \|\n", said)  # from the paper
     assert "| mean, AP films |" in said
@@ -71,44 +74,34 @@ def test_labels_of_another_table(model, made_release, tmp_path):
         evaluate.other_labels(table, dataset)
 
 
-def test_own_films_from_a_table(model, made_release, tmp_path, capsys):
-    """Results match the logits, omit views and the paper, and a damaged image is named."""
-    films = NIHChestXray14(made_release, "test", image_size=64)
-    named = causalcxr.create_model(model, label_names=["Drain", "Mass"])
-    causalcxr.save_pretrained(named, tmp_path / "mine", data_config={"input_size": (3, 64, 64)})
-    rows = [f"{films.paths[i]},p{films.patient[i]},{i % 2},{i % 3 % 2 or ''}" for i in range(len(films))]
-    table = tmp_path / "films.csv"
-    table.write_text("path,patient,Drain,Mass\n" + "\n".join(rows))
-    run(tmp_path / "mine", "--data", table)
-    result, said = json.loads((tmp_path / "mine" / "films-all.json").read_text()), capsys.readouterr().out
-    opened, dataset = causalcxr.create_model(tmp_path / "mine").eval(), CSVDataset(table, "all")
-    with torch.no_grad():
-        logits = torch.cat([opened(opened.preprocess(image)) for image, _ in dataset])
-    assert result["auroc"]["Drain"]["value"] == pytest.approx(auroc(logits, dataset.targets)[0], abs=1e-3)
+def test_own_films_from_a_table(made_release, tmp_path, capsys):
+    """Labels are found by name, and the result has neither views nor the paper."""
+    films = NIHChestXray14(made_release, "test")
+    mine, table = saved(tmp_path / "mine", ["Drain", "Mass"]), tmp_path / "films.csv"
+    rows = [f"{films.paths[i]},AP,{i % 3 % 2 or ''},p{films.patient[i]},{i % 2}" for i in range(len(films))]
+    table.write_text("\n".join(["path,view,Mass,patient,Drain", *rows]))
+    run(mine, "--data", table)
+    result, said = json.loads((mine / "films-all.json").read_text()), capsys.readouterr().out
+    assert result["auroc"]["Drain"]["positives"] == len(films) // 2  # Mass has a third
     assert (result["data"], result["split"], result["images"]) == ("films.csv", "all", len(films))
-    causalcxr.save_pretrained(opened, tmp_path / "mine", metrics=result)
-    assert "AUROC on films.csv, all, images: " in (tmp_path / "mine" / "README.md").read_text()
     assert "| Drain |" in said
-    assert "paper" not in said
-    assert "AP films" not in said
-    run(tmp_path / "mine", "--data", table, "--split=val", "--val-fraction=0.5")
-    assert json.loads((tmp_path / "mine" / "films-val.json").read_text())["patients"] == len({*films.patient}) // 2
-    other = ["{0},AP,{3},{1},{2}".format(*row.split(",")) for row in rows]
-    table.write_text("path,view,Mass,patient,Drain\n" + "\n".join(other))  # columns are matched by name
-    run(tmp_path / "mine", "--data", table)
-    again = json.loads((tmp_path / "mine" / "films-all.json").read_text())
-    assert again["auroc"]["Drain"]["value"] == result["auroc"]["Drain"]["value"]
-    swapped = causalcxr.create_model(model, label_names=["Mass", "Drain"])
-    causalcxr.save_pretrained(swapped, tmp_path / "swapped", data_config={"input_size": (3, 64, 64)})
-    with pytest.raises(SystemExit, match=r"^cannot evaluate .*swapped: label names must be exactly these"):
-        run(tmp_path / "mine", tmp_path / "swapped", "--data", table)
-    table.write_text("path,patient,Mass\n")
-    with pytest.raises(SystemExit, match=r"^cannot evaluate .*mine: unknown label 'Drain'"):
-        run(tmp_path / "mine", "--data", table)
+    assert not re.search("paper|AP films", said)
+    causalcxr.save_pretrained(causalcxr.create_model(mine), mine, metrics=result)
+    assert "AUROC on films.csv, all, images: " in (mine / "README.md").read_text()
+    run(mine, "--data", table, "--split=val", "--val-fraction=0.5")
+    assert json.loads((mine / "films-val.json").read_text())["patients"] == len({*films.patient}) // 2
     (tmp_path / "damaged.png").write_bytes(b"no picture")
     table.write_text("path,Drain,Mass\ndamaged.png,1,0\n")
     with pytest.raises(SystemExit, match=r"cannot read image .*damaged\.png"):
-        run(tmp_path / "mine", "--data", table)
+        run(mine, "--data", table)
+
+
+def test_drawn_films_and_a_model_whose_labels_are_in_another_order(model, tmp_path):
+    run(model, "--data=synthetic:8")
+    assert json.loads((model / "synthetic-8-test.json").read_text())["images"] == 8
+    swapped = saved(tmp_path / "swapped", NIH_LABELS[::-1])
+    with pytest.raises(SystemExit, match=r"^cannot evaluate .*swapped: label names must be exactly these"):
+        run(model, swapped, "--data=synthetic:8")
 
 
 def test_models_whose_files_would_have_one_name_are_refused(tmp_path, capsys):

@@ -30,9 +30,9 @@ def some(*positions, folder=""):
     return {folder + NAMES[i]: PICTURES[NAMES[i]] for i in positions}
 
 
-def write(root, more=(), **places):
+def write(root, **places):
     """Write the tables, and the pictures of each place (a folder or an archive)."""
-    write_release(root, [*NAMES, *more], 4, boxes=[(NAMES[4], "Mass", 512, 256, 100, 50)])
+    write_release(root, NAMES, 4, boxes=[(NAMES[4], "Mass", 512, 256, 100, 50)])
     for place, pictures in places.items():
         if ".tar" not in place:
             (root / place).mkdir(parents=True)
@@ -80,29 +80,16 @@ def test_copy_reads_as_the_release_does(release, tmp_path):
         assert stored.mode == "L"
 
 
-LAYOUTS = {
-    "folders": {"images_001/images": some(0, 1, 2), "images_012/images": some(3, 4, 5)},
-    "archives": {
-        "images_001.tar.gz": some(0, 2, 4, folder="images/"),
-        "images_002.tar.gz": some(1, 3, 5, folder="images/"),
-    },
-    "plain archive": {"images_01.tar": some(0, 1, 2, 3, 4, 5, folder="./images/")},
-    "unpacked goes first": {"images": some(0, 1, 2), "images_001.tar.gz": some(3, 4, 5) | {NAMES[0]: b"older"}},
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_every_layout_gives_the_same_files(tmp_path, whole, layout):
-    assert prepare(write(tmp_path / "other", **layout), tmp_path / "copy") == 0
+def test_images_are_found_in_every_place(tmp_path, whole):
+    """Unpacked images are taken before those in archives, and folders in an archive do not count."""
+    places = {
+        "images": some(0),
+        "images_012/images": some(1, 2),
+        "images_001.tar.gz": some(3, 4, folder="images/") | {NAMES[0]: b"older"},
+        "images_02.tar": some(5, folder="./images/"),
+    }
+    assert prepare(write(tmp_path / "other", **places), tmp_path / "copy") == 0
     assert images_of(tmp_path / "copy") == whole
-
-
-def test_several_processes_write_the_same_files(tmp_path, whole, capsys):
-    archives = {"images_001.tar.gz": some(3), "images_002.tar.gz": some(4) | {NAMES[5]: b"damaged"}}
-    root = write(tmp_path / "other", images=some(0, 1, 2), **archives)
-    assert prepare(root, tmp_path / "copy", "--workers=2") == 1
-    assert f"{NAMES[5]}: cannot read image" in capsys.readouterr().out
-    assert images_of(tmp_path / "copy") == {name: whole[name] for name in NAMES[:5]}
 
 
 def test_killed_copy_is_no_data_set_and_goes_on(release, tmp_path, whole, monkeypatch):
@@ -125,19 +112,22 @@ def test_killed_copy_is_no_data_set_and_goes_on(release, tmp_path, whole, monkey
     assert written == {name: (output / "images" / name).stat().st_mtime_ns for name in written}  # kept
 
 
-def test_faults_are_listed_and_the_rest_is_copied(tmp_path, whole, capsys):
-    images = some(0) | {NAMES[1]: PICTURES[NAMES[1]][:-20], ".DS_Store": b"1"}
-    archive = some(2) | {"images/stranger.png": picture(9), "images/" + NAMES[3]: b""}
-    root = write(tmp_path / "other", **{"images": images, "images_001.tar.gz": archive})
-    assert prepare(root, tmp_path / "copy") == 1
+@pytest.mark.parametrize("workers", [0, 2])
+def test_faults_are_listed_and_the_rest_is_copied(tmp_path, whole, workers, capsys):
+    places = {
+        "images": some(0) | {NAMES[1]: PICTURES[NAMES[1]][:-20], ".DS_Store": b"1"},
+        "images_001.tar.gz": some(2) | {"images/stranger.png": picture(9)},
+        "images_002.tar.gz": some(4) | {"images/" + NAMES[3]: b""},
+    }
+    assert prepare(write(tmp_path / "other", **places), tmp_path / "copy", f"--workers={workers}") == 1
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines[:-1]] == NAMES[1:2] + NAMES[3:]
+    assert [line.split(":")[0] for line in lines[:-1]] == NAMES[1::2]
     assert lines[-2] == f"{NAMES[5]}: missing"
-    assert lines[-1] == "6 images in the tables, 0 already there, 4 missing or damaged"
-    assert images_of(tmp_path / "copy") == {name: whole[name] for name in (NAMES[0], NAMES[2])}
+    assert lines[-1] == "6 images in the tables, 0 already there, 3 missing or damaged"
+    assert images_of(tmp_path / "copy") == {name: whole[name] for name in NAMES[::2]}
 
 
-@pytest.mark.parametrize("length", [0, 50, -2500])
+@pytest.mark.parametrize("length", [0, -2500])
 def test_truncated_archive_leaves_the_others(tmp_path, whole, length, capsys):
     archives = {"images_001.tar.gz": some(0, 1, 2), "images_002.tar.gz": some(3, 4, 5)}
     root = write(tmp_path / "other", **archives)
@@ -149,15 +139,6 @@ def test_truncated_archive_leaves_the_others(tmp_path, whole, length, capsys):
     assert set(copied) == {name for name in NAMES if f"{name}: missing" not in printed}
     assert copied.items() <= whole.items()
     assert set(NAMES[3:]) <= set(copied)
-
-
-def test_odd_names_stay_inside_the_copy(tmp_path):
-    odd = ("../evil.png", "/tmp/evil.png")  # noqa: S108
-    members = some(0, folder="../") | some(1, folder="/tmp/") | dict.fromkeys(odd, picture(9))  # noqa: S108
-    root = write(tmp_path / "nih", odd, **{"images_001.tar.gz": members})
-    assert prepare(root, tmp_path / "deep" / "copy") == 1
-    assert set(images_of(tmp_path / "deep" / "copy")) == set(NAMES[:2])
-    assert not [path for path in tmp_path.rglob("*") if "evil" in path.name]
 
 
 def test_another_size_and_the_release_itself_are_refused(release, tmp_path):
