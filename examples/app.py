@@ -113,7 +113,7 @@ def bars(result):
 def example_films():
     """Write synthetic radiographs as examples, since no real ones come with the package."""
     films = SyntheticCXR(3, image_size=512, seed=3)
-    paths = [Path(FOLDER, f"drawing-{i + 1}.png") for i in range(len(films))]
+    paths = [Path(FOLDER, f"generated-{i + 1}.png") for i in range(len(films))]
     for (film, _), path in zip(films, paths, strict=True):
         Image.fromarray(np.rint(film[0].numpy() * 255).astype(np.uint8)).save(path)
     return [[str(path)] for path in paths]
@@ -127,7 +127,7 @@ def build(name):
         with gr.Row():
             with gr.Column():
                 film = gr.File(label="Film: PNG, JPEG, TIFF or DICOM", height=120)
-                gr.Examples(example_films(), film, label="Examples: drawings, not patients", cache_examples=False)
+                gr.Examples(example_films(), film, label="Examples: generated, not patients", cache_examples=False)
                 note = gr.Markdown()
                 table = gr.HTML()
                 findings = gr.DownloadButton("Findings as JSON")
