@@ -4,7 +4,7 @@
 
 Each mode changes one thing about the step of a model in float32 and `channels_last`. Time and memory are ratios to that
 step. Errors are the relative differences to float32 of the first loss, and of its gradients as one vector. A step is
-forward and backward, without an optimizer. Takes about three minutes on two cores, and a C++ compiler for
+forward and backward, without an optimizer. Takes about three minutes on two cores, and needs a C++ compiler for
 `torch.compile`. `--small` is a test run: a tiny model, one round.
 """
 

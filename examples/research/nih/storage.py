@@ -36,7 +36,7 @@ def finished_runs(study: Path) -> list[dict[str, Any]]:
 
 
 def open_run(study: Path, run: dict[str, Any]) -> causalcxr.CausalCXR:
-    """Return the model of such a run."""
+    """Return the model of a run from `finished_runs`."""
     model: causalcxr.CausalCXR = causalcxr.create_model(run["setting"]["backbone"])
     model.load_state_dict(load_file(study / "runs" / f"{run['name']}.safetensors"))
     return model
@@ -45,9 +45,10 @@ def open_run(study: Path, run: dict[str, Any]) -> causalcxr.CausalCXR:
 def measure(
     model: nn.Module, films: Tensor, targets: npt.NDArray[np.float32], size: int
 ) -> tuple[causalcxr.Calibration, dict[str, float]]:
-    """Fit a calibration on films of bytes (N, S, S); return it and the results, `jpeg_*` those of the JPEG copies.
+    """Fit a calibration on uint8 films (N, S, S); return it and the results, with those of the JPEG copies as `jpeg_*`.
 
-    `change` is the mean absolute change of a probability. `positives` are findings per film at their threshold.
+    `change` is the mean absolute change of a probability. `positives` is the number of findings per film at or above
+    their threshold.
     """
     exact = torch.autocast("cpu", enabled=False)
     logits = {"": logits_of(model, films, size, exact), "jpeg_": logits_of(model, stored(films, QUALITY), size, exact)}

@@ -1,4 +1,4 @@
-"""Compared variants: models and their objectives."""
+"""The compared variants: models and their objectives."""
 
 from dataclasses import dataclass, field
 from typing import Any

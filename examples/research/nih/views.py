@@ -52,7 +52,7 @@ class Views:
     def __call__(self, canvas: Tensor, size: int, draw: np.random.Generator) -> Tensor:
         """Return views (B, 1, size, size) in [0, 1] of uint8 films (B, 1, S, S).
 
-        `draw` draws sizes and JPEG options on the CPU. Everything else is drawn by torch.
+        `draw` chooses sizes and JPEG options on the CPU. Everything else is drawn by torch.
         """
         images = torch.cat([self._reduced(part, size, draw) for part in canvas.chunk(GROUPS)])
         return self._exposed(images)
