@@ -112,7 +112,8 @@ def label_weights(dataset, adjust):
     columns = dataset.metadata if own else {name: getattr(dataset, name) for name in ("view", "sex", "age")}
     if adjust not in columns:
         raise ValueError(f"--adjust {adjust} is none of: {', '.join(columns) or 'columns that --labels leaves out'}")
-    values = np.asarray(columns[adjust], float) // 20 if adjust == "age" else columns[adjust]
+    values = columns[adjust]
+    values = [float(str(age) or "nan") // 20 for age in values] if adjust == "age" else values
     return backdoor_weights(dataset.targets, torch.from_numpy(np.unique(values, return_inverse=True)[1]), smoothing=1)
 
 

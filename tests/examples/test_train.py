@@ -281,6 +281,10 @@ def test_weights_by_a_recorded_confounder(made_release, tmp_path):
         expected = backdoor_weights(dataset.targets, torch.from_numpy(strata).long(), smoothing=1)
         torch.testing.assert_close(train.label_weights(dataset, column), expected)
         torch.testing.assert_close(train.label_weights(films, column)[:, 0], expected[:, 2])
+    films.metadata["age"] = np.array(["", *films.metadata["age"][1:]])  # unknown: a value of its own
+    strata = np.array([-1, *(dataset.age[1:] // 20)])
+    expected = backdoor_weights(dataset.targets, torch.from_numpy(strata).long(), smoothing=1)
+    torch.testing.assert_close(train.label_weights(films, "age")[:, 0], expected[:, 2])
 
 
 def launch(script, *arguments, processes=2):
