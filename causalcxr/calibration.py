@@ -65,8 +65,9 @@ class Calibration:
         """Fit the temperature and thresholds on validation images that the model was not trained on.
 
         The temperature minimises the binary cross-entropy over all known targets. It stays at 1, with a warning, if the
-        minimum is at 0 or at infinity. It is at 0 if every logit has the sign of its target, which is typical of
-        training images or very few images. It is at infinity if the logits contradict the targets on average.
+        minimum is at 0 or at infinity. It is at 0 if no logit is below 0 for a positive or above 0 for a
+        negative, which is typical of training images or very few images. It is at infinity if the logits contradict the
+        targets on average.
 
         The threshold of a label maximises the criterion on the calibrated probabilities of images with a known target.
         It lies halfway between two probabilities, or between the lowest and 0. Ties go to the highest threshold. If all
@@ -136,13 +137,13 @@ class Calibration:
 
 
 def _fit_temperature(margins: FloatArray) -> float:
-    """Return the T that minimises the mean of log(1 + exp(-margin / T)). The problem is convex in 1/T; use bisection.
+    """Return the T that minimises the mean of log(1 + exp(-margin / T)), a convex problem in 1/T, by bisection.
 
     The margin is the logit for a positive target, and minus the logit for a negative one.
     """
     reason = ""
     if margins.min() >= 0:
-        reason = "all logits have the sign of their known targets, so the optimum would be 0"
+        reason = "no logit contradicts its known target, so the optimum would be 0"
     elif margins.mean() <= 0:
         reason = "on average the logits contradict the known targets, so the optimum would be infinite"
     if reason:

@@ -306,13 +306,15 @@ class _Writer:
             rows = [json.loads(line) for line in lines]
             same_labels = bool(rows) and all(list(row["scores"]) == self.labels for row in rows)
         if content and not same_labels:
-            raise ValueError("it has different columns")
+            raise ValueError("it has different columns; use another --output")
         done = set()
         for row in rows:
             if row["model"] != self.model:
                 raise ValueError(f"its rows come from the model {row['model']}, not {self.model}; use another --output")
             if row | weights != row:  # e.g. after retraining
-                raise ValueError(f"its rows come from other weights of {self.model}, with other thresholds")
+                raise ValueError(
+                    f"its rows come from other weights of {self.model}, with other thresholds; use another --output"
+                )
             done.add(row["path"])
         os.truncate(output, len(whole))
         return done

@@ -97,7 +97,7 @@ def save_pretrained(
             changed since it was set, it is left out and the logger `causalcxr` warns.
         metrics: Metrics for the card: `{"data": str, "split": str, "images": int, "patients": int, "auroc": {"mean":
             {"value": float, "low": float, "high": float}, "Mass": {...}, ...}, "commit": str, "seed": int, "command":
-            str}`. Only `data`, `split` and `auroc`, with a `value` for each label, are required.
+            str}`. Only `data`, `split` and `auroc`, with a `value` in each entry, are required.
         data_config: Settings of the training images that differ from `model.pretrained_cfg`: any of `input_size`
             (C, H, W), `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`.
 

@@ -41,14 +41,14 @@ def parse_args(argv):
     add("--labels", nargs="+", help="label columns of FILE.csv; default: all but path and patient")
     add("--output", type=Path, required=True, help="output folder for the model and its log")
     either = parser.add_mutually_exclusive_group().add_argument
-    either("--model", default="causal_efficientnet_lite0", help="model name, folder or Hub id; default: %(default)s")
+    either("--model", default="causal_efficientnet_lite0", help="name, folder, hf-hub:owner/repo; default: %(default)s")
     either("--backbone", help="instead of --model: a backbone of timm or causalcxr.list_backbones() for a causal model")
     add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, help="model arguments; drop_rate defaults to 0.2")
     add("--preset", choices=["paper"], help="settings of the paper; other options override them")
     add("--backbone-weights", help="'timm' to download, or a file; default: none, or the published ones of --backbone")
     add("--freeze-backbone", action="store_true", help="train only the head (train_head.py caches the features)")
     add("--objective", default="causal", choices=["causal", "plain", "agreement"], help="default: causal; plain: L_sl")
-    add("--adjust", help="reweight labels by a recorded confounder: view, sex, age, or a column of FILE.csv")
+    add("--adjust", help="reweight labels by a recorded confounder: view, sex, age or another column of FILE.csv")
     add("--epochs", type=int, default=12, help="number of epochs; default: %(default)s")
     add("--image-size", type=int, help="image height and width in pixels; default: that of the weights, or 224")
     add("--batch-size", type=int, default=64, help="images per update, over all processes; default: %(default)s")
@@ -111,9 +111,10 @@ def label_weights(dataset, adjust):
     own = isinstance(dataset, CSVDataset)
     columns = dataset.metadata if own else {name: getattr(dataset, name) for name in ("view", "sex", "age")}
     if adjust not in columns:
-        raise ValueError(f"--adjust {adjust} is none of: {', '.join(columns) or 'columns that --labels leaves out'}")
+        raise ValueError(f"--adjust {adjust} is none of: {', '.join(columns) or '(all are labels, see --labels)'}")
     values = columns[adjust]
-    values = [float(str(age) or "nan") // 20 for age in values] if adjust == "age" else values
+    if adjust == "age":
+        values = np.array([float(str(age) or "nan") for age in values]) // 20  # empty cells are a value of their own
     return backdoor_weights(dataset.targets, torch.from_numpy(np.unique(values, return_inverse=True)[1]), smoothing=1)
 
 

@@ -23,7 +23,7 @@ def check_binary(name: str, values: Any, length: int | None = None) -> Tensor:
         raise ValueError(f"{name} must have shape {expected}, one value per image, got {tuple(given.shape)}")
     allowed = (column == 0) | (column == 1)
     if not bool(allowed.all()):
-        raise ValueError(f"{name} must be 0 or 1, got {column[~allowed][0].item():g}; leave out unlabelled images")
+        raise ValueError(f"{name} must be 0 or 1, got {column[~allowed][0].item():g}; leave out such images")
     return column.long()
 
 

@@ -74,7 +74,7 @@ class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
         return self._image(range(len(self))[index]), self.targets[index].clone()  # a view could change the labels
 
     def _image(self, index: int) -> Tensor:
-        """Return the original image (1, H, W) in [0, 1]."""
+        """Return the image (1, H, W) in [0, 1] without a marker."""
         item = self._images[index]
         return read_image(item[0] if isinstance(item, (tuple, list)) else item, size=self.image_size)
 
@@ -103,7 +103,8 @@ class ConfoundedDataset(StratifiedImages):
     Attributes, shapes and errors are those of `StratifiedImages`. `strata` is 1 for images with the marker.
 
     Raises:
-        ValueError: The marker is unknown, the correlation is outside [0, 1], or a class has too few images for it.
+        ValueError: The marker is unknown, the correlation is outside [0, 1], or a class has too few images for that
+            correlation.
 
     Example:
         >>> dataset = ConfoundedDataset(torch.rand(40, 1, 64, 64), [0, 1] * 20, marker="letter", correlation=0.9)

@@ -55,7 +55,7 @@ def predict(
         model: A module or another callable from images (B, C, H, W) to multi-label logits (B, K). For a two-class
             softmax, pass the difference of the logits, `lambda x: model(x).diff(dim=1)`. For adjusted probabilities,
             pass `lambda x: model.predict_do(x, bank).logit(eps=1e-6)`. Images are moved to the device of a module's
-            parameters. Other callables get them on the CPU, and keep their mode: call `model.eval()` first.
+            parameters. Other callables get them on the CPU, and you must call `model.eval()` yourself.
         dataset: Items (image, target) with images (1, H, W) in [0, 1], e.g. a
             [`ConfoundedDataset`][causalcxr.bench.ConfoundedDataset]; optionally with `mask(index)`.
         label: Index of the finding's logit, or its name in `model.label_names`. Optional if K = 1.
@@ -135,7 +135,7 @@ def _finding(logits: Any, batch: int, label: int | None) -> Tensor:
     if label is None and num_labels != 1:
         raise ValueError(f"the model returns {num_labels} logits; pass the finding's as label=")
     if label is not None and not 0 <= label < num_labels:
-        raise ValueError(f"label must be an index into the model's {num_labels} logits, got {label}")
+        raise ValueError(f"label must be from 0 to {num_labels - 1}, an index of the model's logits, got {label}")
     chosen = logits[:, label or 0].float().cpu()
     if not bool(chosen.isfinite().all()):
         raise ValueError(f"the model returns logits that are not finite, for {int((~chosen.isfinite()).sum())} images")

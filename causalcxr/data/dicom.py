@@ -44,7 +44,7 @@ def read_dicom(data: bytes, name: str) -> npt.NDArray[Any]:
     padding = _is_padding(values, dataset)
     with np.errstate(all="ignore"):  # non-finite values raise below
         shown = _shown_values(values.astype(np.float64), dataset, padding).astype(np.float32)
-    shown[padding] = kind == "MONOCHROME1"  # black once inverted
+    shown[padding] = kind == "MONOCHROME1"  # black in the result
     if not (shown.min() >= 0 and shown.max() <= 1):  # written so that NaN fails
         span = f"{shown.min():g} to {shown.max():g}"
         raise ValueError(f"its rescale, window or look-up table gives {span}, expected grey values from 0 to 1")

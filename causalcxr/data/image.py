@@ -23,7 +23,7 @@ ImageLike: TypeAlias = str | os.PathLike[str] | IO[bytes] | Image.Image | npt.ND
 
 _FORMATS = ("PNG", "JPEG", "TIFF")
 _JPEG_END = b"\xff\xd9"
-_TAIL = 1024  # the end marker must be in this many last bytes; some writers pad after it
+_TAIL = 1024  # the end marker must lie within this many bytes of the end, as some writers pad after it
 _COLOURED, _LARGEST_COLOURED_PART = 25, 0.25  # difference of 8-bit channels; fraction of pixels
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, section 8
 
@@ -58,8 +58,8 @@ def read_image(image: ImageLike, *, size: int | tuple[int, int] | None = None) -
     Raises:
         FileNotFoundError: The file does not exist.
         ImportError: The file is DICOM and pydicom is not installed.
-        ValueError: The file is damaged, in another format, has several pages or frames, or is another modality, e.g.
-            CT. Or the array has another shape or range, or `size` is not positive.
+        ValueError: The file is damaged, is in another format, has several pages or frames, or is of another modality,
+            e.g. CT. Or the array has another shape or range, or `size` is not positive.
         TypeError: `image` is none of the above, or an array of another dtype.
 
     Warns:
@@ -162,7 +162,9 @@ def _pillow_values(image: Image.Image, name: str = "that was given") -> npt.NDAr
     bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     unsigned = upright.mode in ("I;16", "I;16B") or (upright.mode == "I" and not tags)  # TIFF: signed, or 32 bits
     if not unsigned or bits not in (12, 16):
-        raise ValueError(f"pixels of mode {upright.mode!r} of unknown type or depth; save it as 8-bit or 16-bit grey")
+        raise ValueError(
+            f"pixels of mode {upright.mode!r} have an unsupported type or depth; save it as 8-bit or 16-bit grey"
+        )
     values, white = np.asarray(upright).astype(np.float32), np.float32(2**bits - 1)
     if values.min() < 0 or values.max() > white:  # mode I holds 32 bits
         raise ValueError(f"values from {values.min():g} to {values.max():g} do not fit in {bits} bits")

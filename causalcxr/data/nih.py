@@ -58,7 +58,7 @@ class NIHChestXray14(FilmFiles):
         Each item is an image (1, H, W) and its target (K,).
 
     Raises:
-        FileNotFoundError: The folder, a table or an image is missing; with "skip", only if all images are.
+        FileNotFoundError: The folder or a table is missing, or any image (with "skip", all images).
         ValueError: The tables are inconsistent, or a split, label or option is unknown.
 
     Example:

@@ -87,7 +87,7 @@ def _block_indices(height: int, width: int, block: tuple[int, int], margin: int,
 
 
 def _reflected_blocks(length: int, side: int, margin: int, device: torch.device) -> Tensor:
-    """Return the reflected positions of each block and its margin along one axis, (blocks, side + 2 * margin)."""
+    """Return positions along one axis of each block and its margin, reflected, (blocks, side + 2 * margin)."""
     starts = torch.arange(0, length, side, device=device) - margin
     positions = starts[:, None] + torch.arange(side + 2 * margin, device=device)
     # Bounce between the first and the last pixel. A tensor, since ONNX has no remainder by a dynamic length.

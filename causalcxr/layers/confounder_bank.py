@@ -30,7 +30,7 @@ class ConfounderBank(nn.Module):
         num_classes: Number of labels K.
         dim: Width D.
         num_strata: Number of strata; 0 for none.
-        strata_prior: P(c) of each stratum, summing to 1. Defaults to the frequency of each stratum in the bank.
+        strata_prior: P(c) of each stratum, summing to 1. Default: the frequency of each stratum in the bank.
         device: Device of the buffers.
         dtype: Data type of the stored features.
 

@@ -83,7 +83,7 @@ class DisentangledCrossAttention(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor | None = None, *, need_attention: bool = False
     ) -> DisentangledAttention:
-        """Attend from the label queries to the image tokens. `need_attention` returns the attention maps as well."""
+        """Attend from label queries to image tokens. With `need_attention`, return the attention maps as well."""
         value = key if value is None else value
         check_tensor("query", query, "B K D", D=self.dim)
         check_tensor("key", key, "B N D", B=query.shape[0], D=self.dim)

@@ -102,7 +102,7 @@ class CausalDecoder(nn.Module):
         self.label_embed = nn.Embedding(num_classes, dim, **dd)
 
     def forward(self, features: Tensor, *, need_attention: bool = False) -> DisentangledAttention:
-        """Decode a feature map. `need_attention` returns the attention maps as well."""
+        """Decode a feature map. With `need_attention`, return the attention maps as well."""
         check_tensor("features", features, "B D H W", D=self.dim)
         batch, _, height, width = features.shape
         tokens = rearrange(features, "b d h w -> b (h w) d")

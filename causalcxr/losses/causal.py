@@ -56,7 +56,7 @@ class CausalLoss(nn.Module):
     .. math:: L = L_{sl} + \alpha_1 L_{conf} + \alpha_2 L_{bd}
 
     The paper samples the sum over confounders in L_bd: each image borrows one confounder, drawn anew at every step.
-    `partners="random"` does the same. Its expectation is the sum.
+    `partners="random"` does the same. The expectation of the draw is the full sum.
 
     Args:
         alpha_conf: Weight alpha_1 of the confounder's divergence from uniform (Eq. 5), 0 or more.

@@ -212,7 +212,7 @@ def backdoor_loss(
         targets: (B, K) labels of the *images* in [0, 1], NaN where unknown.
         prior: Probability P(c) of each confounder, (S,), or one row per image, (B, S). Rows sum to 1, or to 0 if there
             is nothing to borrow. To fit P(Y | X, c) to a known confounder of each image, pass one-hot rows. Values are
-            checked only on the CPU, like targets. Defaults to equal probabilities.
+            checked only on the CPU, like targets. Default: equal probabilities.
         criterion: Elementwise loss, as in `classification_loss`.
         weight: (B, K) weight of each label, e.g. from `backdoor_weights`.
         reduction: `"mean"` over the known labels, `"sum"`, or `"none"` for (B, K).

@@ -89,7 +89,7 @@ class BootstrapResult(NamedTuple):
             "positive_groups"}, ...}`, for the labels with both classes.
 
         Raises:
-            ValueError: `label_names` is not one unique name per label.
+            ValueError: `label_names` does not have one unique name per label.
 
         Example:
             >>> result = bootstrap_auroc([[0.1, 0.3], [0.7, 0.2]], [[0, 1], [1, 0]], n_resamples=10)

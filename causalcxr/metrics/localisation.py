@@ -158,7 +158,7 @@ def _check_box(name: str, box: Any) -> tuple[float, float, float, float]:
     try:
         x, y, w, h = (float(number) for number in box)
     except (TypeError, ValueError):
-        cure = "pass box[1:] of a causalcxr.data.nih.Box, and wrap a single box in a list for a list of boxes"
+        cure = "pass box[1:] of a causalcxr.data.nih.Box; for one box where several are expected, pass [box]"
         raise ValueError(f"{name} must be four numbers (x, y, w, h), got {box!r}; {cure}") from None
     if not all(map(math.isfinite, (x, y, w, h))) or w < 0 or h < 0:
         raise ValueError(f"{name} must be finite with w and h not negative, got (x, y, w, h) = {(x, y, w, h)}")

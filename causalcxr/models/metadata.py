@@ -53,8 +53,8 @@ def current_calibration(model: Any) -> Calibration | None:
     if calibration is None or getattr(model, "_calibrated", None) == weights_checksum(model):
         return calibration
     _logger.warning(
-        "the calibration is left out because the weights have changed since it was set; pass calibration= with one "
-        "fitted to these weights, or with model.calibration if they were only cast to another dtype"
+        "the calibration is left out because the weights have changed since it was set; pass one fitted to these "
+        "weights as calibration=, or calibration=model.calibration if they were only cast to another dtype"
     )
     return None
 

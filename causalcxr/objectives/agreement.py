@@ -96,7 +96,7 @@ class AgreementObjective(nn.Module):
         logits = self.model(images)
         check_tensor("logits", logits, "B K", B=len(images))
         followed = torch.randint(logits.shape[1], (len(logits), 1), device=logits.device)
-        # Random signs, since through batch statistics each image moves the logits of all others, against its own.
+        # Random signs: through batch statistics, each image also moves the logits of all others, opposite to its own.
         sign = 2 * torch.randint(2, (len(logits), 1), device=logits.device) - 1
         (gradient,) = torch.autograd.grad((sign * logits.gather(1, followed)).sum(), images, retain_graph=True)
         others = self.model(self._without_evidence(images, gradient))
@@ -107,7 +107,7 @@ class AgreementObjective(nn.Module):
         return {"loss": sl + self.strength * agreement, "sl": sl, "agreement": agreement}
 
     def _without_evidence(self, images: Tensor, gradient: Tensor) -> Tensor:
-        """Return the images with the boxes borrowed that change the prediction most."""
+        """Return the images with boxes from another image of the batch, where they change the prediction most."""
         lenders = images.roll(int(torch.randint(1, len(images), ())), dims=0)
         change = (gradient * (lenders - images).detach()).sum(dim=1).float()  # of the logit, (B, H, W)
         borrowed = torch.zeros_like(change, dtype=torch.bool)

@@ -30,7 +30,7 @@ class BorrowRegions(nn.Module):
       box sides as fractions of the image sides.
     - `"thorax"`: a soft ellipse of random size and position around the centre, against markers near the border.
       Options: `size=(0.6, 0.95)`, the range of its axes as fractions of the image sides, `shift=0.05`, the largest
-      offset of its centre, and `softness=0.1`, the width of its edge.
+      offset of its centre, also as a fraction, and `softness=0.1`, the width of its edge relative to its radius.
 
     Each image lends to at most one other. The module is the identity in evaluation mode.
 

@@ -20,7 +20,7 @@ class CausalObjective(nn.Module):
 
     Args:
         model: Model with `forward_causal`, e.g. `CausalCXR`.
-        criterion: Loss. Defaults to `CausalLoss()`.
+        criterion: Loss. Default: `CausalLoss()`.
         bank: Memory of confounder features, or `None`.
 
     Shape:

@@ -62,7 +62,7 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         labels: Findings to plant, and columns of the targets: any names from `NIH_LABELS`, in any order.
         prevalence: Probability of each finding: one number, or one per label. Findings are independent of each other,
             of the view and of the patient.
-        marker_label: Label with which the "PORTABLE" stamp is correlated. `None` puts the stamp on 60% of the AP films.
+        marker_label: Label with which the "PORTABLE" stamp is correlated. `None` puts it on 60 % of the AP films.
         marker_correlation: Strength r in [-1, 1] of that correlation: the stamp is on (1 + r) / 2 of the positive films
             and on (1 - r) / 2 of the negative ones. Use -r for a test set to reverse the spurious cue.
         images_per_patient: Number of consecutive items of the same patient. Their position and exposure differ.
