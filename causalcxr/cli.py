@@ -306,7 +306,7 @@ class _Writer:
             rows = [json.loads(line) for line in lines]
             same_labels = bool(rows) and all(list(row["scores"]) == self.labels for row in rows)
         if content and not same_labels:
-            raise ValueError("it has different columns; use another --output")
+            raise ValueError("it has other columns than this model would write; use another --output")
         done = set()
         for row in rows:
             if row["model"] != self.model:
@@ -336,7 +336,8 @@ class _Writer:
 
     def close(self) -> None:
         if self.format == "table":
-            _write("\n".join([AT_THRESHOLD] * (self.thresholds is not None) + [NOT_FOR_CLINICAL_USE]))
+            marked = self.thresholds is not None and self.rows > 0
+            _write("\n".join([AT_THRESHOLD] * marked + [NOT_FOR_CLINICAL_USE]))
         if self.file is not sys.stdout:
             self.file.close()
 
@@ -356,12 +357,12 @@ def _models(filter: str) -> int:
 
 
 def _evaluate(scores: Path, labels: Path, group: list[str], patients: str | None, format: str) -> int:
-    if patients is None:
-        _say("warning: intervals over images are too narrow if patients have several; pass --patients COLUMN")
     try:
         results = aurocs(scores, labels, group, patients)
     except (OSError, ValueError) as error:
         raise CommandError(error) from error
+    if patients is None:
+        _say("warning: intervals over images are too narrow if patients have several; pass --patients COLUMN")
     if format == "json":
         _write(json.dumps([row._asdict() for row in results], indent=1, allow_nan=False))
     elif format == "csv":

@@ -111,7 +111,7 @@ def save_panel(path: Path, image: Tensor, findings: list[Finding], title: str, n
     bar.tick_params(length=0)
     bar.set_frame_on(False)
     partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=DPI)
+    figure.savefig(partial, format="png", dpi=DPI, pil_kwargs={"compress_level": 3})  # the default takes far longer
     partial.replace(path)
 
 

@@ -154,7 +154,7 @@ def main(argv=None):
             for names in (model.label_names or (), dataset.label_names):
                 causalcxr.data.check_label_names(names, labels)
         except (OSError, ValueError) as error:
-            raise SystemExit(f"cannot evaluate {name}: {error}") from error
+            raise SystemExit(f"cannot evaluate {name} on {args.data}: {error}") from error
         targets = dataset.targets.numpy() if args.labels is None else other_labels(args.labels, dataset)
         scores[name] = predict(args, model, dataset)
         results[name] = {"model": name} | figures(args, model, scores[name], targets, dataset)

@@ -47,7 +47,7 @@ def parse_args(argv):
     add("--preset", choices=["paper"], help="settings of the paper; other options override them")
     add("--backbone-weights", help="'timm' to download, or a file; default: none, or the published ones of --backbone")
     add("--freeze-backbone", action="store_true", help="train only the head (train_head.py caches the features)")
-    add("--objective", default="causal", choices=["causal", "plain", "agreement"], help="default: causal; plain: L_sl")
+    add("--objective", default="causal", choices=["causal", "plain", "agreement"], help="plain: no causal losses")
     add("--adjust", help="reweight labels by a recorded confounder: view, sex, age or another column of FILE.csv")
     add("--epochs", type=int, default=12, help="number of epochs; default: %(default)s")
     add("--image-size", type=int, help="image height and width in pixels; default: that of the weights, or 224")
@@ -188,13 +188,13 @@ def main(argv=None):
     accelerator = Accelerator(cpu=cpu, **plan, dataloader_config=sampling)
     torch.manual_seed(args.seed)
     try:
-        args.output.mkdir(parents=True, exist_ok=True)
         args.image_size = args.image_size or image_size(args)
         train_set, val_set = build_data(args)
         weighted = torch.utils.data.StackDataset(train_set, weights := label_weights(train_set, args.adjust))
         objective = build_objective(args, train_set.label_names).to(memory_format=torch.channels_last)
         if args.freeze_backbone:
             objective.model.backbone.requires_grad_(False)
+        args.output.mkdir(parents=True, exist_ok=True)
     except (AttributeError, OSError, TypeError, ValueError) as error:
         raise SystemExit(f"cannot train with these options: {error}") from error
     model, share, processes = objective.model, args.batch_size // args.accumulate, accelerator.num_processes
@@ -216,7 +216,7 @@ def main(argv=None):
     rates = {"warmup_t": args.epochs * updates // 10, "warmup_lr_init": args.lr / 25, "t_in_epochs": False}
     scheduler = CosineLRScheduler(optimizer, args.epochs * updates, **rates)
     accelerator.register_for_checkpointing(ema)
-    free = ("output", "resume", "workers", "data", "adjust", "checkpointing")  # the data may have moved
+    free = ("output", "resume", "workers", "data", "checkpointing")  # the data may have moved
     options = {name: str(value) for name, value in vars(args).items() if name not in free}
     parts = [(vars(part).get("names"), part.patient.tolist(), part.targets.tolist()) for part in (train_set, val_set)]
     options["data of checksum"] = str(zlib.crc32(repr([*parts, train_set.label_names, weights.tolist()]).encode()))
@@ -230,7 +230,10 @@ def main(argv=None):
             raise SystemExit(f"{args.output} was trained with {', '.join(other)}: use the same, or another --output")
         accelerator.load_state(str(folders[-1]))
         accelerator.print(f"resuming after epoch {len(log)} of {args.epochs} from {folders[-1]}")
+    elif args.resume:
+        accelerator.print(f"no state to resume in {args.output}: starting from epoch 1")
     accelerator.print(f"{len(train_set)} training and {len(val_set)} validation images, processes: {processes}")
+    accelerator.print(f"labels: {', '.join(train_set.label_names)}")
     for epoch in range(len(log) + 1, args.epochs + 1):
         started, totals, skipped = time.perf_counter(), {}, 0
         loader.set_epoch(epoch)

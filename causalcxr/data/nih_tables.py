@@ -155,7 +155,10 @@ def _first_file(root: Path, what: str, candidates: Sequence[str]) -> Path:
     for name in candidates:
         if (root / name).is_file():
             return root / name
-    raise FileNotFoundError(f"no {what} {' or '.join(candidates)} in {str(root)!r}; pass the folder of the NIH release")
+    raise FileNotFoundError(
+        f"no {what} {' or '.join(candidates)} in {str(root)!r}; pass the folder of the NIH release, or a FILE.csv that "
+        "lists your own films"
+    )
 
 
 def val_patients(patients: npt.NDArray[Any], val_fraction: float, seed: int) -> list[Any]:

@@ -115,7 +115,8 @@ class CausalLoss(nn.Module):
         """
         if not isinstance(output, CausalOutput):
             raise TypeError(
-                f"output must be the result of model.forward_causal(images), but got {type(output).__name__}"
+                "output must be what a CausalHead or model.forward_causal(images) returns, but got "
+                f"{type(output).__name__}"
             )
         intervened = output.intervened
         if self.partners == "random" and self.training and intervened.shape[1]:

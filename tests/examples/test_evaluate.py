@@ -100,7 +100,7 @@ def test_drawn_films_and_a_model_whose_labels_are_in_another_order(model, tmp_pa
     run(model, "--data=synthetic:8")
     assert json.loads((model / "synthetic-8-test.json").read_text())["images"] == 8
     swapped = saved(tmp_path / "swapped", NIH_LABELS[::-1])
-    with pytest.raises(SystemExit, match=r"^cannot evaluate .*swapped: label names must be exactly these"):
+    with pytest.raises(SystemExit, match=r"^cannot evaluate .*swapped on .*: label names must be exactly these"):
         run(model, swapped, "--data=synthetic:8")
 
 

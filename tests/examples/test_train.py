@@ -104,7 +104,10 @@ def test_a_run_goes_on_with_the_same_data_alone(tmp_path, capsys):
     table = own_films(tmp_path / "films")
     options = [f"--data={table}", "--adjust=view", "--batch-size=4", "--val-fraction=0.5", "--epochs=1"]
     options += ["--labels", "Drain", "Mass", "Rare"]
-    run(tmp_path / "run", *options)
+    run(tmp_path / "run", *options, "--resume")
+    said = capsys.readouterr().out
+    assert "no state to resume" in said
+    assert "labels: Drain, Mass, Rare" in said
     text, weights = table.read_text(), (tmp_path / "run" / "model.safetensors").read_bytes()
     changes = {"Drain,Mass": "Mass,Drain", "p4,": "q4,", "11.png,p5,1,": "11.png,p5,0,", ",PA": ",AP"}
     for before, after in changes.items():
@@ -113,6 +116,8 @@ def test_a_run_goes_on_with_the_same_data_alone(tmp_path, capsys):
         with pytest.raises(SystemExit, match=r"was trained with data of checksum \d+: use the same, or"):
             run(tmp_path / "run", *options, "--resume")
     table.write_text(text)
+    with pytest.raises(SystemExit, match="was trained with adjust view, data of"):
+        run(tmp_path / "run", *(option for option in options if option != "--adjust=view"), "--resume")
     moved = table.parent.rename(tmp_path / "moved") / table.name
     run(tmp_path / "run", *options, f"--data={moved}", "--resume")
     assert "resuming after epoch 1" in capsys.readouterr().out
@@ -150,7 +155,7 @@ def test_a_run_is_not_overwritten(trained, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data=synthetic:many"], "^cannot .* in 'synthetic:many'; pass the folder of the NIH release"),
+        (["--data=synthetic:many"], "^cannot .* in 'synthetic:many'; pass the folder of the NIH release, or"),
         (["--model=resnet19"], "^cannot .* unknown model 'resnet19'; close names: "),
         (["--model=test_resnet", "--backbone-weights=no.pt"], r"^cannot .*no\.pt"),
         (["--adjust=nothing"], "^cannot .* --adjust nothing is none of: view, sex, age"),
