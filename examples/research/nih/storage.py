@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import causalcxr
 from causalcxr.metrics import expected_calibration_error
-from records import commit, publish, versions
+from records import commit, markdown_table, publish, versions
 
 from .films import parts, read_pixels, read_tables
 from .training import logits_of, mean_auroc
@@ -54,23 +54,20 @@ def measure(
     logits = {"": logits_of(model, films, size, exact), "jpeg_": logits_of(model, stored(films, QUALITY), size, exact)}
     # F1, because Youden's J ignores the prevalence and would mark most findings on every film.
     calibration = causalcxr.Calibration.fit(logits[""], targets, criterion="f1")
-    results: dict[str, float] = {"change": 0.0}
-    for name, values in logits.items():
-        probabilities = calibration.probabilities(values)
-        results[f"{name}auroc"] = mean_auroc(values, targets)
-        results[f"{name}brier"] = float(((probabilities - torch.from_numpy(targets)) ** 2).mean())
-        results[f"{name}calibration_error"] = float(np.nanmean(expected_calibration_error(probabilities, targets)))
-        results[f"{name}positives"] = float(calibration.positives(values).sum(dim=1).double().mean())
-        results["change"] = float((probabilities - calibration.probabilities(logits[""])).abs().mean())
+    probabilities = {name: calibration.probabilities(values) for name, values in logits.items()}
+    results = {"change": float((probabilities["jpeg_"] - probabilities[""]).abs().mean())}
+    for name, p in probabilities.items():
+        results[f"{name}auroc"] = mean_auroc(logits[name], targets)
+        results[f"{name}brier"] = float((p - torch.from_numpy(targets)).square().mean())
+        results[f"{name}calibration_error"] = float(np.nanmean(expected_calibration_error(p, targets)))
+        results[f"{name}positives"] = float(calibration.positives(logits[name]).sum(dim=1).double().mean())
     return calibration, {name: round(value, 5) for name, value in results.items()}
 
 
 def table(runs: dict[str, dict[str, float]]) -> str:
     """Return a Markdown table with one row per run."""
-    columns = list(next(iter(runs.values())))
-    lines = [["run", *columns], ["---"] * (len(columns) + 1)]
-    lines += [[name, *(f"{value:.4f}" for value in row.values())] for name, row in runs.items()]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+    body = [[name, *(f"{value:.4f}" for value in row.values())] for name, row in runs.items()]
+    return markdown_table(["run", *next(iter(runs.values()))], body) + "\n"
 
 
 def main(argv: list[str] | None = None) -> None:
