@@ -69,7 +69,7 @@ def test_weights_keep_the_frequencies_of_the_first_source_and_part_label_and_vie
     chance = 0.1 + 0.2 * view + 0.3 * source
     targets = (torch.rand(4000, 14, generator=generator) < chance[:, None]).float()
     weight = films.prevalence_weights(targets, 3000)
-    adjusted = films.Training(torch.empty(0), targets, weight, view).adjusted_for_view()
+    adjusted = films.Training([torch.empty(4000, 0)], targets, weight, view).adjusted_for_view()
     for given, tolerance in ((weight, 1e-5), (adjusted, 0.002)):
         frequency = (given * targets).sum(dim=0) / given.sum(dim=0)
         assert_close(frequency, targets[:3000].mean(dim=0), atol=tolerance, rtol=0)
@@ -78,23 +78,41 @@ def test_weights_keep_the_frequencies_of_the_first_source_and_part_label_and_vie
     assert_close(*shares, atol=0.002, rtol=0)
 
 
-STILL = {"rotate": 0, "scale": 0, "shift": 0, "contrast": 0, "smallest": 96, "noise": 0}
+STILL = {"rotate": 0, "scale": 0, "shift": 0, "contrast": 0, "enlarge": False, "smallest": 96, "noise": 0}
 
 
 def test_a_view_without_change_is_the_film_as_in_evaluation_or_mirrored():
     for mirror in (0, 1):
         still = views.Views(**STILL, mirror=mirror)
-        pixels = films.enlarge(torch.randint(256, (8, 24, 24), dtype=torch.uint8), 96)
+        pixels = torch.randint(256, (8, 96, 96), dtype=torch.uint8)
         shown = pixels.flip(-1) if mirror else pixels
-        assert_close(still(pixels, 96, np.random.default_rng(0)), shown / 255, atol=1e-5, rtol=0)
-        reduced = still(pixels, 48, np.random.default_rng(0))
-        assert_close(reduced, films.resize(shown[:, 0], 48), atol=1e-5, rtol=0)
+        for size in (48, 96):
+            assert_close(still(pixels, size, np.random.default_rng(0)), films.resize(shown, size), atol=1e-5, rtol=0)
+
+
+def test_enlarged_films_are_less_sharp_unless_told_otherwise():
+    pixels = torch.randint(256, (8, 64, 64), dtype=torch.uint8)
+    sharp = views.Views(**STILL, mirror=0)(pixels, 64, np.random.default_rng(0))
+    assert_close(sharp[:, 0], pixels / 255, atol=1e-5, rtol=0)
+    blurred = views.Views(**(STILL | {"enlarge": True}), mirror=0)(pixels, 64, np.random.default_rng(0))
+    assert blurred.std() < 0.9 * sharp.std()
+
+
+def test_films_are_picked_from_their_source():
+    first, second = (
+        torch.arange(5, dtype=torch.uint8)[:, None, None],
+        torch.arange(5, 8, dtype=torch.uint8)[:, None, None],
+    )
+    training = films.Training([first, second], *torch.zeros(3, 8, 14))
+    for rows in ([0, 4, 5, 7], [1, 2], [6]):
+        picked = torch.cat(training.of(torch.tensor(rows)))
+        assert picked.flatten().tolist() == rows
 
 
 def test_a_compressed_view_differs_from_the_film_as_a_stored_one_does():
-    pixels = films.enlarge(torch.randint(100, 120, (8, 24, 24), dtype=torch.uint8), 96)
+    pixels = torch.randint(100, 120, (8, 96, 96), dtype=torch.uint8)
     stored = views.Views(**STILL, mirror=0, compressed=1.0)(pixels, 96, np.random.default_rng(0))
-    off = 255 * (stored - pixels / 255).abs()
+    off = 255 * (stored[:, 0] - pixels / 255).abs()
     assert 0.2 < off.mean() < 8
     assert off.flatten(1).mean(1).min() > 0.1
 

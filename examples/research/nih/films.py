@@ -77,7 +77,7 @@ class Training:
     """Training films on the device.
 
     Attributes:
-        canvas: (N, 1, S, S), uint8. Films of another size were resized once.
+        films: uint8 (N_i, S_i, S_i) of each source.
         targets: (N, K), 0 or 1.
         weight: (N, K), P(y_k) of the first source's training split over P(y_k) of all training films. The weighted
             frequency of every finding is then that of the first source, however the second was selected, and films of
@@ -85,10 +85,18 @@ class Training:
         view: (N,), 1 for AP and 0 for PA.
     """
 
-    canvas: Tensor
+    films: list[Tensor]
     targets: Tensor
     weight: Tensor
     view: Tensor
+
+    def of(self, rows: Tensor) -> list[Tensor]:
+        """Return the films of ascending rows, by source."""
+        found, start = [], 0
+        for films in self.films:
+            found.append(films[rows[(rows >= start) & (rows < start + len(films))] - start])
+            start += len(films)
+        return [part for part in found if len(part)]
 
     def adjusted_for_view(self) -> Tensor:
         """Return weights that remove the association of label and view and keep the frequencies of findings.
@@ -106,22 +114,18 @@ def prevalence_weights(targets: Tensor, first: int) -> Tensor:
 
 
 def training_films(
-    sources: list[tuple[npt.NDArray[np.uint8], NIHTables, npt.NDArray[np.int64]]], canvas: int, device: str
+    sources: list[tuple[npt.NDArray[np.uint8], NIHTables, npt.NDArray[np.int64]]], device: str
 ) -> Training:
     """Move the training films of all sources, given by their rows, to the device."""
-    films, targets, views = [], [], []
-    for pixels, tables, rows in sources:
-        films += [enlarge(torch.from_numpy(pixels[part]).to(device), canvas) for part in np.array_split(rows, 20)]
-        targets.append(torch.from_numpy(tables.targets[rows]))
-        views.append(torch.from_numpy((tables.view[rows] == "AP").astype(np.int64)))
-    labels = torch.cat(targets)
-    weight = prevalence_weights(labels, len(targets[0]))
-    return Training(torch.cat(films), *(part.to(device) for part in (labels, weight, torch.cat(views))))
-
-
-def enlarge(pixels: Tensor, size: int) -> Tensor:
-    """Resize films (N, S, S) to uint8 (N, 1, size, size)."""
-    return resize(pixels, size).mul_(255).round_().to(torch.uint8)
+    targets = [torch.from_numpy(tables.targets[rows]) for _, tables, rows in sources]
+    labels = torch.cat(targets).to(device)
+    views = [torch.from_numpy((tables.view[rows] == "AP").astype(np.int64)) for _, tables, rows in sources]
+    return Training(
+        films=[torch.from_numpy(pixels[rows]).to(device) for pixels, _, rows in sources],
+        targets=labels,
+        weight=prevalence_weights(labels, len(targets[0])),
+        view=torch.cat(views).to(device),
+    )
 
 
 def resize(pixels: Tensor, size: int) -> Tensor:

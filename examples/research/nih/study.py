@@ -28,9 +28,8 @@ from .pointing import marked_findings
 from .training import Data, Setting, train
 
 HERE = Path(__file__).parent
-CANVAS = 320  # side in pixels of the films from which views are drawn
 SMALL = {"backbone": "causal_test_resnet", "image_size": 64, "epochs": 1, "batch_size": 8}
-SMALL_CANVAS, FEW = 96, 48
+FEW = 48  # films of each part in a test run
 
 
 def jobs_of(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -60,7 +59,7 @@ def jobs_of(args: argparse.Namespace) -> list[dict[str, Any]]:
 def load(args: argparse.Namespace) -> Data:
     """Load all films to the device."""
     tables, pixels = read_tables(args.data), read_pixels(args.data)
-    few, canvas = (FEW, SMALL_CANVAS) if args.small else (None, CANVAS)
+    few = FEW if args.small else None
     rows = parts(tables, few)
     training = [(pixels, tables, rows["train"])]
     if args.extra:
@@ -68,7 +67,7 @@ def load(args: argparse.Namespace) -> Data:
         training.append((read_pixels(args.extra), extra, np.flatnonzero(extra.official_split[:few] == "train_val")))
     val, test = (torch.from_numpy(pixels[rows[part]]).to(args.device) for part in ("val", "test"))
     return Data(
-        training=training_films(training, canvas, args.device),
+        training=training_films(training, args.device),
         val=val,
         val_targets=tables.targets[rows["val"]],
         test=test,

@@ -140,7 +140,8 @@ def train(
     with_branches = variant.objective == "causal"
     if with_branches:
         fixed = torch.linspace(0, count - 1, min(64, count), device=device).long()
-        fixed_batch = prepare(resize(films.canvas[fixed, 0], size)), films.targets[fixed]
+        resized = torch.cat([resize(part, size) for part in films.of(fixed)])
+        fixed_batch = prepare(resized), films.targets[fixed]
         record["branches_start"] = branches(model, *fixed_batch, objective)
     best, best_state = -math.inf, dict[str, Tensor]()
     for epoch in range(1, setting.epochs + 1):
@@ -148,8 +149,9 @@ def train(
         objective.train()
         order = torch.randperm(count, device=device)
         losses = torch.zeros((), device=device)
-        for rows in order[: steps * batch].view(steps, batch):
-            images = prepare(views(films.canvas[rows], size, draw)).contiguous(memory_format=torch.channels_last)
+        for rows in order[: steps * batch].view(steps, batch).sort(dim=1).values:
+            drawn = torch.cat([views(part, size, draw) for part in films.of(rows)])
+            images = prepare(drawn).contiguous(memory_format=torch.channels_last)
             with autocast:
                 loss = objective(images, targets[rows], weight=weight[rows])["loss"]
             optimizer.zero_grad(set_to_none=True)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from .films import resize
+
 GROUPS = 4  # per batch; films of a group share one reduced size and JPEG quality
 QUALITY, GRAIN = (40, 95), 4.0
 
@@ -34,7 +36,10 @@ class Views:
         shift: Maximum shift, as a fraction of the side.
         contrast: Maximum relative change of contrast, and maximum change of brightness.
         mirror: Probability of a horizontal flip.
-        smallest: Minimum side to which films are reduced, so that scores do not depend on the source's resolution.
+        smallest: See `largest`.
+        largest: Larger films are reduced to a random side between `smallest` and `largest`, so that scores do not
+            depend on the source's resolution.
+        enlarge: Whether to enlarge smaller films to `largest` first. They are then less sharp than in evaluation.
         noise: Maximum error of a pixel in grey levels of 255, as after rounding.
         compressed: Probability of storing films as JPEG of quality 40 to 95, with grain of up to four grey levels (one
             standard deviation), so that scores do not depend on how a film was stored.
@@ -46,28 +51,30 @@ class Views:
     contrast: float = 0.3
     mirror: float = 0.5
     smallest: int = 96
+    largest: int = 320
+    enlarge: bool = True
     noise: float = 1.0
     compressed: float = 0.0
 
-    def __call__(self, canvas: Tensor, size: int, draw: np.random.Generator) -> Tensor:
-        """Return views (B, 1, size, size) in [0, 1] of uint8 films (B, 1, S, S).
+    def __call__(self, films: Tensor, size: int, draw: np.random.Generator) -> Tensor:
+        """Return views (B, 1, size, size) in [0, 1] of uint8 films (B, S, S).
 
         `draw` chooses sizes and JPEG options on the CPU. Everything else is drawn by torch.
         """
-        images = torch.cat([self._reduced(part, size, draw) for part in canvas.chunk(GROUPS)])
+        images = torch.cat([self._reduced(part, size, draw) for part in films.chunk(GROUPS)])
         return self._exposed(images)
 
-    def _reduced(self, canvas: Tensor, size: int, draw: np.random.Generator) -> Tensor:
+    def _reduced(self, films: Tensor, size: int, draw: np.random.Generator) -> Tensor:
         """Reduce films to a random size common to all, then rotate, scale, shift and flip each."""
-        images = canvas.float() / 255
-        side = int(draw.integers(min(self.smallest, images.shape[-1]), images.shape[-1], endpoint=True))
+        images = resize(films, max(self.largest, films.shape[-1]) if self.enlarge else films.shape[-1])
+        side = int(draw.integers(self.smallest, self.largest, endpoint=True))
         for target in (side, min(side, size)):  # a film that is still too large is resized as in evaluation
             if target < images.shape[-1]:
                 images = F.interpolate(images, size=(target, target), mode="bilinear", antialias=True)
         if self.compressed and draw.random() < self.compressed:
             images = images + torch.randn_like(images) * (draw.uniform(0, GRAIN) / 255)
-            films = (images[:, 0].clamp(0, 1) * 255).round().byte()
-            images = stored(films, int(draw.integers(*QUALITY, endpoint=True)))[:, None].to(images.device) / 255
+            rounded = (images[:, 0].clamp(0, 1) * 255).round().byte()
+            images = stored(rounded, int(draw.integers(*QUALITY, endpoint=True)))[:, None].to(images.device) / 255
         if self.noise:
             images = images + (torch.rand_like(images) - 0.5) * (2 * self.noise / 255)
         count, device = len(images), images.device
