@@ -95,8 +95,8 @@ def image_size(args):
 def build_data(args):
     px, (kind, _, n) = args.image_size, args.data.partition(":")
     shift = v2.RandomAffine(10, (0.05, 0.05), scale=(0.85, 1.15), interpolation=v2.InterpolationMode.BILINEAR)
-    blur = (v2.RandomShortestSize(range(px // 2, px + 1)), v2.Resize((px, px)))  # lower resolution
-    views = None if args.no_augment else v2.Compose([shift, *blur, v2.ColorJitter(0.2, 0.2)])
+    blur = v2.RandomApply([v2.RandomShortestSize(range(px // 2, px)), v2.Resize((px, px))])  # lower resolution
+    views = None if args.no_augment else v2.Compose([shift, blur, v2.ColorJitter(0.2, 0.2)])
     if kind == "synthetic" and n.isdigit():
         return SyntheticCXR(int(n), image_size=px, transform=views), SyntheticCXR(int(n) // 4, image_size=px, seed=1)
     films = functools.partial(CSVDataset, label_names=args.labels) if args.data.endswith(".csv") else NIHChestXray14

@@ -21,7 +21,7 @@ from causalcxr.metrics import bootstrap_auroc
 from records import write_json
 
 from .films import parts, read_pixels, read_tables
-from .report import judged_in_both_views, ranking_figures, summary, with_interval
+from .report import MIN_PATIENTS, judged_in_both_views, patients_with, ranking_figures, summary, with_interval
 from .storage import QUALITY, finished_runs, measure, open_run
 from .training import logits_of
 
@@ -32,7 +32,7 @@ TRAINING = """
 - **Films:** {about} NIH ChestX-ray14 was provided by the NIH Clinical Center (Wang et al., CVPR 2017).
 - **Splits:** the official lists. A fifth of the training patients was used to select the epoch. No patient is in two
   splits.
-- **Start:** timm's ImageNet weights (Apache-2.0).
+- **Start:** {start}timm's ImageNet weights (Apache-2.0).
 - **Run:** seed {seed}, epoch {best_epoch} of {epochs}, validation AUROC {val_auroc:.3f}, commit
   `{commit}`. `manifest.json` lists all options.
 - **Calibration:** fitted on {films} validation films, where the calibration error is {calibration_error:.3f}. The
@@ -43,6 +43,8 @@ TRAINING = """
   reach their threshold. Do not rely on thresholds for small films that were stored differently.
 """
 VIEWS = """\
+- **Frequent findings:** the mean AUROC of the {frequent} findings that at least ten test patients have is
+  {mean_of_frequent}.
 - **Views:** the mean AUROC of the {both} findings that at least ten patients have in each view is {within_AP} within AP
   films, {within_PA} within PA films, and {mean_of_both_views} over all films.
 """
@@ -77,29 +79,32 @@ def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dic
         metrics=metrics,
         data_config={"input_size": (3, size, size)},
     )
+    figures = ranking_figures(test_logits.double().numpy(), test, 2000)
     manifest = {
         "about": about,
         **{key: best[key] for key in ("variant", "seed", "best_epoch", "val_auroc", "setting")},
-        **{key: content[key] for key in ("commit", "versions")},
+        **{key: content[key] for key in ("start", "commit", "versions") if key in content},
         "films": {"train": best["films"], "val": len(val), "test": len(test)},
         "storage": storage,
         "test": metrics["auroc"],
+        "test_means": {name: summary([figure]) for name, figure in figures.items()},
     }
     write_json(output / "manifest.json", manifest)
-    figures = ranking_figures(test_logits.double().numpy(), test, 2000)
-    views = {name: with_interval(summary([figure]), "{:.3f}") for name, figure in figures.items()}
+    start = f"weights with the SHA-256 sum `{content['start']}`, trained from " if "start" in content else ""
+    of_storage = storage | {"films": len(val), "quality": QUALITY}
     training = TRAINING.format(
-        **{**manifest, **storage, "films": len(val)},
+        **manifest | of_storage | {"start": start},
         epochs=best["setting"]["epochs"],
         there=val.targets.sum(axis=1).mean(),
         present=test.targets.sum(axis=1).mean(),
         found=calibration.positives(test_logits).sum(dim=1).double().mean(),
-        quality=QUALITY,
     )
+    means = {name: with_interval(of, "{:.3f}") for name, of in manifest["test_means"].items()}
     with (output / "README.md").open("a", encoding="utf-8") as card:
         card.write(training)
-        if "within_AP" in views:
-            card.write(VIEWS.format(both=judged_in_both_views(test).sum(), **views))
+        if "within_AP" in means:
+            frequent = (patients_with(test.targets, test.patient) >= MIN_PATIENTS).sum()
+            card.write(VIEWS.format(frequent=frequent, both=judged_in_both_views(test).sum(), **means))
     return manifest
 
 
