@@ -139,7 +139,7 @@ def train(
     record: dict[str, Any] = {**job, "finished": False, "films": count, "steps_an_epoch": steps, "curve": []}
     with_branches = variant.objective == "causal"
     if with_branches:
-        fixed = torch.linspace(0, count - 1, min(64, count), device=device).long()
+        fixed = torch.linspace(0, count - 1, min(64, count)).long()
         resized = torch.cat([resize(part, size) for part in films.of(fixed)])
         fixed_batch = prepare(resized), films.targets[fixed]
         record["branches_start"] = branches(model, *fixed_batch, objective)
@@ -147,7 +147,7 @@ def train(
     for epoch in range(1, setting.epochs + 1):
         epoch_started = time.time()
         objective.train()
-        order = torch.randperm(count, device=device)
+        order = torch.randperm(count)  # on the CPU: splitting it by source would synchronise a GPU
         losses = torch.zeros((), device=device)
         for rows in order[: steps * batch].view(steps, batch).sort(dim=1).values:
             drawn = torch.cat([views(part, size, draw) for part in films.of(rows)])

@@ -36,9 +36,8 @@ class Views:
         shift: Maximum shift, as a fraction of the side.
         contrast: Maximum relative change of contrast, and maximum change of brightness.
         mirror: Probability of a horizontal flip.
-        smallest: See `largest`.
-        largest: Larger films are reduced to a random side between `smallest` and `largest`, so that scores do not
-            depend on the source's resolution.
+        smallest: Minimum side to which films are reduced, so that scores do not depend on the source's resolution.
+        largest: Maximum side. Films smaller than the side drawn are not reduced.
         enlarge: Whether to enlarge smaller films to `largest` first. They are then less sharp than in evaluation.
         noise: Maximum error of a pixel in grey levels of 255, as after rounding.
         compressed: Probability of storing films as JPEG of quality 40 to 95, with grain of up to four grey levels (one
