@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-__all__ = ["check_choice", "check_count", "check_heads", "check_range", "check_strata", "check_tensor", "readable"]
+__all__ = ["check_choice", "check_count", "check_heads", "check_range", "check_tensor", "readable"]
 
 
 def check_tensor(name: str, x: Any, shape: str, **sizes: int) -> None:
@@ -56,15 +56,6 @@ def check_heads(dim: int, num_heads: int) -> None:
     """Raise `ValueError` unless `dim` can be split evenly into `num_heads` heads."""
     if dim < 1 or num_heads < 1 or dim % num_heads:
         raise ValueError(f"the width must be a positive multiple of num_heads, but got {dim} and {num_heads}")
-
-
-def check_strata(strata: Any, batch: int) -> None:
-    """Raise unless `strata` is an integer tensor of shape (batch,)."""
-    if not isinstance(strata, Tensor) or strata.is_floating_point() or strata.is_complex():
-        given = strata.dtype if isinstance(strata, Tensor) else f"{type(strata).__name__}; pass torch.as_tensor(strata)"
-        raise TypeError(f"strata must be a tensor of integers, but got {given}")
-    if strata.shape != (batch,):
-        raise ValueError(f"strata must have shape ({batch},), but got {tuple(strata.shape)}")
 
 
 def readable(x: Tensor) -> bool:

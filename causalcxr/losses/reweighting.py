@@ -6,7 +6,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from causalcxr._checks import check_strata, check_tensor
+from causalcxr._checks import check_tensor
 
 __all__ = ["backdoor_weights"]
 
@@ -44,7 +44,11 @@ def backdoor_weights(targets: Tensor, strata: Tensor, *, smoothing: float = 0.0)
         tensor([1.2000, 0.8000, 1.2000, 0.9000, 0.9000])
     """
     check_tensor("targets", targets, "N K")
-    check_strata(strata, len(targets))
+    if not isinstance(strata, Tensor) or strata.is_floating_point():
+        given = strata.dtype if isinstance(strata, Tensor) else f"{type(strata).__name__}; pass torch.as_tensor(strata)"
+        raise TypeError(f"strata must be a tensor of integers, but got {given}")
+    if strata.shape != (len(targets),):
+        raise ValueError(f"strata must have shape ({len(targets)},), but got {tuple(strata.shape)}")
     if not (math.isfinite(smoothing) and smoothing >= 0):
         raise ValueError(f"smoothing must be a number of images, 0 or more, but got {smoothing!r}")
     known = ~targets.isnan()

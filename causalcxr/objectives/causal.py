@@ -14,7 +14,7 @@ __all__ = ["CausalObjective"]
 class CausalObjective(nn.Module):
     """A causal model and its loss in one module, to train or to wrap in `DistributedDataParallel`.
 
-    With a bank, confounders come from past batches with their P(c), and those of this batch are stored afterwards.
+    With a bank, confounders come from past batches, and those of this batch are stored afterwards.
     Without one, they come from the other images of the batch (of this process). For weight averaging, average `model`,
     not the objective: averaged bank features belong to no image.
 
@@ -26,12 +26,11 @@ class CausalObjective(nn.Module):
     Shape:
         - images: (B, C, H, W)
         - targets: (B, K), in [0, 1], NaN where unknown
-        - strata: (B,) integers, the stratum of each image, for a bank with strata
         - weight: (B, K) weights of the labels, e.g. from `causalcxr.losses.backdoor_weights`
         - Output: dict of scalars `loss`, `sl`, `conf`, `bd`
 
     Raises:
-        ValueError: If strata are passed without a bank, and as in the model, the loss and the bank.
+        ValueError: As in the model, the loss and the bank.
         TypeError: If the model has no `forward_causal`, or the criterion is not a `CausalLoss`.
 
     Example:
@@ -66,13 +65,9 @@ class CausalObjective(nn.Module):
         self.criterion = CausalLoss() if criterion is None else criterion
         self.bank = bank
 
-    def forward(
-        self, images: Tensor, targets: Tensor, strata: Tensor | None = None, *, weight: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, targets: Tensor, *, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Return the losses of a batch. In training mode, the bank then stores its confounders."""
         if self.bank is None:
-            if strata is not None:
-                raise ValueError("strata need a bank that stores them; pass bank=ConfounderBank(..., num_strata=...)")
             return self.criterion(self.model.forward_causal(images), targets, weight=weight)
         # Use all slots, empty ones with P(c) = 0, so that shapes are the same at every step. Clone them, since the bank
         # is overwritten in place before the backward pass.
@@ -80,5 +75,5 @@ class CausalObjective(nn.Module):
         output = self.model.forward_causal(images, confounders)
         losses = self.criterion(output, targets, prior=prior, weight=weight)
         if self.training:
-            self.bank.update(output.confounder, strata)
+            self.bank.update(output.confounder)
         return losses

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from causalcxr.layers import ConfounderBank
-from reference.backdoor import bank_weights
 from two_processes import in_two_processes
 
 
@@ -27,19 +26,19 @@ def _bank(size=5, **kwargs):
 )
 @pytest.mark.parametrize("size", [1, 4, 5])
 @pytest.mark.parametrize("lengths", [(3, 3, 3), (1, 1, 1, 1, 1, 1), (7, 2, 1), (2, 12, 3, 4), (5, 5), (0, 3, 0)])
-def test_the_newest_finite_features_are_kept_with_their_strata(lengths, size, dtype, bad):
+def test_the_newest_finite_features_are_kept(lengths, size, dtype, bad):
     """A weight of 0 would not make the others harmless: 0 times infinity is NaN. 1e6 is infinite in float16."""
-    bank, seen = _bank(size, num_strata=3, dtype=dtype), []
+    bank, seen = _bank(size, dtype=dtype), []
     for length in lengths:
         numbers = torch.arange(len(seen) + 1, len(seen) + 1 + length)
         seen += numbers.tolist()
         features = _rows(*numbers).clone()
         features[numbers % 4 == 0, 1, 2] = bad
-        bank.update(features, numbers % 3)
+        bank.update(features)
         kept = [number for number in seen if number % 4][-size:]
         assert len(bank) == len(kept)
         assert sorted(_numbers(bank.features)) == kept
-        assert bank.strata.tolist() == [number % 3 for number in _numbers(bank.features)]
+        assert bank.prior.tolist() == pytest.approx([1 / max(len(kept), 1)] * len(kept))
         assert bank.stored.isfinite().all()
 
 
@@ -53,29 +52,18 @@ def test_features_are_detached_copies():
 
 
 def test_saved_bank_goes_on_where_it_was():
-    bank, resumed = (_bank(4, num_strata=2, strata_prior=(0.25, 0.75)) for _ in range(2))
-    bank.update(_rows(1, 2, 3, 4, 5, 6), torch.tensor([0, 0, 1, 0, 1, 0]))
+    bank, resumed = _bank(4), _bank(4)
+    bank.update(_rows(1, 2, 3, 4, 5, 6))
     resumed.load_state_dict(bank.state_dict())
     for either in (bank, resumed):
-        either.update(_rows(7), torch.tensor([1]))
+        either.update(_rows(7))
     assert sorted(_numbers(resumed.features)) == [4, 5, 6, 7]
     torch.testing.assert_close(resumed.state_dict(), bank.state_dict(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("strata", [[2], [0, 0, 0, 1], [2, 1, 0, 1, 2], [1, 1, 1]])
-@pytest.mark.parametrize("prior", [None, [0.5, 0.3, 0.2], [0.0, 0.9, 0.1]])
-def test_weights_equal_the_reference(strata, prior):
-    bank = _bank(num_strata=3, strata_prior=prior)
-    bank.update(_rows(*range(len(strata))), torch.tensor(strata))
-    torch.testing.assert_close(bank.prior, torch.tensor(bank_weights(strata, prior)))
-
-
-def test_empty_bank_and_one_of_impossible_strata_lend_nothing():
-    bank = _bank(num_strata=2, strata_prior=(0.0, 1.0))
-    assert bank.features.shape == (0, 2, 3)
-    assert _bank().slot_prior.tolist() == bank.slot_prior.tolist() == [0] * 5
-    bank.update(_rows(1, 2), torch.tensor([0, 0]))
-    assert bank.prior.tolist() == [0, 0]
+def test_an_empty_bank_lends_nothing():
+    assert _bank().features.shape == (0, 2, 3)
+    assert _bank().slot_prior.tolist() == [0] * 5
 
 
 # The numbers that each of two processes stores in each update: equal and unequal counts, none, and more than fit.
@@ -84,20 +72,19 @@ UPDATES = [(list(range(20, 29)), [40]), ([1, 2], [11, 12]), ([3], [13, 14, 15]),
 
 def _store(rank):
     """Run the updates of one process and return the state of the bank after each."""
-    bank, states = _bank(6, num_strata=2), []
+    bank, states = _bank(6), []
     for numbers in UPDATES:
-        bank.update(_rows(*numbers[rank]), torch.tensor(numbers[rank], dtype=torch.long) % 2)
+        bank.update(_rows(*numbers[rank]))
         states.append({name: buffer.clone() for name, buffer in bank.state_dict().items()})
     with pytest.raises(ValueError, match="largest of the first step, 9"):
-        bank.update(_rows(*range(10)), torch.zeros(10, dtype=torch.long))
+        bank.update(_rows(*range(10)))
     return states
 
 
 def test_all_processes_hold_the_same_bank_of_all_their_features(tmp_path):
     first, second = in_two_processes(_store, tmp_path)
-    alone = _bank(6, num_strata=2)
+    alone = _bank(6)
     for numbers, state, other in zip(UPDATES, first, second, strict=True):
-        both = numbers[0] + numbers[1]
-        alone.update(_rows(*both), torch.tensor(both) % 2)
+        alone.update(_rows(*numbers[0], *numbers[1]))
         torch.testing.assert_close(state, dict(alone.state_dict()), rtol=0, atol=0)
         torch.testing.assert_close(other, state, rtol=0, atol=0)

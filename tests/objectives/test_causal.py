@@ -11,7 +11,6 @@ from reference.comparison import EXACT, normal, randomised
 
 NAN = float("nan")
 TARGETS = torch.tensor([[0.0, 1.0], [1.0, NAN], [0.0, 0.0], [1.0, 1.0]])
-STRATA = torch.tensor([0, 0, 0, 1])
 
 
 class _Model(nn.Module):
@@ -29,8 +28,8 @@ def _images(seed=1):
     return normal(4, 3, 2, 2, seed=seed)
 
 
-def _bank(**kwargs):
-    return ConfounderBank(6, num_classes=2, dim=4, dtype=torch.float64, **kwargs)
+def _bank():
+    return ConfounderBank(6, num_classes=2, dim=4, dtype=torch.float64)
 
 
 def test_without_a_bank_confounders_are_those_of_the_batch():
@@ -40,18 +39,15 @@ def test_without_a_bank_confounders_are_those_of_the_batch():
     torch.testing.assert_close(losses, criterion(model.head(_images()), TARGETS, weight=weight), **EXACT)
 
 
-@pytest.mark.parametrize("num_strata", [0, 2])
-def test_with_a_bank_confounders_are_those_of_past_batches_by_their_prior(num_strata):
+def test_with_a_bank_confounders_are_those_of_past_batches():
     """With a bank of 6 and batches of 4, step three reads the full bank and overwrites it before its backward pass."""
-    prior = (0.5, 0.5) if num_strata else None
-    strata = STRATA if num_strata else None
-    model, bank = _Model(), _bank(num_strata=num_strata, strata_prior=prior)
-    objective, by_hand = CausalObjective(model, bank=bank), _bank(num_strata=num_strata, strata_prior=prior)
+    model, bank, by_hand = _Model(), _bank(), _bank()
+    objective = CausalObjective(model, bank=bank)
     weight = normal(4, 2, seed=2).abs()
     for step in range(3):
-        losses = objective(_images(step), TARGETS, strata, weight=weight)
+        losses = objective(_images(step), TARGETS, weight=weight)
         output = model.head(_images(step), by_hand.features.clone())
-        expected = CausalLoss()(output, TARGETS, prior=by_hand.prior.clone() if num_strata else None, weight=weight)
+        expected = CausalLoss()(output, TARGETS, weight=weight)
         torch.testing.assert_close(losses, expected, **EXACT)
         assert (losses["bd"].item() == 0) == (step == 0)
         torch.testing.assert_close(
@@ -59,9 +55,8 @@ def test_with_a_bank_confounders_are_those_of_past_batches_by_their_prior(num_st
             torch.autograd.grad(expected["loss"], list(model.parameters())),
             **EXACT,
         )
-        by_hand.update(output.confounder, strata)
+        by_hand.update(output.confounder)
         assert torch.equal(bank.features, by_hand.features)
-        assert torch.equal(bank.strata, by_hand.strata)
 
 
 def test_evaluation_borrows_from_the_bank_and_leaves_it_alone():
@@ -80,7 +75,6 @@ def test_evaluation_borrows_from_the_bank_and_leaves_it_alone():
         (lambda: CausalObjective(_Model(), _bank()), TypeError, "got ConfounderBank; pass a bank as bank="),
         (lambda: CausalObjective(_Model(), AsymmetricLoss()), TypeError, r"CausalLoss\(classification="),
         (lambda: CausalObjective(_Model(), bank=ConfounderBank(6, 3, 4))(_images(), TARGETS), ValueError, "K=2, D=4"),
-        (lambda: CausalObjective(_Model())(_images(), TARGETS, STRATA), ValueError, "strata need a bank"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, error, message):

@@ -29,14 +29,6 @@ def intervene_others(causal, confounder, weight, bias, *, combine):
     return torch.stack([z[i, [j % batch for j in range(i + 1, i + batch)]] for i in range(batch)])
 
 
-def bank_weights(strata, prior):
-    """Return P(c) of each stored confounder."""
-    if prior is None:
-        return [1 / len(strata) for _ in strata]
-    shares = [prior[c] / sum(other == c for other in strata) for c in strata]
-    return [share / sum(shares) for share in shares]
-
-
 def predict_do(causal, confounders, prior, weight, bias, *, combine):
     """Return P(Y | do(X)), (B, K)."""
     z = intervene_all(causal, confounders, weight, bias, combine=combine)

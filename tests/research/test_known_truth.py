@@ -57,10 +57,11 @@ def test_films_are_paired_and_borrowed_as_the_mode_says(mode):
     assert torch.equal(shown[..., 28:36, 28:36], images[..., 28:36, 28:36])  # the middle is never borrowed
 
 
-def test_codes_have_the_frequencies_of_the_strata():
+def test_the_bank_holds_the_code_of_each_film():
     films = StructuralCXR(64, correlation=0.9)
-    _, codes = train("own_stratum", films, torch.zeros(64, 1, 64, 64), seed=0)
-    torch.testing.assert_close(codes.prior, films.strata.bincount() / 64)
+    _, bank = train("own_stratum", films, torch.zeros(64, 1, 64, 64), seed=0)
+    _, counts = bank.features.unique(dim=0, return_counts=True)
+    assert sorted(counts.tolist()) == sorted(films.strata.bincount().tolist())
 
 
 class Known:
@@ -70,7 +71,7 @@ class Known:
         self.films = films
         self.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "input_size": (3, 64, 64)}
 
-    def predict_do(self, x, codes):
+    def predict_do(self, x, bank):
         do = torch.tensor([self.films.do_probability(value) for value in (0, 1)])
         return do[self.films.finding][:, None].float()
 

@@ -47,12 +47,11 @@ def paired(mode: str, images: Tensor, strata: Tensor, prior: Tensor) -> tuple[Te
 
 
 def train(mode: str, films: StructuralCXR, images: Tensor, seed: int) -> tuple[Any, ConfounderBank]:
-    """Train a causal model, and return it with the codes of the strata and their P(c)."""
+    """Train a causal model, and return it with a bank of the codes of all films, whose frequencies are P(c)."""
     torch.manual_seed(seed)
     model = causalcxr.create_model("causal_test_resnet", num_classes=1)
     prior = films.strata.bincount(minlength=2) / len(films)
-    codes = ConfounderBank(2, 1, model.head_hidden_size, num_strata=2, strata_prior=prior)
-    codes.update(torch.randn(2, 1, model.head_hidden_size), torch.arange(2))
+    codes = torch.randn(2, 1, model.head_hidden_size)
     criterion = CausalLoss(alpha_conf=0.0, alpha_bd=1.0, uniform="bernoulli")
     lr, epochs, batch_size = (TRAINING[name] for name in ("lr", "epochs", "batch_size"))
     optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.05)
@@ -62,22 +61,24 @@ def train(mode: str, films: StructuralCXR, images: Tensor, seed: int) -> tuple[A
     for _ in tqdm(range(epochs), mode, leave=False):
         for batch in torch.randperm(len(films))[: steps * batch_size].view(steps, -1):
             x = normalise(images[batch], model.pretrained_cfg)
-            x, weights = paired(mode, x, films.strata[batch], codes.prior)
-            output = model.forward_causal(x, codes.features)
+            x, weights = paired(mode, x, films.strata[batch], prior)
+            output = model.forward_causal(x, codes)
             loss = criterion(output, films.targets[batch], prior=weights)["loss"]
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             scheduler.step()
-    return model.eval(), codes
+    bank = ConfounderBank(len(films), 1, model.head_hidden_size)
+    bank.update(codes[films.strata])
+    return model.eval(), bank
 
 
 @torch.no_grad()
-def measure(model: Any, codes: ConfounderBank, films: StructuralCXR, images: Tensor) -> dict[str, Any]:
+def measure(model: Any, bank: ConfounderBank, films: StructuralCXR, images: Tensor) -> dict[str, Any]:
     """Compare adjusted and plain probabilities with the truth, on films confounded like the training films."""
     batches = normalise(images, model.pretrained_cfg).split(100)
-    adjusted = torch.cat([model.predict_do(x, codes) for x in batches])[:, 0]
+    adjusted = torch.cat([model.predict_do(x, bank) for x in batches])[:, 0]
     seen = torch.cat([model(x).sigmoid() for x in batches])[:, 0]
     return {name: _figures(p, films) for name, p in (("adjusted", adjusted), ("seen", seen))}
 
@@ -104,8 +105,8 @@ def carry_out(mode: str, seed: int) -> dict[str, Any]:
         for number, length in enumerate((TRAINING["films"], TEST_FILMS))
     )
     images = [torch.stack([films[i][0] for i in range(len(films))]) for films in (trained, tested)]
-    model, codes = train(mode, trained, images[0], seed)
-    return {"mode": mode, "seed": seed, "result": measure(model, codes, tested, images[1])}
+    model, bank = train(mode, trained, images[0], seed)
+    return {"mode": mode, "seed": seed, "result": measure(model, bank, tested, images[1])}
 
 
 def markdown(runs: list[dict[str, Any]]) -> str:
