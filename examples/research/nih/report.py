@@ -337,7 +337,7 @@ def search_table(found: dict[str, Any]) -> str:
         cell = f"{run['val_auroc']:.3f} (epoch {run['best_epoch']}{stopped} {planned})"
         cells.setdefault(run["setting_name"], {}).setdefault(run["variant"], []).append(cell)
     variants = list(dict.fromkeys(variant for of_setting in cells.values() for variant in of_setting))
-    body = [[name, *("; ".join(of_setting.get(variant, [])) for variant in variants)] for name, of_setting in cells.items()]
+    body = [[name, *("; ".join(of.get(variant, [])) for variant in variants)] for name, of in cells.items()]
     return markdown_table(["setting", *variants], body) + "\n"
 
 
