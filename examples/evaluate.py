@@ -103,12 +103,22 @@ def figures(args, model, logits, targets, dataset):
     result |= {"images": len(targets), "patients": len(np.unique(dataset.patient)), "resamples": args.resamples}
     result["commit"] = commit()
     for name, chosen in views.items():
+        if len(np.unique(dataset.patient[chosen])) < 2:
+            warnings.warn(f"{name}: fewer than two patients, so no interval: left out", stacklevel=2)
+            continue
         boot = bootstrap_auroc(logits[chosen], targets[chosen], dataset.patient[chosen], n_resamples=args.resamples)
         result[name] = boot.by_label(dataset.label_names)
     calibration = getattr(model, "calibration", None)
     probabilities = calibration.probabilities(logits) if calibration else logits.sigmoid()
     errors = expected_calibration_error(probabilities, targets)
     return result | {"expected_calibration_error": round(float(np.nanmean(errors)), 4)}
+
+
+def without_nan(result):
+    """Return the result with None for every NaN, which JSON does not have."""
+    if isinstance(result, dict):
+        return {key: without_nan(value) for key, value in result.items()}
+    return None if isinstance(result, float) and np.isnan(result) else result
 
 
 def commit():
@@ -123,7 +133,8 @@ def table(results, labels):
     """Return the results of all models as a Markdown table, one row per label; for NIH with those of the paper."""
 
     def cell(figure):
-        return f"{figure['value']:.3f} ({figure['low']:.3f}, {figure['high']:.3f})" if figure else "-"
+        known = figure and np.isfinite(figure["value"])
+        return "{value:.3f} ({low:.3f}, {high:.3f})".format(**figure) if known else "-"
 
     first = next(iter(results.values()))
     lines = [["label", "positives (patients)", *results], ["---"] * (len(results) + 2)]
@@ -145,7 +156,7 @@ def table(results, labels):
 def main(argv=None):
     args = parse_args(argv)
     warnings.filterwarnings("ignore", "AUROC is|calibration error is")  # for labels absent from a view
-    results, scores, labels = {}, {}, ()
+    opened, results, scores, labels = {}, {}, {}, ()
     for name in args.models:
         try:
             model = causalcxr.create_model(Path(name)) if Path(name).is_dir() else causalcxr.create_model(name, True)
@@ -153,9 +164,13 @@ def main(argv=None):
             labels = labels or dataset.label_names  # of the first model, the reference
             for names in (model.label_names or (), dataset.label_names):
                 causalcxr.data.check_label_names(names, labels)
+            if len(np.unique(dataset.patient)) < 2:
+                raise ValueError("intervals over patients need at least two")
         except (OSError, ValueError) as error:
             raise SystemExit(f"cannot evaluate {name} on {args.data}: {error}") from error
         targets = dataset.targets.numpy() if args.labels is None else other_labels(args.labels, dataset)
+        opened[name] = model, dataset, targets
+    for name, (model, dataset, targets) in opened.items():
         scores[name] = predict(args, model, dataset)
         results[name] = {"model": name} | figures(args, model, scores[name], targets, dataset)
         if len(scores) > 1:
@@ -170,7 +185,7 @@ def main(argv=None):
         path = args.output / f"{Path(name).name}-{file}" if args.output else Path(name, file)
         if args.output or path.parent.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_suffix(".new").write_text(json.dumps(result, indent=1) + "\n")
+            path.with_suffix(".new").write_text(json.dumps(without_nan(result), indent=1) + "\n")
             path.with_suffix(".new").replace(path)
             print(f"wrote {path}")
 

@@ -105,16 +105,15 @@ def build_data(args):
 
 
 def label_weights(dataset, adjust):
-    """Return the weight (N, K) of each label: P(y) P(c) / P(y, c) for the recorded confounder c, or 1."""
+    """Return the weight (N, K) of each label: P(y) P(c) / P(y, c) for the recorded, or empty, confounder c, or 1."""
     if not adjust:
         return torch.ones_like(dataset.targets)
     own = isinstance(dataset, CSVDataset)
     columns = dataset.metadata if own else {name: getattr(dataset, name) for name in ("view", "sex", "age")}
     if adjust not in columns:
         raise ValueError(f"--adjust {adjust} is none of: {', '.join(columns) or '(all are labels, see --labels)'}")
-    values = columns[adjust]
-    if adjust == "age":
-        values = np.array([float(str(age) or "nan") for age in values]) // 20  # empty cells are a value of their own
+    years, values = adjust == "age", columns[adjust]
+    values = [float(str(age).rstrip("Y") or "nan") // 20 for age in values] if years else values
     return backdoor_weights(dataset.targets, torch.from_numpy(np.unique(values, return_inverse=True)[1]), smoothing=1)
 
 
@@ -125,13 +124,13 @@ def build_objective(args, labels):
         options |= {"backbone": args.backbone, "pretrained_backbone": weights or True}
         model = causalcxr.create_model("causal_timm", **options)
     elif causalcxr.is_model(args.model) or not timm.is_model(args.model):
-        options |= {"pretrained_backbone": weights} if weights else {}
-        options |= {"pretrained": has_weights(args.model), "label_names": labels}  # new classifier for other labels
+        options |= {"pretrained": has_weights(args.model), "pretrained_backbone": weights, "label_names": labels}
         model = causalcxr.create_model(args.model, **options)
     else:
         overlay = {"file": str(Path(weights).resolve(strict=True))} if isinstance(weights, str) else {}
         overlay |= {} if weights is True else {"license": None}  # not timm's weights
         model = timm.create_model(args.model, pretrained=bool(weights), pretrained_cfg_overlay=overlay, **options)
+        model.pretrained_cfg["input_size"] = timm.models.get_model_input_config(model)["input_size"]  # of in_chans
         model.reset_classifier(len(labels))  # timm's EfficientNet classifiers start 10 to 25 times larger
     if args.objective == "agreement":
         return causalcxr.AgreementObjective(model)
@@ -198,6 +197,8 @@ def main(argv=None):
     except (AttributeError, OSError, TypeError, ValueError) as error:
         raise SystemExit(f"cannot train with these options: {error}") from error
     model, share, processes = objective.model, args.batch_size // args.accumulate, accelerator.num_processes
+    if share % processes:
+        raise SystemExit(f"{processes} processes cannot share batches of {share} evenly: change --batch-size")
     model.set_grad_checkpointing(args.checkpointing)
     ema = ModelEmaV3(model, decay=args.ema_decay, use_warmup=True, device=accelerator.device)
     if torch.distributed.is_initialized() and accelerator.device.type == "cuda":
@@ -205,10 +206,9 @@ def main(argv=None):
     torch.manual_seed(1000 * args.seed + accelerator.process_index)  # own augmentation and dropout per process
     optimizer = create_optimizer_v2(model, args.optimizer, args.lr, args.weight_decay, layer_decay=args.layer_decay)
     loader = torch.utils.data.DataLoader(weighted, share, shuffle=True, num_workers=args.workers, drop_last=True)
-    val_loader = torch.utils.data.DataLoader(val_set, args.batch_size, num_workers=args.workers)
+    val_loader = torch.utils.data.DataLoader(val_set, share, num_workers=args.workers)
     objective, optimizer, loader, val_loader = accelerator.prepare(objective, optimizer, loader, val_loader)
-    updates = int(np.ceil(len(loader) / args.accumulate))  # per epoch
-    if updates == 0:
+    if not (updates := int(np.ceil(len(loader) / args.accumulate))):  # per epoch
         raise SystemExit(f"{len(train_set)} training images do not fill a batch of {share}: lower --batch-size")
     both = ((val_set.targets == 0).any(dim=0) & (val_set.targets == 1).any(dim=0)).any()
     if len(np.unique(val_set.patient)) < 2 or not both:
@@ -234,6 +234,8 @@ def main(argv=None):
         accelerator.print(f"no state to resume in {args.output}: starting from epoch 1")
     accelerator.print(f"{len(train_set)} training and {len(val_set)} validation images, processes: {processes}")
     accelerator.print(f"labels: {', '.join(train_set.label_names)}")
+    if args.adjust:
+        accelerator.print(f"weights of labels: {weights[weights > 0].min():.3g} to {weights.max():.3g}")
     for epoch in range(len(log) + 1, args.epochs + 1):
         started, totals, skipped = time.perf_counter(), {}, 0
         loader.set_epoch(epoch)

@@ -2,7 +2,8 @@
 
     python examples/train_head.py --data path/to/nih --output runs/head --backbone rad_dino --image-size 224
 
-The backbone processes each image once. The features are cached in the output folder, next to the trained model.
+The backbone processes each image once. The features are cached in the output folder, next to the trained model. A run
+with the same features replaces the model.
 """
 
 import argparse
@@ -41,6 +42,7 @@ def parse_args(argv):
     add("--epochs", type=int, default=15, help="number of epochs; default: 15")
     add("--batch-size", type=int, default=64, help="images per update (or slightly more); default: 64")
     add("--lr", type=float, default=1e-3, help="learning rate; default: 1e-3")
+    add("--val-fraction", type=float, default=0.1, help="fraction of patients for validation; default: 0.1")
     add("--workers", type=int, default=2, help="data loading processes; default: 2")
     args = parser.parse_args(argv)
     if args.labels and not args.data.endswith(".csv"):
@@ -48,12 +50,12 @@ def parse_args(argv):
     return args
 
 
-def build_data(data, labels, size):
-    if data.startswith("synthetic:"):
-        number = int(data.removeprefix("synthetic:"))
+def build_data(args, size):
+    if args.data.startswith("synthetic:"):
+        number = int(args.data.removeprefix("synthetic:"))
         return SyntheticCXR(number, image_size=size), SyntheticCXR(number // 4, image_size=size, seed=1)
-    films = partial(CSVDataset, label_names=labels) if data.endswith(".csv") else NIHChestXray14
-    return films(data, "train", image_size=size), films(data, "val", image_size=size)
+    films = partial(CSVDataset, label_names=args.labels) if args.data.endswith(".csv") else NIHChestXray14
+    return [films(args.data, split, image_size=size, val_fraction=args.val_fraction) for split in ("train", "val")]
 
 
 def with_linear_layer(model, name):
@@ -93,7 +95,9 @@ def main(argv=None):
     model = causalcxr.create_model("causal_timm", backbone=args.backbone, **options).to(DEVICE).eval()
     cfg, head = model.pretrained_cfg, model.head
     size = args.image_size or cfg["input_size"][-1]
-    sets = build_data(args.data, args.labels, size)
+    sets = build_data(args, size)
+    if len(np.unique(sets[1].patient)) < 2:
+        raise SystemExit("validation needs 2 patients: increase --val-fraction")
     labels = sets[0].label_names
     model.reset_classifier(len(labels))
     criterion = CausalLoss(uniform="categorical" if len(labels) > 1 else "bernoulli")
@@ -106,7 +110,9 @@ def main(argv=None):
         model = with_linear_layer(model, args.backbone).to(DEVICE).eval()
         head, criterion = model.get_classifier(), lambda *pair: {"loss": classification_loss(*pair)}
     key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:8]
-    files = (args.output / f"{part}-features-{key}.npy" for part in ("train", "val"))
+    files = [args.output / f"{part}-features-{key}.npy" for part in ("train", "val")]
+    if (args.output / "config.json").exists() and not files[0].exists():
+        raise SystemExit(f"{args.output} holds a model of other images, weights or head: use another --output")
     args.output.mkdir(parents=True, exist_ok=True)
     train, val = (keep_features(path, dataset, model, cfg, args) for path, dataset in zip(files, sets, strict=True))
     torch.manual_seed(0)  # same seed with and without cached features

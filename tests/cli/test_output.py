@@ -48,21 +48,6 @@ def test_a_file_that_a_spreadsheet_saved_again_goes_on(run, folder, images, tmp_
         assert len([*csv.DictReader(opened)]) == 3
 
 
-@pytest.mark.slow
-def test_a_killed_process_leaves_whole_rows(folder, images, tmp_path):
-    for number in range(40):
-        (tmp_path / f"{number:02}.png").symlink_to(images / "a.png")
-    file = tmp_path / "scores.csv"
-    program = [sys.executable, "-m", "causalcxr", "predict", str(tmp_path), f"--model={folder}", f"--output={file}"]
-    with subprocess.Popen([*program, "--batch-size=1"]) as process:
-        while process.poll() is None and (not file.exists() or file.read_bytes().count(b"\n") < 3):
-            pass
-        process.kill()
-    assert file.read_bytes().endswith(b"\n")
-    subprocess.run(program, check=True)
-    assert paths_in(file) == [str(tmp_path / f"{number:02}.png") for number in range(40)]
-
-
 @pytest.mark.parametrize(("suffix", "thresholds"), [("csv", None), ("csv", [0.5] * 14), ("jsonl", [0.5] * 14)])
 def test_rows_of_other_weights_are_not_mixed(run, images, folder, calibrated, tmp_path, suffix, thresholds):
     file, model = tmp_path / f"scores.{suffix}", tmp_path / "model"

@@ -91,9 +91,35 @@ def test_own_films_from_a_table(made_release, tmp_path, capsys):
     run(mine, "--data", table, "--split=val", "--val-fraction=0.5")
     assert json.loads((mine / "films-val.json").read_text())["patients"] == len({*films.patient}) // 2
     (tmp_path / "damaged.png").write_bytes(b"no picture")
-    table.write_text("path,Drain,Mass\ndamaged.png,1,0\n")
+    table.write_text(f"path,Drain,Mass\ndamaged.png,1,0\n{films.paths[0]},0,1\n")
     with pytest.raises(SystemExit, match=r"cannot read image .*damaged\.png"):
         run(mine, "--data", table)
+    with pytest.raises(SystemExit, match=r"^cannot evaluate no_model on .*films.csv: "):  # before a film is read
+        run(mine, "no_model", "--data", table)
+    table.write_text("path,Drain,Mass\ndamaged.png,1,0\n")
+    with pytest.raises(SystemExit, match="intervals over patients need at least two"):
+        run(mine, "--data", table)
+
+
+def test_views_that_cannot_be_judged(model, made_release, tmp_path, capsys):
+    """AP has one patient and is left out. No label of PA has both classes: null in JSON, and a dash in the table."""
+    for path in made_release.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (table,) = tmp_path.glob("Data_Entry*.csv")
+    header, *rows = (row.split(",") for row in table.read_text().splitlines())
+    tested = (made_release / "test_list.txt").read_text().split()
+    for row in (row for row in rows if row[0] in tested):
+        row[1], row[6] = ("Mass", "AP") if row[0] == tested[0] else ("No Finding", "PA")
+    table.unlink()
+    table.write_text("".join(f"{','.join(row)}\n" for row in [header, *rows]))
+    with pytest.warns(UserWarning, match="auroc_ap: fewer than two patients, so no interval: left out"):
+        run(model, "--data", tmp_path)
+    text = (model / f"{tmp_path.name}-test.json").read_text()
+    assert "NaN" not in text
+    result = json.loads(text)
+    assert "auroc_ap" not in result
+    assert (result["auroc"]["mean"]["labels"], result["auroc_pa"]["mean"]["value"]) == (1, None)
+    assert re.search(r"\| mean, PA films \| 0 labels, .* \| - \|", capsys.readouterr().out)
 
 
 def test_drawn_films_and_a_model_whose_labels_are_in_another_order(model, tmp_path):

@@ -174,6 +174,12 @@ def test_a_slip_gives_one_sentence(tmp_path, options, message, capsys):
     assert re.search(message, f"{stopped.value}\n{capsys.readouterr().err}")
 
 
+def test_processes_share_batches_evenly(tmp_path, monkeypatch):
+    monkeypatch.setattr(train.Accelerator, "num_processes", 3)
+    with pytest.raises(SystemExit, match=r"^3 processes cannot share batches of 16 evenly: change --batch-size"):
+        run(tmp_path)
+
+
 def test_labels_of_one_class_cannot_be_validated(tmp_path):
     with pytest.raises(SystemExit, match="validation needs 2 patients and both classes of a label"):
         run(tmp_path / "run", f"--data={own_films(tmp_path / 'films')}", "--batch-size=4", "--labels", "Rare")
@@ -200,13 +206,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_a_timm_model_that_learns_from_agreement(tmp_path):
+def test_a_timm_model_that_learns_from_agreement(tmp_path, capsys):
+    """It has one channel, and the range of its label weights is printed."""
     options = ["--model=test_efficientnet", "--objective=agreement", "--adjust=view", "--epochs=1", "--lr=1e-6"]
-    (epoch,) = run(tmp_path, *options)
+    (epoch,) = run(tmp_path, *options, "--model-kwargs", "in_chans=1")
+    assert re.search(r"\nweights of labels: 0\.\d+ to 1\.\d+\n", capsys.readouterr().out)
     assert "agreement" in epoch["losses"]
     model = causalcxr.create_model(tmp_path).eval()
     assert model.get_classifier().weight.abs().max() < 0.1  # timm's initial values reach 0.27
-    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 14)
+    assert model(torch.randn(1, 1, 64, 64)).shape == (1, 14)
     assert "license: " not in (tmp_path / "README.md").read_text()  # that of weights it did not start from
 
 
@@ -286,7 +294,7 @@ def test_weights_by_a_recorded_confounder(made_release, tmp_path):
         expected = backdoor_weights(dataset.targets, torch.from_numpy(strata).long(), smoothing=1)
         torch.testing.assert_close(train.label_weights(dataset, column), expected)
         torch.testing.assert_close(train.label_weights(films, column)[:, 0], expected[:, 2])
-    films.metadata["age"] = np.array(["", *films.metadata["age"][1:]])  # unknown: a value of its own
+    films.metadata["age"] = np.array(["", *(f"0{age}Y" for age in dataset.age[1:].astype(int))])  # unknown: a value
     strata = np.array([-1, *(dataset.age[1:] // 20)])
     expected = backdoor_weights(dataset.targets, torch.from_numpy(strata).long(), smoothing=1)
     torch.testing.assert_close(train.label_weights(films, "age")[:, 0], expected[:, 2])

@@ -73,7 +73,7 @@ def test_a_run_is_a_model(weights, tmp_path, monkeypatch, head, backbone, size, 
 
 
 def test_features_are_computed_once(weights, tmp_path, monkeypatch, capsys):
-    """A second run reads them. Other weights, images, sizes and heads have other features."""
+    """A second run reads them. A model of other weights, images, sizes or heads is not overwritten."""
     output = tmp_path / "run"
     _run(weights, output)
     first = capsys.readouterr().out
@@ -81,16 +81,16 @@ def test_features_are_computed_once(weights, tmp_path, monkeypatch, capsys):
         patch.setattr(train_head, "normalise", lambda *_: pytest.fail("an image passed the backbone again"))
         _run(weights, output)
     assert capsys.readouterr().out == first
-    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "test_resnet.safetensors")
-    _run(tmp_path, output)
-    for number, option in enumerate(["--data=synthetic:32", "--image-size=96", "--head=linear"], start=3):
-        _run(weights, output, "test_resnet", option)
-        assert len(list(output.glob("*.npy"))) == 2 * number
-    assert not list(output.glob("*.unfinished"))
+    theirs = tmp_path / "test_resnet.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), theirs)
+    for option in (f"--weights={theirs}", "--data=synthetic:32", "--image-size=96", "--head=linear"):
+        with pytest.raises(SystemExit, match="holds a model of other images, weights or head: use another --output"):
+            _run(weights, output, "test_resnet", option)
+    assert sorted(path.suffix for path in output.iterdir()) == [".json", ".md", ".npy", ".npy", ".safetensors"]
 
 
 def test_features_are_those_of_the_films_of_a_table(weights, tmp_path):
-    """Features follow the table's order and are recomputed for a changed image; one label is enough."""
+    """Features follow the table's order, and a changed image has others. One label is enough."""
     pixels = np.random.default_rng(0).integers(0, 255, (41, 32, 32), dtype=np.uint8)
     for i in range(40):
         Image.fromarray(pixels[i]).save(tmp_path / f"{i}.png")
@@ -98,11 +98,14 @@ def test_features_are_those_of_the_films_of_a_table(weights, tmp_path):
     options = ("test_resnet", f"--data={tmp_path / 'films.csv'}", "--lr=0.1")
     for order in (1, -1):
         (tmp_path / "films.csv").write_text("\n".join(["path,patient,Drain", *rows[::order]]))
-        model = _run(weights, tmp_path / "run", *options)
-        kept.append(set(tmp_path.glob("run/train-*.npy")))
+        model = _run(weights, tmp_path / f"run{order}", *options)
+        kept.append(np.load(*tmp_path.glob(f"run{order}/train-*.npy")))
     assert model.label_names == ("Drain",)
-    [first], [second] = kept[0], kept[1] - kept[0]
-    np.testing.assert_allclose(np.load(second), np.load(first)[::-1], atol=1e-2)
+    np.testing.assert_allclose(kept[1], kept[0][::-1], atol=1e-2)
     Image.fromarray(pixels[40]).save(tmp_path / "0.png")
-    _run(weights, tmp_path / "run", *options)
-    assert len(set(tmp_path.glob("run/*.npy"))) == 6
+    with pytest.raises(SystemExit, match="holds a model of other images"):
+        _run(weights, tmp_path / "run-1", *options)
+    (tmp_path / "films.csv").write_text("\n".join(["path,patient,Drain", *rows[:20]]))
+    with pytest.raises(SystemExit, match="validation needs 2 patients: increase --val-fraction"):
+        _run(weights, tmp_path / "few", *options)
+    _run(weights, tmp_path / "few", *options, "--val-fraction=0.3")

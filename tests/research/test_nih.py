@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,13 +40,18 @@ def packed(release, tmp_path_factory):
     return target
 
 
-def test_packed_films_have_the_labels_and_the_order_of_the_folder(release, packed):
+def test_packed_films_have_the_labels_and_the_order_of_the_folder(release, packed, tmp_path):
     read, stored = films.read_tables(packed), films.read_tables(release)
     assert read.names == stored.names
     assert np.array_equal(read.targets, stored.targets)
     assert read.boxes == stored.boxes
     changed = np.abs(films.read_pixels(packed).astype(int) - films.read_pixels(release)).mean(axis=(1, 2))
     assert changed.max() < 3  # another film differs by tens
+    for path in release.iterdir():  # in parts, as it is published
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "images_001").mkdir()
+    (tmp_path / "images").rename(tmp_path / "images_001" / "images")
+    assert np.array_equal(films.read_pixels(tmp_path), films.read_pixels(release))
 
 
 def test_parts_are_those_of_the_data_set(release):
@@ -178,6 +184,56 @@ def test_better_takes_an_interval_and_every_seed():
     assert report.difference(seeds(0.499, 0.56, 0.55), zero)["verdict"] == "not told apart"  # one seed disagrees
     assert report.difference(seeds(0.505, 0.501, 0.502), zero)["verdict"] == "not told apart"
     assert report.difference(seeds(0.6), zero)["verdict"] == "not told apart"  # a single seed
+
+
+def test_runs_of_two_recipes_are_not_mixed():
+    run = {"name": "plain-seed0", "variant": "plain", "seed": 0, "finished": True, "setting": {"lr": 1.0}}
+    folders = [Path("a"), Path("b")]
+    report.check_one_recipe(folders, [{}, {}], [[run], [run | {"seed": 1}]])
+    with pytest.raises(SystemExit, match=r"^b/plain-seed0 has lr 2.0, unlike a/plain-seed0"):
+        report.check_one_recipe(folders, [{}, {}], [[run], [run | {"seed": 1, "setting": {"lr": 2.0}}]])
+    with pytest.raises(SystemExit, match="more than one run of plain, seed 0"):
+        report.check_one_recipe(folders, [{}, {}], [[run], [run]])
+
+
+def test_a_search_shows_every_seed():
+    run = {"setting_name": "mild", "variant": "causal", "best_epoch": 1, "epochs": 1, "setting": {"epochs": 1}}
+    table = report.search_table({"runs": [run | {"val_auroc": value} for value in (0.7, 0.8)]})
+    assert "| mild | 0.700 (epoch 1 of 1); 0.800 (epoch 1 of 1) |" in table
+
+
+def test_an_output_has_runs_of_one_kind(tmp_path):
+    """A finished output keeps its commit. Runs of another commit are not added."""
+    about = {"mode": "study", "sources": ["films"], "films": {}, "commit": "a", "versions": {}}
+    study.collect(tmp_path, [], about)
+    later = about | {"commit": "b"}
+    assert study.resumed(tmp_path, later, left=True) == later  # no runs yet
+    study.write_json(tmp_path / "runs" / "plain-seed0.json", {})
+    assert study.resumed(tmp_path, later, left=False) == about
+    with pytest.raises(SystemExit, match="was made with commit a: use the same, or another --output"):
+        study.resumed(tmp_path, later, left=True)
+    with pytest.raises(SystemExit, match="was made with start none: "):
+        study.resumed(tmp_path, about | {"start": "0123"}, left=False)
+
+
+WORKER = """import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from nih import study
+
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), study.end_with_parent)
+    print(pool.submit(os.getpid).result(), flush=True)
+    pool.submit(time.sleep, 300).result()
+"""
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    (tmp_path / "program.py").write_text(WORKER)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, tmp_path / "program.py"], stdout=subprocess.PIPE, env=env) as parent:
+        parent.stdout.readline()
+        parent.kill()
+        parent.communicate(timeout=60)  # until the worker, which has the same output, ends
 
 
 @pytest.mark.slow

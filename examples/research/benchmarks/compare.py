@@ -4,9 +4,8 @@
     python -m benchmarks.compare --device cuda --json benchmarks/results/compare_gpu.json
 
 Both sides run alternately in one process. Results are medians over rounds, with quartiles. The unfold form is checked
-for agreement before it is timed. Finished rows are kept in the JSON file, so that a stopped run can resume. On a GPU it
-runs in bfloat16 with a bank of 1,024 confounders, and needs 30 GB of memory. `--small` is a test run: tiny models, one
-round.
+for agreement before it is timed. On a GPU it runs in bfloat16 with a bank of 1,024 confounders, and needs 30 GB of
+memory. `--small` is a test run: tiny models, one round.
 """
 
 from collections.abc import Callable

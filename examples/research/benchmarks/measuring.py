@@ -1,4 +1,4 @@
-"""Measure time and peak memory of alternatives in turn, and keep the results in files."""
+"""Measure time and peak memory of alternatives in turn, and write the results to files."""
 
 import argparse
 import itertools
@@ -67,14 +67,9 @@ def measure(
     path: Path | None,
     device: str = "cpu",
 ) -> None:
-    """Measure rows, keyed by title, and publish them with their table.
-
-    Rows that are already in the file are skipped, so that a stopped run can resume.
-    """
-    found: dict[str, Row] = json.loads(path.read_text())["results"] if path and path.exists() else {}
+    """Measure rows, keyed by title, write each to the file as it finishes, and publish them with their table."""
+    found: dict[str, Row] = {}
     for title, measured in rows.items():
-        if title in found:
-            continue
         torch.manual_seed(0)
         found[title] = measured() | {"seed": 0, "commit": commit(), "versions": versions(device)}
         if path:
@@ -95,7 +90,7 @@ def command(
         kind: dict[str, Any] = {"action": "store_true"} if default is False else {"type": type(default)}
         kind |= {"choices": ("cpu", "cuda")} if name == "device" else {}
         parser.add_argument(f"--{name.replace('_', '-')}", default=default, help=f"default: {default}", **kind)
-    parser.add_argument("--json", type=Path, help="keep the results in this file, and the table next to it")
+    parser.add_argument("--json", type=Path, help="write the results to this file, and the table next to it")
     options = vars(parser.parse_args(argv))
     path = options.pop("json")
     measure(rows(**options), table, path, options.get("device", "cpu"))

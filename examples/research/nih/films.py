@@ -43,7 +43,7 @@ def read_tables(source: Path) -> NIHTables:
 def read_pixels(source: Path) -> npt.NDArray[np.uint8]:
     """Return the films (N, S, S) of a source, in the order of its tables."""
     if source.is_dir():
-        return read_films(source, read_tables(source).names)
+        return read_films(source)
     with zipfile.ZipFile(source) as archive:
         index = json.loads(archive.read("index.json"))
         stored = [archive.read(f"sheet-{number + 1:04}.jpg") for number in range(index["sheets"])]

@@ -20,14 +20,14 @@ import numpy.typing as npt
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from causalcxr.data.nih_tables import read_nih_tables
+from causalcxr.data import NIHChestXray14
 
 SHEET = 1280  # maximum side of a sheet in pixels
 
 
-def read_films(folder: Path, names: list[str]) -> npt.NDArray[np.uint8]:
+def read_films(folder: Path) -> npt.NDArray[np.uint8]:
     """Return the films (N, S, S) of a folder in greyscale. All have one side, a multiple of 8."""
-    films = np.stack([np.asarray(Image.open(folder / "images" / name).convert("L")) for name in names])
+    films = np.stack([np.asarray(Image.open(path).convert("L")) for path in NIHChestXray14(folder, "all").paths])
     if films.shape[1] != films.shape[2] or films.shape[1] % 8:
         raise ValueError(f"films must be square with a side that is a multiple of 8, but are {films.shape[1:]}")
     return films
@@ -51,7 +51,7 @@ def cut(sheet: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
 
 
 def pack_films(folder: Path, target: Path, quality: int) -> None:
-    films = read_films(folder, read_nih_tables(folder).names)
+    films = read_films(folder)
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for table in sorted([*folder.glob("*.csv"), *folder.glob("*.txt")]):
             archive.write(table, table.name, zipfile.ZIP_DEFLATED)

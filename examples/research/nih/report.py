@@ -175,9 +175,27 @@ def read(folders: list[Path]) -> tuple[list[dict[str, Any]], list[list[dict[str,
     return contents, [content.pop("runs") for content in contents]
 
 
+def check_one_recipe(folders: list[Path], about: list[dict[str, Any]], runs: list[list[dict[str, Any]]]) -> None:
+    """Refuse runs of different recipes, or two runs of a variant and seed."""
+    recipes = {
+        f"{folder / run['name']}": run["setting"] | {"start": content.get("start")}
+        for folder, content, of_folder in zip(folders, about, runs, strict=True)
+        for run in of_folder
+        if run["finished"]
+    }
+    first = next(iter(recipes.values()), {})
+    for name, recipe in recipes.items():
+        if other := [f"{key} {recipe.get(key)}" for key in first | recipe if recipe.get(key) != first.get(key)]:
+            raise SystemExit(f"{name} has {', '.join(other)}, unlike {next(iter(recipes))}: report them apart")
+    pairs = [(run["variant"], run["seed"]) for of_folder in runs for run in of_folder if run["finished"]]
+    if twice := {pair for pair in pairs if pairs.count(pair) > 1}:
+        raise SystemExit(f"more than one run of {', '.join(f'{variant}, seed {seed}' for variant, seed in twice)}")
+
+
 def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str, Any]:
     """Return the content of the tables of a study."""
     about, runs = read(folders)
+    check_one_recipe(folders, about, runs)
     records: dict[str, dict[int, dict[str, Any]]] = {}
     figures: dict[str, dict[str, dict[int, Array]]] = {}
     for folder, of_folder in zip(folders, runs, strict=True):
@@ -312,14 +330,14 @@ def search(folders: list[Path]) -> dict[str, Any]:
 
 def search_table(found: dict[str, Any]) -> str:
     """Return the table of a search as Markdown."""
-    cells: dict[str, dict[str, str]] = {}
+    cells: dict[str, dict[str, list[str]]] = {}
     for run in (run for run in found["runs"] if "val_auroc" in run):
         planned = run["setting"]["epochs"]
         stopped = f", stopped after {run['epochs']} of" if run["epochs"] < planned else " of"
         cell = f"{run['val_auroc']:.3f} (epoch {run['best_epoch']}{stopped} {planned})"
-        cells.setdefault(run["setting_name"], {})[run["variant"]] = cell
+        cells.setdefault(run["setting_name"], {}).setdefault(run["variant"], []).append(cell)
     variants = list(dict.fromkeys(variant for of_setting in cells.values() for variant in of_setting))
-    body = [[name, *(of_setting.get(variant, "") for variant in variants)] for name, of_setting in cells.items()]
+    body = [[name, *("; ".join(of.get(variant, [])) for variant in variants)] for name, of in cells.items()]
     return markdown_table(["setting", *variants], body) + "\n"
 
 

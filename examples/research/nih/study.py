@@ -4,7 +4,8 @@
 
 Run it from `examples/research`. Several runs train in parallel, the most important first. Record, scores and weights of
 each run go to OUTPUT/runs. `results.json` and `scores.npz` hold all records and scores, and are updated after each run.
-Run the same command again to resume: finished runs are skipped. A failed run cancels those that have not started.
+Run the same command again to resume: finished runs are skipped. What is left to train needs the same commit and
+versions. A failed run cancels those that have not started.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -30,6 +32,7 @@ from .training import Data, Setting, train
 HERE = Path(__file__).parent
 SMALL = {"backbone": "causal_test_resnet", "image_size": 64, "epochs": 1, "batch_size": 8}
 FEW = 48  # films of each part in a test run
+SAME = ("mode", "sources", "films", "backbone_weights", "start")  # of all runs of an output
 
 
 def jobs_of(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -56,6 +59,10 @@ def jobs_of(args: argparse.Namespace) -> list[dict[str, Any]]:
     return [job for job in jobs if (job["name"], job["setting"]) not in done]
 
 
+def checksum(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def load(args: argparse.Namespace) -> Data:
     """Load all films to the device."""
     tables, pixels = read_tables(args.data), read_pixels(args.data)
@@ -78,8 +85,19 @@ def load(args: argparse.Namespace) -> Data:
 SHARED: dict[str, Any] = {}  # state of a worker process: films and whatever its runs share
 
 
+def end_with_parent() -> None:
+    """End this worker process when its parent dies, even if it was killed."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def start(args: argparse.Namespace, deadline: float) -> None:
     """Initialise a worker process."""
+    end_with_parent()
     torch.set_num_threads(max((os.cpu_count() or 1) // args.jobs, 1))
     torch.set_float32_matmul_precision("high")
     SHARED.update(args=args, deadline=deadline, data=load(args))
@@ -105,11 +123,25 @@ def records(output: Path, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [record for record, job in zip(found, jobs, strict=True) if record.get("setting") == job["setting"]]
 
 
-def collect(output: Path, jobs: list[dict[str, Any]], about: dict[str, Any], films: dict[str, str]) -> None:
-    """Write the records and scores of all runs, and `films`, the fingerprints of the scored films."""
+def resumed(output: Path, about: dict[str, Any], *, left: bool) -> dict[str, Any]:
+    """Return the metadata of an output after comparing it with what its runs recorded. `left`: whether to train more.
+
+    If nothing is left, it stays as recorded.
+    """
+    if not (output / "results.json").exists() or not any(output.glob("runs/*.json")):
+        return about
+    then = json.loads((output / "results.json").read_text())
+    same = (*SAME, "commit", "versions") if left else SAME
+    if other := [f"{key} {then.get(key, 'none')}" for key in same if then.get(key) != about.get(key)]:
+        raise SystemExit(f"{output} was made with {', '.join(other)}: use the same, or another --output")
+    return about if left else {key: value for key, value in then.items() if key != "runs"}
+
+
+def collect(output: Path, jobs: list[dict[str, Any]], about: dict[str, Any]) -> None:
+    """Write the records and scores of all runs."""
     runs = records(output, jobs)
     write_json(output / "results.json", about | {"runs": runs})
-    scores: dict[str, Any] = {f"{part}_films": np.array(of_part) for part, of_part in films.items()}
+    scores: dict[str, Any] = {f"{part}_films": np.array(of_part) for part, of_part in about["films"].items()}
     for name in (run["name"] for run in runs if run["finished"]):
         with np.load(output / "runs" / f"{name}.npz") as of_run:
             scores |= {f"{name}/{part}": of_run[part] for part in of_run.files}
@@ -141,27 +173,31 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     jobs, tables = jobs_of(args), read_tables(args.data)
     rows = parts(tables, FEW if args.small else None)
-    films = {part: fingerprint([tables.names[row] for row in rows[part]]) for part in ("val", "test")}
     about = {
         "mode": args.mode,
         "limit": args.limit,
         "side_by_side": args.jobs,
         "sources": [source.name for source in (args.data, args.extra) if source],
-        **({"start": hashlib.sha256(Path(args.start).read_bytes()).hexdigest()} if args.start else {}),
+        "films": {part: fingerprint([tables.names[row] for row in rows[part]]) for part in ("val", "test")},
+        **{key: checksum(path) for key in ("backbone_weights", "start") if (path := getattr(args, key))},
         "commit": args.commit or commit(),
         "versions": versions(args.device),
     }
     (args.output / "runs").mkdir(parents=True, exist_ok=True)
     finished = {record["name"] for record in records(args.output, jobs) if record["finished"]}
+    left = [job for job in jobs if job["name"] not in finished]
+    about = resumed(args.output, about, left=bool(left))
+    collect(args.output, jobs, about)
     deadline = float("inf") if args.limit is None else started + args.limit
     pool = ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"), start, (args, deadline))
     try:
-        for run in as_completed([pool.submit(carry_out, job) for job in jobs if job["name"] not in finished]):
+        for run in as_completed([pool.submit(carry_out, job) for job in left]):
             run.result()
-            collect(args.output, jobs, about, films)
+            collect(args.output, jobs, about)
     finally:
         pool.shutdown(cancel_futures=True)  # waits for running trainings
-        collect(args.output, jobs, about | {"seconds": round(time.time() - started, 1)}, films)
+        if left:
+            collect(args.output, jobs, about | {"seconds": round(time.time() - started, 1)})
     found = records(args.output, jobs)
     for record in found:
         print(f"{record['name']}: {record.get('val_auroc')} in epoch {record.get('best_epoch')}, {record['seconds']} s")

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from causalcxr.data import normalise
 from causalcxr.metrics import auroc
@@ -58,14 +58,6 @@ class Data(NamedTuple):
     val_targets: npt.NDArray[np.float32]
     test: Tensor
     marked: list[Marked]
-
-
-def rate_at(step: int, total: int, warmup: float) -> float:
-    """Return the learning rate factor of a step: linear warm-up, then cosine decay."""
-    rise = max(round(warmup * total), 1)
-    if step < rise:
-        return (step + 1) / (rise + 1)
-    return 0.5 + 0.5 * math.cos(math.pi * (step - rise) / max(total - rise, 1))
 
 
 @torch.no_grad()
@@ -127,13 +119,13 @@ def train(
         layer_decay=setting.layer_decay if setting.layer_decay < 1 else None,
         fused=kind == "cuda",
     )
-    for group in optimizer.param_groups:
-        group["lr"] = setting.lr * group.get("lr_scale", 1.0)
     targets = films.targets * (1 - 2 * setting.smoothing) + setting.smoothing
     count, batch = len(targets), min(setting.batch_size, len(targets))
     steps = count // batch
     total = steps * setting.epochs
-    schedule = LambdaLR(optimizer, lambda step: rate_at(step, total, setting.warmup))
+    rise, step = max(round(setting.warmup * total), 1), 0
+    warmup = {"warmup_t": rise, "warmup_lr_init": setting.lr / (rise + 1), "warmup_prefix": True}
+    schedule = CosineLRScheduler(optimizer, max(total - rise, 1), **warmup, t_in_epochs=False)
     prepare = partial(normalise, cfg=model.pretrained_cfg)
     parameters = [p for p in model.parameters() if p.requires_grad]
     record: dict[str, Any] = {**job, "finished": False, "films": count, "steps_an_epoch": steps, "curve": []}
@@ -158,8 +150,8 @@ def train(
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, setting.clip_grad)
             optimizer.step()
-            schedule.step()
-            averaged.update(model, step=schedule.last_epoch)
+            schedule.step_update(step := step + 1)
+            averaged.update(model, step=step)
             losses += loss.detach()
         mean_loss = float(losses) / steps  # the only synchronisation of an epoch
         of_epoch = {"epoch": epoch, "loss": round(mean_loss, 5), "seconds": round(time.time() - epoch_started, 2)}
