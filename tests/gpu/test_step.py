@@ -17,7 +17,6 @@ from reference.comparison import DEVICES, normal, relative_error
 pytestmark = pytest.mark.usefixtures("full_precision")
 ON_CUDA = DEVICES[1:]
 TARGETS = (torch.arange(56).view(4, 14) % 3 == 0).double().masked_fill(torch.arange(56).view(4, 14) == 0, math.nan)
-STRATA = torch.tensor([0, 1, 1, 0])
 
 
 def _model():
@@ -27,7 +26,7 @@ def _model():
 
 def _objective(criterion=None):
     model = _model()
-    return CausalObjective(model, criterion, bank=ConfounderBank(6, 14, model.head_hidden_size, num_strata=2))
+    return CausalObjective(model, criterion, bank=ConfounderBank(6, 14, model.head_hidden_size))
 
 
 def _images():
@@ -35,7 +34,7 @@ def _images():
 
 
 def _inputs(device, dtype=torch.float32):
-    return _images().to(device, dtype), TARGETS.to(device, dtype), STRATA.to(device)
+    return _images().to(device, dtype), TARGETS.to(device, dtype)
 
 
 @pytest.mark.parametrize(
@@ -51,10 +50,10 @@ def test_losses_gradients_and_bank_over_steps(dtype, tolerance, device):
     runs = []
     for place, kind in ((device, dtype), ("cpu", torch.float64)):
         objective = _objective().to(place, kind)
-        images, targets, strata = _inputs(place, kind)
+        images, targets = _inputs(place, kind)
         for number in range(3):
             objective.zero_grad()
-            losses = objective(images + 0.1 * number, targets, strata)
+            losses = objective(images + 0.1 * number, targets)
             losses["loss"].backward()
         runs.append((objective, losses))
     (given, losses), (expected, expected_losses) = runs
@@ -65,7 +64,6 @@ def test_losses_gradients_and_bank_over_steps(dtype, tolerance, device):
         assert float((mine.grad.double().cpu() - theirs.grad).norm()) < tolerance * norm, name
     assert given.bank.stored.device.type == device
     assert relative_error(given.bank.stored, expected.bank.stored) < tolerance
-    assert given.bank.strata.tolist() == expected.bank.strata.tolist() == [1, 0, 0, 1, 1, 0]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -100,12 +98,12 @@ def test_a_step_in_half_precision(dtype, device):
 
 def _causal():
     objective = _objective(CausalLoss(partners="random", classification=AsymmetricLoss()))
-    return objective, lambda images, targets, strata: objective(images, targets, strata, weight=targets + 1)
+    return objective, lambda images, targets: objective(images, targets, weight=targets + 1)
 
 
 def _agreement():
     objective = AgreementObjective(_model())
-    return objective, lambda images, targets, strata: objective(images, targets)
+    return objective, objective
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
