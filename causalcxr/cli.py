@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -122,10 +123,9 @@ def _predict(
     except (ImportError, OSError, ValueError) as error:
         raise CommandError(error) from error
     name = Path(os.path.normpath(model)).as_posix()  # one spelling for a folder
-    thresholds = getattr(loaded.calibration, "thresholds", None)
-    if thresholds is None and format != "table":  # no thresholds to tell retrained weights apart
-        name += f" ({weights_checksum(loaded):08x})"
-    writer = _Writer(format, name, labels, thresholds)
+    if format != "table":  # tell retrained weights apart
+        name += f" ({zlib.crc32(repr(loaded.calibration).encode(), weights_checksum(loaded)):08x})"
+    writer = _Writer(format, name, labels, getattr(loaded.calibration, "thresholds", None))
     left = writer.open(output, paths) if first else []
     failed = bool(problems)
     if first and len(left) < len(paths):
@@ -298,7 +298,6 @@ class _Writer:
         while self.format == "csv" and whole.count(b'"') % 2:  # the newline is part of a file name
             whole = whole[: whole[:-1].rfind(b"\n") + 1]
         lines = io.StringIO(whole.decode("utf-8-sig", "surrogateescape"), newline="")
-        weights: dict[str, Any] = self.cells if self.format == "csv" else {"thresholds": self.thresholds}
         if self.format == "csv":
             rows: Iterable[dict[str, Any]] = (reader := csv.DictReader(lines))
             same_labels = reader.fieldnames == self.columns
@@ -311,10 +310,6 @@ class _Writer:
         for row in rows:
             if row["model"] != self.model:
                 raise ValueError(f"its rows come from the model {row['model']}, not {self.model}; use another --output")
-            if row | weights != row:  # e.g. after retraining
-                raise ValueError(
-                    f"its rows come from other weights of {self.model}, with other thresholds; use another --output"
-                )
             done.add(row["path"])
         os.truncate(output, len(whole))
         return done

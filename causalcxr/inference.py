@@ -88,12 +88,14 @@ def predict(
 
 
 def _predict(
-    model: nn.Module, films: Iterable[ImageLike], batch_size: int, workers: int, precision: dict[str, Any]
+    model: Any, films: Iterable[ImageLike], batch_size: int, workers: int, precision: dict[str, Any]
 ) -> Iterator[Prediction]:
     if any(module.training for module in model.modules()):
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         model = copy.deepcopy(model, shared).eval()
-    films, cfg = iter(films), model.pretrained_cfg
+    films, cfg = iter(films), dict(model.pretrained_cfg)
+    channels, *size = cfg["input_size"]
+    cfg["input_size"] = (getattr(model, "in_chans", channels), *size)  # timm keeps the channels of the weights there
     on_cpu = precision["device_type"] == "cpu"
     ahead = workers if on_cpu else 1 + math.ceil(workers / batch_size)  # batches queued behind the next one
     waiting: deque[Callable[[], list[Prediction]]] = deque()
@@ -111,7 +113,7 @@ def _predict(
                 if not batch:
                     break
                 images = [pool.submit(_read, film, cfg) for film in batch]  # starts before the next batch
-                score = partial(_score, model, batch, images, precision)
+                score = partial(_score, model, cfg, batch, images, precision)
                 # cuDNN plans its convolutions again in every thread, for seconds. So only this thread uses a GPU.
                 waiting.append(pool.submit(score).result if on_cpu else score)
                 if len(waiting) > ahead:
@@ -145,6 +147,7 @@ def _divided(workers: int) -> Iterator[int]:
 @torch.inference_mode()
 def _score(
     model: Any,
+    cfg: dict[str, Any],
     films: list[ImageLike],
     images: list[Future[Tensor | Exception]],
     precision: dict[str, Any],
@@ -154,7 +157,7 @@ def _score(
     if good := [image for image in read if isinstance(image, Tensor)]:
         weight = next(model.parameters())
         with torch.autocast(**precision):
-            grey = normalise(torch.stack(good).to(weight.device), model.pretrained_cfg)
+            grey = normalise(torch.stack(good).to(weight.device), cfg)
             # Convolutions follow the memory format of the images. Channels last is faster on CPUs and GPUs.
             logits = iter(model(grey.to(weight, memory_format=torch.channels_last)).float().cpu())
     predictions = []

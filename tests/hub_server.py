@@ -70,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
                 about = {"private": found.private, "sha": found.head, "siblings": [], "tags": []}
                 self.json({"id": f"{owner}/{name}", **about})
             case _:
-                self.send(b"", status=404)
+                self.send(b"", {"X-Error-Code": "RepoNotFound"}, 404)
 
     do_GET = do_POST = do_HEAD  # noqa: N815
 

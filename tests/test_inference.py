@@ -35,13 +35,14 @@ def predict_as_on(kind, model, films):
     return inference._predict(model, films, 2, 3, {"device_type": kind, "dtype": torch.float16, "enabled": False})
 
 
-@pytest.mark.parametrize("name", ["causal_test_resnet", "test_resnet"])
-def test_logits_are_those_of_one_film_at_a_time(name):
-    model, given = timm.create_model(name, num_classes=2).eval(), films(7)
+@pytest.mark.parametrize(("name", "in_chans"), [("causal_test_resnet", 3), ("test_resnet", 3), ("test_resnet", 1)])
+def test_logits_are_those_of_one_film_at_a_time(name, in_chans):
+    model, given = timm.create_model(name, num_classes=2, in_chans=in_chans).eval(), films(7)
+    cfg = model.pretrained_cfg | {"input_size": (in_chans, *model.pretrained_cfg["input_size"][1:])}
     predictions = list(causalcxr.predict(model, given, batch_size=3, workers=2))
     assert all(prediction.film is film for prediction, film in zip(predictions, given, strict=True))
     with torch.no_grad():
-        expected = torch.cat([model(preprocess(film, model.pretrained_cfg)) for film in given])
+        expected = torch.cat([model(preprocess(film, cfg)) for film in given])
     torch.testing.assert_close(stacked(predictions), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -16,7 +16,7 @@ def check_binary(name: str, values: Any, length: int | None = None) -> Tensor:
     given = values if isinstance(values, Tensor) else np.asarray(values)
     if isinstance(given, np.ndarray) and given.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be zeros and ones, got {given.dtype} values; compare first, as in view == 'AP'")
-    given = torch.as_tensor(given).detach().cpu()
+    given = given.detach().cpu() if isinstance(given, Tensor) else torch.from_numpy(given.copy())
     column = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
     if column.ndim != 1 or length not in (None, len(column)):
         expected = "(N,)" if length is None else f"({length},)"

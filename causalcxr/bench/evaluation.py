@@ -204,7 +204,7 @@ def _scores(name: str, predictions: Predictions, test: StratifiedImages, aurocs:
     shares = [None if each is None else float(each.nanmean()) for each in predictions[3:]]
     return Scores(
         _interval(aurocs[name, None]),
-        _interval(np.fmin.reduce(groups) if groups else np.full(2, math.nan)),
+        _interval(np.minimum.reduce(groups) if groups else np.full(2, math.nan)),
         float(expected_calibration_error(probabilities, targets)[0]),
         float(probabilities.mean()),
         float(sum(shifts) / 2),
@@ -214,18 +214,22 @@ def _scores(name: str, predictions: Predictions, test: StratifiedImages, aurocs:
 
 def _probe(features: Tensor, test: StratifiedImages, seed: int) -> float:
     """Return the two-fold AUROC of a logistic regression that predicts the stratum from features (N, D)."""
+    half, values, strata = _halves(test, seed), features.double().numpy(), test.strata.numpy()
+    readings = []
+    for train in (half, ~half):
+        probe = _new_probe().fit(values[train], strata[train])
+        readings.append(auroc(probe.decision_function(values[~train]), strata[~train])[0])
+    return float(sum(readings) / 2)
+
+
+def _new_probe() -> Any:
     try:
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
     except ImportError as error:
         raise ImportError("a linear probe needs scikit-learn: pip install scikit-learn") from error
-    half, values, strata = _halves(test, seed), features.double().numpy(), test.strata.numpy()
-    readings = []
-    for train in (half, ~half):
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)).fit(values[train], strata[train])
-        readings.append(auroc(probe.decision_function(values[~train]), strata[~train])[0])
-    return float(sum(readings) / 2)
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
 
 
 def _halves(test: StratifiedImages, seed: int) -> Any:
@@ -254,4 +258,4 @@ def _check_tests(tests: Mapping[str, Any], probed: bool, seed: int) -> None:
     if not tests or 0 < len(without) < len(tests):
         raise ValueError(f"tests must not be empty, and all or none must have patients, but these have none: {without}")
     if probed and "none" in tests:
-        _halves(tests["none"], seed)  # fail before the predictions
+        _new_probe(), _halves(tests["none"], seed)  # fail before the predictions

@@ -92,9 +92,7 @@ class NIHChestXray14(FilmFiles):
                 f"(searched 'images' and 'images_*/images'): {few(self.skipped)}"
             )
             if bad_images == "raise" or len(self.skipped) == len(tables):
-                raise FileNotFoundError(
-                    f"{problem}; restore them, pass bad_images='skip', or read the tables alone with read_nih_tables"
-                )
+                raise FileNotFoundError(f"{problem}; restore them, or pass bad_images='skip'")
             warnings.warn(f"{problem}; skipping them", stacklevel=2)
         tables = tables.select([name in path_of for name in tables.names])
         self.paths = [path_of[name] for name in tables.names]

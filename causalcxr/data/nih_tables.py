@@ -156,8 +156,8 @@ def _first_file(root: Path, what: str, candidates: Sequence[str]) -> Path:
         if (root / name).is_file():
             return root / name
     raise FileNotFoundError(
-        f"no {what} {' or '.join(candidates)} in {str(root)!r}; pass the folder of the NIH release, or a FILE.csv that "
-        "lists your own films"
+        f"no {what} {' or '.join(candidates)} in {str(root)!r}; pass the folder of the NIH release, or list your own "
+        "films in a CSV file for CSVDataset"
     )
 
 

@@ -27,7 +27,7 @@ def without_reduction(criterion: ElementwiseLoss) -> ElementwiseLoss:
             f"AsymmetricLoss(), or a function, but got {criterion!r}"
         )
     if isinstance(criterion, nn.Module) and hasattr(criterion, "reduction"):
-        criterion = copy.copy(criterion)
+        criterion = copy.deepcopy(criterion)  # a shallow copy would share its buffers
         criterion.reduction = "none"  # type: ignore[assignment]
     return criterion
 

@@ -10,11 +10,9 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub import try_to_load_from_cache
 from timm.models import PretrainedCfg, get_arch_name, get_pretrained_cfg, model_entrypoint
 from torch import Tensor, nn
 
-from causalcxr import hub
 from causalcxr.models.layouts import as_timm
 from causalcxr.models.pretrained import find_weights, read_weights
 from causalcxr.models.published import BACKBONES
@@ -46,7 +44,7 @@ def create_backbone(
     if drop_path_rate is not None:
         kwargs["drop_path_rate"] = drop_path_rate
     if pretrained is True:
-        kwargs |= _published_weights(name)
+        kwargs["pretrained"] = True
     elif pretrained:
         kwargs |= _weights_from(pretrained, name)
     try:
@@ -112,23 +110,6 @@ def check_feature_map(model: Any, img_size: Any = None) -> None:
     for parameter, copied in zip(model.backbone.parameters(), twin.parameters(), strict=True):
         if copied.grad is None:
             parameter.requires_grad_(False)
-
-
-def _published_weights(name: str) -> dict[str, Any]:
-    """Return the arguments that make timm load its published weights, from the cache if possible.
-
-    Without a network, the Hub client would retry for most of a minute.
-    """
-    cfg = get_pretrained_cfg(name)
-    if cfg is None or not cfg.hf_hub_id:
-        return {"pretrained": True}
-    repo_id, _, revision = cfg.hf_hub_id.partition("@")
-    for filename in (cfg.hf_hub_filename, "model.safetensors", "pytorch_model.bin"):
-        cached = filename and try_to_load_from_cache(repo_id, filename, revision=revision or None)
-        if isinstance(cached, str) and not cfg.custom_load:
-            return {"pretrained": True, "pretrained_cfg_overlay": {"file": cached}}
-    hub.check_connection(cfg.hf_hub_id)
-    return {"pretrained": True}
 
 
 def _weights_from(source: str | Path, name: str) -> dict[str, Any]:

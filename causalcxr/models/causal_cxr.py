@@ -4,12 +4,12 @@ Reference: Nie et al., *Chest X-ray Image Classification: A Causal Perspective*,
 """
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.models import group_parameters
 from timm.optim import auto_group_layers
 from torch import Tensor, nn
 
@@ -155,7 +155,7 @@ class CausalCXR(nn.Module):
     def calibration(self, calibration: Calibration | None) -> None:
         if calibration is not None:
             checked_calibration(calibration, self.num_classes)
-            self._calibrated = weights_checksum(self)
+            self._calibrated = calibration, weights_checksum(self)
         self._calibration = calibration
 
     def forward(self, x: Tensor) -> Tensor:
@@ -283,9 +283,8 @@ class CausalCXR(nn.Module):
             matcher = self.backbone.group_matcher(coarse=coarse)
         else:
             matcher = auto_group_layers(self.backbone).__getitem__  # timm's own fallback
-        if callable(matcher):
-            return lambda name: matcher(name.removeprefix("backbone.")) if name.startswith("backbone.") else math.inf
-        return {group: _under_backbone(patterns) for group, patterns in matcher.items()}
+        groups = {f"backbone.{name}": i for name, i in group_parameters(self.backbone, matcher, reverse=True).items()}
+        return lambda name: groups.get(name, math.inf)
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters to exclude from weight decay."""
@@ -308,13 +307,3 @@ class CausalCXR(nn.Module):
                     f"images must be normalised, within +-{limit:g}, but reach {largest:g}; scale pixels to "
                     "[0, 1], subtract the mean and divide by the standard deviation of model.pretrained_cfg"
                 )
-
-
-def _under_backbone(patterns: Any) -> Any:
-    """Rewrite timm's parameter patterns for names prefixed with `backbone.`."""
-    if patterns is None or isinstance(patterns, int):
-        return patterns
-    if isinstance(patterns, str):
-        unanchored = re.sub(r"(?<!\[)\^", "", patterns)
-        return rf"^backbone\.(?:{unanchored})"
-    return type(patterns)(_under_backbone(pattern) for pattern in patterns)

@@ -44,13 +44,15 @@ def checked_calibration(calibration: Any, num_classes: int) -> Calibration:
 def calibrate(model: Any, calibration: Calibration) -> None:
     """Set the calibration of a model and record a checksum of the weights it applies to."""
     model.calibration = checked_calibration(calibration, model.num_classes)
-    model._calibrated = weights_checksum(model)
+    model._calibrated = calibration, weights_checksum(model)
 
 
 def current_calibration(model: Any) -> Calibration | None:
     """Return the calibration of a model, or None with a logged warning if its weights have changed since it was set."""
     calibration: Calibration | None = getattr(model, "calibration", None)
-    if calibration is None or getattr(model, "_calibrated", None) == weights_checksum(model):
+    recorded, checksum = getattr(model, "_calibrated", (None, None))
+    # You may set that of a plain timm model, which records nothing.
+    if calibration is None or calibration is not recorded or checksum == weights_checksum(model):
         return calibration
     _logger.warning(
         "the calibration is left out because the weights have changed since it was set; pass one fitted to these "

@@ -65,7 +65,7 @@ _ROWS = [
         )
         for name, license_, repo in (
             ("rad_dino", "mit", "rad-dino@23589fe9321302b1138a6b6e6f26c349fdbcd752"),
-            ("rad_dino_maira_2", "msrla, for research", "rad-dino-maira-2@a6132efb9268859545e9f68be18a76a6473f174a"),
+            ("rad_dino_maira_2", "other", "rad-dino-maira-2@a6132efb9268859545e9f68be18a76a6473f174a"),
         )
     ),
     *(

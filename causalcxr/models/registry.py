@@ -346,7 +346,9 @@ def _open(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
     try:
         model = timm.create_model(architecture, pretrained=pretrained, pretrained_cfg=cfg, **arguments)
     except (RuntimeError, AssertionError, AttributeError, LookupError, SafetensorError) as error:
-        raise _misfit(architecture, error) from error  # raised by timm for models that it cannot build
+        if not pretrained:
+            raise
+        raise _misfit(architecture, error) from error
     if kwargs.get("features_only"):
         return model
     if plain:

@@ -134,6 +134,10 @@ def test_bad_arguments_are_refused(kwargs, match):
         ConfoundedDataset(**given | kwargs)
 
 
+def test_any_layout_of_targets():
+    assert StratifiedImages(torch.rand(2, 1, 8, 8), np.array([0, 1])[::-1], [0, 1]).targets[:, 0].tolist() == [1, 0]
+
+
 def test_strings_are_refused_with_what_to_do():
     with pytest.raises(TypeError, match="compare first, as in view == 'AP'"):
         StratifiedImages(torch.rand(2, 1, 8, 8), [0, 1], ["AP", "PA"])

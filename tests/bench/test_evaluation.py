@@ -1,5 +1,6 @@
 import json
 import math
+import sys
 from itertools import islice
 from types import SimpleNamespace
 
@@ -106,6 +107,13 @@ def test_a_stratum_of_one_class_is_left_out_of_the_worst_group(films):
     assert all(math.isnan(value) for value in certain.worst_group)
 
 
+def test_resamples_that_lack_a_stratum_do_not_count_for_the_worst_group():
+    """The ranking is perfect in one stratum and reversed in the other, which has two positives."""
+    targets, strata = torch.tensor([0, 1] * 20 + [1, 1, 0, 0]), torch.tensor([0] * 40 + [1] * 4)
+    scores = run(known(torch.where(strata == 0, targets, 1 - targets) * 2.0), {"same": stratified(targets, strata)})
+    assert scores.tests["same"].worst_group == (0, 0, 0)
+
+
 def test_features_and_maps_of_a_causal_model_and_the_result_as_json(tests):
     result = run(SimpleNamespace(forward_causal=forward_causal), tests)
     assert result.probe_confounder > 0.99
@@ -145,6 +153,12 @@ def test_probabilities_in_the_place_of_logits_are_noticed(tests):
         given = run(lambda images: reads_finding(images).sigmoid(), tests)
     expected = run(reads_finding, tests)
     assert given.tests["none"].auroc == expected.tests["none"].auroc
+
+
+def test_missing_scikit_learn_is_noticed_before_anything_is_scored(tests, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.pipeline", None)
+    with pytest.raises(ImportError, match="pip install scikit-learn"):
+        run(SimpleNamespace(forward_causal=None), tests)
 
 
 def test_bad_tests_are_refused_before_anything_is_scored(films, tests):

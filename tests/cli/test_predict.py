@@ -41,7 +41,7 @@ def test_rows_have_probabilities_thresholds_and_positives(run, images, folder, c
         for row, cells in zip(found, rows, strict=True):
             expected = expected_scores(model, Path(row["path"]), temperature)
             np.testing.assert_allclose(list(row["scores"].values()), expected, rtol=1e-5)
-            assert re.fullmatch(re.escape(str(model)) + ("" if at else r" \([0-9a-f]{8}\)"), row["model"])
+            assert re.fullmatch(re.escape(str(model)) + r" \([0-9a-f]{8}\)", row["model"])
             assert (row["thresholds"], row["positives"]) == (at, positives)
             given = [row["path"], row["model"], *row["scores"].values(), "|".join(positives or ())]
             given += (at or dict.fromkeys(NIH_LABELS, "")).values()

@@ -204,7 +204,7 @@ def test_missing_images_are_reported_on_construction_or_left_out(release):
     assert [round(image[0, 0, 0].item() * 255) for image, _ in dataset] == [0, 30]
     assert dataset.targets[:, NIH_LABELS.index("Hernia")].tolist() == [0, 1]
     remove(release, dataset.names)
-    with pytest.raises(FileNotFoundError, match=r"4 of 4 images .*read_nih_tables"):
+    with pytest.raises(FileNotFoundError, match=r"4 of 4 images "):
         NIHChestXray14(release, "all", bad_images="skip")
     with pytest.raises(ValueError, match="'ignore'"):
         NIHChestXray14(release, bad_images="ignore")

@@ -90,7 +90,7 @@ def go_offline(hub, monkeypatch):
 
 @pytest.fixture
 def cut_off(hub):
-    """Function that stops the Hub. The test must then end within seconds, without the client's retries."""
+    """Function that stops the Hub. The test must then end within seconds."""
     start = time.monotonic()
     yield lambda: _stop(hub)
     assert time.monotonic() - start < 10

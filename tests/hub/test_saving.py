@@ -26,7 +26,7 @@ def _config(folder):
 
 def test_config_can_hold_every_argument_of_a_causal_model():
     arguments = set(inspect.signature(CausalCXR).parameters) - {"pretrained_backbone", "device", "dtype"}
-    assert arguments | {"img_size"} == hub.CAUSAL_ARGS.keys()
+    assert arguments | {"img_size"} == hub.CAUSAL_ARGS
 
 
 def test_nothing_else_is_written_and_all_may_read_it(folder):
@@ -222,6 +222,10 @@ def test_plain_model_comes_back(tmp_path):
         assert torch.equal(other(images), model(images))
     causalcxr.save_pretrained(loaded, tmp_path / "again")
     assert _config(tmp_path / "again") == _config(tmp_path)
+    torch.nn.init.zeros_(loaded.head.weight)
+    loaded.calibration = Calibration(2.0, (0.5,) * 14)  # fitted again
+    causalcxr.save_pretrained(loaded, tmp_path / "again")
+    assert causalcxr.create_model(tmp_path / "again").calibration == loaded.calibration
 
 
 def test_plain_model_with_other_arguments(tmp_path, caplog):

@@ -71,7 +71,8 @@ def test_losses_of_torch_are_taken_element_by_element(reduction):
     each = functools.partial(F.binary_cross_entropy_with_logits, **options, reduction="none")
     given, expected = (CausalLoss(classification=loss)(_output(), TARGETS, prior=PRIOR) for loss in (bce, each))
     torch.testing.assert_close(given, expected, rtol=0, atol=0)
-    assert bce.reduction == reduction
+    CausalLoss(classification=bce).half()
+    assert (bce.reduction, bce.pos_weight.dtype) == (reduction, torch.float64)  # the caller's own is unchanged
 
 
 @pytest.mark.parametrize("prior", [None, UNEVEN, UNEVEN.expand(40000, 4)], ids=["even", "of all", "of each image"])
