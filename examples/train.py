@@ -105,7 +105,7 @@ def build_data(args):
 
 
 def label_weights(dataset, adjust):
-    """Return the weight (N, K) of each label: P(y) P(c) / P(y, c) for the recorded, or empty, confounder c, or 1."""
+    """Return the weight (N, K) of each label: P(y) P(c) / P(y, c) for the recorded confounder c, or 1."""
     if not adjust:
         return torch.ones_like(dataset.targets)
     own = isinstance(dataset, CSVDataset)

@@ -3,14 +3,13 @@
 from causalcxr.bench.datasets import ConfoundedDataset, StratifiedImages
 from causalcxr.bench.evaluation import BenchResult, Scores, as_dict, evaluate
 from causalcxr.bench.markers import MARKERS, paint
-from causalcxr.bench.scoring import Predictions, predict
+from causalcxr.bench.scoring import predict
 from causalcxr.bench.subsampling import subsample
 
 __all__ = [
     "MARKERS",
     "BenchResult",
     "ConfoundedDataset",
-    "Predictions",
     "Scores",
     "StratifiedImages",
     "as_dict",

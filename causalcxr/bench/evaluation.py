@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from causalcxr.bench._association import CHOICE_STREAM
 from causalcxr.bench.datasets import StratifiedImages
-from causalcxr.bench.scoring import Predictions, predict
-from causalcxr.data.synthetic import stream
-from causalcxr.metrics import Interval, auroc, bootstrap_auroc, expected_calibration_error
+from causalcxr.bench.scoring import predict
+from causalcxr.metrics import Interval, bootstrap_auroc, expected_calibration_error
 
 __all__ = ["BenchResult", "Scores", "as_dict", "evaluate"]
 
@@ -32,8 +30,6 @@ class Scores(NamedTuple):
         shift: Mean probability with the confounder minus that without, averaged over positives and negatives; NaN if
             one of the four combinations has no image. For a painted marker with no association, this is its effect on
             the prediction.
-        attention_share: Mean share of the causal map on the marker, over images with a marker, or `None`.
-        area_share: Mean share of the image that the marker covers, for comparison, or `None`.
     """
 
     auroc: Interval
@@ -41,8 +37,6 @@ class Scores(NamedTuple):
     ece: float
     mean_probability: float
     shift: float
-    attention_share: float | None
-    area_share: float | None
 
 
 class BenchResult(NamedTuple):
@@ -53,16 +47,11 @@ class BenchResult(NamedTuple):
         drop: AUROC on "same" minus AUROC on "reversed"; `None` without these two tests.
         gap: AUROC on "none" minus AUROC on "reversed": the loss relative to an uninformative confounder; `None` without
             these two tests.
-        probe_causal: AUROC of a linear probe that predicts the confounder from the causal features on "none"; `None`
-            without this test or without `forward_causal`.
-        probe_confounder: The same for the confounder features.
     """
 
     tests: dict[str, Scores]
     drop: Interval | None
     gap: Interval | None
-    probe_causal: float | None
-    probe_confounder: float | None
 
 
 def evaluate(
@@ -84,9 +73,6 @@ def evaluate(
     All tests are resampled together: a patient in two tests is drawn equally often in both, which narrows the intervals
     of differences. Without patients, images at the same index of two tests are treated as the same image.
 
-    The probe is a logistic regression on standardised features (Alain & Bengio, 2016), with two-fold cross-validation
-    over the patients (or images) of "none". The two AUROCs are averaged.
-
     Args:
         model: A module or another callable from images to logits (B, K).
         tests: Datasets by name. Three names have a meaning: "same" (the association of the training images), "none" (no
@@ -96,13 +82,11 @@ def evaluate(
         prepare: As for `predict`.
         batch_size: As for `predict`.
         n_resamples: Number of resamples.
-        seed: Random seed of the resamples and of the folds of the probe.
+        seed: Random seed of the resamples.
 
     Raises:
-        ImportError: The probe needs scikit-learn, which is not installed.
         TypeError: `tests` is not a mapping, or a test is not a `StratifiedImages`.
         ValueError: As for `predict`. There are no tests, a test has only one class, or only some tests have patients.
-            "none" is too small for a probe: in one half, all images have the confounder or all lack it.
 
     Warns:
         UserWarning: All logits are in [0, 1], as if they were probabilities. Then only the AUROCs are valid.
@@ -113,29 +97,24 @@ def evaluate(
         >>> same = ConfoundedDataset(torch.rand(80, 1, 64, 64), [0, 1] * 40, marker="letter", correlation=0.95)
         >>> tests = {"same": same, "none": same.with_correlation(0.5), "reversed": same.with_correlation(0.05)}
         >>> result = evaluate(lambda images: images.amax(dim=(2, 3)) - 1, tests, n_resamples=100)
-        >>> list(result.tests), result.probe_causal
-        (['same', 'none', 'reversed'], None)
+        >>> list(result.tests)
+        ['same', 'none', 'reversed']
     """
-    _check_tests(tests, hasattr(model, "forward_causal"), seed)
-    predictions = {
+    _check_tests(tests)
+    logits = {
         name: predict(model, test, label=label, prepare=prepare, batch_size=batch_size) for name, test in tests.items()
     }
-    if all(logits.min() >= 0 and logits.max() <= 1 for logits, *_ in predictions.values()):
+    if all(values.min() >= 0 and values.max() <= 1 for values in logits.values()):
         warnings.warn(
             "the model's logits all lie in [0, 1] like probabilities, but a sigmoid is applied to them for ece, "
             "mean_probability and shift; for probabilities, return probabilities.logit(eps=1e-6)",
             stacklevel=2,
         )
-    aurocs = _resample(predictions, tests, n_resamples, seed)
-    probes: list[float | None] = [None, None]
-    if "none" in tests:
-        features = predictions["none"].causal, predictions["none"].confounder
-        probes = [None if each is None else _probe(each, tests["none"], seed) for each in features]
+    aurocs = _resample(logits, tests, n_resamples, seed)
     return BenchResult(
-        {name: _scores(name, predictions[name], test, aurocs) for name, test in tests.items()},
+        {name: _scores(name, logits[name].sigmoid(), test, aurocs) for name, test in tests.items()},
         _difference(aurocs, "same", "reversed"),
         _difference(aurocs, "none", "reversed"),
-        *probes,
     )
 
 
@@ -157,7 +136,7 @@ def as_dict(result: Any) -> Any:
 
 
 def _resample(
-    predictions: Mapping[str, Predictions], tests: Mapping[str, StratifiedImages], n_resamples: int, seed: int
+    logits: Mapping[str, Tensor], tests: Mapping[str, StratifiedImages], n_resamples: int, seed: int
 ) -> Aurocs:
     """Compute the AUROC of each test, and of each of its strata with both classes.
 
@@ -173,7 +152,7 @@ def _resample(
                 keys.append((name, stratum))
                 column = [chosen if other == name else np.full(len(tests[other]), np.nan) for other in tests]
                 columns.append(np.concatenate(column))
-    scores = np.concatenate([predictions[name].logits.double().numpy() for name in tests])
+    scores = np.concatenate([logits[name].double().numpy() for name in tests])
     result = bootstrap_auroc(
         np.repeat(scores[:, None], len(keys), axis=1),
         np.stack(columns, axis=1),
@@ -194,51 +173,20 @@ def _difference(aurocs: Aurocs, name: str, other: str) -> Interval | None:
     return _interval(aurocs[name, None] - aurocs[other, None]) if present else None
 
 
-def _scores(name: str, predictions: Predictions, test: StratifiedImages, aurocs: Aurocs) -> Scores:
-    probabilities, targets, strata = predictions.logits.sigmoid(), test.targets[:, 0], test.strata
+def _scores(name: str, probabilities: Tensor, test: StratifiedImages, aurocs: Aurocs) -> Scores:
+    targets, strata = test.targets[:, 0], test.strata
     groups = [aurocs[key] for key in ((name, 0), (name, 1)) if key in aurocs]
     shifts = [
         probabilities[(targets == y) & (strata == 1)].mean() - probabilities[(targets == y) & (strata == 0)].mean()
         for y in (0, 1)
     ]
-    shares = [None if each is None else float(each.nanmean()) for each in predictions[3:]]
     return Scores(
         _interval(aurocs[name, None]),
         _interval(np.minimum.reduce(groups) if groups else np.full(2, math.nan)),
         float(expected_calibration_error(probabilities, targets)[0]),
         float(probabilities.mean()),
         float(sum(shifts) / 2),
-        *shares,
     )
-
-
-def _probe(features: Tensor, test: StratifiedImages, seed: int) -> float:
-    """Return the two-fold AUROC of a logistic regression that predicts the stratum from features (N, D)."""
-    half, values, strata = _halves(test, seed), features.double().numpy(), test.strata.numpy()
-    readings = []
-    for train in (half, ~half):
-        probe = _new_probe().fit(values[train], strata[train])
-        readings.append(auroc(probe.decision_function(values[~train]), strata[~train])[0])
-    return float(sum(readings) / 2)
-
-
-def _new_probe() -> Any:
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError as error:
-        raise ImportError("a linear probe needs scikit-learn: pip install scikit-learn") from error
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
-
-
-def _halves(test: StratifiedImages, seed: int) -> Any:
-    """Split patients, or images, into random halves: True (N,) for images of the first half."""
-    groups, members = np.unique(_groups_of(test), return_inverse=True)
-    half = stream(seed, CHOICE_STREAM, 1).permutation(len(groups))[members] < len(groups) / 2
-    if any(len(test.strata[part].unique()) < 2 for part in (half, ~half)):
-        raise ValueError("the test 'none' is too small for a probe: one half has the confounder on all or no images")
-    return half
 
 
 def _groups_of(test: StratifiedImages) -> Any:
@@ -246,7 +194,7 @@ def _groups_of(test: StratifiedImages) -> Any:
     return np.arange(len(test)) if test.patient is None else test.patient
 
 
-def _check_tests(tests: Mapping[str, Any], probed: bool, seed: int) -> None:
+def _check_tests(tests: Mapping[str, Any]) -> None:
     if not isinstance(tests, Mapping):
         raise TypeError(f"tests must be a mapping such as {{'same': dataset}}, got {type(tests).__name__}")
     for name, test in tests.items():
@@ -257,5 +205,3 @@ def _check_tests(tests: Mapping[str, Any], probed: bool, seed: int) -> None:
     without = [name for name, test in tests.items() if test.patient is None]
     if not tests or 0 < len(without) < len(tests):
         raise ValueError(f"tests must not be empty, and all or none must have patients, but these have none: {without}")
-    if probed and "none" in tests:
-        _new_probe(), _halves(tests["none"], seed)  # fail before the predictions

@@ -1,12 +1,11 @@
-"""Predictions of a classifier on a dataset: logits, features and attention on the marker."""
+"""Predictions of a classifier on a dataset."""
 
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from causalcxr._checks import check_tensor
@@ -14,27 +13,7 @@ from causalcxr._modes import eval_mode
 from causalcxr.data import normalise
 from causalcxr.data.labels import label_positions
 
-__all__ = ["Predictions", "predict"]
-
-
-class Predictions(NamedTuple):
-    """Predictions for N images, from [`predict`][causalcxr.bench.predict], in float32 on the CPU.
-
-    Attributes:
-        logits: (N,) logits of the finding.
-        causal: (N, D) causal features of the finding; `None` for a model without `forward_causal`.
-        confounder: (N, D) confounder features of the finding; `None` for a model without `forward_causal`.
-        attention_share: (N,) share of the finding's causal map on the marker, NaN for images without a marker; `None`
-            for a model without `forward_causal` or a dataset without `mask`.
-        area_share: (N,) share of the image that the marker covers, i.e. the attention share of a flat map. NaN or
-            `None` as for `attention_share`.
-    """
-
-    logits: Tensor
-    causal: Tensor | None = None
-    confounder: Tensor | None = None
-    attention_share: Tensor | None = None
-    area_share: Tensor | None = None
+__all__ = ["predict"]
 
 
 @torch.no_grad()
@@ -45,11 +24,10 @@ def predict(
     label: int | str | None = None,
     prepare: Callable[[Tensor], Tensor] | None = None,
     batch_size: int = 64,
-) -> Predictions:
+) -> Tensor:
     """Run a classifier on all images of a dataset.
 
-    A module is switched to `eval` mode for the call, then restored. If the model has `forward_causal`, features and
-    attention come from the same forward pass.
+    A module is switched to `eval` mode for the call, then restored.
 
     Args:
         model: A module or another callable from images (B, C, H, W) to multi-label logits (B, K). For a two-class
@@ -57,14 +35,14 @@ def predict(
             pass `lambda x: model.predict_do(x, bank).logit(eps=1e-6)`. Images are moved to the device of a module's
             parameters. Other callables get them on the CPU, and you must call `model.eval()` yourself.
         dataset: Items (image, target) with images (1, H, W) in [0, 1], e.g. a
-            [`ConfoundedDataset`][causalcxr.bench.ConfoundedDataset]; optionally with `mask(index)`.
+            [`ConfoundedDataset`][causalcxr.bench.ConfoundedDataset].
         label: Index of the finding's logit, or its name in `model.label_names`. Optional if K = 1.
-        prepare: Function from images (B, 1, H, W) in [0, 1] to the model's input. It may resize, but must not crop or
-            rotate, or masks no longer match. Default: normalise by the model's `pretrained_cfg`, if it has one.
+        prepare: Function from images (B, 1, H, W) in [0, 1] to the model's input. Default: normalise by the model's
+            `pretrained_cfg`, if it has one.
         batch_size: Number of images per batch.
 
     Returns:
-        The predictions in the order of the dataset.
+        The logits of the finding (N,) in the order of the dataset, float32 on the CPU.
 
     Raises:
         ValueError: The logits are not (B, K) or not finite, `label` is missing for K > 1 or out of range, or the model
@@ -74,7 +52,7 @@ def predict(
     Example:
         >>> from causalcxr.bench import ConfoundedDataset
         >>> dataset = ConfoundedDataset(torch.rand(40, 1, 64, 64), [0, 1] * 20, marker="letter", correlation=0.9)
-        >>> predict(lambda images: images.mean(dim=(2, 3)), dataset).logits.shape
+        >>> predict(lambda images: images.mean(dim=(2, 3)), dataset).shape
         torch.Size([40])
     """
     if prepare is None and isinstance(getattr(model, "module", None), nn.Module):
@@ -86,35 +64,12 @@ def predict(
     prepare = _normalise_for(model, dataset) if prepare is None else prepare
     parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
     device = next((parameter.device for parameter in parameters), torch.device("cpu"))
-    causal_forward = getattr(model, "forward_causal", None)
-    masked = causal_forward is not None and hasattr(dataset, "mask")
-    parts: list[list[Tensor]] = []
+    logits = []
     with eval_mode(model) if isinstance(model, nn.Module) else nullcontext():
         for indices in torch.arange(len(dataset)).split(batch_size):
             images = prepare(torch.stack([dataset[int(index)][0] for index in indices]).to(device))
-            if causal_forward is None:
-                parts.append([_finding(model(images), len(indices), finding)])
-                continue
-            output = causal_forward(images, need_attention=masked)
-            part = [_finding(output.logits, len(indices), finding)]
-            part += [features[:, finding or 0].float().cpu() for features in (output.causal, output.confounder)]
-            if masked:
-                masks = torch.stack([dataset.mask(int(index)) for index in indices])
-                part += _shares(output.attention[:, finding or 0].float().cpu(), masks)
-            parts.append(part)
-    return Predictions(*map(torch.cat, zip(*parts, strict=True)))
-
-
-def _shares(attention: Tensor, masks: Tensor) -> list[Tensor]:
-    """Return the shares (B,) of maps (B, h, w) and of images on markers (B, H, W); NaN for images without a marker.
-
-    A cell of the map is weighted by the fraction of it that the marker covers.
-    """
-    area = masks.float().mean(dim=(1, 2))
-    h, w = attention.shape[1:]
-    covered = F.adaptive_avg_pool2d(masks.to(attention)[:, None], (h, w))[:, 0]
-    on_marker = (attention * covered).sum(dim=(1, 2)) / attention.sum(dim=(1, 2))
-    return [share.where(area > 0, torch.nan) for share in (on_marker, area)]
+            logits.append(_finding(model(images), len(indices), finding))
+    return torch.cat(logits)
 
 
 def _normalise_for(model: Any, dataset: Any) -> Callable[[Tensor], Tensor]:

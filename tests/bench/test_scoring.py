@@ -3,8 +3,7 @@ import torch
 from torch import nn
 
 import causalcxr
-from causalcxr.bench import ConfoundedDataset, StratifiedImages, predict
-from causalcxr.bench.scoring import _shares
+from causalcxr.bench import ConfoundedDataset, predict
 from causalcxr.data import normalise
 
 
@@ -27,32 +26,23 @@ def test_logits_are_the_models_own_in_eval_mode_for_the_call_alone(dataset):
     expected = model(images_of(dataset))[:, 0].detach()
     model.train()[0].eval()
     for batch_size in (64, 999):
-        predictions = predict(model, dataset, batch_size=batch_size)
-        torch.testing.assert_close(predictions.logits, expected)
-        assert not predictions.logits.requires_grad
-        assert predictions[1:] == (None,) * 4
+        logits = predict(model, dataset, batch_size=batch_size)
+        torch.testing.assert_close(logits, expected)
+        assert not logits.requires_grad
     assert (model.training, model[0].training, model[1].training) == (True, False, True)
 
 
 @pytest.mark.filterwarnings("ignore:images are")  # they are smaller than the model's input size
-def test_logits_features_and_shares_of_a_causal_model_are_those_of_the_label(films):
-    dataset = ConfoundedDataset(films.images[:24], films.targets[:24], marker="tube", correlation=0.75)
+def test_logits_are_those_of_the_label(dataset):
     model = causalcxr.create_model("causal_test_resnet").eval()
-    mean, std = (torch.tensor(model.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():
-        output = model.forward_causal((images_of(dataset) - mean) / std, need_attention=True)
-    masks = torch.stack([dataset.mask(i) for i in range(24)])
+        expected = model(normalise(images_of(dataset), model.pretrained_cfg))
     for label in (0, 4):
-        predictions = predict(model.train(), dataset, label=label, batch_size=10)
-        expected = [each[:, label] for each in (output.logits, output.causal, output.confounder)]
-        expected += _shares(output.attention[:, label], masks)
-        for given, each in zip(predictions, expected, strict=True):
-            torch.testing.assert_close(given, each, atol=1e-4, rtol=1e-4, equal_nan=True)
-    model.label_names = causalcxr.data.NIH_LABELS
-    assert torch.equal(predict(model, dataset, label="Mass", batch_size=10).logits, predictions.logits)
+        torch.testing.assert_close(predict(model, dataset, label=label), expected[:, label], atol=1e-4, rtol=1e-4)
     wrapped = predict(nn.DataParallel(model), dataset, label=4, prepare=lambda x: normalise(x, model.pretrained_cfg))
-    torch.testing.assert_close(wrapped.logits, predictions.logits)
-    assert predict(model, StratifiedImages(*films, strata=films.targets), label=0)[3:] == (None, None)  # without masks
+    torch.testing.assert_close(wrapped, expected[:, 4], atol=1e-4, rtol=1e-4)
+    model.label_names = causalcxr.data.NIH_LABELS
+    assert torch.equal(predict(model, dataset, label="Mass"), predict(model, dataset, label=4))
 
 
 def test_the_images_go_where_the_parameters_are(dataset):
@@ -74,20 +64,6 @@ def test_weights_that_know_another_size_are_noticed(dataset):
     with pytest.warns(UserWarning, match=r"\(64, 64\), but .* has \(96, 96\); set the dataset's image_size=") as caught:
         predict(model, dataset)
     assert caught[0].filename == __file__
-
-
-def test_share_of_constructed_maps():
-    masks = torch.zeros(5, 64, 64, dtype=torch.bool)
-    masks[:4, :24, :16] = True  # one cell of 16 pixels, and the upper half of the cell below
-    maps = torch.zeros(5, 4, 4)
-    maps[0] = 1 / 16  # flat
-    maps[1, 0, 0] = 1  # on the marker
-    maps[2, 1, 0] = 1  # on the half-covered cell
-    maps[3:, 3, 3] = 1  # off the marker; the last image has none
-    share, area = _shares(5 * maps, masks)  # of any sum
-    covered = 24 * 16 / 64**2
-    torch.testing.assert_close(share, torch.tensor([covered, 1.0, 0.5, 0.0, torch.nan]), equal_nan=True)
-    torch.testing.assert_close(area, torch.tensor([covered] * 4 + [torch.nan]), equal_nan=True)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from records import kept, publish
 from .data import confound, read
 from .methods import METHODS
 from .report import markdown, plot
+from .representation import representation
 from .training import Training, train
 
 
@@ -60,6 +61,10 @@ def carry_out(run: Run, config: Training, data: Path | None) -> dict[str, Any]:
     model = train(METHODS[run.method], parts, config, run.seed)
     seconds = round(time.perf_counter() - started, 1)
     result = as_dict(evaluate(model, parts.tests))
+    if hasattr(model, "forward_causal"):
+        probes, on_marker = representation(model, parts.tests["none"])
+        result |= probes
+        result["tests"]["none"] |= on_marker
     return run._asdict() | {"result": result, "images_trained_on": len(parts.train), "seconds": seconds}
 
 

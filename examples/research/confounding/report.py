@@ -60,7 +60,7 @@ def _table(of_methods: dict[str, Runs]) -> str:
                 name,
                 *(f"{auroc(runs, test):.3f}" for test in tests),
                 f"{(auroc(runs) - worst) / (best - worst):.0%}" if closed else "",
-                *(_mean([result[probe] for result in results]) for probe in ("probe_causal", "probe_confounder")),
+                *(_mean([result.get(probe) for result in results]) for probe in ("probe_causal", "probe_confounder")),
                 _mean(on_marker, digits=1),
             ]
         )

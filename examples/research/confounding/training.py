@@ -131,7 +131,7 @@ def draw(targets: Tensor, strata: Tensor, rng: np.random.Generator) -> npt.NDArr
 def selection_auroc(model: nn.Module, data: Any, adjusted: bool) -> float:
     """Return the AUROC on the confounded validation images, optionally weighted by `backdoor_weights`."""
     weight = backdoor_weights(data.targets, data.strata)[:, 0] if adjusted else None
-    return float(roc_auc_score(data.targets[:, 0], predict(model, data).logits, sample_weight=weight))
+    return float(roc_auc_score(data.targets[:, 0], predict(model, data), sample_weight=weight))
 
 
 @torch.no_grad()
