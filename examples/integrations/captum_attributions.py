@@ -7,20 +7,22 @@ same image without the stamp, so the difference is the effect of the stamp, and 
 Captum accepts any function that returns (B, K): here the prediction and the model's confounding branch.
 """
 
+import numpy as np
 import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor
 
 import causalcxr
+from causalcxr.bench import ConfoundedDataset, paint
 from causalcxr.data import SyntheticCXR
 
 
 def train(model: causalcxr.CausalCXR, images: Tensor, targets: Tensor) -> None:
-    """Train for three epochs, which takes seconds for 640 images."""
+    """Train for five epochs, which takes seconds for 640 images."""
     criterion = causalcxr.losses.CausalLoss(uniform="bernoulli")  # one label has no distribution over labels
     objective = causalcxr.CausalObjective(model, criterion)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3)
-    for _ in range(3):
+    for _ in range(5):
         for batch in torch.randperm(len(images)).split(16):
             optimizer.zero_grad()
             objective(images[batch], targets[batch])["loss"].backward()
@@ -31,15 +33,14 @@ def train(model: causalcxr.CausalCXR, images: Tensor, targets: Tensor) -> None:
 def main() -> None:
     torch.manual_seed(0)
     model = causalcxr.create_model("causal_test_resnet", num_classes=1, in_chans=1)
-    options = dict(image_size=64, labels=["Cardiomegaly"], prevalence=0.5, marker_label="Cardiomegaly")
-    films = SyntheticCXR(640, marker_correlation=0.9, **options)  # the stamp correlates with the finding
-    train(model, torch.cat([model.preprocess(image, size=64) for image, _ in films]), films.targets)
+    options = dict(image_size=64, labels=["Cardiomegaly"], prevalence=0.5)
+    films = SyntheticCXR(640, **options)
+    films = ConfoundedDataset(films, films.targets, marker="portable", correlation=0.95)  # a stamp on 95 % of positives
+    train(model, model.preprocess([image for image, _ in films], size=64), films.targets)
 
-    films = SyntheticCXR(8, seed=1, **options)
-    stamped, plain = (
-        torch.cat([model.preprocess(films.sample(i, markers=markers).image, size=64) for i in range(8)])
-        for markers in (["portable"], [])
-    )
+    unmarked = [image for image, _ in SyntheticCXR(8, seed=1, **options)]
+    marked = [paint(image, "portable", np.random.default_rng(i))[0] for i, image in enumerate(unmarked)]
+    stamped, plain = model.preprocess(marked, size=64), model.preprocess(unmarked, size=64)
     branches = {
         "prediction": model,
         "confounding branch": lambda images: model.forward_causal(images).confounder_logits,

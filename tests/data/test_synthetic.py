@@ -140,21 +140,12 @@ def test_each_marker_changes_the_film_outside_the_lungs(marker):
         assert not (changed & plain.masks[lungs]).any()
 
 
-def test_markers_follow_the_view_unless_a_label_is_named():
+def test_markers_follow_the_view():
     dataset = make(4000)
     portable = dataset.markers[:, dataset.marker_names.index("portable")]
     assert not portable[dataset.view == "PA"].any()
     assert abs(portable[dataset.view == "AP"].mean() - 0.6) < 0.05
     assert abs((dataset.view == "AP").mean() - 0.4) < 0.03
-
-
-def test_marker_correlation():
-    dataset = make(4000, labels=["Mass", "Edema"], marker_label="Edema", marker_correlation=-0.5)
-    portable = dataset.markers[:, dataset.marker_names.index("portable")]
-    edema = dataset.targets[:, 1].numpy() == 1
-    assert portable[edema].mean() == pytest.approx(0.25, abs=0.05)
-    assert portable[~edema].mean() == pytest.approx(0.75, abs=0.05)
-    assert torch.equal(dataset.targets, make(4000, labels=["Mass", "Edema"]).targets)
 
 
 def test_findings_are_independent_and_as_frequent_as_asked_for():
@@ -188,9 +179,6 @@ def test_patients_have_consecutive_films_of_one_anatomy():
         ({"image_size": (64, 1025)}, "1024"),
         ({"prevalence": float("nan")}, "prevalence"),
         ({"prevalence": [0.1, 0.2]}, "prevalence"),
-        ({"marker_correlation": 0.5}, "marker_label"),
-        ({"marker_label": "Mass", "marker_correlation": 1.5}, "marker_correlation"),
-        ({"labels": ["Mass"], "marker_label": "Edema"}, "'Edema'"),
     ],
 )
 def test_bad_arguments(kwargs, match):

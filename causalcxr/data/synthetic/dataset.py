@@ -49,8 +49,9 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Schematic chest radiographs with planted findings, drawn on demand.
 
     Each item shows a patient in AP or PA view. AP films have a larger heart, a higher diaphragm and less exposure.
-    A film may have findings and markers (a side letter and a "PORTABLE" stamp). View, findings and markers are sampled
-    before drawing, so `sample` can draw the same patient with any of them replaced.
+    A film may have findings and markers: a side letter and, on 60 % of AP films, a "PORTABLE" stamp. View, findings and
+    markers are sampled before drawing, so `sample` can draw the same patient with any of them replaced. For a marker
+    that is associated with a finding, use [`ConfoundedDataset`][causalcxr.bench.ConfoundedDataset].
 
     Item i depends only on i, `seed` and the sampling arguments, not on the length, access order, worker or process. A
     finding changes the image only inside its mask. The images imitate the signs of the findings so that models can
@@ -62,9 +63,6 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         labels: Findings to plant, and columns of the targets: any names from `NIH_LABELS`, in any order.
         prevalence: Probability of each finding: one number, or one per label. Findings are independent of each other,
             of the view and of the patient.
-        marker_label: Label with which the "PORTABLE" stamp is correlated. `None` puts it on 60 % of the AP films.
-        marker_correlation: Strength r in [-1, 1] of that correlation: the stamp is on (1 + r) / 2 of the positive films
-            and on (1 - r) / 2 of the negative ones. Use -r for a test set to reverse the spurious cue.
         images_per_patient: Number of consecutive items of the same patient. Their position and exposure differ.
         seed: Random seed.
         transform: Applied to each image, a (1, H, W) float32 tensor in [0, 1].
@@ -101,8 +99,6 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         image_size: int | tuple[int, int] = 128,
         labels: Sequence[str] = NIH_LABELS,
         prevalence: float | Sequence[float] = 0.2,
-        marker_label: str | None = None,
-        marker_correlation: float = 0.0,
         images_per_patient: int = 2,
         seed: int = 0,
         transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -115,10 +111,6 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         chance = np.asarray(prevalence, dtype=np.float64)
         if chance.shape not in ((), (len(labels),)) or not ((chance >= 0) & (chance <= 1)).all():
             raise ValueError(f"prevalence must be in [0, 1], one number or one per label, got {prevalence!r}")
-        if not -1 <= marker_correlation <= 1 or (marker_label is None and marker_correlation != 0):
-            raise ValueError(
-                f"marker_correlation must be in [-1, 1], and 0 without a marker_label, got {marker_correlation!r}"
-            )
         self.transform = transform
         self.seed = seed
         # Streams are keyed by position in NIH_LABELS, so a finding looks the same in any selection of labels.
@@ -127,12 +119,8 @@ class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         # Draw row by row, so that row i does not depend on the length.
         targets = stream(seed, _FINDINGS).random((length, len(NIH_LABELS)))[:, self._codes] < chance
         ap = stream(seed, _VIEW).random(length) < _AP_SHARE
-        portable = np.where(ap, _PORTABLE_SHARE, 0.0)
-        if marker_label is not None:
-            positive = targets[:, label_positions([marker_label], self.label_names)[0]]
-            portable = 0.5 + 0.5 * marker_correlation * np.where(positive, 1.0, -1.0)
         self.targets = torch.from_numpy(targets.astype(np.float32))
-        chances = np.stack([np.full(length, _LETTER_SHARE), portable], axis=1)
+        chances = np.stack([np.full(length, _LETTER_SHARE), np.where(ap, _PORTABLE_SHARE, 0.0)], axis=1)
         self.markers = stream(seed, _MARKERS).random((length, _MARKER_NUMBERS))[:, : len(MARKERS)] < chances
         self.view = np.where(ap, "AP", "PA")
         self.patient = np.arange(length) // images_per_patient
