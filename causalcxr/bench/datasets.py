@@ -19,8 +19,8 @@ class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
     """Greyscale radiographs with one finding, a binary confounder and, optionally, the patient.
 
     Use it for images with a natural confounder such as the view, and select them with
-    [`subsample`][causalcxr.bench.subsample]. To train with the confounder known, use
-    `torch.utils.data.StackDataset(dataset, dataset.strata)`.
+    [`subsample`][causalcxr.bench.subsample]. To train with the confounder known, weight the loss by
+    `causalcxr.losses.backdoor_weights(dataset.targets, dataset.strata)`.
 
     Args:
         images: Any sequence of items that [`read_image`][causalcxr.data.read_image] accepts: a tensor or array

@@ -212,9 +212,9 @@ class CausalCXR(nn.Module):
         """
         if not isinstance(bank, ConfounderBank):
             raise TypeError(f"bank must be a ConfounderBank, but got {type(bank).__name__}")
+        if not len(bank):
+            raise ValueError("the bank is empty; call bank.update with confounder features first")
         prior = bank.prior
-        if not bool(prior.any()):
-            raise ValueError("the bank has no confounder with P(c) above 0; call bank.update with some first")
         with eval_mode(self):
             intervened = self.forward_causal(x, bank.features).intervened
         probabilities = intervened.to(torch.promote_types(intervened.dtype, torch.float32)).sigmoid()

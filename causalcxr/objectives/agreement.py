@@ -30,8 +30,8 @@ class AgreementObjective(nn.Module):
     You do not need to know the confounder. It must cover a small region, and the finding must be visible elsewhere. If
     the finding is subtle, the model keeps relying on the marker. This method is not in arXiv 2305.12072.
 
-    - A new classifier must start with small weights, as most do. Those of timm's EfficientNets and MobileNets start ten
-      times larger: the agreement then outweighs the labels, and all logits become nearly equal. Call
+    - A new classifier must start with small weights, as most do. Those of timm's EfficientNets and MobileNets start 10
+      to 25 times larger: the agreement then outweighs the labels, and all logits become nearly equal. Call
       `model.reset_classifier(num_classes)` first.
     - A step takes two forward and three backward passes.
     - With several labels, the boxes of each image target one label, drawn at random.

@@ -35,10 +35,11 @@ def main() -> None:
     model = causalcxr.create_model("causal_test_resnet", num_classes=1, in_chans=1)
     options = dict(image_size=64, labels=["Cardiomegaly"], prevalence=0.5)
     films = SyntheticCXR(640, **options)
-    films = ConfoundedDataset(films, films.targets, marker="portable", correlation=0.95)  # a stamp on 95 % of positives
+    bare = [films.sample(i, markers=[]).image for i in range(640)]
+    films = ConfoundedDataset(bare, films.targets, marker="portable", correlation=0.95)  # a stamp on 95 % of positives
     train(model, model.preprocess([image for image, _ in films], size=64), films.targets)
 
-    unmarked = [image for image, _ in SyntheticCXR(8, seed=1, **options)]
+    unmarked = [SyntheticCXR(8, seed=1, **options).sample(i, markers=[]).image for i in range(8)]
     marked = [paint(image, "portable", np.random.default_rng(i))[0] for i, image in enumerate(unmarked)]
     stamped, plain = model.preprocess(marked, size=64), model.preprocess(unmarked, size=64)
     branches = {
