@@ -121,7 +121,7 @@ def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
         if not cfg.has_weights:
             raise ValueError(
                 f"no weights are published for {name!r}; models with weights: {', '.join(list_pretrained())}. "
-                "Use pretrained_backbone=True or a path to load weights for the backbone only"
+                "In Python, pretrained_backbone=True, or a path, loads weights for the backbone only"
             )
         overlay |= {"file": str(hub.weights_file(cfg, kwargs.get("cache_dir"))), "source": None, "state_dict": None}
         kwargs |= {"num_classes": cfg.num_classes, "pretrained_backbone": False}  # the weights include the backbone
