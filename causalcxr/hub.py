@@ -1,7 +1,7 @@
 """Save, load and push models in timm's format, in folders and on the Hugging Face Hub, with a model card.
 
-A folder has `config.json` and `model.safetensors`, and is not trusted. A config may only set listed entries, and
-weights are only read from safetensors. Errors of `huggingface_hub` pass through.
+A folder has `config.json` and `model.safetensors`, and is not trusted. Its config cannot choose other weights or
+run code, and weights are only read from safetensors. Errors of `huggingface_hub` pass through.
 """
 
 import dataclasses

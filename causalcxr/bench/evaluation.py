@@ -24,7 +24,7 @@ class Scores(NamedTuple):
     Attributes:
         auroc: AUROC of the finding, a 95 % `causalcxr.metrics.Interval`.
         worst_group: The lower of the AUROCs with and without the confounder (`causalcxr.metrics.worst_group_auroc`), an
-            `Interval`. It is biased downwards if both are equal.
+            `Interval`, without resamples that lack a class in either. It is biased downwards if both are equal.
         ece: Expected calibration error.
         mean_probability: Mean of the predicted probabilities.
         shift: Mean probability with the confounder minus that without, averaged over positives and negatives; NaN if

@@ -51,7 +51,7 @@ def current_calibration(model: Any) -> Calibration | None:
     """Return the calibration of a model, or None with a logged warning if its weights have changed since it was set."""
     calibration: Calibration | None = getattr(model, "calibration", None)
     recorded, checksum = getattr(model, "_calibrated", (None, None))
-    # You may set that of a plain timm model, which records nothing.
+    # Setting the calibration of a plain timm model records no checksum.
     if calibration is None or calibration is not recorded or checksum == weights_checksum(model):
         return calibration
     _logger.warning(

@@ -39,7 +39,7 @@ class BorrowRegions(nn.Module):
             these few are enough for a model to rely on the markers, so use 1.
         size: Range of the box sides, or of the axes of the ellipse, as fractions of the image sides. Default:
             (0.14, 0.36) for boxes, (0.6, 0.95) for the thorax.
-        num_boxes: Number of boxes.
+        num_boxes: Number of boxes, for `"boxes"` only.
 
     Shape:
         - images: (B, C, H, W). A batch of one is returned unchanged

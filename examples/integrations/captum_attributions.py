@@ -39,7 +39,8 @@ def main() -> None:
     films = ConfoundedDataset(bare, films.targets, marker="portable", correlation=0.95)  # a stamp on 95 % of positives
     train(model, model.preprocess([image for image, _ in films], size=64), films.targets)
 
-    unmarked = [SyntheticCXR(8, seed=1, **options).sample(i, markers=[]).image for i in range(8)]
+    films = SyntheticCXR(8, seed=1, **options)
+    unmarked = [films.sample(i, markers=[]).image for i in range(8)]
     marked = [paint(image, "portable", np.random.default_rng(i))[0] for i, image in enumerate(unmarked)]
     stamped, plain = model.preprocess(marked, size=64), model.preprocess(unmarked, size=64)
     branches = {
