@@ -34,8 +34,8 @@ class ConfounderBank(nn.Module):
         >>> import torch
         >>> bank = ConfounderBank(100, num_classes=14, dim=64)
         >>> bank.update(torch.randn(4, 14, 64))
-        >>> len(bank), bank.features.shape, bank.prior
-        (4, torch.Size([4, 14, 64]), tensor([0.2500, 0.2500, 0.2500, 0.2500]))
+        >>> len(bank), bank.features.shape
+        (4, torch.Size([4, 14, 64]))
     """
 
     stored: Tensor
@@ -66,11 +66,6 @@ class ConfounderBank(nn.Module):
     def features(self) -> Tensor:
         """Stored features (S, K, D), S = len(bank), in no particular order."""
         return self.stored[: len(self)]
-
-    @property
-    def prior(self) -> Tensor:
-        """P(c) of each stored feature, (S,), summing to 1."""
-        return self.slot_prior[: len(self)]
 
     @property
     def slot_prior(self) -> Tensor:

@@ -110,7 +110,7 @@ class CausalLoss(nn.Module):
         Args:
             output: Output of a causal model's `forward_causal` or of a `CausalHead`.
             targets: (B, K) labels in [0, 1], NaN where unknown.
-            prior: (S,) or (B, S) probabilities P(c), e.g. `ConfounderBank.prior`. See `backdoor_loss`.
+            prior: (S,) or (B, S) probabilities P(c), e.g. `ConfounderBank.slot_prior`. See `backdoor_loss`.
             weight: (B, K) weights of the labels in L_sl and L_bd, e.g. from `backdoor_weights`.
         """
         if not isinstance(output, CausalOutput):

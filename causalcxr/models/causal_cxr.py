@@ -208,18 +208,15 @@ class CausalCXR(nn.Module):
 
         Args:
             x: (B, C, H, W) normalised images.
-            bank: Confounder features and their P(c), collected from training images by `CausalObjective`.
+            bank: Confounder features c, equally probable, collected from training images by `CausalObjective`.
         """
         if not isinstance(bank, ConfounderBank):
             raise TypeError(f"bank must be a ConfounderBank, but got {type(bank).__name__}")
         if not len(bank):
             raise ValueError("the bank is empty; call bank.update with confounder features first")
-        prior = bank.prior
         with eval_mode(self):
             intervened = self.forward_causal(x, bank.features).intervened
-        probabilities = intervened.to(torch.promote_types(intervened.dtype, torch.float32)).sigmoid()
-        # No matrix product, since autocast would run it in half precision.
-        return (probabilities * prior.to(probabilities)[:, None]).sum(dim=1)
+        return intervened.to(torch.promote_types(intervened.dtype, torch.float32)).sigmoid().mean(dim=1)  # P(c) = 1 / S
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the backbone's feature map (B, C, H, W), C = `num_features`."""

@@ -38,7 +38,8 @@ def test_the_newest_finite_features_are_kept(lengths, size, dtype, bad):
         kept = [number for number in seen if number % 4][-size:]
         assert len(bank) == len(kept)
         assert sorted(_numbers(bank.features)) == kept
-        assert bank.prior.tolist() == pytest.approx([1 / max(len(kept), 1)] * len(kept))
+        expected = [1 / max(len(kept), 1)] * len(kept) + [0] * (size - len(kept))
+        assert bank.slot_prior.tolist() == pytest.approx(expected)
         assert bank.stored.isfinite().all()
 
 
