@@ -58,12 +58,6 @@ def test_films_that_cannot_be_scored_are_reported_in_their_place(model, tmp_path
     torch.testing.assert_close(predictions[-1].logits, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_paths_may_be_in_an_array(model):
-    """A data frame column, which is also one-dimensional, works the same way."""
-    paths = np.array(["a.png", "b.png"])
-    assert [film for film, _, _ in causalcxr.predict(model, paths)] == ["a.png", "b.png"]
-
-
 def test_scores_that_are_not_finite_are_an_error():
     broken = causalcxr.create_model("causal_test_resnet")
     nn.init.constant_(broken.get_classifier().bias, torch.nan)
@@ -158,3 +152,4 @@ def test_errors_say_what_would_work(model):
     for film in ("film.png", Path("film.png"), torch.rand(80, 80), torch.tensor(0.5)):
         with pytest.raises(TypeError, match=r"pass \[film\]"):
             causalcxr.predict(model, film)
+    assert [film for film, _, _ in causalcxr.predict(model, np.array(["a.png"]))] == ["a.png"]

@@ -33,7 +33,12 @@ def publish(path: Path | None, content: Any, table: str) -> None:
 
 
 def commit() -> str:
-    """Return the commit of this checkout, with `-dirty` if files differ from it, or "unknown" if git fails."""
+    """Return the commit of this checkout, with `-dirty` if files differ from it, or "unknown" if git fails.
+
+    In a copy without git, set the environment variable `COMMIT`.
+    """
+    if given := os.environ.get("COMMIT"):
+        return given
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
@@ -49,14 +54,16 @@ def versions(device: str = "cpu") -> dict[str, Any]:
     return {"device": name, "threads": torch.get_num_threads(), "python": platform.python_version(), **packages}
 
 
-def kept(path: Path, training: dict[str, Any], carry_out: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def kept(
+    path: Path, training: dict[str, Any], carry_out: Callable[[], dict[str, Any]], device: str = "cpu"
+) -> dict[str, Any]:
     """Return the run stored in the file. If there is none, carry it out and store it.
 
     Warns if the run is from another commit, since its code may differ.
     """
     made_by = commit()
     if not path.exists():
-        write_json(path, carry_out() | {"training": training, "commit": made_by, "versions": versions()})
+        write_json(path, carry_out() | {"training": training, "commit": made_by, "versions": versions(device)})
     run: dict[str, Any] = json.loads(path.read_text())
     if run["training"] != training:
         raise ValueError(f"{path} was trained with other options: {run['training']}; use another --output")

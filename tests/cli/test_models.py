@@ -9,10 +9,14 @@ import causalcxr
 from causalcxr import cli
 
 
-def test_a_model_that_cannot_be_loaded_ends_the_command(run, images):
-    code, out, err = run("predict", images, "--model=causal_resnet11")
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [("model=causal_resnet11", "load the model causal_resnet11: unknown"), ("device=cuda:9", "use the device cuda:9")],
+)
+def test_a_model_or_device_that_there_is_not_ends_the_command(run, images, option, said):
+    code, out, err = run("predict", images, f"--{option}")
     assert (code, out) == (2, "")
-    assert err.startswith("error: cannot load the model causal_resnet11: unknown model 'causal_resnet11'; close names")
+    assert err.startswith(f"error: cannot {said}")
 
 
 def test_a_plain_model_of_timm_has_scores_and_no_heat_maps(run, images, tmp_path):

@@ -76,12 +76,6 @@ def test_no_image_that_can_be_scored_is_2(run, tmp_path):
     assert run("predict", tmp_path / "*.dcm") == (2, "", said)
 
 
-def test_a_device_that_there_is_not_is_2(run, images):
-    code, out, err = run("predict", images, "--device", "cuda:99")
-    assert (code, out) == (2, "")
-    assert err.startswith("error: cannot use the device cuda:99")
-
-
 def test_warnings_name_the_file_once(run, images, tmp_path):
     Image.open(images / "a.png").resize((40, 40)).save(tmp_path / "small.png")
     err = run("predict", tmp_path / "small.png", "--heatmap", tmp_path / "maps")[2]

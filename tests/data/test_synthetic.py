@@ -51,6 +51,8 @@ def test_an_item_depends_on_seed_and_index_alone():
     for i in (4, 0, 2, -1, np.int64(3)):
         for a, b in zip(short[i], long[i % 5], strict=True):
             assert torch.equal(a, b)
+    with pytest.raises(IndexError):
+        short[5]
     for name in ("targets", "view", "markers", "patient", "sex", "age"):
         assert (np.asarray(getattr(short, name)) == np.asarray(getattr(long, name))[:5]).all(), name
 
@@ -192,8 +194,3 @@ def test_bad_arguments(kwargs, match):
 def test_bad_interventions(given):
     with pytest.raises(ValueError, match=r"must (be|have) one"):
         make(2, labels=["Mass", "Edema"]).sample(0, **given)
-
-
-def test_there_is_no_item_after_the_last():
-    with pytest.raises(IndexError):
-        make(2)[2]

@@ -33,9 +33,6 @@ def test_the_model_knows_its_channels_type_and_size(path):
     assert (images.shape, images.dtype) == ((1, 1, 96, 96), torch.float64)
     torch.testing.assert_close(images, preprocess(path, model.pretrained_cfg).double())
     assert model.preprocess(path, size=(64, 80)).shape == (1, 1, 64, 80)
-
-
-def test_a_model_without_a_config_is_refused(path):
     with pytest.raises(ValueError, match="has no pretrained_cfg"):
         causalcxr.CausalCXR("test_resnet", dim=64).preprocess(path)
 

@@ -12,12 +12,6 @@ NAME = "hf-hub:owner/repo"
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # from the client, on upload
 
 
-def test_model_that_timm_loads_is_the_one_that_was_saved(repo, model, images):
-    loaded = timm.create_model(NAME, pretrained=True).eval()
-    assert torch.equal(loaded(images), model(images))
-    assert loaded.label_names == model.label_names
-
-
 def test_only_config_and_weights_of_one_commit_are_asked_for(hub, repo):
     """In particular no code, whatever the repository contains."""
     first = repo.head
@@ -67,8 +61,10 @@ def test_weights_that_do_not_belong_to_their_config(repo):
 
 
 def test_no_network(repo, model, images, cut_off):
-    """Cached files load within seconds, without the client's retries."""
-    causalcxr.create_model(NAME)
+    """The saved model loads with timm, and then from the cache within seconds, without the client's retries."""
+    loaded = timm.create_model(NAME, pretrained=True).eval()
+    assert torch.equal(loaded(images), model(images))
+    assert loaded.label_names == model.label_names
     cut_off()
     assert torch.equal(causalcxr.create_model(NAME).eval()(images), model(images))
 
@@ -100,7 +96,7 @@ def test_one_commit_with_weights_config_and_card(hub, model, images, metrics, ca
     assert not any(b"hf_secret" in content for content in repo.files.values())
 
 
-def test_folder_is_uploaded_as_it_is(hub, copied):
+def test_folder_is_uploaded_as_it_is_with_a_picture_on_request(hub, copied):
     (copied / "film.png").write_bytes(b"PNG")
     with (copied / "README.md").open("a") as card:
         card.write("Written by hand.")
@@ -110,10 +106,6 @@ def test_folder_is_uploaded_as_it_is(hub, copied):
     assert files["model.safetensors"] == (copied / "model.safetensors").read_bytes()
     assert files["README.md"].endswith(b"Written by hand.")
     assert b"hf-hub:owner/new" in files["README.md"]
-
-
-def test_picture_on_the_card(hub, copied):
-    (copied / "film.png").write_bytes(b"PNG")
     causalcxr.push_to_hub(copied, "owner/new", picture=copied / "film.png")
     files = hub.repos["owner/new"].files
     assert files["picture.png"] == b"PNG"

@@ -63,25 +63,6 @@ def test_lightning_trains_as_a_loop_by_hand(example, films, tmp_path):
     torch.testing.assert_close(predicted, by_hand.model.predict_do(images, by_hand.bank))
 
 
-def test_accelerate_trains_as_a_loop_by_hand(example, films, tmp_path):
-    accelerate = pytest.importorskip("accelerate")
-    torch.manual_seed(0)
-    model = causalcxr.create_model("causal_test_resnet", num_classes=2, in_chans=1)
-    bank = causalcxr.layers.ConfounderBank(20, num_classes=2, dim=model.head_hidden_size)
-    objective = causalcxr.CausalObjective(model, bank=bank)
-    untrained, by_hand = copy.deepcopy(objective), copy.deepcopy(objective)
-    accelerator = accelerate.Accelerator(cpu=True)
-    example("accelerate_loop").train(accelerator, objective, films)
-    train_by_hand(by_hand, films, epochs=1)
-    assert_equal_states(objective, by_hand)
-
-    accelerator.save_state(str(tmp_path))
-    objective.load_state_dict(untrained.state_dict())
-    assert len(bank) == 0
-    accelerator.load_state(str(tmp_path))
-    assert_equal_states(objective, by_hand)
-
-
 @pytest.mark.parametrize("library", ["accelerate", "lightning"])
 def test_loops_fill_the_bank(library, printed, numbers):
     pytest.importorskip(library)

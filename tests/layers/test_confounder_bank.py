@@ -62,11 +62,6 @@ def test_saved_bank_goes_on_where_it_was():
     torch.testing.assert_close(resumed.state_dict(), bank.state_dict(), rtol=0, atol=0)
 
 
-def test_an_empty_bank_lends_nothing():
-    assert _bank().features.shape == (0, 2, 3)
-    assert _bank().slot_prior.tolist() == [0] * 5
-
-
 # The numbers that each of two processes stores in each update: equal and unequal counts, none, and more than fit.
 UPDATES = [(list(range(20, 29)), [40]), ([1, 2], [11, 12]), ([3], [13, 14, 15]), ([4, 5], [])]
 

@@ -97,9 +97,6 @@ def test_difference_is_that_of_two_bootstraps_with_the_same_seed():
 def test_bad_options_are_refused(name, value):
     with pytest.raises(ValueError, match=name):
         bootstrap_auroc([0.1, 0.2, 0.3, 0.4], [0, 1, 0, 1], **{name: value})
-
-
-def test_errors_name_the_baseline():
     with pytest.raises(ValueError, match="baseline must be finite"):
         paired_difference([0.1, 0.2], [0.1, np.nan], [0, 1])
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from causalcxr.metrics import auroc, worst_group_auroc
-from reference.auroc import draw, sklearn_auroc
+from reference.auroc import Frame, draw, sklearn_auroc
 from reference.comparison import DEVICES
 
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -24,16 +24,6 @@ def test_auroc_takes_half_precision_tensors_with_gradients_on_any_device(device)
     given = torch.tensor(scores, dtype=torch.bfloat16, device=device, requires_grad=True)
     expected = sklearn_auroc(given.detach().cpu().double().numpy(), targets)
     np.testing.assert_allclose(auroc(given, torch.tensor(targets, device=device)), expected, **EXACT)
-
-
-class Frame:
-    """A minimal stand-in for a data frame."""
-
-    def __init__(self, values, columns):
-        self.values, self.columns = values, columns
-
-    def __array__(self, dtype=None, copy=None):
-        return np.asarray(self.values, dtype)
 
 
 def test_columns_in_another_order_are_refused():

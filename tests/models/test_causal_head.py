@@ -1,39 +1,18 @@
-"""The causal head against the combined reference implementations, and the properties that define the method."""
+"""The properties that define the method, and the adjusted prediction against the literal sum (Eq. 1)."""
+
+import copy
 
 import pytest
 import torch
-from timm.layers import build_sincos2d_pos_embed
 
-from causalcxr import CausalHead
-from reference.causal_head import causal_head
+from causalcxr import CausalCXR, CausalHead
+from causalcxr.layers import ConfounderBank
+from reference.backdoor import predict_do
 from reference.comparison import EXACT, normal, randomised
 
 
 def _head(num_classes=3, **kwargs):
     return randomised(CausalHead(5, num_classes, dim=8, num_heads=2, **kwargs))
-
-
-@pytest.mark.parametrize(
-    ("options", "num_given"),
-    [({}, None), ({"complement": "paper", "depth": 1}, None), ({"combine": "cat"}, None), ({"combine": "cat"}, 4)],
-)
-def test_output_equals_the_reference(options, num_given):
-    head, features = _head(**options).eval(), normal(3, 5, 2, 3)
-    confounders = None if num_given is None else normal(num_given, 3, 8, seed=2)
-    output = head(features, confounders, need_attention=True)
-    assert head(features, confounders).attention is None
-    expected = causal_head(
-        features,
-        head.state_dict(),
-        build_sincos2d_pos_embed([2, 3], 8, dtype=torch.float32).double(),
-        confounders,
-        num_heads=2,
-        depth=options.get("depth", 2),
-        complement=options.get("complement", "normalized"),
-        combine=options.get("combine", "add"),
-    )
-    for name, given, wanted in zip(output._fields, output, expected, strict=True):
-        torch.testing.assert_close(given, wanted, **EXACT, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_each_loss_trains_its_own_branch():
@@ -60,11 +39,6 @@ def test_dropout_acts_in_training_alone():
     assert (head(features).confounder != 0).all()  # features for a bank have no dropout
 
 
-def test_parameters_are_built_in_the_asked_for_type():
-    head = CausalHead(5, 3, dim=8, num_heads=2, dtype=torch.bfloat16, device="meta")
-    assert {(parameter.dtype, parameter.device.type) for parameter in head.parameters()} == {(torch.bfloat16, "meta")}
-
-
 HEAD = CausalHead(5, 3, dim=8, num_heads=2)
 X = torch.zeros(2, 5, 2, 3)
 
@@ -82,3 +56,62 @@ X = torch.zeros(2, 5, 2, 3)
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.fixture(scope="module", params=["add", "cat"])
+def model(request):
+    torch.manual_seed(0)
+    return CausalCXR("test_resnet", num_classes=3, dim=8, num_heads=2, combine=request.param).double().eval()
+
+
+def _bank():
+    bank = ConfounderBank(20, 3, 8, dtype=torch.float64)
+    bank.update(3 * normal(5, 3, 8, seed=2))
+    return bank
+
+
+def _images():
+    return normal(2, 3, 32, 32)
+
+
+def test_prediction_equals_the_reference(model):
+    bank, phi = _bank(), model.head.intervention
+    expected = predict_do(
+        model.forward_causal(_images()).causal,
+        bank.features,
+        [1 / 5] * 5,
+        phi.classifier.weight,
+        phi.classifier.bias,
+        combine=phi.combine,
+    )
+    given = model.predict_do(_images(), bank)
+    torch.testing.assert_close(given, expected.detach(), **EXACT)
+    assert not given.requires_grad
+
+
+def test_average_stays_in_float32_under_autocast():
+    """Averaging equal probabilities must return them. In bfloat16 they would be rounded to 3 digits."""
+    torch.manual_seed(0)
+    model = CausalCXR("test_resnet", num_classes=3, dim=8, num_heads=2).eval()
+    bank = ConfounderBank(7, 3, 8)
+    bank.update(normal(1, 3, 8, seed=2).float().expand(7, 3, 8))
+    images = _images().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        given = model.predict_do(images, bank)
+        expected = model.forward_causal(images, bank.features).intervened[:, 0]
+    assert given.dtype == torch.float32
+    torch.testing.assert_close(given, expected.detach().float().sigmoid(), rtol=1e-6, atol=0)
+
+
+def test_model_in_training_predicts_as_in_evaluation_and_stays_as_it_is(model):
+    training, bank = copy.deepcopy(model).train(), _bank()
+    assert torch.equal(training.predict_do(_images(), bank), model.predict_do(_images(), bank))
+    assert all(module.training for module in training.modules())
+    torch.testing.assert_close(training.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_bank_must_be_a_filled_bank(model):
+    with pytest.raises(TypeError, match="must be a ConfounderBank, but got Tensor"):
+        model.predict_do(_images(), torch.zeros(5, 3, 8))
+    with pytest.raises(ValueError, match="the bank is empty"):
+        model.predict_do(_images(), ConfounderBank(5, 3, 8, dtype=torch.float64))

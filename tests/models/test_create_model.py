@@ -19,12 +19,15 @@ import causalcxr
         ("resnet18", ValueError, r"it is a backbone; create_model\('causal_timm', backbone='resnet18'\)"),
         ("owner/repo", ValueError, "no folder of this name; write 'hf-hub:owner/repo'"),
         ("causal_resnet18.nih14", ValueError, "'causal_resnet18' has no tag 'nih14'; its tags: untrained"),
+        ("sv", ValueError, r"create_model\(Path\('sv'\)\) or 'local-dir:sv'"),
         (18, TypeError, "name must be a string or a Path, but got int"),
         (Path("no_such_folder"), FileNotFoundError, "no config.json in no_such_folder"),
         ("causal_timm", ValueError, r"needs the name of a timm model, e.g. create_model\('causal_timm', backbone="),
     ],
 )
-def test_names_that_do_not_fit(name, error, message):
+def test_names_that_do_not_fit(name, error, message, tmp_path, monkeypatch):
+    (tmp_path / "sv").mkdir()
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=message):
         causalcxr.create_model(name)
 
@@ -71,13 +74,6 @@ def test_names_of_labels_say_how_many_there_are(tmp_path):
         causalcxr.save_pretrained(model, tmp_path, label_names=given)
     model = causalcxr.create_model("causal_efficientnet_lite0", pretrained=True, label_names=["Mass", "Nodule"])
     assert (model.num_classes, len(model.calibration.thresholds)) == (2, 2)
-
-
-def test_folder_whose_name_is_given_as_a_string(tmp_path, monkeypatch):
-    (tmp_path / "sv").mkdir()
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"create_model\(Path\('sv'\)\) or 'local-dir:sv'"):
-        causalcxr.create_model("sv")
 
 
 @pytest.mark.parametrize("name", ["causal_vit_small_patch16", "causal_swin_tiny"])

@@ -1,10 +1,11 @@
-"""The causal training objective against manual calls of its parts."""
+"""The causal training objective against manual calls of its parts, and steps that never read values."""
 
 import pytest
 import torch
 from torch import nn
 
-from causalcxr import CausalHead, CausalObjective
+import causalcxr
+from causalcxr import AgreementObjective, CausalHead, CausalObjective
 from causalcxr.layers import ConfounderBank
 from causalcxr.losses import AsymmetricLoss, CausalLoss
 from reference.comparison import EXACT, normal, randomised
@@ -80,3 +81,18 @@ def test_evaluation_borrows_from_the_bank_and_leaves_it_alone():
 def test_what_does_not_fit_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("kind", ["agreement", "batch", "bank"])
+def test_step_runs_where_there_are_no_values_and_uses_every_parameter(kind):
+    """On the meta device, reading a value is an error. A distributed wrapper waits for every parameter."""
+    model = causalcxr.create_model("causal_test_resnet", dim=32)
+    bank = ConfounderBank(6, 14, 32) if kind == "bank" else None
+    criterion = CausalLoss(partners="random", classification=AsymmetricLoss())
+    objective = AgreementObjective(model) if kind == "agreement" else CausalObjective(model, criterion, bank=bank)
+    objective.to("meta")
+    images, targets = torch.empty(4, 3, 64, 64, device="meta"), torch.empty(4, 14, device="meta")
+    for _ in range(2):  # with an empty bank, and with one that holds features
+        objective.zero_grad()
+        objective(images, targets, weight=targets)["loss"].backward()
+        assert all(parameter.grad is not None for parameter in objective.parameters() if parameter.requires_grad)

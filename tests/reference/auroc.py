@@ -1,7 +1,17 @@
-"""Random scores with unknown targets, and a scikit-learn reference."""
+"""Random scores with unknown targets, a stand-in for a data frame, and a scikit-learn reference."""
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
+
+
+class Frame:
+    """A minimal stand-in for a data frame."""
+
+    def __init__(self, values, columns=()):
+        self.values, self.columns, self.to_numpy = values, columns, values.copy
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype)
 
 
 def draw(n=200, k=3, models=3, decimals=1):

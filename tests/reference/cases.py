@@ -53,11 +53,14 @@ def _intervention(combine):
     return layer, [normal(4, 5, 16), normal(3, 5, 16, seed=2)], reference
 
 
-def _head():
-    def reference(features, confounders, weights):
-        return causal_head(features, weights, sincos_position(9, 6, 16), confounders, depth=2, num_heads=4)
+def _head(num_confounders, *, depth=2, **options):
+    def reference(features, *rest):
+        *borrowed, weights = rest
+        position = sincos_position(9, 6, 16)
+        return causal_head(features, weights, position, *borrowed, depth=depth, num_heads=4, **options)
 
-    return CausalHead(8, 5, dim=16, num_heads=4), [normal(3, 8, 9, 6), normal(7, 5, 16)], reference
+    inputs = [normal(3, 8, 9, 6), *([normal(num_confounders, 5, 16)] if num_confounders else [])]
+    return CausalHead(8, 5, dim=16, num_heads=4, depth=depth, **options), inputs, reference
 
 
 # Functions that return a layer, its inputs, and its reference, which maps the inputs and the state dict to the outputs.
@@ -76,7 +79,11 @@ LAYERS = {
     "GroupLinear": _group_linear,
     "BackdoorIntervention, add": lambda: _intervention("add"),
     "BackdoorIntervention, cat": lambda: _intervention("cat"),
-    "CausalHead": _head,
+    "CausalHead": lambda: _head(7),
+    "CausalHead, of the batch": lambda: _head(0),
+    "CausalHead, of the batch, paper": lambda: _head(0, complement="paper", depth=1),
+    "CausalHead, cat": lambda: _head(7, combine="cat"),
+    "CausalHead, of the batch, cat": lambda: _head(0, combine="cat"),
 }
 
 

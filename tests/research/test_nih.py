@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +11,16 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from sklearn.metrics import brier_score_loss
 from torch.testing import assert_close
 
 import causalcxr
 from causalcxr.data import NIHChestXray14
 from causalcxr.data.image import resize_image
+from causalcxr.data.nih_tables import read_nih_tables
 from causalcxr.metrics import auroc, expected_calibration_error
-from nih import films, pack, pointing, report, ship, storage, study, views
+from nih import films, pointing, report, ship, storage, study, views
 from nih.variants import VARIANTS
 from nih_release import make_release
 
@@ -31,31 +32,19 @@ def release(tmp_path_factory):
     return make_release(tmp_path_factory.mktemp("release"), first=1, patients=60, test=20, side=64)
 
 
-@pytest.fixture(scope="module")
-def packed(release, tmp_path_factory):
-    target = tmp_path_factory.mktemp("packed") / "first.zip"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pack, "SHEET", 256)  # 16 films a sheet, and the last sheet half empty
-        pack.main([str(release), str(target), "--quality", "95"])
-    return target
-
-
-def test_packed_films_have_the_labels_and_the_order_of_the_folder(release, packed, tmp_path):
-    read, stored = films.read_tables(packed), films.read_tables(release)
-    assert read.names == stored.names
-    assert np.array_equal(read.targets, stored.targets)
-    assert read.boxes == stored.boxes
-    changed = np.abs(films.read_pixels(packed).astype(int) - films.read_pixels(release)).mean(axis=(1, 2))
-    assert changed.max() < 3  # another film differs by tens
+def test_films_are_read_in_the_order_of_the_tables(release, tmp_path):
+    names = read_nih_tables(release).names
+    whole = np.stack([np.asarray(Image.open(release / "images" / name)) for name in names])
+    assert np.array_equal(films.read_pixels(release), whole)
     for path in release.iterdir():  # in parts, as it is published
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "images_001").mkdir()
     (tmp_path / "images").rename(tmp_path / "images_001" / "images")
-    assert np.array_equal(films.read_pixels(tmp_path), films.read_pixels(release))
+    assert np.array_equal(films.read_pixels(tmp_path), whole)
 
 
 def test_parts_are_those_of_the_data_set(release):
-    tables = films.read_tables(release)
+    tables = read_nih_tables(release)
     for part, rows in films.parts(tables).items():
         dataset = NIHChestXray14(release, part, val_fraction=0.2, seed=0)
         assert [tables.names[row] for row in rows] == dataset.names
@@ -96,20 +85,15 @@ def test_a_view_without_change_is_the_film_as_in_evaluation_or_mirrored():
             assert_close(still(pixels, size, np.random.default_rng(0)), films.resize(shown, size), atol=1e-5, rtol=0)
 
 
-def test_enlarged_films_are_less_sharp_unless_told_otherwise():
+def test_enlarged_films_are_less_sharp():
     pixels = torch.randint(256, (8, 64, 64), dtype=torch.uint8)
-    sharp = views.Views(**STILL, mirror=0)(pixels, 64, np.random.default_rng(0))
-    assert_close(sharp[:, 0], pixels / 255, atol=1e-5, rtol=0)
     blurred = views.Views(**(STILL | {"enlarge": True}), mirror=0)(pixels, 64, np.random.default_rng(0))
-    assert blurred.std() < 0.9 * sharp.std()
+    assert blurred.std() < 0.9 * (pixels / 255).std()
 
 
 def test_films_are_picked_from_their_source():
-    first, second = (
-        torch.arange(5, dtype=torch.uint8)[:, None, None],
-        torch.arange(5, 8, dtype=torch.uint8)[:, None, None],
-    )
-    training = films.Training([first, second], *torch.zeros(3, 8, 14))
+    parts = torch.arange(8, dtype=torch.uint8)[:, None, None].split([5, 3])
+    training = films.Training([*parts], *torch.zeros(3, 8, 14))
     for rows in ([0, 4, 5, 7], [1, 2], [6]):
         picked = torch.cat(training.of(torch.tensor(rows)))
         assert picked.flatten().tolist() == rows
@@ -141,7 +125,7 @@ def test_evidence_adds_up_to_the_change_of_the_logit_along_the_map(name):
 
 def test_ranking_is_measured_as_in_the_library(release):
     """Means within a view are of the labels that both views have."""
-    tables = films.read_tables(release)
+    tables = read_nih_tables(release)
     targets, pa = tables.targets.copy(), tables.view == "PA"
     targets[pa, 0] = 0
     tables = dataclasses.replace(tables, targets=targets)
@@ -156,7 +140,7 @@ def test_ranking_is_measured_as_in_the_library(release):
 
 
 def test_calibration_and_pointing_are_measured_as_in_the_library(release):
-    tables = films.read_tables(release)
+    tables = read_nih_tables(release)
     scores = np.random.default_rng(0).normal(size=tables.targets.shape) + tables.targets
     drawn, probabilities = report.drawn(tables.patient, 5), 1 / (1 + np.exp(-scores))
     error = report.calibration_figure(scores, tables.targets, drawn)
@@ -188,60 +172,22 @@ def test_better_takes_an_interval_and_every_seed():
 
 def test_runs_of_two_recipes_are_not_mixed():
     run = {"name": "plain-seed0", "variant": "plain", "seed": 0, "finished": True, "setting": {"lr": 1.0}}
-    folders = [Path("a"), Path("b")]
-    report.check_one_recipe(folders, [{}, {}], [[run], [run | {"seed": 1}]])
+    folders, about = [Path("a"), Path("b")], [{"sources": ["films"]}, {"sources": ["films"]}]
+    report.check_one_recipe(folders, about, [[run], [run | {"seed": 1}]])
     with pytest.raises(SystemExit, match=r"^b/plain-seed0 has lr 2.0, unlike a/plain-seed0"):
-        report.check_one_recipe(folders, [{}, {}], [[run], [run | {"seed": 1, "setting": {"lr": 2.0}}]])
+        report.check_one_recipe(folders, about, [[run], [run | {"seed": 1, "setting": {"lr": 2.0}}]])
+    with pytest.raises(SystemExit, match=r"^b/plain-seed0 has sources \['others'\]"):
+        report.check_one_recipe(folders, [about[0], {"sources": ["others"]}], [[run], [run | {"seed": 1}]])
     with pytest.raises(SystemExit, match="more than one run of plain, seed 0"):
-        report.check_one_recipe(folders, [{}, {}], [[run], [run]])
-
-
-def test_a_search_shows_every_seed():
-    run = {"setting_name": "mild", "variant": "causal", "best_epoch": 1, "epochs": 1, "setting": {"epochs": 1}}
-    table = report.search_table({"runs": [run | {"val_auroc": value} for value in (0.7, 0.8)]})
-    assert "| mild | 0.700 (epoch 1 of 1); 0.800 (epoch 1 of 1) |" in table
-
-
-def test_an_output_has_runs_of_one_kind(tmp_path):
-    """A finished output keeps its commit. Runs of another commit are not added."""
-    about = {"mode": "study", "sources": ["films"], "films": {}, "commit": "a", "versions": {}}
-    study.collect(tmp_path, [], about)
-    later = about | {"commit": "b"}
-    assert study.resumed(tmp_path, later, left=True) == later  # no runs yet
-    study.write_json(tmp_path / "runs" / "plain-seed0.json", {})
-    assert study.resumed(tmp_path, later, left=False) == about
-    with pytest.raises(SystemExit, match="was made with commit a: use the same, or another --output"):
-        study.resumed(tmp_path, later, left=True)
-    with pytest.raises(SystemExit, match="was made with start none: "):
-        study.resumed(tmp_path, about | {"start": "0123"}, left=False)
-
-
-WORKER = """import multiprocessing, os, time
-from concurrent.futures import ProcessPoolExecutor
-from nih import study
-
-if __name__ == "__main__":
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), study.end_with_parent)
-    print(pool.submit(os.getpid).result(), flush=True)
-    pool.submit(time.sleep, 300).result()
-"""
-
-
-def test_workers_end_with_a_killed_parent(tmp_path):
-    (tmp_path / "program.py").write_text(WORKER)
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, tmp_path / "program.py"], stdout=subprocess.PIPE, env=env) as parent:
-        parent.stdout.readline()
-        parent.kill()
-        parent.communicate(timeout=60)  # until the worker, which has the same output, ends
+        report.check_one_recipe(folders, about, [[run], [run]])
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # about rare labels in a handful of films
-def test_from_films_to_a_model_folder(packed, tmp_path):
+def test_from_films_to_a_model_folder(release, tmp_path):
     """Run a small search and a small study of all variants, as in the README."""
     extra = make_release(tmp_path / "extra", first=500, patients=10, test=0, side=96)
-    common = ["--small", "--device", "cpu", "--jobs", "2", "--data", str(packed), "--extra", str(extra)]
+    common = ["--small", "--device", "cpu", "--data", str(release), "--extra", str(extra)]
     configs = {
         mode: json.loads((Path(study.__file__).parent / f"{mode}.json").read_text()) | {"seeds": [0]}
         for mode in ("search", "study")
@@ -257,15 +203,13 @@ def test_from_films_to_a_model_folder(packed, tmp_path):
         subprocess.run([*command, *arguments], cwd=ROOT / "examples" / "research", check=True, timeout=300)
 
     run("search", found)
-    run("study", output, "--limit", "0")  # no time for any run
-    assert json.loads((output / "results.json").read_text())["runs"] == []
     run("study", output)
     results = json.loads((output / "results.json").read_text())
     runs = {record["variant"]: record for record in results["runs"]}
     assert set(runs) == {name for name in VARIANTS if "small" not in name}
     assert all(record["finished"] for record in runs.values())
     for variant in ("causal", "as_printed"):
-        assert runs[variant]["branches_end"]["norm_causal"] > 0
+        assert runs[variant]["branches_start"]["norm_confounder"] > 0
         assert len(runs[variant]["pointing"]["attention"]) == len(runs["plain"]["pointing"]["evidence"]) > 0
     run("study", output)  # nothing to do
     assert json.loads((output / "results.json").read_text())["runs"] == results["runs"]
@@ -277,11 +221,11 @@ def test_from_films_to_a_model_folder(packed, tmp_path):
     assert of_again["start"] == hashlib.sha256(start.read_bytes()).hexdigest()
     assert of_again["runs"][0]["branches_start"] != runs["causal"]["branches_start"]
 
-    left = study.jobs_of(study.parse(["--study", *common, "--but", str(output), "--output", "elsewhere"]))
-    assert {job["seed"] for job in left} == {1, 2}
+    others = study.jobs_of(study.parse(["--study", *common, "--seeds", "1", "2", "--output", "elsewhere"]))
+    assert {job["seed"] for job in others} == {1, 2}
 
     for folder in (found, output):
-        report.main([str(folder), "--data", str(packed), "--output", str(tmp_path / "docs"), "--resamples", "20"])
+        report.main([str(folder), "--data", str(release), "--output", str(tmp_path / "docs"), "--resamples", "20"])
     table = json.loads((tmp_path / "docs" / "study.json").read_text())
     assert set(table["variants"]) == set(runs)
     for variant, of in table["variants"].items():
@@ -291,18 +235,18 @@ def test_from_films_to_a_model_folder(packed, tmp_path):
     assert "| causal |" in (tmp_path / "docs" / "study.md").read_text()
     assert "| smoothing |" in (tmp_path / "docs" / "search.md").read_text()
 
-    storage.main([str(output), "--data", str(packed), "--output", str(tmp_path / "storage.json")])
+    storage.main([str(output), "--data", str(release), "--output", str(tmp_path / "storage.json")])
     of_storage = json.loads((tmp_path / "storage.json").read_text())["runs"]
     assert set(of_storage) == {"causal-seed0", "label_queries-seed0", "label_queries_view-seed0"}
     assert all(row["change"] > 0 and row["auroc"] != row["jpeg_auroc"] for row in of_storage.values())
 
-    ship.main([str(output), "--data", str(packed), "--output", str(tmp_path / "shipped"), "--about", "Noise."])
+    ship.main([str(output), "--data", str(release), "--output", str(tmp_path / "shipped"), "--about", "Noise."])
     model = causalcxr.create_model(tmp_path / "shipped").eval()
     assert model.calibration is not None
     with np.load(output / "scores.npz") as scores:
         logits = torch.from_numpy(scores["causal-seed0/val"]).float()
-    row = films.parts(films.read_tables(packed))["val"][0]
-    film = films.read_pixels(packed)[row]
+    row = films.parts(read_nih_tables(release))["val"][0]
+    film = films.read_pixels(release)[row]
     with torch.no_grad():
         again_logits = model(model.preprocess(torch.from_numpy(film)[None] / 255))
     assert_close(again_logits[0], logits[0], atol=5e-3, rtol=0)

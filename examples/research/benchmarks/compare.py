@@ -146,31 +146,12 @@ def published(scale: Scale, width: int, *, rounds: int) -> Row:
     return forward(models, scale.images(), rounds=rounds, faster=True, method="forward_causal")
 
 
-def head(scale: Scale, rounds: int) -> Row:
-    """Compare forward and backward of the head alone with a training step of the backbone."""
-    objectives, images = scale.objectives(), scale.images()
-    model = objectives["ours"].model
-    with torch.no_grad(), autocast(scale.device):
-        features = objectives["theirs"].model.forward_features(images)
-    features = features.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-    borrowed = torch.randn(BANK, NUM_CLASSES, model.head_hidden_size, device=scale.device)
-
-    def alone() -> None:
-        with autocast(scale.device):
-            output = model.head(features, confounders=borrowed)
-        predictions = output.logits, output.confounder_logits, output.intervened
-        sum(tensor.float().square().mean() for tensor in predictions).backward()
-
-    sides = {"ours": alone, "theirs": training_step(objectives["theirs"], images, scale.targets())}
-    return compared(sides, faster=False, rounds=rounds, device=scale.device)
-
-
 def size(model: nn.Module) -> int:
     return sum(parameter.nbytes for parameter in model.parameters())
 
 
 ON_CPU = ("acmix", "training", "evaluation", "published")
-ON_GPU = ("acmix", "training", "evaluation", "head", "checkpointed", "compiled")
+ON_GPU = ("acmix", "training", "evaluation", "checkpointed", "compiled")
 
 
 def rows(device: str, small: bool) -> dict[str, Callable[[], Row]]:
@@ -184,7 +165,7 @@ def rows(device: str, small: bool) -> dict[str, Callable[[], Row]]:
         shape, width, few, many = (32, 256, 32, 32), 2048, 12, 20
     else:
         scale, shape, width, few, many = Scale(), (2, 512, 32, 32), 2048, 7, 15
-    half, quarter = scale._replace(batch=scale.batch // 2), scale._replace(batch=scale.batch // 4 or 2)
+    quarter = scale._replace(batch=scale.batch // 4 or 2)
     saving = scale._replace(checkpointing=True)
 
     def attention() -> Row:
@@ -201,10 +182,6 @@ def rows(device: str, small: bool) -> dict[str, Callable[[], Row]]:
         "published": (
             f"{models} | the published design at width {width:,}",
             partial(published, scale, width, rounds=min(few, 5)),
-        ),
-        "head": (
-            f"{half}, its head alone, forward and backward | a training step of {plain}",
-            partial(head, half, few),
         ),
         "checkpointed": (f"{scale}, training step, checkpointed | {plain}", partial(training, saving, rounds=few)),
         "compiled": (f"{quarter}, compiled evaluation | {plain}", partial(compiled, quarter, rounds=many)),

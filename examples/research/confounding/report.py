@@ -52,25 +52,21 @@ def _table(of_methods: dict[str, Runs]) -> str:
     for name, runs in of_methods.items():
         closed = runs[0]["trained_at"] != 0.5 and best - worst >= SMALLEST_GAP
         results = [run["result"] for run in runs]
-        none = [result["tests"]["none"] for result in results]
-        # Fraction of the causal map on the marker, relative to the marker's area: 1 for a flat map.
-        on_marker = [f["attention_share"] / f["area_share"] for f in none if f.get("attention_share") is not None]
         body.append(
             [
                 name,
                 *(f"{auroc(runs, test):.3f}" for test in tests),
                 f"{(auroc(runs) - worst) / (best - worst):.0%}" if closed else "",
                 *(_mean([result.get(probe) for result in results]) for probe in ("probe_causal", "probe_confounder")),
-                _mean(on_marker, digits=1),
             ]
         )
-    header = ["method", *tests, "gap closed", "probe of h_x", "probe of h_c", "map on marker / area"]
+    header = ["method", *tests, "gap closed", "probe of h_x", "probe of h_c"]
     return markdown_table(header, body)
 
 
-def _mean(values: list[float | None], digits: int = 3) -> str:
+def _mean(values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
-    return f"{fmean(known):.{digits}f}" if known else ""
+    return f"{fmean(known):.3f}" if known else ""
 
 
 def plot(runs: Runs, path: Path) -> None:

@@ -1,18 +1,14 @@
 """Films, labels and splits of the study, read into memory once.
 
-A source is a file written by `pack.py` or a folder in the layout of the NIH release. The first source is split by the
-official lists, with a fifth of its training patients for validation. An optional second source is used only for
-training. It need not be a random sample: see `Training.weight`.
+A source is a folder in the layout of the NIH release. The first source is split by the official lists, with a fifth of
+its training patients for validation. An optional second source is used only for training. It need not be a random
+sample: see `Training.weight`.
 """
 
 import hashlib
-import io
-import json
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -21,35 +17,20 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from causalcxr.data.nih_tables import NIHTables, read_nih_tables
+from causalcxr.data import NIHChestXray14
+from causalcxr.data.nih_tables import NIHTables
 from causalcxr.losses import backdoor_weights
-
-from .pack import cut, read_films
 
 PARTS = ("train", "val", "test")
 VAL_FRACTION, SPLIT_SEED = 0.2, 0
 THREADS = 16
 
 
-def read_tables(source: Path) -> NIHTables:
-    """Return the tables of a source."""
-    if source.is_dir():
-        return read_nih_tables(source)
-    with zipfile.ZipFile(source) as archive, TemporaryDirectory() as folder:
-        archive.extractall(folder, [name for name in archive.namelist() if name.endswith((".csv", ".txt"))])
-        return read_nih_tables(folder)
-
-
-def read_pixels(source: Path) -> npt.NDArray[np.uint8]:
-    """Return the films (N, S, S) of a source, in the order of its tables."""
-    if source.is_dir():
-        return read_films(source)
-    with zipfile.ZipFile(source) as archive:
-        index = json.loads(archive.read("index.json"))
-        stored = [archive.read(f"sheet-{number + 1:04}.jpg") for number in range(index["sheets"])]
+def read_pixels(folder: Path) -> npt.NDArray[np.uint8]:
+    """Return the films (N, S, S) of a folder in greyscale, in the order of its tables. All have one size."""
     with ThreadPoolExecutor(THREADS) as pool:
-        films = pool.map(lambda data: cut(np.asarray(Image.open(io.BytesIO(data))), index["side"]), stored)
-        return np.concatenate(list(films))[: index["films"]]
+        films = pool.map(lambda path: np.asarray(Image.open(path).convert("L")), NIHChestXray14(folder, "all").paths)
+        return np.stack(list(films))
 
 
 def parts(tables: NIHTables, few: int | None = None) -> dict[str, npt.NDArray[np.int64]]:

@@ -49,15 +49,6 @@ def evidence(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return (gradient * encoded).detach().sum(dim=1)
 
 
-@torch.no_grad()
-def attention(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
-    """Return the causal attention for one label per image, (B, h, w), or None for a plain model."""
-    if not isinstance(model, causalcxr.CausalCXR):
-        return None
-    maps = model.forward_causal(images, need_attention=True).attention
-    return maps[torch.arange(len(maps), device=maps.device), labels]
-
-
 def point(model: nn.Module, images: Tensor, marked: list[Marked]) -> dict[str, list[list[float]]]:
     """Return the location (x, y) in [0, 1] of each map's maximum, for each marked finding.
 
@@ -67,14 +58,16 @@ def point(model: nn.Module, images: Tensor, marked: list[Marked]) -> dict[str, l
     model.eval()
     labels = torch.tensor([finding.label for finding in marked], device=images.device)
     inputs = normalise(images, model.pretrained_cfg)
-    places = {}
-    for name, method in {"evidence": evidence, "attention": attention}.items():
-        maps = method(model, inputs, labels)
-        if maps is not None:
-            large = F.interpolate(maps[:, None].float(), size=(MAP_SIDE, MAP_SIDE), mode="bilinear")
-            peak = large.flatten(1).argmax(dim=1).cpu()
-            x, y = (peak % MAP_SIDE + 0.5) / MAP_SIDE, (peak // MAP_SIDE + 0.5) / MAP_SIDE
-            places[name] = [[round(float(a), 4), round(float(b), 4)] for a, b in zip(x, y, strict=True)]
+    maps, places = {"evidence": evidence(model, inputs, labels)}, {}
+    if isinstance(model, causalcxr.CausalCXR):
+        with torch.no_grad():
+            found = model.forward_causal(inputs, need_attention=True).attention
+        maps["attention"] = found[torch.arange(len(found), device=found.device), labels]
+    for name, of_films in maps.items():
+        large = F.interpolate(of_films[:, None].float(), size=(MAP_SIDE, MAP_SIDE), mode="bilinear")
+        peak = large.flatten(1).argmax(dim=1).cpu()
+        x, y = (peak % MAP_SIDE + 0.5) / MAP_SIDE, (peak // MAP_SIDE + 0.5) / MAP_SIDE
+        places[name] = [[round(float(a), 4), round(float(b), 4)] for a, b in zip(x, y, strict=True)]
     return places
 
 

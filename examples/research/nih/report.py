@@ -1,6 +1,6 @@
-"""Write the tables of a search or a study as JSON and Markdown.
+"""Write the table of a search as Markdown, or those of a study as JSON and Markdown.
 
-    python -m nih.report runs/study --data nih-10k.zip --output nih/results
+    python -m nih.report runs/study --data nih-10k --output nih/results
 
 Several folders of one study, e.g. with different seeds, are read together. All intervals are 95 % intervals over
 resampled patients. All runs and views use the same resamples, so that differences are paired. A figure is an array
@@ -22,11 +22,11 @@ import numpy.typing as npt
 
 import causalcxr
 from causalcxr.data import NIH_LABELS
-from causalcxr.data.nih_tables import NIHTables
+from causalcxr.data.nih_tables import NIHTables, read_nih_tables
 from causalcxr.metrics import bootstrap_auroc
 from records import markdown_table, publish
 
-from .films import read_tables, scored_films
+from .films import scored_films
 from .pointing import inside, marked_findings
 
 MIN_PATIENTS = 10  # with a finding, for its label to be evaluated
@@ -52,11 +52,9 @@ TITLES = {
 CALIBRATION_ERRORS = ("calibration_error", "calibration_error_fitted")
 LOWER_IS_BETTER = (*CALIBRATION_ERRORS, "brier_score")
 BRANCHES = {
-    "norm_causal": "norm of h_x",
     "norm_confounder": "norm of h_c",
     "gradient_sl_encoder": "gradient of L_sl in the encoder",
     "gradient_conf_encoder": "of a1 L_conf",
-    "gradient_bd_encoder": "of a2 L_bd",
 }
 Array = npt.NDArray[np.float64]
 Figures = dict[str, Array]
@@ -178,7 +176,7 @@ def read(folders: list[Path]) -> tuple[list[dict[str, Any]], list[list[dict[str,
 def check_one_recipe(folders: list[Path], about: list[dict[str, Any]], runs: list[list[dict[str, Any]]]) -> None:
     """Refuse runs of different recipes, or two runs of a variant and seed."""
     recipes = {
-        f"{folder / run['name']}": run["setting"] | {"start": content.get("start")}
+        f"{folder / run['name']}": run["setting"] | {"start": content.get("start"), "sources": content["sources"]}
         for folder, content, of_folder in zip(folders, about, runs, strict=True)
         for run in of_folder
         if run["finished"]
@@ -260,14 +258,10 @@ def study(folders: list[Path], tables: NIHTables, n_resamples: int) -> dict[str,
     }
 
 
-def branch_means(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return the norms of features and gradients at the start and end of training, averaged over seeds."""
-    found = {}
-    for when in ("start", "end"):
-        of_seeds = [of_run for record in records if (of_run := record.get(f"branches_{when}"))]
-        if of_seeds:
-            found[when] = {name: float(f"{np.mean([b[name] for b in of_seeds]):.4g}") for name in of_seeds[0]}
-    return found
+def branch_means(records: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the norms of features and gradients before training, averaged over seeds; none without both branches."""
+    found = [record["branches_start"] for record in records if "branches_start" in record]
+    return {name: float(f"{np.mean([of_run[name] for of_run in found]):.4g}") for name in BRANCHES if found}
 
 
 def form(name: str, sign: str = "") -> str:
@@ -310,30 +304,20 @@ def study_tables(found: dict[str, Any]) -> str:
             body.append([pair, titles[name], with_interval(of, signed), seeds, of["verdict"]])
     blocks.append(markdown_table(["difference", "of", "mean over seeds", "of each seed", ""], body))
     body = [
-        [variant, when, *(f"{values[name]:.3g}" for name in BRANCHES)]
+        [variant, *(f"{value:.3g}" for value in of["branches"].values())]
         for variant, of in variants.items()
-        for when, values in of["branches"].items()
+        if of["branches"]
     ]
-    blocks.append(markdown_table(["variant", "training", *BRANCHES.values()], body))
+    blocks.append(markdown_table(["before training", *BRANCHES.values()], body))
     return "\n\n".join(blocks) + "\n"
 
 
-def search(folders: list[Path]) -> dict[str, Any]:
-    """Return every setting with its validation AUROC."""
-    about, runs = read(folders)
-    keys = ("setting_name", "variant", "seed", "val_auroc", "best_epoch", "seconds", "setting")
-    short = [
-        {k: run[k] for k in keys if k in run} | {"epochs": len(run["curve"])} for of_folder in runs for run in of_folder
-    ]
-    return {"mode": "search", "about": about, "runs": short}
-
-
-def search_table(found: dict[str, Any]) -> str:
-    """Return the table of a search as Markdown."""
+def search_table(runs: list[dict[str, Any]]) -> str:
+    """Return every setting with its validation AUROC as a Markdown table."""
     cells: dict[str, dict[str, list[str]]] = {}
-    for run in (run for run in found["runs"] if "val_auroc" in run):
-        planned = run["setting"]["epochs"]
-        stopped = f", stopped after {run['epochs']} of" if run["epochs"] < planned else " of"
+    for run in (run for run in runs if "val_auroc" in run):
+        trained, planned = len(run["curve"]), run["setting"]["epochs"]
+        stopped = f", stopped after {trained} of" if trained < planned else " of"
         cell = f"{run['val_auroc']:.3f} (epoch {run['best_epoch']}{stopped} {planned})"
         cells.setdefault(run["setting_name"], {}).setdefault(run["variant"], []).append(cell)
     variants = list(dict.fromkeys(variant for of_setting in cells.values() for variant in of_setting))
@@ -344,22 +328,22 @@ def search_table(found: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", help="output folders of study.py, all of one mode")
-    parser.add_argument("--data", type=Path, required=True, help="films of the run, packed or a folder")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the films of the run")
     parser.add_argument("--output", type=Path, required=True, help="folder for the JSON and Markdown files")
     parser.add_argument("--resamples", type=int, default=2000, help="default: 2000")
     args = parser.parse_args(argv)
-    modes = {json.loads((folder / "results.json").read_text())["mode"] for folder in args.folders}
-    if len(modes) > 1:
+    about, runs = read(args.folders)
+    if len({of["mode"] for of in about}) > 1:
         parser.error("pass folders of a search or of a study, not of both")
     warnings.filterwarnings("ignore", "AUROC is|Mean of empty|no threshold")  # for labels missing in a resample
-    mode = modes.pop()
-    if mode == "search":
-        found = search(args.folders)
-        text = search_table(found)
+    if about[0]["mode"] == "search":
+        table = search_table([run for of_folder in runs for run in of_folder])
+        print(table)
+        args.output.mkdir(parents=True, exist_ok=True)
+        (args.output / "search.md").write_text(table)
     else:
-        found = study(args.folders, read_tables(args.data), args.resamples)
-        text = study_tables(found)
-    publish(args.output / f"{mode}.json", found, text)
+        found = study(args.folders, read_nih_tables(args.data), args.resamples)
+        publish(args.output / "study.json", found, study_tables(found))
 
 
 if __name__ == "__main__":

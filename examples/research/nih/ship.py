@@ -3,8 +3,7 @@
     python -m nih.ship runs/study --data nih-10k --output runs/shipped --about "Which films."
 
 `causalcxr.create_model(Path(folder))` opens the folder. It holds the run of the variant with the best validation score.
-The calibration is fitted on the validation films of `--data`, and the card reports the results on its test films. So
-pass the original films, not packed ones.
+The calibration is fitted on the validation films of `--data`, and the card reports the results on its test films.
 """
 
 import argparse
@@ -17,10 +16,11 @@ import torch
 
 import causalcxr
 from causalcxr.data import NIH_LABELS
+from causalcxr.data.nih_tables import read_nih_tables
 from causalcxr.metrics import bootstrap_auroc
 from records import write_json
 
-from .films import parts, read_pixels, read_tables
+from .films import parts, read_pixels
 from .report import MIN_PATIENTS, judged_in_both_views, patients_with, ranking_figures, summary, with_interval
 from .storage import QUALITY, finished_runs, measure, open_run
 from .training import logits_of
@@ -56,9 +56,10 @@ def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dic
     if not (runs := [run for run in finished_runs(study) if run["variant"] == variant]):
         raise ValueError(f"{study} has no finished run of {variant!r}, or create_model does not build it by its name")
     best = max(runs, key=lambda run: run["val_auroc"])
+    source = best | content  # earlier studies have one commit for all runs
     size = best["setting"]["image_size"]
     model = open_run(study, best)
-    tables, pixels = read_tables(data), torch.from_numpy(read_pixels(data))
+    tables, pixels = read_nih_tables(data), torch.from_numpy(read_pixels(data))
     rows = parts(tables)
     val, test = (tables.select(rows[part]) for part in ("val", "test"))
     calibration, storage = measure(model, pixels[rows["val"]], val.targets, size)
@@ -83,7 +84,7 @@ def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dic
     manifest = {
         "about": about,
         **{key: best[key] for key in ("variant", "seed", "best_epoch", "val_auroc", "setting")},
-        **{key: content[key] for key in ("start", "commit", "versions") if key in content},
+        **{key: source[key] for key in ("start", "commit", "versions") if key in source},
         "films": {"train": best["films"], "val": len(val), "test": len(test)},
         "storage": storage,
         "test": metrics["auroc"],
@@ -111,7 +112,7 @@ def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dic
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="output of study.py")
-    parser.add_argument("--data", type=Path, required=True, help="the original films of the run, not packed ones")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the original films of the run")
     parser.add_argument("--variant", default="causal", help="default: causal")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--about", required=True, help="which films of the release these are")

@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import causalcxr
+from causalcxr.data.nih_tables import read_nih_tables
 from causalcxr.metrics import expected_calibration_error
 from records import commit, markdown_table, publish, versions
 
-from .films import parts, read_pixels, read_tables
+from .films import parts, read_pixels
 from .training import logits_of, mean_auroc
 from .variants import VARIANTS
 from .views import stored
@@ -73,10 +74,10 @@ def table(runs: dict[str, dict[str, float]]) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="output of study.py")
-    parser.add_argument("--data", type=Path, required=True, help="the original films, not packed ones")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the original films of the run")
     parser.add_argument("--output", type=Path, help="JSON file; the table is written next to it")
     args = parser.parse_args(argv)
-    tables = read_tables(args.data)
+    tables = read_nih_tables(args.data)
     rows = parts(tables)["val"]
     films, targets = torch.from_numpy(read_pixels(args.data)[rows]), tables.targets[rows]
     results = {}

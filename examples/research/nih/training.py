@@ -5,7 +5,6 @@ import math
 import time
 import warnings
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,14 +71,11 @@ def logits_of(model: nn.Module, pixels: Tensor, size: int, autocast: torch.autoc
     return torch.cat(scored)
 
 
-def train(
-    job: dict[str, Any], data: Data, *, device: str, weights: str, start: str, deadline: float, weights_to: Path
-) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float16]]]:
-    """Run one job, and return its record and its logits of validation and test films.
+def train(job: dict[str, Any], data: Data, *, device: str, weights: str, start: str, output: str) -> dict[str, Any]:
+    """Run one job and return its record. Its weights, in half precision, and its logits go to `output`.
 
     Test films are scored once, after all epochs, with the saved weights of the best validation epoch. The results are
-    not used for any selection. A run stops if its next epoch would pass the deadline (in `time.time()`). It is then
-    marked as not finished and has no scores.
+    not used for any selection. If the loss is not finite, the run is marked as not finished and has no scores.
 
     Args:
         job: `name`, `variant`, `seed`, `setting` (arguments of `Setting`), `score_test` (whether to score test films).
@@ -87,10 +83,8 @@ def train(
         device: Device for training.
         weights: File of backbone weights, or empty.
         start: File of weights of the whole model, or empty.
-        deadline: Time by which the run must end.
-        weights_to: File for the weights in half precision.
+        output: Path of the files, without the suffixes .safetensors and .npz.
     """
-    started = time.time()
     setting, variant = Setting(**job["setting"]), VARIANTS[job["variant"]]
     size, kind = setting.image_size, torch.device(device).type
     autocast = torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cuda")
@@ -129,12 +123,10 @@ def train(
     prepare = partial(normalise, cfg=model.pretrained_cfg)
     parameters = [p for p in model.parameters() if p.requires_grad]
     record: dict[str, Any] = {**job, "finished": False, "films": count, "steps_an_epoch": steps, "curve": []}
-    with_branches = variant.objective == "causal"
-    if with_branches:
+    if variant.objective == "causal":
         fixed = torch.linspace(0, count - 1, min(64, count)).long()
         resized = torch.cat([resize(part, size) for part in films.of(fixed)])
-        fixed_batch = prepare(resized), films.targets[fixed]
-        record["branches_start"] = branches(model, *fixed_batch, objective)
+        record["branches_start"] = branches(model, prepare(resized), films.targets[fixed], objective)
     best, best_state = -math.inf, dict[str, Tensor]()
     for epoch in range(1, setting.epochs + 1):
         epoch_started = time.time()
@@ -166,19 +158,14 @@ def train(
                 best, best_state = value, {k: v.clone() for k, v in averaged.module.state_dict().items()}
                 record |= {"best_epoch": epoch, "val_auroc": of_epoch["val_auroc"]}
         print(job["name"], of_epoch, flush=True)
-        if epoch < setting.epochs and 2 * time.time() - epoch_started > deadline:
-            record["problem"] = f"out of time after epoch {epoch} of {setting.epochs}"
-            break
     else:
         record["finished"] = True
     scores: dict[str, npt.NDArray[np.float16]] = {}
     if record["finished"]:
-        if with_branches:
-            record["branches_end"] = branches(model, *fixed_batch, objective)
         rounded = {name: _half(value) for name, value in best_state.items()}
         chosen = averaged.module
         chosen.load_state_dict(rounded)  # evaluate the weights as saved
-        save_file({name: value.cpu() for name, value in rounded.items()}, weights_to)
+        save_file({name: value.cpu() for name, value in rounded.items()}, f"{output}.safetensors")
         exact = torch.autocast(kind, enabled=False)
         scores["val"] = logits_of(chosen, data.val, size, exact).half().cpu().numpy()
         if job["score_test"]:
@@ -186,8 +173,8 @@ def train(
         if job["score_test"] and data.marked:
             rows = [finding.row for finding in data.marked]
             record["pointing"] = point(chosen, resize(data.test[rows], size), data.marked)
-    record["seconds"] = round(time.time() - started, 2)
-    return record, scores
+    np.savez(f"{output}.npz", **scores)
+    return record
 
 
 def _half(value: Tensor) -> Tensor:

@@ -108,23 +108,13 @@ def build_objective(variant: Variant, model: nn.Module) -> nn.Module:
 
 
 def branches(model: nn.Module, images: Tensor, targets: Tensor, objective: nn.Module) -> dict[str, float]:
-    """Return norms that show if one term of the objective dominates, on one batch in evaluation mode.
-
-    Norms of h_x and h_c are averaged over images and labels. Gradient norms of each weighted term are over all
-    parameters and over the encoder, where the terms compete.
-    """
+    """Return the mean norm of h_c, and the gradient norms of L_sl and alpha_1 L_conf in the encoder, on one batch."""
     model.eval()
-    criterion, bank = objective.criterion, objective.bank
-    output = model.forward_causal(images, None if bank is None else bank.stored.clone())
-    losses = criterion(output, targets, prior=None if bank is None else bank.slot_prior)
-    figures = {"norm_causal": output.causal, "norm_confounder": output.confounder}
-    figures = {name: value.detach().float().norm(dim=-1).mean() for name, value in figures.items()}
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    encoder = [p for p in model.head.feature_learning.parameters() if p.requires_grad]
-    for name, factor in {"sl": 1.0, "conf": criterion.alpha_conf, "bd": criterion.alpha_bd}.items():
-        figures[f"loss_{name}"] = losses[name].detach()
-        for where, of in (("all", parameters), ("encoder", encoder)):
-            gradients = torch.autograd.grad(factor * losses[name], of, retain_graph=True, allow_unused=True)
-            squares = [g.float().square().sum() for g in gradients if g is not None]
-            figures[f"gradient_{name}_{where}"] = torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
+    output = model.forward_causal(images)
+    losses = objective.criterion(output, targets)
+    encoder = list(model.head.feature_learning.parameters())
+    figures = {"norm_confounder": output.confounder.norm(dim=-1).mean()}
+    for name, factor in {"sl": 1.0, "conf": objective.criterion.alpha_conf}.items():
+        gradients = torch.autograd.grad(factor * losses[name], encoder, retain_graph=True)
+        figures[f"gradient_{name}_encoder"] = torch.cat([each.flatten() for each in gradients]).norm()
     return {name: float(f"{float(value):.6g}") for name, value in figures.items()}
