@@ -80,14 +80,14 @@ def parse_args(argv):
 
 
 def has_weights(name):
-    return name.startswith(("local-dir:", "hf-hub:")) or (causalcxr.is_model(name) and "." in name)
+    return name.startswith(("local-dir:", "hf-hub:")) or "." in name
 
 
 def image_size(args):
     """Return the image size that the weights were trained at, or 224."""
     if args.backbone or not has_weights(args.model):
         return {row.name: row.pixels for row in causalcxr.list_backbones()}.get(args.backbone, 224)
-    tagged = causalcxr.is_model(args.model)
+    tagged = timm.is_model(args.model)
     cfg = timm.get_pretrained_cfg(args.model).to_dict() if tagged else causalcxr.hub.read(args.model)[0]
     return cfg["input_size"][-1]
 
@@ -127,6 +127,7 @@ def build_objective(args, labels):
         options |= {"pretrained": has_weights(args.model), "pretrained_backbone": weights, "label_names": labels}
         model = causalcxr.create_model(args.model, **options)
     else:
+        weights = weights or has_weights(args.model)
         overlay = {"file": str(Path(weights).resolve(strict=True))} if isinstance(weights, str) else {}
         overlay |= {} if weights is True else {"license": None}  # not timm's weights
         model = timm.create_model(args.model, pretrained=bool(weights), pretrained_cfg_overlay=overlay, **options)
@@ -194,7 +195,7 @@ def main(argv=None):
         if args.freeze_backbone:
             objective.model.backbone.requires_grad_(False)
         args.output.mkdir(parents=True, exist_ok=True)
-    except (AttributeError, OSError, TypeError, ValueError) as error:
+    except (AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise SystemExit(f"cannot train with these options: {error}") from error
     model, share, processes = objective.model, args.batch_size // args.accumulate, accelerator.num_processes
     if share % processes:

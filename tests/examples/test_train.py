@@ -225,6 +225,20 @@ def test_a_name_with_a_tag_starts_from_its_weights(tmp_path):
     assert 0 < (found - before).abs().max() < 1e-4
 
 
+def test_a_plain_name_with_a_tag_asks_for_its_weights(monkeypatch):
+    asked = {}
+
+    def create(name, *, pretrained, pretrained_cfg_overlay, **options):
+        asked[name] = pretrained, pretrained_cfg_overlay
+        return timm.models.test_resnet(**options)
+
+    monkeypatch.setattr(train.timm, "create_model", create)
+    args = train.parse_args(["--data=nih", "--output=a", "--model=test_resnet.r160_in1k"])
+    assert train.image_size(args) == 160
+    train.build_objective(args, ["Mass"])
+    assert asked == {"test_resnet.r160_in1k": (True, {})}
+
+
 @pytest.mark.parametrize("objective", ["causal", "plain"])
 def test_a_table_of_one_finding_trains(tmp_path, objective):
     table = own_films(tmp_path / "films")
