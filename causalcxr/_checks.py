@@ -1,6 +1,7 @@
 """Argument checks whose messages report what was expected and what was passed."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
 
 def check_count(name: str, value: Any) -> None:
     """Raise `ValueError` unless `value` is an integer of at least 1."""
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be a positive integer, but got {value!r}")
 
 

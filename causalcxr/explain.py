@@ -1,5 +1,6 @@
 """Heat maps of the evidence and attention for each label, and their overlay on a radiograph."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,9 +69,9 @@ def evidence_maps(model: Any, images: Tensor, labels: Sequence[int | str] | int 
     _check(getattr(model, "head", model), images, "decode")
     head = model.head
     given: Any = range(head.num_classes) if labels is None else labels
-    chosen = [given] if isinstance(given, str) or np.ndim(given) == 0 else list(given)
-    if any(isinstance(label, str) for label in chosen):
-        chosen = list(label_positions(chosen, model.label_names or ()))
+    given = [given] if isinstance(given, str) or np.ndim(given) == 0 else given
+    names = getattr(model, "label_names", None) or ()
+    chosen = [label_positions([k], names)[0] if isinstance(k, str) else operator.index(k) for k in given]
     if not chosen or not all(0 <= k < head.num_classes for k in chosen):
         raise ValueError(f"labels must be indices from 0 to {head.num_classes - 1}, but got {chosen}")
     with torch.inference_mode(False), eval_mode(model):

@@ -246,7 +246,8 @@ def weights_file(cfg: PretrainedCfg, cache_dir: str | Path | None = None) -> Pat
         others = ", ".join(sorted(file.name for file in path.parent.glob("*"))) or "nothing"
         raise FileNotFoundError(f"no {path.name} in {path.parent}, which has {others}; pickles are never opened")
     config = path.with_name(CONFIG)
-    expected = json.loads(config.read_text(encoding="utf-8")).get("sha256") if config.is_file() else None
+    described = path.name == WEIGHTS and config.is_file()
+    expected = json.loads(config.read_text(encoding="utf-8")).get("sha256") if described else None
     if expected and _sha256(path) != expected:
         raise ValueError(
             f"{path} is damaged or does not belong to its {CONFIG}: the SHA-256 sum is not {expected}; save, copy or "
@@ -420,7 +421,8 @@ def _evaluation(metrics: Mapping[str, Any], labels: Sequence[str] | None) -> tup
                 metric_value=row["value"],
             )
         )
-        interval = "" if row.get("low") is None else f" ({row['low']:.3f}, {row['high']:.3f})"
+        ends = row.get("low"), row.get("high")
+        interval = "" if None in ends else " ({:.3f}, {:.3f})".format(*ends)
         positives = "" if row.get("positives") is None else f", {row['positives']} positive images"
         positives += "" if row.get("positive_groups") is None else f" of {row['positive_groups']} patients"
         rows.append((label, f"{row['value']:.3f}{interval}{positives}"))

@@ -167,7 +167,8 @@ def _score(
         elif (scores := next(logits)).isfinite().all():
             predictions.append(Prediction(film, scores, None))
         else:
-            predictions.append(Prediction(film, None, ValueError(f"{film}: the model's logits are not finite")))
+            name = film if isinstance(film, (str, os.PathLike)) else "the film"
+            predictions.append(Prediction(film, None, ValueError(f"{name}: the model's logits are not finite")))
     return predictions
 
 

@@ -85,11 +85,14 @@ def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) 
         values = np.array([row[column] for row in rows.values()])
         members |= {f"{column} = {value or '(empty)'}": values == value for value in np.unique(values)}
     values, targets = _numbers(scores, scored, names, _score), _numbers(labels, rows, names, _target)
-    return [
+    found = [
         row if patients else row._replace(patients=None)
         for group, chosen in members.items()
         for row in _of_group(group, names, values[chosen], targets[chosen], drawn[chosen])
     ]
+    if not found:
+        raise ValueError(f"intervals need at least two {'patients' if patients else 'images'}, but {scores} has one")
+    return found
 
 
 def _read(table: Path, folder: str | Path, errors: str) -> dict[tuple[str, ...], dict[str, str]]:

@@ -85,6 +85,16 @@ def test_labels_that_do_not_exist_have_no_evidence(labels):
         evidence_maps(_model(label_names=["Mass", "Nodule", "Edema"]), torch.zeros(1, 3, 64, 64), labels)
 
 
+def test_labels_are_names_or_indices():
+    model, images = _model(label_names=["Mass", "Nodule", "Edema"]), torch.randn(1, 3, 64, 64)
+    mixed = evidence_maps(model, images, ["Edema", 1, torch.tensor(1), "Edema"])
+    assert torch.equal(mixed, evidence_maps(model, images)[:, [2, 1, 1, 2]])
+    with pytest.raises(TypeError, match="float"):
+        evidence_maps(model, images, [1.5])
+    with pytest.raises(ValueError, match="no label names to find 'Mass' in; pass indices"):
+        evidence_maps(_model(), images, "Mass")
+
+
 def test_attention_maps_are_the_attention_at_the_size_of_the_images():
     model, images = _model(), torch.randn(2, 3, 64, 96)
     with torch.no_grad():

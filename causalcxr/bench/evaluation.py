@@ -156,7 +156,7 @@ def _resample(
     result = bootstrap_auroc(
         np.repeat(scores[:, None], len(keys), axis=1),
         np.stack(columns, axis=1),
-        np.concatenate([_groups_of(test) for test in tests.values()]),
+        np.concatenate([np.arange(len(test)) if test.patient is None else test.patient for test in tests.values()]),
         n_resamples=n_resamples,
         seed=seed,
     )
@@ -187,11 +187,6 @@ def _scores(name: str, probabilities: Tensor, test: StratifiedImages, aurocs: Au
         float(probabilities.mean()),
         float(sum(shifts) / 2),
     )
-
-
-def _groups_of(test: StratifiedImages) -> Any:
-    """Return the unit to resample: the patient of each image (N,), or its index."""
-    return np.arange(len(test)) if test.patient is None else test.patient
 
 
 def _check_tests(tests: Mapping[str, Any]) -> None:

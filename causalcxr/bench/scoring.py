@@ -58,8 +58,6 @@ def predict(
     if prepare is None and isinstance(getattr(model, "module", None), nn.Module):
         raise TypeError(f"{type(model).__name__} hides the model's input settings; pass its .module, or prepare=")
     names = getattr(model, "label_names", None) or ()
-    if isinstance(label, str) and not names:
-        raise ValueError(f"the model has no label_names to find {label!r} in; pass its index")
     finding = label_positions([label], names)[0] if isinstance(label, str) else label
     prepare = _normalise_for(model, dataset) if prepare is None else prepare
     parameters = model.parameters() if isinstance(model, nn.Module) else iter(())

@@ -56,12 +56,15 @@ def label_positions(names: Sequence[str], valid: Sequence[str] = NIH_LABELS) -> 
 
     Raises:
         ValueError: `names` is empty, or has a duplicate or an invalid name; the message suggests the closest valid one.
+            Or `valid` is empty.
 
     Example:
         >>> label_positions(["Hernia", "Mass"])
         [13, 4]
     """
     names, valid = list(names), list(valid)
+    if not valid:
+        raise ValueError(f"there are no label names to find {', '.join(map(repr, names))} in; pass indices")
     for name in names:
         if name not in valid:
             by_lower = {v.lower(): v for v in valid}

@@ -73,19 +73,11 @@ class NIHTables:
         return dataclasses.replace(self, names=names, boxes=boxes, **columns)
 
     def split(self, split: str, *, val_fraction: float = 0.1, seed: int = 0) -> NIHTables:
-        """Return the rows of one split, in the order of the label file.
+        """Return the rows of one split, in the order of the label file; arguments and errors as in `NIHChestXray14`.
 
         `val` is split off the official train_val list by patient. Patients are sorted by a hash of seed and patient
         number, and the first `val_fraction` of them form `val`. The choice is the same on every platform, and a larger
         fraction contains a smaller one.
-
-        Args:
-            split: "train", "val", "train_val" (both), "test" or "all" (every row, even if in no list).
-            val_fraction: Fraction of the train_val patients in `val`; at least one patient unless 0.
-            seed: Random seed of the split into `train` and `val`.
-
-        Raises:
-            ValueError: The split is unknown or has no rows, or `val_fraction` is not in [0, 1).
         """
         check_choice("split", split, _SPLITS)
         held_out = val_patients(self.patient[self.official_split == "train_val"], val_fraction, seed)
@@ -103,19 +95,8 @@ class NIHTables:
 def read_nih_tables(root: str | os.PathLike[str], *, labels: Sequence[str] = NIH_LABELS) -> NIHTables:
     """Read the label file, the two official lists and the boxes of the NIH release, without images.
 
-    Wang et al., "ChestX-ray8: Hospital-scale Chest X-ray Database and Benchmarks", CVPR 2017.
-
-    Args:
-        root: Folder of the release. `Data_Entry_2017_v2020.csv` is preferred over `Data_Entry_2017.csv`.
-        labels: Columns of the targets: any names from `NIH_LABELS`, in any order.
-
-    Raises:
-        FileNotFoundError: The folder, the label file or a list is missing.
-        ValueError: A label is unknown, a table is malformed, or the lists do not match the label file.
-
-    Example:
-        >>> tables = read_nih_tables("path/to/nih")  # doctest: +SKIP
-        >>> tables.split("test").targets.sum(0)  # doctest: +SKIP
+    `Data_Entry_2017_v2020.csv` is preferred over `Data_Entry_2017.csv`. Arguments and errors are those of
+    `NIHChestXray14`.
     """
     root = Path(root)
     chosen = tuple(NIH_LABELS[i] for i in label_positions(labels))

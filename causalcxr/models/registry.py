@@ -180,7 +180,7 @@ def _arguments(name: str, pretrained: bool, given: dict[str, Any]) -> dict[str, 
             "input_size": (published.channels, published.pixels, published.pixels),
             "mean": (published.mean,) * published.channels,
             "std": (published.std,) * published.channels,
-            "license": published.license,
+            "license": published.license if weights else None,
         }
     else:
         if overlay and cfg.fixed_input_size and not backbone_args.keys() & {"dynamic_img_size", "strict_img_size"}:

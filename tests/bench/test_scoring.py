@@ -71,7 +71,7 @@ def test_weights_that_know_another_size_are_noticed(dataset):
     [
         (lambda x: x[:, 0, 0, :3], {}, "label="),
         (lambda x: x[:, 0, 0, :3], {"label": 3}, "got 3"),
-        (lambda x: x[:, 0, 0, :3], {"label": "Mass"}, "no label_names to find 'Mass' in"),
+        (lambda x: x[:, 0, 0, :3], {"label": "Mass"}, "no label names to find 'Mass' in"),
         (lambda x: x[:1, 0, 0, :1], {}, r"B=64, but got \(1, 1\)"),
         (lambda x: x[:, 0, 0, :1] / 0 * 0, {}, "not finite"),
         (nn.DataParallel(linear()), {}, "pass its .module"),

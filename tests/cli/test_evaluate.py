@@ -66,6 +66,13 @@ def test_evaluate_says_that_intervals_over_images_are_too_narrow(run, tables):
     assert float(_rows(out)["all images", "Mass"]["low"]) == pytest.approx(expected.per_label.low[0])
 
 
+def test_evaluate_needs_two_images(run, tables):
+    tables[0].write_text("".join(tables[0].read_text().splitlines(keepends=True)[:2]))
+    code, out, err = run("evaluate", *tables[:2])
+    assert (code, out) == (2, "")
+    assert err.endswith(f"error: intervals need at least two images, but {tables[0]} has one\n")
+
+
 def test_evaluate_prints_a_table_and_strict_json(run, tables):
     tables[1].write_text(tables[1].read_text().replace("p0,AP", "p0,XX"))
     arguments = ["evaluate", *tables[:2], "--patients=patient", "--group=view"]
