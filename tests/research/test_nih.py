@@ -199,7 +199,7 @@ def test_from_films_to_a_model_folder(release, tmp_path):
     def run(mode, folder, *arguments):
         config = tmp_path / f"{mode}.json"
         config.write_text(json.dumps(configs[mode]))
-        command = [sys.executable, "-m", "nih.study", f"--{mode}", *common, "--config", config, "--output", folder]
+        command = [sys.executable, "-m", "nih.study", config, *common, "--output", folder]
         subprocess.run([*command, *arguments], cwd=ROOT / "examples" / "research", check=True, timeout=300)
 
     run("search", found)
@@ -221,7 +221,8 @@ def test_from_films_to_a_model_folder(release, tmp_path):
     assert of_again["start"] == hashlib.sha256(start.read_bytes()).hexdigest()
     assert of_again["runs"][0]["branches_start"] != runs["causal"]["branches_start"]
 
-    others = study.jobs_of(study.parse(["--study", *common, "--seeds", "1", "2", "--output", "elsewhere"]))
+    config = str(tmp_path / "study.json")
+    others = study.jobs_of(study.parse([config, *common, "--seeds", "1", "2", "--output", "elsewhere"]))
     assert {job["seed"] for job in others} == {1, 2}
 
     for folder in (found, output):

@@ -1,11 +1,11 @@
 """Search for a recipe, or compare variants with one recipe over several seeds.
 
-    python -m nih.study --study --data nih-10k --extra nih-320 --backbone-weights FILE --output runs/study
+    python -m nih.study nih/study.json --data nih-10k --extra nih-320 --backbone-weights FILE --output runs/study
 
-Run it from `examples/research`. Runs train one after the other, the most important first. Record, scores and weights of
-each run go to OUTPUT/runs. `results.json` and `scores.npz` hold all records and scores, and are updated after each run.
-Run the same command again to resume: finished runs are skipped. To train in parallel, start one command for each seed
-with its own --output.
+Run it from `examples/research`. A file with `settings` is a search, one without is a study. Runs train one after the
+other, the most important first. Record, scores and weights of each run go to OUTPUT/runs. `results.json` and
+`scores.npz` hold all records and scores, and are updated after each run. Run the same command again to resume: finished
+runs are skipped. To train in parallel, start one command for each seed with its own --output.
 """
 
 import argparse
@@ -27,20 +27,19 @@ from .films import fingerprint, parts, read_pixels, training_films
 from .pointing import marked_findings
 from .training import Data, Setting, train
 
-HERE = Path(__file__).parent
 SMALL = {"backbone": "causal_test_resnet", "image_size": 64, "epochs": 1, "batch_size": 8}
 FEW = 48  # films of each part in a test run
 
 
 def jobs_of(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the requested runs, ordered by setting, group of variants, and seed. Only a study scores test films."""
-    config = json.loads((args.config or HERE / f"{args.mode}.json").read_text())
+    config = json.loads(args.config.read_text())
     over = SMALL if args.small else {}
     jobs = []
     for name, setting in config.get("settings", {"": {}}).items():
         common = {
             "setting_name": name,
-            "score_test": args.mode == "study",
+            "score_test": "settings" not in config,
             "setting": dataclasses.asdict(Setting(**{**config["setting"], **setting, **over})),
         }
         for group in config["groups"]:
@@ -71,13 +70,10 @@ def load(args: argparse.Namespace, tables: NIHTables, rows: dict[str, npt.NDArra
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    mode = parser.add_mutually_exclusive_group(required=True)
-    mode.add_argument("--search", dest="mode", action="store_const", const="search", help="try settings")
-    mode.add_argument("--study", dest="mode", action="store_const", const="study", help="compare variants")
+    parser.add_argument("config", type=Path, help="JSON file, such as nih/study.json")
     parser.add_argument("--data", type=Path, required=True, help="folder of films in the layout of the release")
     parser.add_argument("--extra", type=Path, help="more films, only for training")
     parser.add_argument("--output", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--config", type=Path, help="default: search.json or study.json next to this file")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the config")
     parser.add_argument("--backbone-weights", default="", help="file of backbone weights; default: none")
     parser.add_argument("--start", default="", help="file of a run's weights to start from; default: none")
@@ -88,20 +84,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    jobs = jobs_of(args)
     torch.set_float32_matmul_precision("high")
     tables = read_nih_tables(args.data)
     rows = parts(tables, FEW if args.small else None)
     data = load(args, tables, rows)
     files = {"backbone_weights": "" if args.small else args.backbone_weights, "start": args.start}
     about: dict[str, Any] = {
-        "mode": args.mode,
+        "mode": "study" if jobs[0]["score_test"] else "search",
         "sources": [source.name for source in (args.data, args.extra) if source],
         "films": {part: fingerprint([tables.names[row] for row in rows[part]]) for part in ("val", "test")},
         **{name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in files.items() if path},
     }
     (args.output / "runs").mkdir(parents=True, exist_ok=True)
     records, scores = [], {f"{part}_films": np.array(of_part) for part, of_part in about["films"].items()}
-    for job in jobs_of(args):
+    for job in jobs:
         path = str(args.output / "runs" / job["name"])
         options = {"device": args.device, "weights": files["backbone_weights"], "start": args.start, "output": path}
         record = kept(
