@@ -80,7 +80,7 @@ def parse_args(argv):
 
 
 def has_weights(name):
-    return name.startswith(("local-dir:", "hf-hub:")) or "." in name
+    return name.startswith(("local-dir:", "hf-hub:")) or (timm.is_model(name) and "." in name)
 
 
 def image_size(args):

@@ -237,6 +237,7 @@ def test_a_plain_name_with_a_tag_asks_for_its_weights(monkeypatch):
     assert train.image_size(args) == 160
     train.build_objective(args, ["Mass"])
     assert asked == {"test_resnet.r160_in1k": (True, {})}
+    assert not train.has_weights("runs/v1.2")  # a folder that does not exist
 
 
 @pytest.mark.parametrize("objective", ["causal", "plain"])
