@@ -95,8 +95,11 @@ def test_a_stratum_of_one_class_is_left_out_of_the_worst_group(films):
 def test_resamples_that_lack_a_stratum_do_not_count_for_the_worst_group():
     """The ranking is perfect in one stratum and reversed in the other, which has two positives."""
     targets, strata = torch.tensor([0, 1] * 20 + [1, 1, 0, 0]), torch.tensor([0] * 40 + [1] * 4)
-    scores = run(known(torch.where(strata == 0, targets, 1 - targets) * 2.0), {"same": stratified(targets, strata)})
-    assert scores.tests["same"].worst_group == (0, 0, 0)
+    test = {"same": stratified(targets, strata)}
+    scores = run(known(torch.where(strata == 0, targets, 1 - targets) * 2.0), test, n_resamples=2000).tests["same"]
+    assert scores.worst_group == (0, 0, 0)
+    lacks_one, lacks_both = (42 / 44) ** 44, (40 / 44) ** 44  # of the two positives and the two negatives
+    assert scores.left_out / 2000 == pytest.approx(2 * lacks_one - lacks_both, abs=0.04)
 
 
 def test_result_as_json(tests):
