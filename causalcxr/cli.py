@@ -304,10 +304,7 @@ class _Writer:
         else:
             rows = [json.loads(line) for line in lines]
             same_labels = bool(rows) and all(list(row["scores"]) == self.labels for row in rows)
-        start = f"{_csv_line(self.columns)}\n" if self.format == "csv" else '{"path": "'
-        torn = content.decode("utf-8", "replace")
-        in_first_line = start.startswith(torn) or (torn.startswith(start) and not torn.endswith("}"))
-        if content and not same_labels and (whole or not in_first_line):
+        if content and not same_labels:
             raise ValueError("it has other columns than this model would write; use another --output")
         done = set()
         for row in rows:
