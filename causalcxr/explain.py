@@ -56,8 +56,9 @@ def evidence_maps(model: Any, images: Tensor, labels: Sequence[int | str] | int 
         images: (B, C, H, W). Result: (B, K, H, W), float32, without gradient. K is the number of `labels`.
 
     Raises:
-        TypeError: If the model is not causal, or images are not a floating-point tensor.
-        ValueError: If images are not (B, C, H, W), or a label is unknown.
+        TypeError: If the model is not causal, images are not a floating-point tensor, or a label is neither a name nor
+            an integer.
+        ValueError: If images are not (B, C, H, W), a label is unknown, or the model has no label names to look it up.
 
     Example:
         >>> import causalcxr

@@ -25,7 +25,7 @@ class Scores(NamedTuple):
         auroc: AUROC of the finding, a 95 % `causalcxr.metrics.Interval`.
         worst_group: The lower of the AUROCs with and without the confounder (`causalcxr.metrics.worst_group_auroc`), an
             `Interval`, without resamples that lack a class in either. It is biased downwards if both are equal.
-        left_out: Number of these resamples.
+        undefined: Number of these resamples.
         ece: Expected calibration error.
         mean_probability: Mean of the predicted probabilities.
         shift: Mean probability with the confounder minus that without, averaged over positives and negatives; NaN if
@@ -35,7 +35,7 @@ class Scores(NamedTuple):
 
     auroc: Interval
     worst_group: Interval
-    left_out: int
+    undefined: int
     ece: float
     mean_probability: float
     shift: float
@@ -178,7 +178,7 @@ def _difference(aurocs: Aurocs, name: str, other: str) -> Interval | None:
 def _scores(name: str, probabilities: Tensor, test: StratifiedImages, aurocs: Aurocs) -> Scores:
     targets, strata = test.targets[:, 0], test.strata
     groups = [aurocs[key] for key in ((name, 0), (name, 1)) if key in aurocs]
-    worst = np.minimum.reduce(groups) if groups else np.full(2, math.nan)
+    worst = np.minimum.reduce(groups) if groups else np.full_like(aurocs[name, None], math.nan)
     shifts = [
         probabilities[(targets == y) & (strata == 1)].mean() - probabilities[(targets == y) & (strata == 0)].mean()
         for y in (0, 1)
@@ -186,7 +186,7 @@ def _scores(name: str, probabilities: Tensor, test: StratifiedImages, aurocs: Au
     return Scores(
         _interval(aurocs[name, None]),
         _interval(worst),
-        int(np.isnan(worst[1:]).sum()) if groups else 0,
+        int(np.isnan(worst[1:]).sum()),
         float(expected_calibration_error(probabilities, targets)[0]),
         float(probabilities.mean()),
         float(sum(shifts) / 2),

@@ -99,7 +99,7 @@ def test_resamples_that_lack_a_stratum_do_not_count_for_the_worst_group():
     scores = run(known(torch.where(strata == 0, targets, 1 - targets) * 2.0), test, n_resamples=2000).tests["same"]
     assert scores.worst_group == (0, 0, 0)
     lacks_one, lacks_both = (42 / 44) ** 44, (40 / 44) ** 44  # of the two positives and the two negatives
-    assert scores.left_out / 2000 == pytest.approx(2 * lacks_one - lacks_both, abs=0.04)
+    assert scores.undefined / 2000 == pytest.approx(2 * lacks_one - lacks_both, abs=0.04)
 
 
 def test_result_as_json(tests):
