@@ -52,5 +52,6 @@ def test_a_killed_run_goes_on(tmp_path, device):
         time.sleep(0.1)
     process.kill()
     process.wait()
-    subprocess.run([*command, "--resume"], check=True)
+    resumed = subprocess.run([*command, "--resume"], check=True, stdout=subprocess.PIPE, text=True)
+    assert "resuming after epoch" in resumed.stdout
     assert [epoch["epoch"] for epoch in log(tmp_path)] == [1, 2, 3]
