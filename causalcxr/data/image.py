@@ -158,7 +158,8 @@ def _pillow_values(image: Image.Image, name: str = "that was given") -> npt.NDAr
         sample = np.asarray(upright.resize((64, 64), Image.Resampling.NEAREST).convert("RGB"))
         if (np.ptp(sample, axis=-1) > _COLOURED).mean() > _LARGEST_COLOURED_PART:
             warnings.warn(f"image {name} is in colour; a radiograph is grey", stacklevel=5)
-        return np.divide(np.asarray(upright.convert("L")), np.float32(255), dtype=np.float32)
+        grey = upright if upright.mode == "L" else upright.convert("L")  # which would copy
+        return np.divide(np.asarray(grey), np.float32(255), dtype=np.float32)
     bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     unsigned = upright.mode in ("I;16", "I;16B") or (upright.mode == "I" and not tags)  # TIFF: signed, or 32 bits
     if not unsigned or bits not in (12, 16):

@@ -6,7 +6,7 @@ The films are generated in a temporary folder, 1024 px, as PNG and as JPEG. One 
 `model(model.preprocess(path))`. Reading alone is `model.preprocess(path)` in as many threads as `predict` uses. The
 sides run alternately in one process, for about a minute on two cores. On a GPU:
 
-    python -m benchmarks.predict --device cuda --workers 16 --batch-size 32 --films 384 --rounds 3 \
+    python -m benchmarks.predict --device cuda --workers 16 --batch-size 128 --films 768 --rounds 2 \
         --json benchmarks/results/predict_gpu.json
 """
 

@@ -21,14 +21,14 @@ def commands(output: Path, device: str, small: bool) -> dict[str, list[str]]:
     chosen = ["gpu", "tests"] if device == "cuda" else ["not gpu", "tests/gpu"]
     tests = ["-m", "pytest", "-q", "-m", chosen[0], str(REPOSITORY / chosen[1])]
     trial = ["--small"] if small else []
-    films = ["--films=2", "--side=128", "--rounds=1"] if small else ["--films=384", "--rounds=3"]
+    films = ["--films=2", "--side=128", "--rounds=1"] if small else ["--films=768", "--rounds=2"]
     images = ["--pixels=64", "--films=16", "--batch-size=2", "--seconds=0.1"] if small else []
     workers = [] if small else ["--workers=16"]
     return {
         "correct": [*tests, f"--rootdir={REPOSITORY}", f"--junitxml={output / 'correct.xml'}"],
         "compare": ["-m", "benchmarks.compare", f"--device={device}", *trial],
         "reading": ["-m", "benchmarks.reading", *images, *workers],
-        "predict": ["-m", "benchmarks.predict", f"--device={device}", "--batch-size=32", *films, *workers],
+        "predict": ["-m", "benchmarks.predict", f"--device={device}", "--batch-size=128", *films, *workers],
     }
 
 

@@ -113,7 +113,7 @@ def branches(model: nn.Module, images: Tensor, targets: Tensor, objective: nn.Mo
     output = model.forward_causal(images)
     losses = objective.criterion(output, targets)
     encoder = list(model.head.feature_learning.parameters())
-    figures = {"norm_confounder": output.confounder.norm(dim=-1).mean()}
+    figures = {"norm_confounder": output.confounder.detach().norm(dim=-1).mean()}
     for name, factor in {"sl": 1.0, "conf": objective.criterion.alpha_conf}.items():
         gradients = torch.autograd.grad(factor * losses[name], encoder, retain_graph=True)
         figures[f"gradient_{name}_encoder"] = torch.cat([each.flatten() for each in gradients]).norm()
