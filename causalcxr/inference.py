@@ -113,7 +113,9 @@ def _predict(
                 if not batch:
                     break
                 images = [pool.submit(_read, film, cfg) for film in batch]  # starts before the next batch
-                score = partial(_score, model, cfg, batch, images, precision)
+                # A worker stacks them: with PyTorch's threads of this thread, that takes longer than scoring on a GPU.
+                stack = pool.submit(_stack, images)
+                score = partial(_score, model, cfg, batch, stack, precision)
                 # cuDNN plans its convolutions again in every thread, for seconds. So only this thread uses a GPU.
                 waiting.append(pool.submit(score).result if on_cpu else score)
                 if len(waiting) > ahead:
@@ -149,27 +151,34 @@ def _score(
     model: Any,
     cfg: dict[str, Any],
     films: list[ImageLike],
-    images: list[Future[Tensor | Exception]],
+    stack: Future[tuple[Tensor | None, list[Exception | None]]],
     precision: dict[str, Any],
 ) -> list[Prediction]:
-    read = [image.result() for image in images]
+    images, errors = stack.result()
     logits: Iterator[Tensor] = iter(())
-    if good := [image for image in read if isinstance(image, Tensor)]:
+    if images is not None:
         weight = next(model.parameters())
         with torch.autocast(**precision):
-            grey = normalise(torch.stack(good).to(weight.device), cfg)
+            grey = normalise(images.to(weight.device), cfg)
             # Convolutions follow the memory format of the images. Channels last is faster on CPUs and GPUs.
             logits = iter(model(grey.to(weight, memory_format=torch.channels_last)).float().cpu())
     predictions = []
-    for film, image in zip(films, read, strict=True):
-        if isinstance(image, Exception):
-            predictions.append(Prediction(film, None, image))
+    for film, error in zip(films, errors, strict=True):
+        if error is not None:
+            predictions.append(Prediction(film, None, error))
         elif (scores := next(logits)).isfinite().all():
             predictions.append(Prediction(film, scores, None))
         else:
             name = film if isinstance(film, (str, os.PathLike)) else "the film"
             predictions.append(Prediction(film, None, ValueError(f"{name}: the model's logits are not finite")))
     return predictions
+
+
+def _stack(images: list[Future[Tensor | Exception]]) -> tuple[Tensor | None, list[Exception | None]]:
+    """Return the images that were read as one tensor, or None, and the error or None of each film."""
+    read = [image.result() for image in images]
+    good = [image for image in read if isinstance(image, Tensor)]
+    return torch.stack(good) if good else None, [image if isinstance(image, Exception) else None for image in read]
 
 
 def _read(film: ImageLike, cfg: Any) -> Tensor | Exception:
