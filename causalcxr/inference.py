@@ -113,7 +113,7 @@ def _predict(
                 if not batch:
                     break
                 images = [pool.submit(_read, film, cfg) for film in batch]  # starts before the next batch
-                # A worker stacks them: with PyTorch's threads of this thread, that takes longer than scoring on a GPU.
+                # A worker stacks them. This thread's PyTorch threads would wait for the cores that read.
                 stack = pool.submit(_stack, images)
                 score = partial(_score, model, cfg, batch, stack, precision)
                 # cuDNN plans its convolutions again in every thread, for seconds. So only this thread uses a GPU.
