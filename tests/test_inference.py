@@ -90,6 +90,21 @@ def test_a_gpu_is_used_by_the_calling_thread_alone(model):
     torch.testing.assert_close(found, stacked(causalcxr.predict(model, films(7))))
 
 
+def test_the_thread_that_uses_a_gpu_does_not_stack_images(model, monkeypatch):
+    """Its PyTorch threads waited for the cores that read, for longer than a GPU needs for a batch."""
+    seen, stack = [], torch.stack
+
+    def recorded(tensors, *args, **kwargs):
+        if tensors[0].shape == (1, 96, 96):  # the model stacks others
+            seen.append(threading.get_ident())
+        return stack(tensors, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "stack", recorded)
+    list(predict_as_on("cuda", model, films(7)))
+    assert len(seen) == 4
+    assert threading.get_ident() not in seen
+
+
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 @pytest.mark.parametrize("before", [0, 4, 7])
 def test_films_before_an_error_of_their_generator_are_scored(model, kind, before):
