@@ -16,11 +16,11 @@ from sklearn.metrics import brier_score_loss
 from torch.testing import assert_close
 
 import causalcxr
-from causalcxr.data import NIHChestXray14
+from causalcxr.data import NIHChestXray14, normalise
 from causalcxr.data.image import resize_image
 from causalcxr.data.nih_tables import read_nih_tables
 from causalcxr.metrics import auroc, expected_calibration_error
-from nih import films, pointing, report, ship, storage, study, views
+from nih import films, pointing, report, ship, storage, study, training, views
 from nih.variants import VARIANTS
 from nih_release import make_release
 
@@ -71,6 +71,13 @@ def test_weights_keep_the_frequencies_of_the_first_source_and_part_label_and_vie
         assert_close(given.mean(dim=0), torch.ones(14), atol=tolerance, rtol=0)
     shares = [(adjusted * targets)[view == v].sum(dim=0) / adjusted[view == v].sum(dim=0) for v in (0, 1)]
     assert_close(*shares, atol=0.002, rtol=0)
+
+
+def test_mean_probabilities_of_teachers():
+    images = torch.rand(2, 1, 64, 64)
+    models = [timm.create_model("test_resnet", num_classes=3).eval() for _ in range(2)]
+    expected = sum(model(normalise(images, model.pretrained_cfg)).sigmoid() for model in models) / 2
+    assert_close(training.mean_probabilities(models, images), expected)
 
 
 STILL = {"rotate": 0, "scale": 0, "shift": 0, "contrast": 0, "enlarge": False, "smallest": 96, "noise": 0}
@@ -220,6 +227,12 @@ def test_from_films_to_a_model_folder(release, tmp_path):
     of_again = json.loads((again / "results.json").read_text())
     assert of_again["start"] == hashlib.sha256(start.read_bytes()).hexdigest()
     assert of_again["runs"][0]["branches_start"] != runs["causal"]["branches_start"]
+
+    taught = tmp_path / "taught"
+    run("search", taught, "--start", start, "--teachers", start, output / "runs" / "plain-seed0.safetensors")
+    of_taught = json.loads((taught / "results.json").read_text())
+    assert of_taught["teachers"][0] == of_taught["start"] != of_taught["teachers"][1]
+    assert of_taught["runs"][0]["curve"][0]["loss"] != of_again["runs"][0]["curve"][0]["loss"]
 
     config = str(tmp_path / "study.json")
     others = study.jobs_of(study.parse([config, *common, "--seeds", "1", "2", "--output", "elsewhere"]))

@@ -22,8 +22,9 @@ from records import write_json
 
 from .films import parts, read_pixels
 from .report import MIN_PATIENTS, judged_in_both_views, patients_with, ranking_figures, summary, with_interval
-from .storage import QUALITY, finished_runs, measure, open_run
+from .storage import QUALITY, finished_runs, measure
 from .training import logits_of
+from .variants import open_run
 
 LICENSE = "apache-2.0"  # of the starting weights
 TRAINING = """
@@ -58,7 +59,7 @@ def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dic
     best = max(runs, key=lambda run: run["val_auroc"])
     source = best | content  # earlier studies have one commit for all runs
     size = best["setting"]["image_size"]
-    model = open_run(study, best)
+    model = open_run(study / "runs" / f"{best['name']}.safetensors", best)
     tables, pixels = read_nih_tables(data), torch.from_numpy(read_pixels(data))
     rows = parts(tables)
     val, test = (tables.select(rows[part]) for part in ("val", "test"))

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import causalcxr
@@ -23,7 +22,7 @@ from records import commit, markdown_table, publish, versions
 
 from .films import parts, read_pixels
 from .training import logits_of, mean_auroc
-from .variants import VARIANTS
+from .variants import VARIANTS, open_run
 from .views import stored
 
 QUALITY = 75
@@ -34,13 +33,6 @@ def finished_runs(study: Path) -> list[dict[str, Any]]:
     runs = json.loads((study / "results.json").read_text())["runs"]
     usable = [name for name, variant in VARIANTS.items() if variant.causal and not variant.model_args]
     return [run for run in runs if run["finished"] and run["variant"] in usable]
-
-
-def open_run(study: Path, run: dict[str, Any]) -> causalcxr.CausalCXR:
-    """Return the model of a run from `finished_runs`."""
-    model: causalcxr.CausalCXR = causalcxr.create_model(run["setting"]["backbone"])
-    model.load_state_dict(load_file(study / "runs" / f"{run['name']}.safetensors"))
-    return model
 
 
 def measure(
@@ -82,7 +74,8 @@ def main(argv: list[str] | None = None) -> None:
     films, targets = torch.from_numpy(read_pixels(args.data)[rows]), tables.targets[rows]
     results = {}
     for run in finished_runs(args.study):
-        _, results[run["name"]] = measure(open_run(args.study, run), films, targets, run["setting"]["image_size"])
+        model = open_run(args.study / "runs" / f"{run['name']}.safetensors", run)
+        _, results[run["name"]] = measure(model, films, targets, run["setting"]["image_size"])
     about = {
         "data": args.data.name,
         "films": len(films),

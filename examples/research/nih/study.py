@@ -26,6 +26,7 @@ from records import kept, write_json
 from .films import fingerprint, parts, read_pixels, training_films
 from .pointing import marked_findings
 from .training import Data, Setting, train
+from .variants import open_run
 
 SMALL = {"backbone": "causal_test_resnet", "image_size": 64, "epochs": 1, "batch_size": 8}
 FEW = 48  # films of each part in a test run
@@ -77,6 +78,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the config")
     parser.add_argument("--backbone-weights", default="", help="file of backbone weights; default: none")
     parser.add_argument("--start", default="", help="file of a run's weights to start from; default: none")
+    parser.add_argument("--teachers", type=Path, nargs="+", default=[], help="weights of runs to learn from")
     parser.add_argument("--small", action="store_true", help="test run: few films, one epoch, a tiny backbone")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)
@@ -96,11 +98,15 @@ def main(argv: list[str] | None = None) -> None:
         "films": {part: fingerprint([tables.names[row] for row in rows[part]]) for part in ("val", "test")},
         **{name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in files.items() if path},
     }
+    teachers = [open_run(path, json.loads(path.with_suffix(".json").read_text())) for path in args.teachers]
+    if teachers:
+        about["teachers"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in args.teachers]
     (args.output / "runs").mkdir(parents=True, exist_ok=True)
     records, scores = [], {f"{part}_films": np.array(of_part) for part, of_part in about["films"].items()}
     for job in jobs:
         path = str(args.output / "runs" / job["name"])
         options = {"device": args.device, "weights": files["backbone_weights"], "start": args.start, "output": path}
+        options["teachers"] = [teacher.to(args.device, memory_format=torch.channels_last) for teacher in teachers]
         record = kept(
             Path(f"{path}.json"),
             about | {"setting": job["setting"]},

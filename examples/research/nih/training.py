@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -71,7 +72,22 @@ def logits_of(model: nn.Module, pixels: Tensor, size: int, autocast: torch.autoc
     return torch.cat(scored)
 
 
-def train(job: dict[str, Any], data: Data, *, device: str, weights: str, start: str, output: str) -> dict[str, Any]:
+@torch.no_grad()
+def mean_probabilities(models: Sequence[nn.Module], images: Tensor) -> Tensor:
+    """Return the mean probabilities (B, K) of the models for images (B, 1, S, S) in [0, 1]."""
+    return torch.stack([model(normalise(images, model.pretrained_cfg)).float().sigmoid() for model in models]).mean(0)
+
+
+def train(
+    job: dict[str, Any],
+    data: Data,
+    *,
+    device: str,
+    weights: str,
+    start: str,
+    output: str,
+    teachers: Sequence[nn.Module] = (),
+) -> dict[str, Any]:
     """Run one job and return its record. Its weights, in half precision, and its logits go to `output`.
 
     Test films are scored once, after all epochs, with the saved weights of the best validation epoch. The results are
@@ -84,6 +100,7 @@ def train(job: dict[str, Any], data: Data, *, device: str, weights: str, start: 
         weights: File of backbone weights, or empty.
         start: File of weights of the whole model, or empty.
         output: Path of the files, without the suffixes .safetensors and .npz.
+        teachers: Trained models. With any, their mean probabilities for each view replace the labels in the loss.
     """
     setting, variant = Setting(**job["setting"]), VARIANTS[job["variant"]]
     size, kind = setting.image_size, torch.device(device).type
@@ -137,7 +154,8 @@ def train(job: dict[str, Any], data: Data, *, device: str, weights: str, start: 
             drawn = torch.cat([views(part, size, draw) for part in films.of(rows)])
             images = prepare(drawn).contiguous(memory_format=torch.channels_last)
             with autocast:
-                loss = objective(images, targets[rows], weight=weight[rows])["loss"]
+                wanted = mean_probabilities(teachers, drawn) if teachers else targets[rows]
+                loss = objective(images, wanted, weight=weight[rows])["loss"]
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, setting.clip_grad)

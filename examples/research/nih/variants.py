@@ -1,6 +1,7 @@
 """The compared variants: models and their objectives."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -80,6 +81,12 @@ def build_model(
     if start:
         model.load_state_dict(load_file(start))
     return model
+
+
+def open_run(weights: Path, run: dict[str, Any]) -> nn.Module:
+    """Return the trained model of a run, from its weights and its record."""
+    options = {"backbone": run["setting"]["backbone"], "weights": "", "drop_rate": 0, "drop_path_rate": 0}
+    return build_model(VARIANTS[run["variant"]], start=str(weights), **options).eval()
 
 
 def start_at_prior(model: nn.Module, targets: Tensor, weight: Tensor) -> None:
