@@ -1,5 +1,6 @@
 """Shared by all studies: atomic JSON files, records of commit and versions, and Markdown tables."""
 
+import functools
 import json
 import os
 import platform
@@ -32,6 +33,7 @@ def publish(path: Path | None, content: Any, table: str) -> None:
         path.with_suffix(".md").write_text(table)
 
 
+@functools.cache  # results that a program writes into its own checkout do not make it dirty
 def commit() -> str:
     """Return the commit of this checkout, with `-dirty` if files differ from it, or "unknown" if git fails.
 

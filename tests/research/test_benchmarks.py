@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import records
 from benchmarks import compare, measuring, modes, predict, reading, yardsticks
 from causalcxr import create_model
 
@@ -47,6 +48,20 @@ def test_rows_of_earlier_runs_are_not_those_of_this_one(tmp_path):
     for seconds in (1, 2):
         measuring.measure({"a": lambda seconds=seconds: {"seconds": seconds}}, str, path)
     assert json.loads(path.read_text())["results"]["a"]["seconds"] == 2
+
+
+def test_results_written_into_the_checkout_do_not_make_later_rows_dirty(tmp_path, monkeypatch):
+    records.commit.cache_clear()
+    monkeypatch.setenv("COMMIT", "abc")
+
+    def change():
+        monkeypatch.setenv("COMMIT", "abc-dirty")
+        return {}
+
+    path = tmp_path / "results.json"
+    measuring.measure({"a": dict, "b": change, "c": dict}, str, path)
+    records.commit.cache_clear()
+    assert {row["commit"] for row in json.loads(path.read_text())["results"].values()} == {"abc"}
 
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
