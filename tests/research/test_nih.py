@@ -254,10 +254,12 @@ def test_from_films_to_a_model_folder(release, tmp_path):
     assert set(of_storage) == {"causal-seed0", "label_queries-seed0", "label_queries_view-seed0"}
     assert all(row["change"] > 0 and row["auroc"] != row["jpeg_auroc"] for row in of_storage.values())
 
-    ship.main([str(output), "--data", str(release), "--output", str(tmp_path / "shipped"), "--about", "Noise."])
+    ship.main([str(taught), "--data", str(release), "--output", str(tmp_path / "shipped"), "--about", "Noise."])
     model = causalcxr.create_model(tmp_path / "shipped").eval()
     assert model.calibration is not None
-    with np.load(output / "scores.npz") as scores:
+    manifest = json.loads((tmp_path / "shipped" / "manifest.json").read_text())
+    assert [manifest[key] for key in ("start", "teachers")] == [of_taught[key] for key in ("start", "teachers")]
+    with np.load(taught / "scores.npz") as scores:
         logits = torch.from_numpy(scores["causal-seed0/val"]).float()
     row = films.parts(read_nih_tables(release))["val"][0]
     film = films.read_pixels(release)[row]

@@ -34,7 +34,7 @@ TRAINING = """
 - **Splits:** the official lists. A fifth of the training patients was used to select the epoch. No patient is in two
   splits.
 - **Start:** {start}timm's ImageNet weights (Apache-2.0).
-- **Run:** seed {seed}, epoch {best_epoch} of {epochs}, validation AUROC {val_auroc:.3f}, commit
+{teachers}- **Run:** seed {seed}, epoch {best_epoch} of {epochs}, validation AUROC {val_auroc:.3f}, commit
   `{commit}`. `manifest.json` lists all options.
 - **Calibration:** fitted on {films} validation films, where the calibration error is {calibration_error:.3f}. The
   thresholds maximise F1, for rare findings over very few positives. A validation film has {there:.2f} findings, and
@@ -42,6 +42,10 @@ TRAINING = """
 - **Storage:** the AUROC of the original validation films is {auroc:.3f}. Stored as JPEG of quality {quality}, it is
   {jpeg_auroc:.3f}, but probabilities change by {change:.3f} on average, and {jpeg_positives:.2f} findings per film
   reach their threshold. Do not rely on thresholds for small films that were stored differently.
+"""
+TEACHERS = """\
+- **Teachers:** {count} models trained on the same films. Their mean probabilities for each view of a film replace its
+  labels in the loss.
 """
 VIEWS = """\
 - **Frequent findings:** the mean AUROC of the {frequent} findings that at least ten test patients have is
@@ -85,7 +89,7 @@ def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dic
     manifest = {
         "about": about,
         **{key: best[key] for key in ("variant", "seed", "best_epoch", "val_auroc", "setting")},
-        **{key: source[key] for key in ("start", "commit", "versions") if key in source},
+        **{key: source[key] for key in ("start", "teachers", "commit", "versions") if key in source},
         "films": {"train": best["films"], "val": len(val), "test": len(test)},
         "storage": storage,
         "test": metrics["auroc"],
@@ -93,9 +97,10 @@ def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dic
     }
     write_json(output / "manifest.json", manifest)
     start = f"weights with the SHA-256 sum `{content['start']}`, trained from " if "start" in content else ""
+    teachers = TEACHERS.format(count=len(content["teachers"])) if "teachers" in content else ""
     of_storage = storage | {"films": len(val), "quality": QUALITY}
     training = TRAINING.format(
-        **manifest | of_storage | {"start": start},
+        **manifest | of_storage | {"start": start, "teachers": teachers},
         epochs=best["setting"]["epochs"],
         there=val.targets.sum(axis=1).mean(),
         present=test.targets.sum(axis=1).mean(),
