@@ -63,7 +63,7 @@ def ship(study: Path, data: Path, variant: str, output: Path, about: str) -> dic
     best = max(runs, key=lambda run: run["val_auroc"])
     source = best | content  # earlier studies have one commit for all runs
     size = best["setting"]["image_size"]
-    model = open_run(study / "runs" / f"{best['name']}.safetensors", best)
+    model = open_run(study / "runs" / f"{best['name']}.safetensors")
     tables, pixels = read_nih_tables(data), torch.from_numpy(read_pixels(data))
     rows = parts(tables)
     val, test = (tables.select(rows[part]) for part in ("val", "test"))

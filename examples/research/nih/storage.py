@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     films, targets = torch.from_numpy(read_pixels(args.data)[rows]), tables.targets[rows]
     results = {}
     for run in finished_runs(args.study):
-        model = open_run(args.study / "runs" / f"{run['name']}.safetensors", run)
+        model = open_run(args.study / "runs" / f"{run['name']}.safetensors")
         _, results[run["name"]] = measure(model, films, targets, run["setting"]["image_size"])
     about = {
         "data": args.data.name,

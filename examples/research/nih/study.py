@@ -84,6 +84,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     jobs = jobs_of(args)
@@ -96,21 +100,20 @@ def main(argv: list[str] | None = None) -> None:
         "mode": "study" if jobs[0]["score_test"] else "search",
         "sources": [source.name for source in (args.data, args.extra) if source],
         "films": {part: fingerprint([tables.names[row] for row in rows[part]]) for part in ("val", "test")},
-        **{name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in files.items() if path},
+        **{name: checksum(Path(path)) for name, path in files.items() if path},
     }
-    teachers = [open_run(path, json.loads(path.with_suffix(".json").read_text())) for path in args.teachers]
-    if teachers:
-        about["teachers"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in args.teachers]
+    if args.teachers:
+        about["teachers"] = [checksum(path) for path in args.teachers]
+    teachers = [open_run(path).to(args.device, memory_format=torch.channels_last) for path in args.teachers]
     (args.output / "runs").mkdir(parents=True, exist_ok=True)
     records, scores = [], {f"{part}_films": np.array(of_part) for part, of_part in about["films"].items()}
     for job in jobs:
         path = str(args.output / "runs" / job["name"])
         options = {"device": args.device, "weights": files["backbone_weights"], "start": args.start, "output": path}
-        options["teachers"] = [teacher.to(args.device, memory_format=torch.channels_last) for teacher in teachers]
         record = kept(
             Path(f"{path}.json"),
             about | {"setting": job["setting"]},
-            functools.partial(train, job, data, **options),
+            functools.partial(train, job, data, teachers=teachers, **options),
             args.device,
         )
         records.append(record)

@@ -1,5 +1,6 @@
 """The compared variants: models and their objectives."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,9 @@ def build_model(
     return model
 
 
-def open_run(weights: Path, run: dict[str, Any]) -> nn.Module:
-    """Return the trained model of a run, from its weights and its record."""
+def open_run(weights: Path) -> nn.Module:
+    """Return the trained model of a run, from its weights and the record next to them."""
+    run = json.loads(weights.with_suffix(".json").read_text())
     options = {"backbone": run["setting"]["backbone"], "weights": "", "drop_rate": 0, "drop_path_rate": 0}
     return build_model(VARIANTS[run["variant"]], start=str(weights), **options).eval()
 
