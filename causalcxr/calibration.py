@@ -39,7 +39,7 @@ class Calibration:
         >>> calibration = Calibration.fit(logits, [[1], [1], [1], [0], [0], [0], [0], [1]])
         >>> round(calibration.temperature, 2)
         2.73
-        >>> calibration.probabilities([[3.0], [-3.0]])
+        >>> calibration.probabilities(torch.tensor([[3.0], [-3.0]]))
         tensor([[0.7500],
                 [0.2500]])
         >>> calibration.positives([[3.0], [-3.0]])
@@ -71,8 +71,8 @@ class Calibration:
 
         The threshold of a label maximises the criterion on the calibrated probabilities of images with a known target.
         It lies halfway between two probabilities, or between the lowest and 0. Ties go to the highest threshold. If all
-        known targets of a label are of one class, or no threshold is better than chance, the threshold is 0.5, with a
-        warning that lists the indices of these labels.
+        known targets of a label are of one class, or no threshold is better than marking every image, the threshold is
+        0.5, with a warning that lists the indices of these labels.
 
         Args:
             logits: Logits before the sigmoid; array, tensor or nested list.
@@ -105,7 +105,7 @@ class Calibration:
         if undefined := [k for k in columns if fitted[k] is None]:
             warnings.warn(
                 f"no threshold can be fitted for labels {undefined}, using 0.5: their known targets are all of one "
-                "class, or no threshold is better than chance",
+                "class, or no threshold is better than marking every image",
                 stacklevel=2,
             )
         return cls(temperature, tuple(0.5 if value is None else value for value in fitted))
@@ -113,14 +113,16 @@ class Calibration:
     def probabilities(self, logits: Any) -> Tensor:
         """Return the calibrated probabilities (..., K), in at least float32, on the device of the logits.
 
+        The result is in float64 if the logits are not a tensor.
+
         Args:
             logits: (..., K) finite logits before the sigmoid; tensor, array, data frame or nested list.
 
         Raises:
             ValueError: If the logits are not finite, or not (..., K) with one label per threshold.
         """
-        given = as_floats(logits) if hasattr(logits, "to_numpy") else logits
-        scores, num_labels = torch.as_tensor(given), len(self.thresholds)
+        scores = logits if isinstance(logits, Tensor) else torch.from_numpy(as_floats(logits))
+        num_labels = len(self.thresholds)
         if scores.shape[-1:] != (num_labels,):
             raise ValueError(f"logits must have shape (..., K), K={num_labels}, but got {tuple(scores.shape)}")
         if not torch.compiler.is_compiling() and (count := scores.numel() - int(scores.isfinite().sum())):
@@ -175,10 +177,10 @@ def _fit_threshold(probabilities: FloatArray, labels: FloatArray, criterion: str
     hits, alarms = (np.bincount(index, labels == kind)[::-1].cumsum()[::-1] for kind in (1, 0))
     if criterion == "youden":
         quality = hits * num_negatives - alarms * num_positives  # J times both counts: integers tie exactly
-        if quality.max() <= 0:
-            return None
     else:
         quality = 2 * hits / (hits + alarms + num_positives)
+    if quality.max() <= quality[0]:  # that of marking every image
+        return None
     best = len(values) - 1 - int(quality[::-1].argmax())
     below = values[best - 1] if best else 0.0
     middle = (below + values[best]) / 2

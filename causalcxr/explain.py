@@ -14,10 +14,9 @@ from causalcxr._checks import check_tensor
 from causalcxr._modes import eval_mode
 from causalcxr.data.image import read_image
 from causalcxr.data.labels import label_positions
+from causalcxr.metrics._inputs import FloatArray, as_floats
 
 __all__ = ["HEAT", "attention_maps", "evidence_maps", "overlay"]
-
-FloatArray = npt.NDArray[np.float64]
 
 _HEAT_RGB = [  # equal steps of 9.25 in CIELAB lightness, from blue through red to yellow
     (17, 32, 121),
@@ -154,7 +153,7 @@ def overlay(image: Any, heatmap: Any, *, alpha: float = 0.5, vmax: float | None 
         >>> picture.shape, picture.dtype
         ((64, 64, 3), dtype('uint8'))
     """
-    grey, heat = _to_numpy(read_image(image)[0]), _to_numpy(heatmap)
+    grey, heat = as_floats(read_image(image)[0]), as_floats(heatmap)
     if heat.ndim != 2:
         raise ValueError(f"heatmap must be (h, w), the map of one image and one label, but got {heat.shape}")
     if not np.isfinite(heat).all():
@@ -166,15 +165,9 @@ def overlay(image: Any, heatmap: Any, *, alpha: float = 0.5, vmax: float | None 
 
     resized = F.interpolate(torch.from_numpy(heat)[None, None], size=grey.shape, mode="bilinear", antialias=True)
     value = resized[0, 0].numpy()
-    highest = max(value.max(), 0.0) if vmax is None else vmax
+    highest = max(heat.max(), 0.0) if vmax is None else vmax
     value = (value / highest if highest else value).clip(0, 1)
     positions = np.linspace(0, 1, len(HEAT))
     colour = np.stack([np.interp(value, positions, channel) for channel in HEAT.T], axis=-1)
     opacity = alpha * value[..., None]
     return np.rint(255 * ((1 - opacity) * grey[..., None] + opacity * colour)).astype(np.uint8)
-
-
-def _to_numpy(values: Any) -> FloatArray:
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().double().numpy()  # NumPy has no bfloat16
-    return np.asarray(values, dtype=np.float64)

@@ -148,6 +148,8 @@ def test_heat_map_of_any_resolution_peaks_in_the_right_place(shape):
     assert result.shape == (20, 28, 3)
     assert (result[-1, 0] == np.rint(255 * (0.25 + 0.5 * HEAT[-1]))).all()
     assert (result[:10, 14:] == 128).all()
+    np.testing.assert_array_equal(result, overlay(np.full((20, 28), 0.5), heat, vmax=heat.max()))
+    np.testing.assert_array_equal(result[:, ::-1], overlay(np.full((20, 28), 0.5), heat[:, ::-1]))
 
 
 def test_overlay_takes_films_and_maps_in_any_form(tmp_path):

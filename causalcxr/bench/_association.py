@@ -27,14 +27,6 @@ def check_binary(name: str, values: Any, length: int | None = None) -> Tensor:
     return column.long()
 
 
-def check_patient(patient: Any, length: int) -> Any:
-    """Return the patient of each image (N,)."""
-    given = np.asarray(patient)
-    if given.shape != (length,):
-        raise ValueError(f"patient must hold one patient per image, shape ({length},), got {given.shape}")
-    return given
-
-
 def count_agreeing(n: int, correlation: float, what: str) -> int:
     """Return how many of n images have the confounder that matches their label; halves are rounded up."""
     if not 0 <= correlation <= 1:

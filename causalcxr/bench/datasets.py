@@ -7,10 +7,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from causalcxr._checks import check_choice
-from causalcxr.bench._association import APPEARANCE_STREAM, ORDER_STREAM, check_binary, check_patient, count_agreeing
+from causalcxr.bench._association import APPEARANCE_STREAM, ORDER_STREAM, check_binary, count_agreeing
 from causalcxr.bench.markers import MARKERS, paint
 from causalcxr.data import read_image
 from causalcxr.data.synthetic import stream
+from causalcxr.metrics._inputs import check_groups
 
 __all__ = ["ConfoundedDataset", "StratifiedImages"]
 
@@ -65,7 +66,7 @@ class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
         self.image_size = image_size
         self.targets = check_binary("targets", targets, len(images)).float()[:, None]
         self.strata = check_binary("strata", strata, len(images))
-        self.patient = None if patient is None else check_patient(patient, len(images))
+        self.patient = None if patient is None else check_groups("patient", patient, len(images))
 
     def __len__(self) -> int:
         return len(self.strata)

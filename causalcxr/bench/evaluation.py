@@ -121,7 +121,7 @@ def evaluate(
 
 
 def as_dict(result: Any) -> Any:
-    """Convert a result to JSON-ready dictionaries and numbers, with `None` for NaN.
+    """Convert a result to JSON-ready dictionaries, lists and numbers, with `None` for NaN.
 
     Args:
         result: A [`BenchResult`][causalcxr.bench.BenchResult], or another named tuple of this package.
@@ -132,8 +132,12 @@ def as_dict(result: Any) -> Any:
     """
     if hasattr(result, "_asdict"):
         result = result._asdict()
+    if isinstance(result, np.ndarray | np.generic):
+        result = result.tolist()
     if isinstance(result, dict):
         return {name: as_dict(value) for name, value in result.items()}
+    if isinstance(result, list):
+        return [as_dict(value) for value in result]
     return None if isinstance(result, float) and math.isnan(result) else result
 
 

@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from causalcxr.bench._association import CHOICE_STREAM, check_binary, check_patient, count_agreeing
+from causalcxr.bench._association import CHOICE_STREAM, check_binary, count_agreeing
 from causalcxr.data.synthetic import stream
+from causalcxr.metrics._inputs import IntArray, check_groups
 
 __all__ = ["subsample"]
-
-IntArray = npt.NDArray[np.int64]
 
 _BAND = 10  # years
 _CELLS = ((1, 1), (0, 0), (1, 0), (0, 1))  # (target, confounder): in the first two they agree
@@ -30,7 +29,7 @@ def subsample(
     - With `age`, all cells have the same distribution over ten-year bands, so that age predicts neither target nor
       confounder. In each band, the smallest cell sets the number of images; the total is twice the sum over bands.
     - The remaining choice is random, in an order that depends only on the seed: settings with the same seed share as
-      many images as possible.
+      many images as possible, except with `age`.
 
     Split the patients into training, validation and test first, and subsample each split.
 
@@ -61,7 +60,7 @@ def subsample(
     """
     labels = check_binary("target", target).numpy()
     present = check_binary("confounder", confounder, len(labels)).numpy()
-    people = check_patient(patient, len(labels))
+    people = check_groups("patient", patient, len(labels))
     years = np.zeros(len(labels)) if age is None else np.asarray(age, dtype=np.float64)
     if years.shape != labels.shape or not (np.isfinite(years) & (years >= 0)).all():
         raise ValueError(f"age must be years, not negative or missing, of shape {labels.shape}, got {years.shape}")

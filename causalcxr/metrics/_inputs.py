@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["FloatArray", "IntArray", "as_floats", "check_inputs", "group_indices", "warn_undefined"]
+__all__ = ["FloatArray", "IntArray", "as_floats", "check_groups", "check_inputs", "group_indices", "warn_undefined"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -17,8 +17,10 @@ def as_floats(given: Any) -> FloatArray:
     """Convert a tensor, array, data frame or nested list to float64, with NaN for missing values."""
     if isinstance(given, torch.Tensor):
         given = given.detach().cpu().double()  # NumPy has no bfloat16
+    if isinstance(given, np.ma.MaskedArray):
+        given = np.ma.filled(given.astype(np.float64), np.nan)
     try:
-        return np.require(given, np.float64, ["WRITEABLE", "ENSUREARRAY"])  # pandas returns read-only views
+        return np.require(given, np.float64, ["C", "W", "E"])  # torch needs the first two; pandas has read-only views
     except TypeError:  # raised for pandas.NA
         cells = np.asarray(given, dtype=object)
         return np.where(np.vectorize(_is_missing, otypes=[bool])(cells), np.nan, cells).astype(np.float64)
@@ -36,7 +38,7 @@ def check_inputs(scores: Any, targets: Any, name: str = "scores") -> tuple[Float
     """Return scores and targets (N, K) in float64; error messages call the scores `name`."""
     frames = hasattr(scores, "columns") and hasattr(targets, "columns")
     given, expected = ([str(name) for name in frame.columns] if frames else [] for frame in (scores, targets))
-    if given != expected and sorted(given) == sorted(expected):
+    if any(column in expected and expected.index(column) != i for i, column in enumerate(given)):
         raise ValueError(f"{name} and targets must have their columns in the same order, got {given} and {expected}")
     values, labels = as_floats(scores), as_floats(targets)
     if values.shape != labels.shape:
@@ -52,15 +54,20 @@ def check_inputs(scores: Any, targets: Any, name: str = "scores") -> tuple[Float
     return values.reshape(len(values), -1), labels.reshape(len(labels), -1)
 
 
-def group_indices(groups: Any, num_images: int) -> IntArray:
-    """Return the group index of each image (N,), counting from 0."""
+def check_groups(name: str, groups: Any, num_images: int) -> npt.NDArray[Any]:
+    """Return the group of each image (N,); error messages call the groups `name`."""
     names = np.asarray(groups.cpu() if isinstance(groups, torch.Tensor) else groups)
     if names.shape != (num_images,):
-        raise ValueError(f"groups must hold one group per image, shape ({num_images},), got {names.shape}")
+        raise ValueError(f"{name} must have one value per image, shape ({num_images},), got {names.shape}")
     listed = groups.tolist() if hasattr(groups, "tolist") else groups  # before NumPy turns NaN into "nan"
     if missing := sum(map(_is_missing, listed)):
-        raise ValueError(f"groups must not have missing values, got {missing} of {num_images}")
-    return np.unique(names, return_inverse=True)[1]
+        raise ValueError(f"{name} must not have missing values, got {missing} of {num_images}")
+    return names
+
+
+def group_indices(groups: Any, num_images: int) -> IntArray:
+    """Return the group index of each image (N,), counting from 0."""
+    return np.unique(check_groups("groups", groups, num_images), return_inverse=True)[1]
 
 
 def warn_undefined(result: FloatArray, what: str, reason: str) -> None:

@@ -78,7 +78,7 @@ class BootstrapResult(NamedTuple):
     incomplete: int
     resamples: FloatArray
 
-    def by_label(self, label_names: Sequence[str]) -> dict[str, dict[str, float]]:
+    def by_label(self, label_names: Sequence[str]) -> dict[str, dict[str, float | None]]:
         """Return a JSON-ready dictionary by label, the `metrics` of [`save_pretrained`][causalcxr.save_pretrained].
 
         Args:
@@ -86,7 +86,7 @@ class BootstrapResult(NamedTuple):
 
         Returns:
             `{"mean": {"value", "low", "high", "labels", "incomplete"}, "Mass": {"value", "low", "high", "positives",
-            "positive_groups"}, ...}`, for the labels with both classes.
+            "positive_groups"}, ...}`, for the labels with both classes. None replaces NaN.
 
         Raises:
             ValueError: `label_names` does not have one unique name per label.
@@ -105,7 +105,8 @@ class BootstrapResult(NamedTuple):
         columns = self.per_label._asdict() | counts
         each = zip(*(column.tolist() for column in columns.values()), strict=True)
         labels = {name: dict(zip(columns, row, strict=True)) for name, row in zip(label_names, each, strict=True)}
-        return {"mean": mean} | {name: row for name, row in labels.items() if np.isfinite(row["value"])}
+        rows = {"mean": mean} | {name: row for name, row in labels.items() if np.isfinite(row["value"])}
+        return {name: {k: None if v != v else v for k, v in row.items()} for name, row in rows.items()}
 
 
 def bootstrap_auroc(

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from causalcxr.bench import BenchResult, ConfoundedDataset, StratifiedImages, as_dict, evaluate
-from causalcxr.metrics import bootstrap_auroc, expected_calibration_error, paired_difference, worst_group_auroc
+from causalcxr.metrics import (
+    bootstrap_auroc,
+    expected_calibration_error,
+    paired_difference,
+    reliability_curve,
+    worst_group_auroc,
+)
 
 
 def reads_finding(images):
@@ -107,6 +113,8 @@ def test_result_as_json(tests):
     assert list(read) == list(BenchResult._fields)
     assert read["tests"]["same"]["auroc"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert read["tests"]["absent"]["shift"] is None  # was NaN
+    curve = as_dict(reliability_curve([0.1, 0.9], [0, 1], n_bins=3))
+    assert json.loads(json.dumps(curve, allow_nan=False))["frequency"] == [[0.0, None, 1.0]]
 
 
 def test_probabilities_in_the_place_of_logits_are_noticed(tests):

@@ -115,3 +115,10 @@ def test_figures_by_name():
     assert figures["mean"]["labels"] == 2
     assert figures["Hernia"]["positives"] == targets[:, 2].sum()
     assert figures["Hernia"]["low"] == pytest.approx(result.per_label.low[2])
+
+
+def test_figures_that_are_undefined_are_null():
+    with pytest.warns(UserWarning, match="undefined"):
+        result = bootstrap_auroc([0.1, 0.2], [0, 0], n_resamples=5)
+    nothing = {"value": None, "low": None, "high": None}
+    assert result.by_label(["Mass"])["mean"] == nothing | {"labels": 0, "incomplete": 0}

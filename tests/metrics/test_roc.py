@@ -33,6 +33,8 @@ def test_columns_in_another_order_are_refused():
     assert auroc(Frame(values, [0, 1]), Frame(values, ["0", "1"])).tolist() == [1, 1]  # as read from a CSV file
     with pytest.raises(ValueError, match="in the same order"):
         auroc(Frame(values, ["b", "a"]), targets)
+    with pytest.raises(ValueError, match="in the same order"):
+        auroc(Frame(values, ["c", "a"]), targets)
 
 
 @pytest.mark.parametrize("function", [auroc, lambda scores, targets: worst_group_auroc(scores, targets, [0] * 200)])
@@ -89,6 +91,11 @@ def test_a_missing_target_is_unknown(missing):
     assert given[1, 1] is missing
     with pytest.raises(ValueError, match="NaN or infinity in 1 of 2"):
         auroc([0.1, missing], [0, 1])
+
+
+def test_a_masked_target_is_unknown():
+    targets = np.ma.masked_array([0, 0, 1, 1, 1], [0, 1, 0, 0, 0])
+    assert auroc([0.1, 0.9, 0.2, 0.8, 0.5], targets).tolist() == [1]
 
 
 @pytest.mark.parametrize("groups", [[1, 2, 3], [1.0, np.nan, 2.0, 2.0], ["a", None, "a", "b"], ["a", NA, "a", "b"]])
