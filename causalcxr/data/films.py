@@ -101,18 +101,40 @@ class CSVDataset(FilmFiles):
         check_choice("split", split, ("train", "val", "all"))
         self.image_size = image_size
         self.transform = transform
-        names, patient, targets, self.label_names, metadata = _read(os.fspath(table), label_names)
-        in_val = np.isin(patient, val_patients(patient, val_fraction, seed))
-        rows = np.arange(len(names)) if split == "all" else np.flatnonzero(in_val == (split == "val"))
-        if not len(rows):
-            raise ValueError(f"{table}: split {split!r} has no images ({val_fraction=}, {len(names)} images in all)")
-        self.names, self.patient = [names[i] for i in rows], patient[rows]
-        self.targets = torch.from_numpy(targets[rows])
-        self.metadata = {name: values[rows] for name, values in metadata.items()}
+        columns, rows = read_rows(table)
+        others = [name for name in columns if name not in ("path", "patient")]
+        if "path" not in columns or not others or "" in columns or len(set(columns)) < len(columns):
+            raise ValueError(
+                f"{table}: the header must have 'path', optionally 'patient', and at least one label, separated by "
+                f"commas, with no empty or repeated names, but is {','.join(columns)!r}"
+            )
+        labels = others if label_names is None else [others[k] for k in label_positions(label_names, others)]
+        for line, row in rows:
+            if wrong := [name for name in labels if row[name].strip().lower() not in TARGETS]:
+                raise ValueError(
+                    f"{line}: column {wrong[0]!r} has {row[wrong[0]]!r}, but a label is 0, 1 or empty (unknown); "
+                    "if some columns are not labels, select those that are with label_names= or --labels"
+                )
+            row["patient"] = row.get("patient", row["path"]).strip()
+            if not row["patient"]:
+                raise ValueError(f"{line}: 'patient' or 'path' is empty")
+        if twice := [name for name, count in Counter(row["path"] for _, row in rows).items() if count > 1]:
+            raise ValueError(f"{table}: {len(twice)} paths occur more than once: {few(twice)}")
+        patients = np.array([row["patient"] for _, row in rows])
+        in_val = np.isin(patients, val_patients(patients, val_fraction, seed))
+        chosen = [row for (_, row), val in zip(rows, in_val, strict=True) if split == "all" or val == (split == "val")]
+        if not chosen:
+            raise ValueError(f"{table}: split {split!r} has no images ({val_fraction=}, {len(rows)} images in all)")
+        self.names = [row["path"] for row in chosen]
+        self.patient = np.array([row["patient"] for row in chosen])
+        self.label_names = tuple(labels)
+        targets = [[TARGETS[row[name].strip().lower()] for name in labels] for row in chosen]
+        self.targets = torch.tensor(targets, dtype=torch.float32)
+        self.metadata = {name: np.array([row[name] for row in chosen]) for name in others if name not in labels}
         self.paths = [os.path.join(os.path.dirname(table), name) for name in self.names]
         if missing := [name for name, path in zip(self.names, self.paths, strict=True) if not os.path.isfile(path)]:
             raise FileNotFoundError(
-                f"{table}: {len(missing)} of {len(rows)} images are missing: {few(missing)}; "
+                f"{table}: {len(missing)} of {len(chosen)} images are missing: {few(missing)}; "
                 "paths must be absolute or relative to the folder of the table"
             )
 
@@ -132,33 +154,3 @@ def read_rows(
         if None in row or None in row.values():  # csv marks extra and missing cells this way
             raise ValueError(f"{line}: expected {len(columns)} comma-separated cells, as in the header")
     return columns, rows
-
-
-def _read(
-    table: str, wanted: Sequence[str] | None
-) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...], dict[str, np.ndarray]]:
-    """Return paths, patients, targets (N, K), label names and the other columns."""
-    columns, rows = read_rows(table)
-    others = [name for name in columns if name not in ("path", "patient")]
-    if "path" not in columns or not others or "" in columns or len(set(columns)) < len(columns):
-        raise ValueError(
-            f"{table}: the header must have 'path', optionally 'patient', and at least one label, separated by "
-            f"commas, with no empty or repeated names, but is {','.join(columns)!r}"
-        )
-    labels = tuple(others if wanted is None else [others[k] for k in label_positions(wanted, others)])
-    names, patients, targets = [], [], []
-    for line, row in rows:
-        if wrong := [name for name in labels if row[name].strip().lower() not in TARGETS]:
-            raise ValueError(
-                f"{line}: column {wrong[0]!r} has {row[wrong[0]]!r}, but a label is 0, 1 or empty (unknown); "
-                "if some columns are not labels, select those that are with label_names= or --labels"
-            )
-        names.append(row["path"])
-        patients.append(row.get("patient", row["path"]).strip())
-        targets.append([TARGETS[row[name].strip().lower()] for name in labels])
-        if not patients[-1]:
-            raise ValueError(f"{line}: 'patient' or 'path' is empty")
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"{table}: {len(twice)} paths occur more than once: {few(twice)}")
-    metadata = {name: np.array([row[name] for _, row in rows]) for name in others if name not in labels}
-    return names, np.array(patients), np.array(targets, dtype=np.float32), labels, metadata
