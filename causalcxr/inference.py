@@ -112,7 +112,7 @@ def _predict(
                     failed = error
                 if not batch:
                     break
-                images = [pool.submit(_read, film, cfg) for film in batch]  # starts before the next batch
+                images = [pool.submit(read_resized, film, cfg) for film in batch]  # starts before the next batch
                 # A worker stacks them. This thread's PyTorch threads would wait for the cores that read.
                 stack = pool.submit(_stack, images)
                 score = partial(_score, model, cfg, batch, stack, precision)
@@ -151,7 +151,7 @@ def _score(
     model: Any,
     cfg: dict[str, Any],
     films: list[ImageLike],
-    stack: Future[tuple[Tensor | None, list[Exception | None]]],
+    stack: Future[tuple[Tensor | None, list[Any]]],
     precision: dict[str, Any],
 ) -> list[Prediction]:
     images, errors = stack.result()
@@ -174,16 +174,8 @@ def _score(
     return predictions
 
 
-def _stack(images: list[Future[Tensor | Exception]]) -> tuple[Tensor | None, list[Exception | None]]:
+def _stack(images: list[Future[Tensor]]) -> tuple[Tensor | None, list[Any]]:
     """Return the images that were read as one tensor, or None, and the error or None of each film."""
-    read = [image.result() for image in images]
-    good = [image for image in read if isinstance(image, Tensor)]
-    return torch.stack(good) if good else None, [image if isinstance(image, Exception) else None for image in read]
-
-
-def _read(film: ImageLike, cfg: Any) -> Tensor | Exception:
-    """Return the grey image (1, H, W) of a film, or the error that reading it raised."""
-    try:
-        return read_resized(film, cfg)
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        return error
+    errors = [image.exception() for image in images]
+    good = [image.result() for image, error in zip(images, errors, strict=True) if error is None]
+    return torch.stack(good) if good else None, errors
