@@ -1,9 +1,9 @@
 """Localisation metric for heat maps: the pointing game."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from causalcxr._checks import check_tensor
@@ -51,29 +51,21 @@ def pointing_game(heat_map: Tensor, boxes: Sequence[Any] | Tensor) -> bool:
         raise ValueError(
             f"heat_map must be finite and not empty, got {height}x{width} with {bad} values of NaN or infinity"
         )
-    if len(boxes) == 0:
-        raise ValueError("boxes must hold at least one (x, y, w, h), got none; use images with the finding only")
-    checked = [_check_box(box) for box in boxes]
-    for x, y, w, h in checked:
-        if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
-            raise ValueError(
-                f"boxes must lie in the map of height {height} and width {width}, got {(x, y, w, h)}; pass them in "
-                "pixels of the map, or interpolate the map to the size of the image"
-            )
+    try:
+        x, y, w, h = np.array([[float(number) for number in box] for box in boxes]).T
+    except (TypeError, ValueError):
+        cure = "pass box[1:] of a causalcxr.data.nih.Box, and [box] for a single box"
+        raise ValueError(f"boxes must hold at least one (x, y, w, h), got {boxes!r:.300}; {cure}") from None
+    inside = (x >= -1) & (y >= -1) & (x + w <= width + 1) & (y + h <= height + 1)
+    if not (inside & (w >= 0) & (h >= 0)).all():  # written so that NaN fails
+        raise ValueError(
+            f"boxes must lie in the map of height {height} and width {width}, finite, with w and h not negative, got "
+            f"{boxes!r:.300}; pass them in pixels of the map, or interpolate the map to the size of the image"
+        )
     heat = heat_map.detach().cpu()
     low, high = float(heat.min()), float(heat.max())
     if high - low <= 1e-6 * max(abs(low), abs(high)):
         return False
     row, column = divmod(int(heat.argmax()), width)  # argmax returns the first of equal values
-    return any(x <= column + 0.5 < x + w and y <= row + 0.5 < y + h for x, y, w, h in checked)
-
-
-def _check_box(box: Any) -> tuple[float, float, float, float]:
-    try:
-        x, y, w, h = (float(number) for number in box)
-    except (TypeError, ValueError):
-        cure = "pass box[1:] of a causalcxr.data.nih.Box; for one box where several are expected, pass [box]"
-        raise ValueError(f"each box must be four numbers (x, y, w, h), got {box!r}; {cure}") from None
-    if not all(map(math.isfinite, (x, y, w, h))) or w < 0 or h < 0:
-        raise ValueError(f"each box must be finite with w and h not negative, got (x, y, w, h) = {(x, y, w, h)}")
-    return x, y, w, h
+    hit = (x <= column + 0.5) & (column + 0.5 < x + w) & (y <= row + 0.5) & (row + 0.5 < y + h)
+    return bool(hit.any())

@@ -58,7 +58,7 @@ def test_bad_heat_maps_are_refused(heat_map):
     ("boxes", "message"),
     [
         ([Box("Mass", 1.0, 2.0, 3.0, 4.0)], r"box\[1:\]"),
-        ((1, 2, 3, 4), "where several are expected"),
+        ((1, 2, 3, 4), r"\[box\] for a single box"),
         ([(1, 2, -3, 4)], "not negative"),
         ([(1, float("nan"), 3, 4)], "finite"),
         ([], "at least one"),
