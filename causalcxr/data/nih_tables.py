@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import functools
 import hashlib
 import os
 import re
@@ -170,7 +169,6 @@ def _read_columns(path: Path) -> dict[str, list[str]]:
     return {name: cells[header.index(name) :: width] for name in _COLUMNS}
 
 
-@functools.lru_cache(maxsize=1024)
 def _age(text: str) -> float:
     """Parse an age such as "58", "058Y", "011M" or "007D" into years."""
     match = re.fullmatch(r"(\d+)([YMWD]?)", text)
@@ -201,11 +199,9 @@ def _read_official_split(root: Path, row_of: dict[str, int], label_file: Path) -
             raise ValueError(
                 f"{path}: {len(unknown)} of {len(names)} names are not in {label_file.name}: {few(unknown)}"
             )
-        rows = np.array([row_of[name] for name in names], dtype=np.int64)
-        if official[rows].any():
-            both = [name for name in names if official[row_of[name]]]
+        if both := [name for name in names if official[row_of[name]]]:
             raise ValueError(f"{path}: {len(both)} names are in the train_val list as well: {few(both)}")
-        official[rows] = split
+        official[[row_of[name] for name in names]] = split
     return official
 
 
