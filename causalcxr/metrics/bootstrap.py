@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from causalcxr._checks import check_count
 from causalcxr.metrics._inputs import FloatArray, IntArray, check_inputs, group_indices, warn_undefined
 from causalcxr.metrics.roc import ONE_CLASS, rank_labels, weighted_auroc
 
@@ -143,7 +144,7 @@ def bootstrap_auroc(
 
     Raises:
         ValueError: Scores or targets are invalid (see `auroc`); groups have the wrong length, missing values or fewer
-            than two distinct values; `n_resamples` is below 1; or `confidence` is outside (0, 1).
+            than two distinct values; `n_resamples` is not a positive integer; or `confidence` is outside (0, 1).
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -206,8 +207,7 @@ def paired_difference(
 def _members(groups: Any, num_images: int, n_resamples: int, confidence: float) -> IntArray:
     """Check the options and return the group index of each image (N,)."""
     members = np.arange(num_images) if groups is None else group_indices(groups, num_images)
-    if n_resamples < 1:
-        raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
+    check_count("n_resamples", n_resamples)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, e.g. 0.95, got {confidence}")
     if members.max() == 0:

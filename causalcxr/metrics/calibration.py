@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from causalcxr._checks import check_count
 from causalcxr.metrics._inputs import FloatArray, IntArray, check_inputs, warn_undefined
 
 __all__ = ["ReliabilityCurve", "expected_calibration_error", "reliability_curve"]
@@ -56,8 +57,7 @@ def reliability_curve(probabilities: Any, targets: Any, *, n_bins: int = 15) -> 
         raise ValueError(
             f"probabilities must lie in [0, 1], got values from {low:g} to {high:g}; apply a sigmoid to logits first"
         )
-    if not isinstance(n_bins, (int, np.integer)) or n_bins < 1:
-        raise ValueError(f"n_bins must be a positive integer, such as 15, got {n_bins!r}")
+    check_count("n_bins", n_bins)
     inner_edges = np.arange(1, n_bins) / n_bins
     shape = (values.shape[1], n_bins)
     curve = ReliabilityCurve(np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64))
