@@ -180,27 +180,27 @@ def _together(rows: Iterator[Row], every: int) -> Iterator[Row]:
 
 
 def find_images(arguments: list[str]) -> tuple[list[Path], list[str]]:
-    """Return the unique images named by files, folders and patterns, and error messages for arguments without images.
+    """Return the unique images named by files, folders and patterns, and messages for what is missing or unreadable.
 
     Files are taken as given. Folders are searched recursively for image suffixes and DICOM files.
     """
     found: dict[Path, None] = {}
-    problems = []
+    problems: list[str] = []
     for argument in arguments:
         files: list[Path] = []
         for path in map(Path, [argument] if os.path.exists(argument) else sorted(glob.glob(argument, recursive=True))):
-            files += sorted(filter(_is_image, _files_below(path))) if path.is_dir() else [path]
+            files += sorted(filter(_is_image, _files_below(path, problems))) if path.is_dir() else [path]
         if not files:
             problems.append(f"no images in {argument}" if os.path.isdir(argument) else f"no such file: {argument}")
         found |= dict.fromkeys(files)
     return list(found), problems
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def _files_below(folder: Path, problems: list[str]) -> Iterator[Path]:
     """Yield the files below a folder, then those in linked folders; each folder is visited once."""
     folders, seen = [folder], set[str]()
     for top in folders:
-        for where, below, names in os.walk(top):
+        for where, below, names in os.walk(top, onerror=lambda error: problems.append(str(error))):
             if (real := os.path.realpath(where)) in seen:
                 below.clear()
                 continue

@@ -133,3 +133,15 @@ def test_images_of_a_folder_are_known_by_ending_or_content(tmp_path, monkeypatch
 
     monkeypatch.setattr(Path, "open", refuse)  # not skipped, so that reading it reports the error
     assert cli.find_images([str(tmp_path)]) == ([dicom, tmp_path / "notes.txt", broken], [])
+
+
+def test_a_folder_that_cannot_be_listed_is_reported(images, monkeypatch):
+    listed, error = os.scandir, PermissionError(13, "Permission denied", str(images / "more"))
+
+    def refuse(folder):
+        if folder == error.filename:
+            raise error
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert cli.find_images([str(images)]) == ([images / "a.jpg", images / "a.png"], [str(error)])
