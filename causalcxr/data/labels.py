@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-__all__ = ["NIH_LABELS", "check_label_names", "label_positions"]
+__all__ = ["NIH_LABELS", "check_label_names", "checked_names", "label_positions"]
 
 NIH_LABELS: tuple[str, ...] = (
     "Atelectasis",
@@ -49,6 +49,22 @@ def check_label_names(given: Sequence[str], expected: Sequence[str]) -> None:
         raise ValueError(
             f"label names must be exactly these, in this order: {', '.join(expected)}; but got {given!r:.500}"
         )
+
+
+def checked_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
+    """Return label names as a tuple of `str`. Raise `ValueError` unless they are a sequence with one name per label."""
+    if names is None:
+        return None
+    listed = names.tolist() if hasattr(names, "tolist") else names  # an array
+    strings = isinstance(listed, Sequence) and not isinstance(listed, str) and all(isinstance(n, str) for n in listed)
+    if not strings or not num_classes == len(listed) > 0:
+        raise ValueError(
+            f"label_names must be one name for each of {num_classes or 'the'} labels, but got {names!r:.300}; "
+            "pass a list or a tuple of strings"
+        )
+    if twice := [name for name in listed if listed.count(name) > 1]:
+        raise ValueError(f"label_names must be unique, but {twice[0]!r} occurs {len(twice)} times")
+    return tuple(map(str, listed))
 
 
 def label_positions(names: Sequence[str], valid: Sequence[str] = NIH_LABELS) -> list[int]:

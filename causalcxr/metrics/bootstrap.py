@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from causalcxr._checks import check_count
+from causalcxr.data.labels import checked_names
 from causalcxr.metrics._inputs import FloatArray, IntArray, check_inputs, group_indices, warn_undefined
 from causalcxr.metrics.roc import ONE_CLASS, rank_labels, weighted_auroc
 
@@ -97,15 +98,12 @@ class BootstrapResult(NamedTuple):
             >>> list(result.by_label(["Mass", "Hernia"]))
             ['mean', 'Mass', 'Hernia']
         """
-        if isinstance(label_names, str) or not len(label_names) == len(set(label_names)) == len(self.positives):
-            raise ValueError(
-                f"label_names must be one name for each of {len(self.positives)} labels, but got {label_names!r:.300}"
-            )
+        names = checked_names(label_names, len(self.positives)) or ()
         mean = self.mean._asdict() | {"labels": self.num_labels, "incomplete": self.incomplete}
         counts = {"positives": self.positives, "positive_groups": self.positive_groups}
         columns = self.per_label._asdict() | counts
         each = zip(*(column.tolist() for column in columns.values()), strict=True)
-        labels = {name: dict(zip(columns, row, strict=True)) for name, row in zip(label_names, each, strict=True)}
+        labels = {name: dict(zip(columns, row, strict=True)) for name, row in zip(names, each, strict=True)}
         rows = {"mean": mean} | {name: row for name, row in labels.items() if np.isfinite(row["value"])}
         return {name: {k: None if v != v else v for k, v in row.items()} for name, row in rows.items()}
 

@@ -1,33 +1,16 @@
-"""Model metadata: the names of the labels and the calibration of the logits."""
+"""The calibration of a model's logits, and a checksum of the weights it was fitted to."""
 
 import logging
 import zlib
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from causalcxr.calibration import Calibration
 
-__all__ = ["calibrate", "checked_calibration", "checked_names", "current_calibration", "weights_checksum"]
+__all__ = ["calibrate", "checked_calibration", "current_calibration", "weights_checksum"]
 
 _logger = logging.getLogger(__name__)
-
-
-def checked_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
-    """Return label names as a tuple of `str`. Raise `ValueError` unless they are a sequence with one name per label."""
-    if names is None:
-        return None
-    listed = names.tolist() if hasattr(names, "tolist") else names  # an array
-    strings = isinstance(listed, Sequence) and not isinstance(listed, str) and all(isinstance(n, str) for n in listed)
-    if not strings or not num_classes == len(listed) > 0:
-        raise ValueError(
-            f"label_names must be one name for each of {num_classes or 'the'} labels, but got {names!r:.300}; "
-            "pass a list or a tuple of strings"
-        )
-    if twice := [name for name in listed if listed.count(name) > 1]:
-        raise ValueError(f"label_names must be unique, but {twice[0]!r} occurs {len(twice)} times")
-    return tuple(map(str, listed))
 
 
 def checked_calibration(calibration: Any, num_classes: int) -> Calibration:
