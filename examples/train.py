@@ -11,7 +11,6 @@ import json
 import shlex
 import shutil
 import sys
-import time
 import warnings
 import zlib
 from pathlib import Path
@@ -67,41 +66,41 @@ def parse_args(argv):
     parser.set_defaults(**{"optimizer": "adamw"} | (PAPER if parser.parse_known_args(argv)[0].preset else {}))
     args = parser.parse_args(argv)
     args.model_kwargs = (PAPER["model_kwargs"] if args.preset else {}) | args.model_kwargs
-    if not 1 <= args.accumulate <= args.batch_size or args.epochs < 1:
-        parser.error("--epochs and --accumulate must be at least 1, and --batch-size at least --accumulate")
     if args.labels and not args.data.endswith(".csv"):
         parser.error("--labels selects columns of FILE.csv; other datasets have fixed labels")
     args.model = f"local-dir:{args.model}" if Path(args.model).is_dir() else args.model
-    if args.backbone_weights and not args.backbone and has_weights(args.model):
+    if args.backbone:
+        args.model, args.model_kwargs = "causal_timm", {"backbone": args.backbone} | args.model_kwargs
+        args.backbone_weights = args.backbone_weights or "timm"
+    tagged = timm.is_model(args.model) and "." in args.model
+    args.pretrained = tagged or args.model.startswith(("local-dir:", "hf-hub:"))
+    if args.backbone_weights and args.pretrained:
         parser.error(f"--backbone-weights does not work with {args.model}, which has its own weights")
-    if args.freeze_backbone and not (args.backbone or args.backbone_weights or has_weights(args.model)):
+    if args.freeze_backbone and not (args.backbone_weights or args.pretrained):
         parser.error("--freeze-backbone needs weights: pass --backbone, --backbone-weights or a --model with weights")
     return args
 
 
-def has_weights(name):
-    return name.startswith(("local-dir:", "hf-hub:")) or (timm.is_model(name) and "." in name)
-
-
 def image_size(args):
     """Return the image size that the weights were trained at, or 224."""
-    if args.backbone or not has_weights(args.model):
+    if not args.pretrained:
         return {row.name: row.pixels for row in causalcxr.list_backbones()}.get(args.backbone, 224)
-    tagged = timm.is_model(args.model)
-    cfg = timm.get_pretrained_cfg(args.model).to_dict() if tagged else causalcxr.hub.read(args.model)[0]
-    return cfg["input_size"][-1]
+    if timm.is_model(args.model):
+        return timm.get_pretrained_cfg(args.model).input_size[-1]
+    return causalcxr.hub.read(args.model)[0]["input_size"][-1]
 
 
 def build_data(args):
-    px, (kind, _, n) = args.image_size, args.data.partition(":")
+    px = args.image_size
     shift = v2.RandomAffine(10, (0.05, 0.05), scale=(0.85, 1.15), interpolation=v2.InterpolationMode.BILINEAR)
     blur = v2.RandomApply([v2.RandomShortestSize(range(px // 2, px)), v2.Resize((px, px))])  # lower resolution
     views = None if args.no_augment else v2.Compose([shift, blur, v2.ColorJitter(0.2, 0.2)])
-    if kind == "synthetic" and n.isdigit():
-        return SyntheticCXR(int(n), image_size=px, transform=views), SyntheticCXR(int(n) // 4, image_size=px, seed=1)
+    if args.data.startswith("synthetic:"):
+        number = int(args.data.removeprefix("synthetic:"))
+        return SyntheticCXR(number, image_size=px, transform=views), SyntheticCXR(number // 4, image_size=px, seed=1)
     films = functools.partial(CSVDataset, label_names=args.labels) if args.data.endswith(".csv") else NIHChestXray14
-    films = functools.partial(films, args.data, image_size=px)
-    return (films(split, transform=t, val_fraction=args.val_fraction) for split, t in (("train", views), ("val", None)))
+    options = {"image_size": px, "val_fraction": args.val_fraction}
+    return films(args.data, "train", transform=views, **options), films(args.data, "val", **options)
 
 
 def label_weights(dataset, adjust):
@@ -109,30 +108,27 @@ def label_weights(dataset, adjust):
     if not adjust:
         return torch.ones_like(dataset.targets)
     own = isinstance(dataset, CSVDataset)
-    columns = dataset.metadata if own else {name: getattr(dataset, name) for name in ("view", "sex", "age")}
+    columns = dataset.metadata if own else {"view": dataset.view, "sex": dataset.sex, "age": dataset.age // 20}
     if adjust not in columns:
         raise ValueError(f"--adjust {adjust} is none of: {', '.join(columns) or '(all are labels, see --labels)'}")
-    years, values = adjust == "age", columns[adjust]
-    values = [float(str(age).rstrip("Y") or "nan") // 20 for age in values] if years else values
-    return backdoor_weights(dataset.targets, torch.from_numpy(np.unique(values, return_inverse=True)[1]), smoothing=1)
+    strata = torch.from_numpy(np.unique(columns[adjust], return_inverse=True)[1])
+    return backdoor_weights(dataset.targets, strata, smoothing=1)
 
 
 def build_objective(args, labels):
     weights = True if args.backbone_weights == "timm" else args.backbone_weights
     options = {"num_classes": len(labels), "drop_rate": 0.2, **args.model_kwargs}
-    if args.backbone:
-        options |= {"backbone": args.backbone, "pretrained_backbone": weights or True}
-        model = causalcxr.create_model("causal_timm", **options)
-    elif causalcxr.is_model(args.model) or not timm.is_model(args.model):
-        options |= {"pretrained": has_weights(args.model), "pretrained_backbone": weights, "label_names": labels}
+    if causalcxr.is_model(args.model) or not timm.is_model(args.model):
+        options |= {"pretrained": args.pretrained, "pretrained_backbone": weights, "label_names": labels}
         model = causalcxr.create_model(args.model, **options)
     else:
-        weights = weights or has_weights(args.model)
+        weights = weights or args.pretrained
         overlay = {"file": str(Path(weights).resolve(strict=True))} if isinstance(weights, str) else {}
         overlay |= {} if weights is True else {"license": None}  # not timm's weights
         model = timm.create_model(args.model, pretrained=bool(weights), pretrained_cfg_overlay=overlay, **options)
-        model.pretrained_cfg["input_size"] = timm.models.get_model_input_config(model)["input_size"]  # of in_chans
         model.reset_classifier(len(labels))  # timm's EfficientNet classifiers start 10 to 25 times larger
+    channels = timm.models.get_model_input_config(model)["input_size"][0]
+    model.pretrained_cfg["input_size"] = (channels, args.image_size, args.image_size)
     if args.objective == "agreement":
         return causalcxr.AgreementObjective(model)
     if args.objective == "plain" or not isinstance(model, causalcxr.CausalCXR):
@@ -158,11 +154,10 @@ def predict(accelerator, model, loader):
 def save_model(args, model, dataset, logits, targets):
     auroc = causalcxr.metrics.bootstrap_auroc(logits, targets, dataset.patient).by_label(dataset.label_names)
     words = ("=".join(Path(w).name if Path(w).is_absolute() else w for w in word.split("=")) for word in sys.argv)
-    chosen = {"data": Path(args.data).name, "split": "validation (used for selection)", "seed": args.seed}
-    counted = {"images": len(logits), "patients": len(set(dataset.patient)), "auroc": auroc}
-    metrics = chosen | counted | {"command": f"python {shlex.join(words)}"}
-    size = {"input_size": (model.pretrained_cfg["input_size"][0], args.image_size, args.image_size)}
-    extras = {"calibration": causalcxr.Calibration.fit(logits, targets), "data_config": size, "metrics": metrics}
+    metrics = {"data": Path(args.data).name, "split": "validation (used for selection)", "seed": args.seed}
+    metrics |= {"images": len(logits), "patients": len(set(dataset.patient)), "auroc": auroc}
+    metrics |= {"command": f"python {shlex.join(words)}"}  # without local paths
+    extras = {"calibration": causalcxr.Calibration.fit(logits, targets), "metrics": metrics}
     causalcxr.save_pretrained(model, args.output, label_names=dataset.label_names, **extras)
 
 
@@ -177,6 +172,22 @@ def save_state(accelerator, output, options, log):
         for before in set(output.glob("resume/epoch-*")) - {folder}:
             shutil.rmtree(before)
         (output / "log.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in log))
+
+
+def load_state(accelerator, args, options):
+    """Load the state of the last completed epoch if there is one, and return the log up to then."""
+    folders = sorted(args.output.glob("resume/epoch-*"))
+    used = args.output / ("log.jsonl" if args.resume else "config.json")  # start over if no state was saved
+    if (used.exists() or folders) and not (folders and args.resume):
+        raise SystemExit(f"{args.output} holds a model: use another --output, or --resume if it has resume/")
+    if not folders:
+        return []
+    then, log = json.loads((folders[-1] / "run.json").read_text()).values()
+    if other := [f"{name} {then.get(name)}" for name, now in options.items() if then.get(name) != now]:
+        raise SystemExit(f"{args.output} was trained with {', '.join(other)}: use the same, or another --output")
+    accelerator.load_state(str(folders[-1]))
+    accelerator.print(f"resuming after epoch {len(log)} of {args.epochs} from {folders[-1]}")
+    return log
 
 
 def main(argv=None):
@@ -197,9 +208,8 @@ def main(argv=None):
         args.output.mkdir(parents=True, exist_ok=True)
     except (AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise SystemExit(f"cannot train with these options: {error}") from error
-    model, share, processes = objective.model, args.batch_size // args.accumulate, accelerator.num_processes
-    if share % processes:
-        raise SystemExit(f"{processes} processes cannot share batches of {share} evenly: change --batch-size")
+    model, processes = objective.model, accelerator.num_processes
+    share = min(args.batch_size, len(train_set)) // args.accumulate
     model.set_grad_checkpointing(args.checkpointing)
     ema = ModelEmaV3(model, decay=args.ema_decay, use_warmup=True, device=accelerator.device)
     if torch.distributed.is_initialized() and accelerator.device.type == "cuda":
@@ -209,36 +219,24 @@ def main(argv=None):
     loader = torch.utils.data.DataLoader(weighted, share, shuffle=True, num_workers=args.workers, drop_last=True)
     val_loader = torch.utils.data.DataLoader(val_set, share, num_workers=args.workers)
     objective, optimizer, loader, val_loader = accelerator.prepare(objective, optimizer, loader, val_loader)
-    if not (updates := int(np.ceil(len(loader) / args.accumulate))):  # per epoch
-        raise SystemExit(f"{len(train_set)} training images do not fill a batch of {share}: lower --batch-size")
-    both = ((val_set.targets == 0).any(dim=0) & (val_set.targets == 1).any(dim=0)).any()
-    if len(np.unique(val_set.patient)) < 2 or not both:
+    updates = int(np.ceil(len(loader) / args.accumulate))  # per epoch
+    both_classes = (val_set.targets == 0).any(dim=0) & (val_set.targets == 1).any(dim=0)
+    if len(np.unique(val_set.patient)) < 2 or not both_classes.any():
         raise SystemExit("validation needs 2 patients and both classes of a label: increase --val-fraction")
     rates = {"warmup_t": args.epochs * updates // 10, "warmup_lr_init": args.lr / 25, "t_in_epochs": False}
     scheduler = CosineLRScheduler(optimizer, args.epochs * updates, **rates)
     accelerator.register_for_checkpointing(ema)
     free = ("output", "resume", "workers", "data", "checkpointing")  # the data may have moved
     options = {name: str(value) for name, value in vars(args).items() if name not in free}
-    parts = [(vars(part).get("names"), part.patient.tolist(), part.targets.tolist()) for part in (train_set, val_set)]
-    options["data of checksum"] = str(zlib.crc32(repr([*parts, train_set.label_names, weights.tolist()]).encode()))
-    log, folders = [], sorted(args.output.glob("resume/epoch-*"))
-    used = args.output / ("log.jsonl" if args.resume else "config.json")  # start over if no state was saved
-    if (used.exists() or folders) and not (folders and args.resume):
-        raise SystemExit(f"{args.output} holds a model: use another --output, or --resume if it has resume/")
-    if folders:
-        then, log = json.loads((folders[-1] / "run.json").read_text()).values()
-        if other := [f"{name} {then.get(name)}" for name, now in options.items() if then.get(name) != now]:
-            raise SystemExit(f"{args.output} was trained with {', '.join(other)}: use the same, or another --output")
-        accelerator.load_state(str(folders[-1]))
-        accelerator.print(f"resuming after epoch {len(log)} of {args.epochs} from {folders[-1]}")
-    elif args.resume:
-        accelerator.print(f"no state to resume in {args.output}: starting from epoch 1")
+    contents = [(part.label_names, part.patient.tolist(), part.targets.tolist()) for part in (train_set, val_set)]
+    options["data of checksum"] = str(zlib.crc32(repr([contents, weights.tolist()]).encode()))
+    log = load_state(accelerator, args, options)
     accelerator.print(f"{len(train_set)} training and {len(val_set)} validation images, processes: {processes}")
     accelerator.print(f"labels: {', '.join(train_set.label_names)}")
     if args.adjust:
         accelerator.print(f"weights of labels: {weights[weights > 0].min():.3g} to {weights.max():.3g}")
     for epoch in range(len(log) + 1, args.epochs + 1):
-        started, totals, skipped = time.perf_counter(), {}, 0
+        totals = {}
         loader.set_epoch(epoch)
         objective.train()
         getattr(model, "backbone", model).train(not args.freeze_backbone)  # freezes batch statistics too
@@ -254,19 +252,17 @@ def main(argv=None):
                     optimizer.step()
                     optimizer.zero_grad()
                     ema.update(model, step=update + 1)
-                    skipped += accelerator.optimizer_step_was_skipped  # float16 overflow
             totals = {name: totals.get(name, 0) + value.detach() for name, value in losses.items()}
             if step % 50 == 0 or step == len(loader):  # reading a loss synchronises the device
                 means = {name: accelerator.reduce(value / step, "mean").item() for name, value in totals.items()}
                 bar.set_postfix(loss=f"{means['loss']:.4f}")
                 if not np.isfinite(means["loss"]):
                     raise SystemExit(f"epoch {epoch}: loss {means['loss']}; start over with lower --lr or float32")
-        speed = round(len(loader) * share / (time.perf_counter() - started), 1)
         if torch.distributed.is_initialized():
             distribute_bn(ema.module, processes, reduce=True)
         logits, targets = predict(accelerator, ema.module, val_loader)
         mean = float(np.nanmean(causalcxr.metrics.auroc(logits, targets)))
-        log.append(dict(epoch=epoch, losses=means, skipped_updates=skipped, images_per_second=speed, val_auroc=mean))
+        log.append({"epoch": epoch, "losses": means, "val_auroc": mean})
         accelerator.print(json.dumps(log[-1]))
         if accelerator.is_main_process and not any(mean < old["val_auroc"] for old in log):  # the last of equal epochs
             save_model(args, ema.module, val_set, logits, targets)

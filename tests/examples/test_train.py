@@ -27,7 +27,7 @@ SMALL = ["--data=synthetic:64", "--model=causal_test_resnet", "--image-size=64",
 
 
 def run(output, *options):
-    """Train in this process on the CPU, and return the log without timings."""
+    """Train in this process on the CPU, and return the log."""
     AcceleratorState._reset_state(reset_partial_state=True)
     small = [option for option in SMALL if not (option[:8] == "--model=" and "--backbone=" in " ".join(options))]
     train.main([*small, f"--output={output}", *options])
@@ -35,8 +35,7 @@ def run(output, *options):
 
 
 def log(output):
-    records = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key != "images_per_second"} for record in records]
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,9 +71,9 @@ def own_films(folder):
 
 
 def test_own_films_from_a_table(tmp_path, monkeypatch, capsys):
-    """The card has no local paths, and each warning is shown once."""
+    """The card has no local paths, and each warning is shown once. A batch has all images if there are too few."""
     options = ["--data", str(own_films(tmp_path / "films")), "--labels", "Mass", "Drain", "Rare"]
-    options += ["--batch-size=4", "--val-fraction=0.5", "--epochs=3"]
+    options += ["--batch-size=64", "--val-fraction=0.5", "--epochs=3"]
     monkeypatch.setattr(sys, "argv", ["examples/train.py", *options, f"--output={tmp_path / 'run'}"])
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -85,7 +84,7 @@ def test_own_films_from_a_table(tmp_path, monkeypatch, capsys):
     assert causalcxr.create_model(tmp_path / "run").label_names == ("Mass", "Drain", "Rare")
     card = (tmp_path / "run" / "README.md").read_text()
     assert "AUROC on films.csv, validation (used for selection), images: 6, patients: 3" in card
-    assert "python examples/train.py --data films.csv --labels Mass Drain Rare --batch-size=4" in card
+    assert "python examples/train.py --data films.csv --labels Mass Drain Rare --batch-size=64" in card
     assert " --output=run\n" in card
     assert str(tmp_path) not in card
     assert f"{max(epoch['val_auroc'] for epoch in epochs):.3f}" in card
@@ -98,9 +97,7 @@ def test_a_run_goes_on_with_the_same_data_alone(tmp_path, capsys):
     options = [f"--data={table}", "--adjust=view", "--batch-size=4", "--val-fraction=0.5", "--epochs=1"]
     options += ["--labels", "Drain", "Mass", "Rare"]
     run(tmp_path / "run", *options, "--resume")
-    said = capsys.readouterr().out
-    assert "no state to resume" in said
-    assert "labels: Drain, Mass, Rare" in said
+    assert "labels: Drain, Mass, Rare" in capsys.readouterr().out
     text, weights = table.read_text(), (tmp_path / "run" / "model.safetensors").read_bytes()
     changes = {"Drain,Mass": "Mass,Drain", "p4,": "q4,", "11.png,p5,1,": "11.png,p5,0,", ",PA": ",AP"}
     for before, after in changes.items():
@@ -148,7 +145,7 @@ def test_a_run_is_not_overwritten(trained, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data=synthetic:many"], "^cannot .* in 'synthetic:many'; pass the folder of the NIH release, or"),
+        (["--data=nowhere"], "^cannot .* in 'nowhere'; pass the folder of the NIH release, or"),
         (["--model=resnet19"], "^cannot .* unknown model 'resnet19'; close names: "),
         (["--model=test_resnet", "--backbone-weights=no.pt"], r"^cannot .*no\.pt"),
         (["--adjust=nothing"], "^cannot .* --adjust nothing is none of: view, sex, age"),
@@ -156,21 +153,12 @@ def test_a_run_is_not_overwritten(trained, tmp_path):
         (["--model=resnet18", "--freeze-backbone"], "--freeze-backbone needs weights"),
         (["--labels", "Mass"], "--labels selects columns of FILE.csv"),
         (["--model=hf-hub:owner/repo", "--backbone-weights=timm"], "does not work with hf-hub:owner/repo"),
-        (["--accumulate=0"], "--epochs and --accumulate must be at least 1"),
-        (["--accumulate=8", "--batch-size=4"], "--batch-size at least --accumulate"),
-        (["--data=synthetic:8"], "^8 training images do not fill a batch of 16: lower --batch-size"),
     ],
 )
 def test_a_slip_gives_one_sentence(tmp_path, options, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         run(tmp_path, *options)
     assert re.search(message, f"{stopped.value}\n{capsys.readouterr().err}")
-
-
-def test_processes_share_batches_evenly(tmp_path, monkeypatch):
-    monkeypatch.setattr(train.Accelerator, "num_processes", 3)
-    with pytest.raises(SystemExit, match=r"^3 processes cannot share batches of 16 evenly: change --batch-size"):
-        run(tmp_path)
 
 
 def test_labels_of_one_class_cannot_be_validated(tmp_path):
@@ -237,7 +225,7 @@ def test_a_plain_name_with_a_tag_asks_for_its_weights(monkeypatch):
     assert train.image_size(args) == 160
     train.build_objective(args, ["Mass"])
     assert asked == {"test_resnet.r160_in1k": (True, {})}
-    assert not train.has_weights("runs/v1.2")  # a folder that does not exist
+    assert not train.parse_args(["--data=nih", "--output=a", "--model=runs/v1.2"]).pretrained  # no such folder
 
 
 @pytest.mark.parametrize("objective", ["causal", "plain"])
@@ -296,17 +284,13 @@ def test_the_preset_is_what_the_paper_says_and_other_options_go_first():
 @pytest.mark.filterwarnings("ignore:.*combinations of label and stratum have no image")  # few images
 def test_weights_by_a_recorded_confounder(made_release, tmp_path):
     dataset, table = NIHChestXray14(made_release, "train"), tmp_path / "films.csv"
-    rows = zip(dataset.paths, dataset.patient, dataset.view, dataset.age, dataset.targets[:, 2].long(), strict=True)
-    table.write_text("path,patient,view,age,Effusion\n" + "".join("{},{},{},{},{}\n".format(*row) for row in rows))
+    rows = zip(dataset.paths, dataset.patient, dataset.view, dataset.targets[:, 2].long(), strict=True)
+    table.write_text("path,patient,view,Effusion\n" + "".join("{},{},{},{}\n".format(*row) for row in rows))
     films = CSVDataset(table, "all", label_names=["Effusion"])
-    for column, strata in (("view", dataset.view == "PA"), ("age", dataset.age // 20)):
+    for column, strata in (("age", dataset.age // 20), ("view", dataset.view == "PA")):
         expected = backdoor_weights(dataset.targets, torch.from_numpy(strata).long(), smoothing=1)
         torch.testing.assert_close(train.label_weights(dataset, column), expected)
-        torch.testing.assert_close(train.label_weights(films, column)[:, 0], expected[:, 2])
-    films.metadata["age"] = np.array(["", *(f"0{age}Y" for age in dataset.age[1:].astype(int))])  # unknown: a value
-    strata = np.array([-1, *(dataset.age[1:] // 20)])
-    expected = backdoor_weights(dataset.targets, torch.from_numpy(strata).long(), smoothing=1)
-    torch.testing.assert_close(train.label_weights(films, "age")[:, 0], expected[:, 2])
+    torch.testing.assert_close(train.label_weights(films, "view")[:, 0], expected[:, 2])
 
 
 def launch(script, *arguments, processes=2):
