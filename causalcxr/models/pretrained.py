@@ -1,13 +1,9 @@
 """Find backbone weights on disk or on the Hub, and read them without running code."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors.torch import load_file
-from timm.models import PretrainedCfg
+from timm.models import PretrainedCfg, load_state_dict
 from torch import Tensor
 
 from causalcxr import hub
@@ -15,7 +11,6 @@ from causalcxr import hub
 __all__ = ["find_weights", "read_weights"]
 
 HUB = "hf-hub:"
-CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")
 
 
 def find_weights(source: str | Path) -> Path:
@@ -36,19 +31,15 @@ def find_weights(source: str | Path) -> Path:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file, unwrapped from a training checkpoint if necessary."""
-    safe = path.suffix == ".safetensors"
     try:
-        content: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        content = load_state_dict(path)
+        content = content.get("module", content)  # of DeepSpeed
+        tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     except Exception as error:  # damaged files raise many types of error
         raise ValueError(
-            f"{path} cannot be read as a file of tensors ({error!r:.150}); save the state_dict() of the model with "
+            f"{path} cannot be read as a file of tensors ({error!r:.300}); save the state_dict() of the model with "
             "torch.save or as safetensors"
         ) from error
-    while isinstance(content, Mapping):
-        if not (inner := next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)):
-            break
-        content = inner
-    named = content.items() if isinstance(content, Mapping) else ()
-    if not (tensors := {name: value for name, value in named if isinstance(value, Tensor)}):
-        raise ValueError(f"{path} has no weights under {', '.join(CONTAINERS)} or at the top level")
+    if not tensors:
+        raise ValueError(f"{path} has no weights at the top level or under 'state_dict', 'model' or 'module'")
     return tensors
