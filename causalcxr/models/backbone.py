@@ -3,7 +3,6 @@
 import copy
 import difflib
 import logging
-import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -49,11 +48,6 @@ def create_backbone(
         kwargs |= _weights_from(pretrained, name)
     try:
         backbone = _build(name, 16 if output_stride is None else output_stride, kwargs)
-    except TypeError as error:
-        if not (unknown := re.search(r"unexpected keyword argument '(\w+)'", str(error))):
-            raise
-        why = ", since it accepts images of any size" if unknown[1] == "img_size" else ""
-        raise TypeError(f"backbone {name!r} does not accept {unknown[1]}{why}; leave it out") from error
     except (RuntimeError, AttributeError, KeyError) as error:  # the last two for unexpected names
         if not pretrained:
             raise
