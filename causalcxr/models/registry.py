@@ -125,18 +125,8 @@ def _build(name: str, pretrained: bool = False, **given: Any) -> nn.Module:
             )
         overlay |= {"file": str(hub.weights_file(cfg, kwargs.get("cache_dir"))), "source": None, "state_dict": None}
         kwargs |= {"num_classes": cfg.num_classes, "pretrained_backbone": False}  # the weights include the backbone
-    try:
-        model = build_model_with_cfg(
-            CausalCXR,
-            name,
-            pretrained,
-            feature_cfg={"feature_cls": "getter", "out_indices": None},  # all maps
-            **kwargs,
-        )
-    except (RuntimeError, SafetensorError) as error:
-        if not pretrained:
-            raise
-        raise _misfit(name, error) from error
+    features = {"feature_cls": "getter", "out_indices": None}  # all maps
+    model = build_model_with_cfg(CausalCXR, name, pretrained, feature_cfg=features, **kwargs)
     if isinstance(model, CausalCXR):  # not with features_only
         _describe(model, pretrained, num_classes)
         if not MODELS[name][0]:
@@ -243,13 +233,6 @@ def _new_labels(model: Any, num_classes: int, names: Sequence[str] = ()) -> None
         )
 
 
-def _misfit(name: str, error: Exception) -> ValueError:
-    return ValueError(
-        f"weights do not fit {name!r}: {textwrap.shorten(str(error), 400)}; pass the arguments that they were trained "
-        "with, or use an undamaged file"
-    )
-
-
 def _register(name: str) -> None:
     def entry_point(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return _build(name, pretrained, **kwargs)
@@ -320,11 +303,17 @@ def create_model(
         label_names = checked_names(label_names, num_classes := kwargs.pop("num_classes", len(label_names)))
         if not pretrained:
             kwargs["num_classes"] = num_classes  # otherwise load the weights in full first
-    if somewhere:
-        model = _open(name, pretrained, kwargs)
-    else:
+    if not somewhere:
         _check_name(name)
-        model = timm.create_model(name, pretrained=pretrained, **kwargs)
+    try:
+        model = _open(name, pretrained, kwargs) if somewhere else timm.create_model(name, pretrained, **kwargs)
+    except (RuntimeError, AssertionError, AttributeError, LookupError, SafetensorError) as error:
+        if not pretrained:
+            raise
+        raise ValueError(
+            f"weights do not fit {name!r}: {textwrap.shorten(str(error), 400)}; pass the arguments that they were "
+            "trained with, or use an undamaged file"
+        ) from error
     if label_names is not None:
         if model.num_classes != len(label_names) or set(label_names) != set(model.label_names or label_names):
             _new_labels(model, len(label_names), label_names)
@@ -343,12 +332,7 @@ def _open(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
         file = hub.weights_file(PretrainedCfg(**cfg), kwargs.get("cache_dir"))
         cfg |= {"file": str(file), "source": None}
         arguments["num_classes"] = cfg["num_classes"]
-    try:
-        model = timm.create_model(architecture, pretrained=pretrained, pretrained_cfg=cfg, **arguments)
-    except (RuntimeError, AssertionError, AttributeError, LookupError, SafetensorError) as error:
-        if not pretrained:
-            raise
-        raise _misfit(architecture, error) from error
+    model = timm.create_model(architecture, pretrained=pretrained, pretrained_cfg=cfg, **arguments)
     if kwargs.get("features_only"):
         return model
     if plain:

@@ -94,7 +94,7 @@ def test_plain_config_that_was_tampered_with(tmp_path):
     for name, value in {**refused, "cardinality": 5, "stem_type": [[]], "layers": [2, 1, 1, 1]}.items():
         (tmp_path / "config.json").write_text(text)
         _change_config(tmp_path, lambda config, name=name, value=value: config["model_args"].update({name: value}))
-        message = f"model_args must not have {name}" if name in refused else "weights do not fit 'test_resnet': "
+        message = f"model_args must not have {name}" if name in refused else "weights do not fit 'local-dir:.*': "
         with pytest.raises(ValueError, match=message):
             causalcxr.create_model(tmp_path)
 

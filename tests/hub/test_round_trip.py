@@ -97,5 +97,5 @@ def test_incomplete_weights_are_refused(folder, tmp_path, change, message):
     save_file(state_dict, tmp_path / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"sha256": None}))  # as written by timm
-    with pytest.raises(ValueError, match=f"do not fit 'causal_test_resnet': .*{message}.* pass the arguments that"):
+    with pytest.raises(ValueError, match=f"do not fit 'local-dir:.*': .*{message}.* pass the arguments that"):
         causalcxr.create_model(tmp_path, num_classes=5)
