@@ -110,10 +110,8 @@ class CausalDecoder(nn.Module):
         keys = tokens + position.to(tokens.dtype)
         query_pos = self.label_embed.weight.to(tokens.dtype).expand(batch, -1, -1)
         content = torch.zeros_like(query_pos)
-        *layers, last_layer = self.layers
-        for layer in layers:
-            content, _ = layer(content, query_pos, keys, tokens)
-        content, attended = last_layer(content, query_pos, keys, tokens, need_attention=need_attention)
+        for layer in self.layers:
+            content, attended = layer(content, query_pos, keys, tokens, need_attention=need_attention)
         attention = attended.attention
         if attention is not None:
             attention = reduce(attention, "b heads k (h w) -> b k h w", "mean", h=height)

@@ -171,7 +171,7 @@ class CausalCXR(nn.Module):
             x: (B, C, H, W) normalised images.
             confounders: (S, K, D) confounder features to borrow, e.g. `ConfounderBank.features`. Default: those of the
                 other images in the batch.
-            need_attention: Whether to return attention maps. The last layer then uses unfused attention.
+            need_attention: Whether to return attention maps. The decoder then uses unfused attention.
         """
         return self.head(self.forward_features(x), confounders, need_attention=need_attention)
 
