@@ -217,8 +217,6 @@ def read(name: str, cache_dir: str | Path | None = None) -> tuple[dict[str, Any]
     source, place = parse_model_name(name)
     if source == "local-dir":
         path, where = Path(place, CONFIG), {"file": place}
-        if not path.is_file():
-            raise FileNotFoundError(f"no {CONFIG} in {place}; causalcxr.save_pretrained writes a folder with one")
     else:
         repo_id, _, revision = place.partition("@")
         path = Path(hf_hub_download(repo_id, CONFIG, revision=revision or None, cache_dir=cache_dir))

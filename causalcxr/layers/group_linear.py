@@ -26,7 +26,7 @@ class GroupLinear(nn.Module):
         - Output: (..., K)
 
     Raises:
-        ValueError: If a size is out of range, or the last two axes of the input are not (K, D).
+        ValueError: If the last two axes of the input are not (K, D).
         TypeError: If the input is not a floating-point tensor.
 
     Example:
@@ -44,8 +44,6 @@ class GroupLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if num_groups < 0 or in_features < 1:
-            raise ValueError(f"num_groups must be 0 or more and in_features positive, got {num_groups}, {in_features}")
         self.num_groups, self.in_features = num_groups, in_features
         self.weight = nn.Parameter(torch.empty(num_groups, in_features, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(num_groups, device=device, dtype=dtype))

@@ -210,8 +210,6 @@ class CausalCXR(nn.Module):
             x: (B, C, H, W) normalised images.
             bank: Confounder features c, equally probable, collected from training images by `CausalObjective`.
         """
-        if not isinstance(bank, ConfounderBank):
-            raise TypeError(f"bank must be a ConfounderBank, but got {type(bank).__name__}")
         if not len(bank):
             raise ValueError("the bank is empty; call bank.update with confounder features first")
         with eval_mode(self):

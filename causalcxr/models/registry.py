@@ -25,6 +25,7 @@ from timm.models import (
     get_arch_pretrained_cfgs,
     get_model_input_config,
     get_pretrained_cfg,
+    parse_model_name,
     register_model,
     resolve_pretrained_cfg,
     split_model_name_tag,
@@ -387,12 +388,11 @@ def _check_name(name: str) -> None:
         if tag and tag not in tags:
             raise ValueError(f"{arch!r} has no tag {tag!r}; its tags: {', '.join(tags)}")
         return
+    parse_model_name(name)  # raises for a repository or a path without its prefix
     if os.path.isdir(name):
         hint = f"to open the folder of this name, use create_model(Path({name!r})) or 'local-dir:{name}'"
     elif name in BACKBONES or timm.is_model(get_arch_name(name)):
         hint = f"it is a backbone; create_model('causal_timm', backbone={name!r}) adds the causal head"
-    elif "/" in name:
-        hint = f"there is no folder of this name; write 'hf-hub:{name}' for the Hub"
     else:
         close = difflib.get_close_matches(name, list_models(), n=4, cutoff=0.4)
         hint = f"close names: {', '.join(close)}" if close else "see causalcxr.list_models()"

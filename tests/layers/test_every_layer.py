@@ -127,7 +127,6 @@ BAD = [
     (lambda: CausalDecoder(3, 6, num_heads=2), ValueError, "multiple of 4"),
     (lambda: CausalDecoder(3, 8, depth=0), ValueError, "depth"),
     (lambda: CausalDecoder(3, 8)(X(1, 4, 2, 3)), ValueError, "features must"),
-    (lambda: GroupLinear(-1, 4), ValueError, "0 or more"),
     (lambda: GroupLinear(3, 5)(X(2, 3, 4)), ValueError, "x must"),
     (lambda: GroupLinear(3, 4)([[1.0]]), TypeError, "x must"),
     (lambda: BackdoorIntervention(3, 4, combine="mul"), ValueError, "'cat'"),

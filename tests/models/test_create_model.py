@@ -17,11 +17,11 @@ import causalcxr
         ("rad_dino", ValueError, r"it is a backbone; create_model\('causal_timm', backbone='rad_dino'\)"),
         ("causal_resnet19", ValueError, "unknown model 'causal_resnet19'; close names: causal_resnet18"),
         ("resnet18", ValueError, r"it is a backbone; create_model\('causal_timm', backbone='resnet18'\)"),
-        ("owner/repo", ValueError, "no folder of this name; write 'hf-hub:owner/repo'"),
+        ("owner/repo", ValueError, "Use 'hf-hub:owner/repo' to load from the Hub or 'local-dir:owner/repo'"),
         ("causal_resnet18.nih14", ValueError, "'causal_resnet18' has no tag 'nih14'; its tags: untrained"),
         ("sv", ValueError, r"create_model\(Path\('sv'\)\) or 'local-dir:sv'"),
         (18, TypeError, "name must be a string or a Path, but got int"),
-        (Path("no_such_folder"), FileNotFoundError, "no config.json in no_such_folder"),
+        (Path("no_such_folder"), FileNotFoundError, "no_such_folder/config.json"),
         ("causal_timm", ValueError, r"needs the name of a timm model, e.g. create_model\('causal_timm', backbone="),
     ],
 )
