@@ -167,9 +167,9 @@ def push_to_hub(
         The commit, with `commit_url`, `oid` and `pr_url`.
 
     Raises:
-        ValueError: As in `save_pretrained`; or if the folder has no weights, `private` is True but the repository is
-            public, or there is a picture but no card to upload.
-        OSError: If the picture cannot be read.
+        ValueError: As in `save_pretrained`; or if `private` is True but the repository is public, or there is a picture
+            but no card to upload.
+        OSError: If the folder has no config or weights, or the picture cannot be read.
         huggingface_hub.errors.HfHubHTTPError: If the token is missing or has no write access.
     """
     shown = None if picture is None else Path(picture).read_bytes()
