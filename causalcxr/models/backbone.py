@@ -93,11 +93,8 @@ def check_feature_map(model: Any, img_size: Any = None) -> None:
     try:
         with torch.device("meta"), torch.enable_grad():
             features = feature_map(twin, next(twin.parameters()).new_empty(2, model.in_chans, height, width))
-    except (AssertionError, AttributeError, NotImplementedError) as error:
-        raise _no_feature_map(name, str(error)) from error
-    except RuntimeError as error:
-        shape = f"(B, {model.in_chans}, {height}, {width})"
-        raise ValueError(f"backbone {name!r} does not run on images {shape}: {error}") from error
+    except (AssertionError, AttributeError, RuntimeError) as error:  # the last for images that do not suit it
+        raise _no_feature_map(name, f"for images {(2, model.in_chans, height, width)}: {error}") from error
     if features.ndim != 4 or features.shape[1] != in_chs:
         raise _no_feature_map(name, f"shape {tuple(features.shape)} instead of (B, {in_chs}, H, W)")
     features.sum().backward()
