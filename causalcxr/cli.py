@@ -19,10 +19,10 @@ from typing import Any, NamedTuple, TextIO
 import torch
 from tqdm import tqdm  # a dependency of huggingface-hub
 
+from causalcxr.calibration import weights_checksum
 from causalcxr.data.image import is_dicom
 from causalcxr.inference import predict as score
 from causalcxr.models import create_model, is_model, list_models, list_pretrained
-from causalcxr.models.metadata import weights_checksum
 from causalcxr.panel import PANEL_SUFFIX, Panels
 from causalcxr.score_tables import LabelAuroc, as_text, aurocs
 from causalcxr_cli import NOT_FOR_CLINICAL_USE

@@ -31,9 +31,8 @@ from timm.models import (
 )
 from torch import Tensor, nn
 
-from causalcxr.calibration import Calibration
+from causalcxr.calibration import Calibration, checked_calibration, current_calibration
 from causalcxr.data.labels import check_label_names, checked_names
-from causalcxr.models.metadata import checked_calibration, current_calibration
 
 __all__ = ["SOURCES", "push_to_hub", "read", "save_pretrained", "weights_file"]
 

@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import causalcxr
+from causalcxr.calibration import weights_checksum
 from causalcxr.data import CSVDataset, NIHChestXray14, SyntheticCXR, normalise
 from causalcxr.losses import CausalLoss, classification_loss
-from causalcxr.models.metadata import weights_checksum
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

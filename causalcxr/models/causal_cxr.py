@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from causalcxr._checks import check_tensor, readable
 from causalcxr._modes import eval_mode
-from causalcxr.calibration import Calibration
+from causalcxr.calibration import Calibration, checked_calibration, weights_checksum
 from causalcxr.data.image import ImageLike
 from causalcxr.data.labels import check_label_names, checked_names
 from causalcxr.data.transforms import preprocess
 from causalcxr.layers import ConfounderBank
 from causalcxr.models.backbone import create_backbone, feature_map
 from causalcxr.models.causal_head import CausalHead
-from causalcxr.models.metadata import checked_calibration, weights_checksum
 from causalcxr.outputs import CausalOutput
 
 __all__ = ["CausalCXR"]

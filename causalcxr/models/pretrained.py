@@ -32,7 +32,7 @@ def find_weights(source: str | Path) -> Path:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file, unwrapped from a training checkpoint if necessary."""
     try:
-        content = load_state_dict(path)
+        content = load_state_dict(path, weights_only=True)
         content = content.get("module", content)  # of DeepSpeed
         tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     except Exception as error:  # damaged files raise many types of error

@@ -33,11 +33,10 @@ from timm.models import (
 from torch import nn
 
 from causalcxr import hub
-from causalcxr.calibration import Calibration
+from causalcxr.calibration import Calibration, calibrate
 from causalcxr.data.labels import NIH_LABELS, check_label_names, checked_names
 from causalcxr.models.backbone import check_backbone_name, check_feature_map
 from causalcxr.models.causal_cxr import CausalCXR
-from causalcxr.models.metadata import calibrate
 from causalcxr.models.published import BACKBONES
 
 __all__ = ["create_model", "is_model", "list_models", "list_pretrained"]
