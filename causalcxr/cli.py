@@ -29,7 +29,7 @@ from causalcxr_cli import NOT_FOR_CLINICAL_USE
 
 __all__ = ["run"]
 
-DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
+DONE, SOME_FAILED, NOTHING_DONE, STOPPED = 0, 1, 2, 130
 AT_THRESHOLD = "* at or above the finding's threshold, which was fitted on validation images"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 
@@ -56,6 +56,9 @@ def run(command: str, **arguments: Any) -> int:
         except CommandError as error:
             _say(f"error: {error}")
             return NOTHING_DONE
+        except KeyboardInterrupt:
+            _say("stopped; with --output, the same command continues")
+            return STOPPED
         except BrokenPipeError:  # the reader, e.g. `head`, closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return SOME_FAILED
@@ -129,7 +132,7 @@ def _predict(
     left = writer.open(output, paths) if first else []
     failed = bool(problems)
     if first and len(left) < len(paths):
-        undrawn = "" if heatmap is None else "; their heat maps are not drawn: use another --output"
+        undrawn = "" if heatmap is None else "; heat maps are drawn for the others only"
         _say(f"{len(paths) - len(left)} of {len(paths)} images are already in {output}{undrawn}")
     if processes is None:
         rows = _rows(loaded, labels, left, panels, batch_size, workers)
@@ -308,7 +311,7 @@ class _Writer:
             raise ValueError("it has other columns than this model would write; use another --output")
         done = set()
         for row in rows:
-            if row["model"] != self.model:
+            if row["model"].split()[-1] != self.model.split()[-1]:  # the checksum: a folder may have moved
                 raise ValueError(f"its rows come from the model {row['model']}, not {self.model}; use another --output")
             done.add(row["path"])
         os.truncate(output, len(whole))

@@ -425,7 +425,7 @@ def _evaluation(metrics: Mapping[str, Any], labels: Sequence[str] | None) -> tup
         rows.append((label, f"{row['value']:.3f}{interval}{positives}"))
     known = [key for key in ("images", "patients", "seed", "commit") if metrics.get(key) is not None]
     on = ", ".join([metrics["data"], metrics["split"], *(f"{key}: {metrics[key]}" for key in known)])
-    text = f"AUROC on {on}. The 95 % intervals are too narrow for few positive patients.\n\n{_table('AUROC', rows)}"
+    text = f"AUROC on {on}. The 95 % intervals are too narrow if few patients are positive.\n\n{_table('AUROC', rows)}"
     return results or None, f"{text}\n\n```bash\n{metrics['command']}\n```" if metrics.get("command") else text
 
 

@@ -5,8 +5,8 @@
     python examples/evaluate.py runs/mine --data test/films.csv
 
 Prints the AUROC of each label with 95 % intervals over patients, the mean AUROC within AP and within PA views, and the
-calibration error. Writes one JSON file per model, e.g. MODEL/nih-test.json or results/MODEL-films-all.json, which
-`causalcxr.push_to_hub(..., metrics=)` can add to the model card. Use a different --output for tables of the same name.
+calibration error. Writes one JSON file per model, e.g. MODEL/nih-test.json or results/MODEL-test-films-all.json, which
+`causalcxr.push_to_hub(..., metrics=)` can add to the model card. Warns of films of patients in the training data.
 Further models are compared with the first on the same resamples of patients. Do not select models on test images.
 """
 
@@ -98,7 +98,8 @@ def predict(args, model, dataset):
 def figures(args, model, logits, targets, dataset):
     """Return the AUROC of all images and of each view, and the calibration error, in the form of a model card."""
     views = {"auroc": np.ones(len(targets), bool)}
-    views |= {f"auroc_{view.lower()}": dataset.view == view for view in ("AP", "PA") if hasattr(dataset, "view")}
+    view_of = getattr(dataset, "view", getattr(dataset, "metadata", {}).get("view", np.array([])))
+    views |= {f"auroc_{view.lower()}": view_of == view for view in ("AP", "PA") if view in view_of}
     result = {"data": Path(args.data).name, "split": args.split, "labels": str(args.labels or "from the data")}
     result |= {"images": len(targets), "patients": len(np.unique(dataset.patient)), "resamples": args.resamples}
     result["commit"] = commit()
@@ -114,11 +115,12 @@ def figures(args, model, logits, targets, dataset):
     return result | {"expected_calibration_error": round(float(np.nanmean(errors)), 4)}
 
 
-def without_nan(result):
-    """Return the result with None for every NaN, which JSON does not have."""
-    if isinstance(result, dict):
-        return {key: without_nan(value) for key, value in result.items()}
-    return None if isinstance(result, float) and np.isnan(result) else result
+def warn_of_training_patients(name, dataset):
+    """Warn if the model was trained on patients of the dataset; train.py lists them in the model's folder."""
+    if (file := Path(name, "train_patients.txt")).is_file() and hasattr(dataset, "paths"):
+        known = np.isin(dataset.patient.astype(str), file.read_text().splitlines())
+        if known.any():
+            warnings.warn(f"{name} was trained on patients of {known.sum()} of {len(known)} films", stacklevel=2)
 
 
 def commit():
@@ -133,7 +135,7 @@ def table(results, labels):
     """Return the results of all models as a Markdown table, one row per label; for NIH with those of the paper."""
 
     def cell(figure):
-        known = figure and np.isfinite(figure["value"])
+        known = figure and None not in figure.values()
         return "{value:.3f} ({low:.3f}, {high:.3f})".format(**figure) if known else "-"
 
     first = next(iter(results.values()))
@@ -149,7 +151,7 @@ def table(results, labels):
     lines.append(["calibration error", "", *(f"{row['expected_calibration_error']:.3f}" for row in results.values())])
     if labels == NIH_LABELS:
         paper = ["paper", "---", *(f"{value:.2f}" for value in PAPER), "0.857", "", "", ""]
-        lines = [[*line, figure] for line, figure in zip(lines, paper, strict=False)]  # FILE.csv has no views
+        lines = [[*line, figure] for line, figure in zip(lines, paper, strict=False)]  # FILE.csv may have no views
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -166,9 +168,10 @@ def main(argv=None):
                 causalcxr.data.check_label_names(names, labels)
             if len(np.unique(dataset.patient)) < 2:
                 raise ValueError("intervals over patients need at least two")
+            targets = dataset.targets.numpy() if args.labels is None else other_labels(args.labels, dataset)
         except (OSError, ValueError) as error:
             raise SystemExit(f"cannot evaluate {name} on {args.data}: {error}") from error
-        targets = dataset.targets.numpy() if args.labels is None else other_labels(args.labels, dataset)
+        warn_of_training_patients(name, dataset)
         opened[name] = model, dataset, targets
     for name, (model, dataset, targets) in opened.items():
         scores[name] = predict(args, model, dataset)
@@ -180,12 +183,13 @@ def main(argv=None):
             print(f"{name} minus {args.models[0]}: mean AUROC {'{:+.4f} ({:+.4f}, {:+.4f})'.format(*difference)}")
     print(table(results, labels))
     data = [Path(part).absolute().name.removesuffix(".csv") for part in (args.data, args.labels) if part]
+    data = [Path(args.data).absolute().parent.name, *data] if args.data.endswith(".csv") else data
     file = f"{'-'.join([*data, args.split])}.json".replace(":", "-")
     for name, result in results.items():
         path = args.output / f"{Path(name).name}-{file}" if args.output else Path(name, file)
         if args.output or path.parent.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_suffix(".new").write_text(json.dumps(without_nan(result), indent=1) + "\n")
+            path.with_suffix(".new").write_text(json.dumps(causalcxr.bench.as_dict(result), indent=1) + "\n")
             path.with_suffix(".new").replace(path)
             print(f"wrote {path}")
 

@@ -110,7 +110,7 @@ def label_weights(dataset, adjust):
     own = isinstance(dataset, CSVDataset)
     columns = dataset.metadata if own else {"view": dataset.view, "sex": dataset.sex, "age": dataset.age // 20}
     if adjust not in columns:
-        raise ValueError(f"--adjust {adjust} is none of: {', '.join(columns) or '(all are labels, see --labels)'}")
+        raise ValueError(f"--adjust {adjust} is none of: {', '.join(columns) or 'no column, as all are --labels'}")
     strata = torch.from_numpy(np.unique(columns[adjust], return_inverse=True)[1])
     return backdoor_weights(dataset.targets, strata, smoothing=1)
 
@@ -177,8 +177,7 @@ def save_state(accelerator, output, options, log):
 def load_state(accelerator, args, options):
     """Load the state of the last completed epoch if there is one, and return the log up to then."""
     folders = sorted(args.output.glob("resume/epoch-*"))
-    used = args.output / ("log.jsonl" if args.resume else "config.json")  # start over if no state was saved
-    if (used.exists() or folders) and not (folders and args.resume):
+    if (args.output / "config.json").exists() and not (folders and args.resume):
         raise SystemExit(f"{args.output} holds a model: use another --output, or --resume if it has resume/")
     if not folders:
         return []
@@ -231,7 +230,10 @@ def main(argv=None):
     contents = [(part.label_names, part.patient.tolist(), part.targets.tolist()) for part in (train_set, val_set)]
     options["data of checksum"] = str(zlib.crc32(repr([contents, weights.tolist()]).encode()))
     log = load_state(accelerator, args, options)
-    accelerator.print(f"{len(train_set)} training and {len(val_set)} validation images, processes: {processes}")
+    if hasattr(train_set, "paths"):  # real films: evaluate.py warns of these patients
+        (args.output / "train_patients.txt").write_text("\n".join(map(str, np.unique(train_set.patient))))
+    counts = (f"{len(part)} images of {len(set(part.patient.tolist()))} patients" for part in (train_set, val_set))
+    accelerator.print(f"training: {next(counts)}, validation: {next(counts)}, processes: {processes}")
     accelerator.print(f"labels: {', '.join(train_set.label_names)}")
     if args.adjust:
         accelerator.print(f"weights of labels: {weights[weights > 0].min():.3g} to {weights.max():.3g}")

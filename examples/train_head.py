@@ -2,8 +2,7 @@
 
     python examples/train_head.py --data path/to/nih --output runs/head --backbone rad_dino --image-size 224
 
-The backbone processes each image once. The features are cached in the output folder, next to the trained model. A run
-with the same features replaces the model.
+The backbone processes each image once. The features are cached in --features, which several runs can share.
 """
 
 import argparse
@@ -34,7 +33,8 @@ def parse_args(argv):
     add = parser.add_argument
     add("--data", required=True, help="FILE.csv, a folder laid out like the NIH release, or synthetic:NUMBER")
     add("--labels", nargs="+", help="label columns of FILE.csv; default: all but path and patient")
-    add("--output", type=Path, required=True, help="output folder for the model and the features")
+    add("--output", type=Path, required=True, help="output folder for the model")
+    add("--features", type=Path, help="folder for the cached features; default: --output")
     add("--backbone", default="rad_dino", help="a backbone of causalcxr.list_backbones() or timm; default: rad_dino")
     add("--weights", default=True, help="file, folder or hf-hub:owner/repo[@revision][:file]; default: published")
     add("--head", default="causal", choices=["causal", "linear"], help="linear: last layer of the timm model")
@@ -88,14 +88,19 @@ def keep_features(path, dataset, model, cfg, args):
 
 def main(argv=None):
     args = parse_args(argv)
+    if (args.output / "config.json").exists():
+        raise SystemExit(f"{args.output} holds a model: use another --output, and --features to reuse its features")
     words = ("=".join(Path(w).name if Path(w).is_absolute() else w for w in word.split("=")) for word in sys.argv)
     command = f"python {shlex.join(words)}"  # without local paths
     torch.manual_seed(0)
     options = {"drop_rate": 0.2, "pretrained_backbone": args.weights}
-    model = causalcxr.create_model("causal_timm", backbone=args.backbone, **options).to(DEVICE).eval()
-    cfg, head = model.pretrained_cfg, model.head
-    size = args.image_size or cfg["input_size"][-1]
-    sets = build_data(args, size)
+    try:
+        model = causalcxr.create_model("causal_timm", backbone=args.backbone, **options).to(DEVICE).eval()
+        cfg, head = model.pretrained_cfg, model.head
+        size = args.image_size or cfg["input_size"][-1]
+        sets = build_data(args, size)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"cannot train with these options: {error}") from error
     if len(np.unique(sets[1].patient)) < 2:
         raise SystemExit("validation needs 2 patients: increase --val-fraction")
     labels = sets[0].label_names
@@ -110,10 +115,12 @@ def main(argv=None):
         model = with_linear_layer(model, args.backbone).to(DEVICE).eval()
         head, criterion = model.get_classifier(), lambda *pair: {"loss": classification_loss(*pair)}
     key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:8]
-    files = [args.output / f"{part}-features-{key}.npy" for part in ("train", "val")]
-    if (args.output / "config.json").exists() and not files[0].exists():
-        raise SystemExit(f"{args.output} holds a model of other images, weights or head: use another --output")
-    args.output.mkdir(parents=True, exist_ok=True)
+    folder = args.features or args.output
+    files = [folder / f"{part}-features-{key}.npy" for part in ("train", "val")]
+    for made in (args.output, folder):
+        made.mkdir(parents=True, exist_ok=True)
+    if hasattr(sets[0], "paths"):  # real films: evaluate.py warns of these patients
+        (args.output / "train_patients.txt").write_text("\n".join(map(str, np.unique(sets[0].patient))))
     train, val = (keep_features(path, dataset, model, cfg, args) for path, dataset in zip(files, sets, strict=True))
     torch.manual_seed(0)  # same seed with and without cached features
     targets, val_targets = (dataset.targets for dataset in sets)

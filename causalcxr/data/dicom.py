@@ -12,7 +12,8 @@ import numpy.typing as npt
 __all__ = ["is_dicom", "read_dicom"]
 
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # pydicom returns all of these as RGB
-_NO_RADIOGRAPHS = ("CT", "MR", "NM", "PT", "US")
+_NO_RADIOGRAPHS = ("CT", "MG", "MR", "NM", "PT", "US")
+_FRONTAL_CHEST = {"BodyPartExamined": ("CHEST", "THORAX"), "ViewPosition": ("AP", "PA")}
 
 
 def is_dicom(data: bytes) -> bool:
@@ -28,13 +29,16 @@ def read_dicom(data: bytes, name: str) -> npt.NDArray[Any]:
         raise ImportError("DICOM files need pydicom: pip install pydicom") from error
     dataset = dcmread(io.BytesIO(data))
     if dataset.get("Modality") in _NO_RADIOGRAPHS:
-        raise ValueError(f"modality {dataset.Modality}, expected a radiograph (CR, DX)")
+        raise ValueError(f"modality {dataset.Modality}, expected a chest radiograph (CR, DX)")
     if (frames := int(dataset.get("NumberOfFrames") or 1)) != 1:
         raise ValueError(f"{frames} frames, expected one; save the frame you want as a separate file")
     if dataset.get("HighBit") not in (None, dataset.BitsStored - 1):
         raise ValueError(f"high bit {dataset.HighBit} of {dataset.BitsStored} bits, expected {dataset.BitsStored - 1}")
     if dataset.get("PresentationIntentType") == "FOR PROCESSING":
         warnings.warn(f"image {name} is FOR PROCESSING: raw pixels, not processed for display", stacklevel=4)
+    for field, words in _FRONTAL_CHEST.items():
+        if (given := str(dataset.get(field) or "")) and not any(word in given.upper() for word in words):
+            warnings.warn(f"image {name} has {field} {given}, expected {' or '.join(words)}", stacklevel=4)
     stored, kind = dataset.pixel_array, dataset.PhotometricInterpretation
     if kind in _COLOUR:
         return stored

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -108,6 +109,11 @@ class CSVDataset(FilmFiles):
                 f"{table}: the header must have 'path', optionally 'patient', and at least one label, separated by "
                 f"commas, with no empty or repeated names, but is {','.join(columns)!r}"
             )
+        similar = [name for name in others if re.sub(r"[\W_]", "", name.lower()) in ("patient", "patientid")]
+        if similar and "patient" not in columns:
+            raise ValueError(f"{table}: rename the column {similar[0]!r} to 'patient', so that no patient is split")
+        if lacking := [name for name in label_names or () if name not in others]:
+            raise ValueError(f"{table} has no column {lacking[0]!r}, only: {', '.join(others)}")
         labels = others if label_names is None else [others[k] for k in label_positions(label_names, others)]
         for line, row in rows:
             if wrong := [name for name in labels if row[name].strip().lower() not in TARGETS]:
@@ -118,7 +124,9 @@ class CSVDataset(FilmFiles):
             row["patient"] = row.get("patient", row["path"]).strip()
             if not row["patient"]:
                 raise ValueError(f"{line}: 'patient' or 'path' is empty")
-        if twice := [name for name, count in Counter(row["path"] for _, row in rows).items() if count > 1]:
+        if twice := [
+            name for name, count in Counter(os.path.normpath(row["path"]) for _, row in rows).items() if count > 1
+        ]:
             raise ValueError(f"{table}: {len(twice)} paths occur more than once: {few(twice)}")
         patients = np.array([row["patient"] for _, row in rows])
         in_val = np.isin(patients, val_patients(patients, val_fraction, seed))

@@ -37,6 +37,15 @@ def test_a_run_that_was_killed_goes_on(run, images, tmp_path, suffix):
         assert paths_in(file) == [str(path) for path in paths]
 
 
+def test_a_stopped_run_says_how_to_go_on(run, images, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("causalcxr.cli.Row", stop)
+    code, _, err = run("predict", images, "--output", tmp_path / "scores.csv")
+    assert (code, err) == (130, "stopped; with --output, the same command continues\n")
+
+
 def test_a_file_that_a_spreadsheet_saved_again_goes_on(run, folder, images, tmp_path, monkeypatch):
     monkeypatch.chdir(folder.parent)
     file = tmp_path / "scores.csv"
@@ -59,9 +68,10 @@ def test_rows_of_other_weights_are_not_mixed(run, images, folder, calibrated, tm
     torch.nn.init.ones_(trained_anew.head.causal_classifier.weight)
     fitted = causalcxr.Calibration(1.0, thresholds) if thresholds else None
     causalcxr.save_pretrained(trained_anew, model, calibration=fitted)
-    for other in (model, calibrated):
-        code, _, err = run(*command, other)
-        assert (code, "its rows come from the model" in err, file.read_bytes()) == (2, True, before)
+    code, _, err = run(*command, model)
+    assert (code, "its rows come from the model" in err, file.read_bytes()) == (2, True, before)
+    assert run(*command, calibrated if thresholds else folder)[0] == 0  # the same model elsewhere
+    assert file.read_bytes() == before
 
 
 @pytest.mark.parametrize(

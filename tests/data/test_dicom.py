@@ -177,6 +177,15 @@ def test_memory_is_that_of_the_pixels(tmp_path):
     assert peak < 16 * 4096 * 256  # bytes per pixel
 
 
+@pytest.mark.parametrize(
+    ("field", "good", "bad"), [("BodyPartExamined", "CHEST", "HAND"), ("ViewPosition", "PA", "LL")]
+)
+def test_a_film_of_another_part_or_view_gives_a_warning(read, field, good, bad):
+    expected = read(RAMP, **{field: good})
+    with pytest.warns(UserWarning, match=f"IM0001' has {field} {bad}, expected "):
+        np.testing.assert_array_equal(read(RAMP, **{field: bad}), expected)
+
+
 def test_raw_pixels_warn(tmp_path):
     path = save(make(RAMP, PresentationIntentType="FOR PROCESSING"), tmp_path / "raw.dcm")
     with pytest.warns(UserWarning, match=r"raw\.dcm' is FOR PROCESSING") as said:
@@ -189,6 +198,7 @@ def test_raw_pixels_warn(tmp_path):
     [
         ({"NumberOfFrames": 3, "PixelData": RAMP.tobytes() * 3}, "3 frames"),
         ({"Modality": "CT"}, "modality CT"),
+        ({"Modality": "MG"}, "modality MG"),
         ({"HighBit": 15}, "high bit 15 of 12 bits, expected 11"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR"),
         ({"RescaleSlope": float("nan"), "RescaleIntercept": 1}, "gives nan"),

@@ -57,6 +57,8 @@ def test_a_split_that_is_unknown_or_empty_is_refused(tmp_path):
         ("path,Mass\na.png,1,0\n", "line 2: expected 2 comma-separated cells"),
         ("path,patient,Mass\na.png, ,1\n", "line 2: 'patient' or 'path' is empty"),
         ("path,Mass\na.png,1\nb.png,1\na.png,0\n", "1 paths occur more than once: a.png"),
+        ("path,Mass\na.png,1\n./a.png,0\n", "1 paths occur more than once: a.png"),
+        ("path,Patient ID,Mass\na.png,p,1\n", "rename the column 'Patient ID' to 'patient'"),
         ("path;Mass\na.png;1\n", "separated by commas, .* but is 'path;Mass'"),
         ("path,patient\na.png,1\n", "the header must have"),
         (",path,Mass\n0,a.png,1\n", "the header must have"),
@@ -74,6 +76,8 @@ def test_columns_that_are_no_labels(tmp_path):
     films = CSVDataset(write(tmp_path, "path,Mass,view,Drain\na.png,1,AP,0\n"), "all", label_names=["Drain", "Mass"])
     assert (films.label_names, films.targets.tolist()) == (("Drain", "Mass"), [[0, 1]])
     assert {name: values.tolist() for name, values in films.metadata.items()} == {"view": ["AP"]}
+    with pytest.raises(ValueError, match=r"films\.csv has no column 'Edema', only: Mass, view, Drain"):
+        CSVDataset(tmp_path / "films.csv", "all", label_names=["Mass", "Edema"])
 
 
 def test_another_encoding_is_refused(tmp_path):

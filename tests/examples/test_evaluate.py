@@ -75,21 +75,28 @@ def test_labels_of_another_table(model, made_release, tmp_path):
 
 
 def test_own_films_from_a_table(made_release, tmp_path, capsys):
-    """Labels are found by name, and the result has neither views nor the paper."""
+    """Labels are found by name, and a column `view` is used. Films of patients in the training data give a warning."""
     films = NIHChestXray14(made_release, "test")
     mine, table = saved(tmp_path / "mine", ["Drain", "Mass"]), tmp_path / "films.csv"
     rows = [f"{films.paths[i]},AP,{i % 3 % 2 or ''},p{films.patient[i]},{i % 2}" for i in range(len(films))]
     table.write_text("\n".join(["path,view,Mass,patient,Drain", *rows]))
-    run(mine, "--data", table)
-    result, said = json.loads((mine / "films-all.json").read_text()), capsys.readouterr().out
+    (mine / "train_patients.txt").write_text(f"p{films.patient[0]}\nother")
+    there = sum(films.patient == films.patient[0])
+    with pytest.warns(UserWarning, match=f"mine was trained on patients of {there} of {len(films)} films"):
+        run(mine, "--data", table)
+    (mine / "train_patients.txt").unlink()
+    where = f"{tmp_path.name}-films"
+    result, said = json.loads((mine / f"{where}-all.json").read_text()), capsys.readouterr().out
     assert result["auroc"]["Drain"]["positives"] == len(films) // 2  # Mass has a third
     assert (result["data"], result["split"], result["images"]) == ("films.csv", "all", len(films))
     assert "| Drain |" in said
-    assert not re.search("paper|AP films", said)
+    assert "paper" not in said
+    assert result["auroc_ap"] == result["auroc"]
+    assert "auroc_pa" not in result
     causalcxr.save_pretrained(causalcxr.create_model(mine), mine, metrics=result)
     assert "AUROC on films.csv, all, images: " in (mine / "README.md").read_text()
     run(mine, "--data", table, "--split=val", "--val-fraction=0.5")
-    assert json.loads((mine / "films-val.json").read_text())["patients"] == len({*films.patient}) // 2
+    assert json.loads((mine / f"{where}-val.json").read_text())["patients"] == len({*films.patient}) // 2
     (tmp_path / "damaged.png").write_bytes(b"no picture")
     table.write_text(f"path,Drain,Mass\ndamaged.png,1,0\n{films.paths[0]},0,1\n")
     with pytest.raises(SystemExit, match=r"cannot read image .*damaged\.png"):

@@ -82,6 +82,7 @@ def test_own_films_from_a_table(tmp_path, monkeypatch, capsys):
     assert sum("AUROC is undefined" in line for line in said) == 1
     assert len(said) == len(set(said)) > 1
     assert causalcxr.create_model(tmp_path / "run").label_names == ("Mass", "Drain", "Rare")
+    assert len((tmp_path / "run" / "train_patients.txt").read_text().split()) == 3
     card = (tmp_path / "run" / "README.md").read_text()
     assert "AUROC on films.csv, validation (used for selection), images: 6, patients: 3" in card
     assert "python examples/train.py --data films.csv --labels Mass Drain Rare --batch-size=64" in card
@@ -135,6 +136,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
 
 def test_a_run_is_not_overwritten(trained, tmp_path):
     without_state = shutil.copytree(trained, tmp_path / "copy", ignore=shutil.ignore_patterns("resume"))
+    (without_state / "log.jsonl").unlink()  # as a model of save_pretrained
     for folder, options in ((trained, []), (without_state, []), (without_state, ["--resume"])):
         with pytest.raises(SystemExit, match="holds a model"):
             run(folder, "--epochs=2", *options)

@@ -73,20 +73,22 @@ def test_a_run_is_a_model(weights, tmp_path, monkeypatch, head, backbone, size, 
 
 
 def test_features_are_computed_once(weights, tmp_path, monkeypatch, capsys):
-    """A second run reads them. A model of other weights, images, sizes or heads is not overwritten."""
-    output = tmp_path / "run"
-    _run(weights, output)
+    """A second run reads them. Those of other weights, images, sizes or heads differ, and no model is overwritten."""
+    features = f"--features={tmp_path / 'features'}"
+    _run(weights, tmp_path / "run", "test_resnet", features)
     first = capsys.readouterr().out
     with monkeypatch.context() as patch:
         patch.setattr(train_head, "normalise", lambda *_: pytest.fail("an image passed the backbone again"))
-        _run(weights, output)
+        _run(weights, tmp_path / "again", "test_resnet", features)
     assert capsys.readouterr().out == first
     theirs = tmp_path / "test_resnet.safetensors"
     save_file(timm.create_model("test_resnet").state_dict(), theirs)
-    for option in (f"--weights={theirs}", "--data=synthetic:32", "--image-size=96", "--head=linear"):
-        with pytest.raises(SystemExit, match="holds a model of other images, weights or head: use another --output"):
-            _run(weights, output, "test_resnet", option)
-    assert sorted(path.suffix for path in output.iterdir()) == [".json", ".md", ".npy", ".npy", ".safetensors"]
+    for number, option in enumerate((f"--weights={theirs}", "--data=synthetic:32", "--image-size=96", "--head=linear")):
+        _run(weights, tmp_path / str(number), "test_resnet", option, features)
+        assert len([*(tmp_path / "features").glob("*.npy")]) == 2 * (number + 2)
+    with pytest.raises(SystemExit, match="holds a model: use another --output"):
+        _run(weights, tmp_path / "run")
+    assert sorted(path.suffix for path in (tmp_path / "run").iterdir()) == [".json", ".md", ".safetensors"]
 
 
 def test_features_are_those_of_the_films_of_a_table(weights, tmp_path):
@@ -103,9 +105,11 @@ def test_features_are_those_of_the_films_of_a_table(weights, tmp_path):
     assert model.label_names == ("Drain",)
     np.testing.assert_allclose(kept[1], kept[0][::-1], atol=1e-2)
     Image.fromarray(pixels[40]).save(tmp_path / "0.png")
-    with pytest.raises(SystemExit, match="holds a model of other images"):
-        _run(weights, tmp_path / "run-1", *options)
+    _run(weights, tmp_path / "changed", *options, f"--features={tmp_path / 'run-1'}")
+    assert len([*(tmp_path / "run-1").glob("train-*.npy")]) == 2
     (tmp_path / "films.csv").write_text("\n".join(["path,patient,Drain", *rows[:20]]))
+    with pytest.raises(SystemExit, match=r"^cannot train with these options: .* no column 'nothing', only: Drain"):
+        _run(weights, tmp_path / "none", *options, "--labels", "nothing")
     with pytest.raises(SystemExit, match="validation needs 2 patients: increase --val-fraction"):
         _run(weights, tmp_path / "few", *options)
     _run(weights, tmp_path / "few", *options, "--val-fraction=0.3")
