@@ -200,7 +200,7 @@ def test_from_films_to_a_model_folder(release, tmp_path):
         for mode in ("search", "study")
     }
     settings = configs["search"]["settings"]
-    configs["search"]["settings"] = {name: settings[name] for name in ("mild", "smoothing", "layer_decay")}
+    configs["search"]["settings"] = {name: settings[name] for name in ("mild", "mirror", "layer_decay")}
     found, output = tmp_path / "search", tmp_path / "study"
 
     def run(mode, folder, *arguments):
@@ -247,7 +247,7 @@ def test_from_films_to_a_model_folder(release, tmp_path):
         assert to_middle["mean"] == of["figures"]["pointing_evidence"]["mean"]  # the middle lies in no box
     assert table["variants"]["causal"]["figures"]["calibration_error"]["interval"] is None
     assert "| causal |" in (tmp_path / "docs" / "study.md").read_text()
-    assert "| smoothing |" in (tmp_path / "docs" / "search.md").read_text()
+    assert "| mirror |" in (tmp_path / "docs" / "search.md").read_text()
 
     storage.main([str(output), "--data", str(release), "--output", str(tmp_path / "storage.json")])
     of_storage = json.loads((tmp_path / "storage.json").read_text())["runs"]

@@ -38,8 +38,6 @@ class Training:
     epochs: int = 8
     batch_size: int = 64
     lr: float = 5e-4
-    weight_decay: float = 0.05
-    clip_grad: float = 1.0
 
 
 def build(method: Method, config: Training) -> nn.Module:
@@ -85,7 +83,7 @@ def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Modul
     model = build(method, config).to(memory_format=torch.channels_last)
     objective = method.objective(model)
     steps = len(images) // config.batch_size
-    optimizer = torch.optim.AdamW(objective.parameters(), config.lr, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(objective.parameters(), config.lr, weight_decay=0.05)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.epochs * steps, pct_start=0.2)
     order = np.random.default_rng(seed)
     best, best_state = -1.0, copy.deepcopy(model.state_dict())
@@ -109,7 +107,7 @@ def train(method: Method, parts: Parts, config: Training, seed: int) -> nn.Modul
             losses = objective(x, y, *known, weight=weight[chosen])
             optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
-            nn.utils.clip_grad_norm_(objective.parameters(), config.clip_grad)
+            nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
             optimizer.step()
             scheduler.step()
         value = selection_auroc(model, parts.val, method.knows_confounder)

@@ -42,11 +42,9 @@ class Setting:
     warmup: float = 0.15  # fraction of linear warm-up steps, before a cosine decay
     weight_decay: float = 0.05
     layer_decay: float = 1.0  # learning rate factor from each layer group of the backbone to the one below
-    clip_grad: float = 1.0
     ema_decay: float = 0.995
     drop_rate: float = 0.3
     drop_path_rate: float = 0.0
-    smoothing: float = 0.0  # targets lie in [s, 1 - s]
     views: dict[str, Any] = dataclasses.field(default_factory=dict)  # arguments of `Views`
 
 
@@ -130,8 +128,8 @@ def train(
         layer_decay=setting.layer_decay if setting.layer_decay < 1 else None,
         fused=kind == "cuda",
     )
-    targets = films.targets * (1 - 2 * setting.smoothing) + setting.smoothing
-    count, batch = len(targets), min(setting.batch_size, len(targets))
+    count = len(films.targets)
+    batch = min(setting.batch_size, count)
     steps = count // batch
     total = steps * setting.epochs
     rise, step = max(round(setting.warmup * total), 1), 0
@@ -154,11 +152,11 @@ def train(
             drawn = torch.cat([views(part, size, draw) for part in films.of(rows)])
             images = prepare(drawn).contiguous(memory_format=torch.channels_last)
             with autocast:
-                wanted = mean_probabilities(teachers, drawn) if teachers else targets[rows]
+                wanted = mean_probabilities(teachers, drawn) if teachers else films.targets[rows]
                 loss = objective(images, wanted, weight=weight[rows])["loss"]
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(parameters, setting.clip_grad)
+            nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step_update(step := step + 1)
             averaged.update(model, step=step)
