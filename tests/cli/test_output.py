@@ -41,7 +41,7 @@ def test_a_stopped_run_says_how_to_go_on(run, images, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("causalcxr.cli.Row", stop)
+    monkeypatch.setattr("causalcxr.cli.find_images", stop)
     code, _, err = run("predict", images, "--output", tmp_path / "scores.csv")
     assert (code, err) == (130, "stopped; with --output, the same command continues\n")
 
