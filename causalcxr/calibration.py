@@ -23,8 +23,8 @@ class Calibration:
     """Turn logits z into probabilities, sigmoid(z / T), and compare these with a threshold for each label.
 
     The temperature T is above 1 if the model is overconfident, and below 1 if it is underconfident (Guo et al., *On
-    Calibration of Modern Neural Networks*, ICML 2017). It does not change AUROC. Nor does it correct single labels,
-    such as one that is overpredicted while others are underpredicted.
+    Calibration of Modern Neural Networks*, ICML 2017). It does not change AUROC, and it does not correct single labels,
+    e.g. one that is overpredicted while others are underpredicted.
 
     A calibration is valid for images and label frequencies like those of the fit, and for the weights that produced the
     logits. Fit it again after further training.
@@ -68,15 +68,15 @@ class Calibration:
     def fit(cls, logits: Any, targets: Any, *, criterion: str = "youden") -> "Calibration":
         """Fit the temperature and thresholds on validation images that the model was not trained on.
 
-        The temperature minimises the binary cross-entropy over all known targets. It stays at 1, with a warning, if the
-        minimum is at 0 or at infinity. It is at 0 if no logit is below 0 for a positive or above 0 for a
+        The temperature minimises the binary cross-entropy over all known targets. If the minimum is at 0 or at
+        infinity, it stays at 1 with a warning. It is at 0 if no logit is below 0 for a positive or above 0 for a
         negative, which is typical of training images or very few images. It is at infinity if the logits contradict the
         targets on average.
 
         The threshold of a label maximises the criterion on the calibrated probabilities of images with a known target.
-        It lies halfway between two probabilities, or between the lowest and 0. Ties go to the highest threshold. If all
-        known targets of a label are of one class, or no threshold is better than marking every image, the threshold is
-        0.5, with a warning that lists the indices of these labels.
+        It lies halfway between two probabilities, or between the lowest and 0. Among equally good thresholds, the
+        highest is used. If all known targets of a label are of one class, or no threshold is better than marking every
+        image, the threshold is 0.5, with a warning that lists the indices of these labels.
 
         Args:
             logits: Logits before the sigmoid; array, tensor or nested list.

@@ -42,7 +42,7 @@ def evidence_maps(model: Any, images: Tensor, labels: Sequence[int | str] | int 
 
     Positive values are evidence for the finding, negative ones against it. All values are in units of the logit, so
     maps of different labels and images are comparable. They do not add up to the logit. The maps are interpolated
-    bilinearly to the image size. The paper does not use them; its maps are `attention_maps`.
+    bilinearly to the image size. The paper uses `attention_maps` instead.
 
     The model runs in `eval` mode, with one backward pass through the decoder per label.
 
@@ -145,8 +145,8 @@ def overlay(image: Any, heatmap: Any, *, alpha: float = 0.5, vmax: float | None 
         heatmap: (h, w). Result: (H, W, 3), RGB in uint8.
 
     Raises:
-        ValueError: If the heat map is not (h, w) or not finite, the image is invalid (see `read_image`), alpha lies
-            outside [0, 1], or vmax is not positive.
+        ValueError: If the heat map is not (h, w) or not finite, alpha lies outside [0, 1], or vmax is not positive; or
+            as in `read_image`, like `TypeError` and `OSError`.
 
     Example:
         >>> picture = overlay(torch.rand(1, 64, 64), torch.rand(8, 8), alpha=0.4)

@@ -1,7 +1,7 @@
 """Save, load and push models in timm's format, in folders and on the Hugging Face Hub, with a model card.
 
-A folder has `config.json` and `model.safetensors`, and is not trusted. Its config cannot choose other weights or
-run code, and weights are only read from safetensors. Errors of `huggingface_hub` pass through.
+A folder has `config.json` and `model.safetensors`, and is treated as untrusted. Its config cannot choose other weights
+or run code, and weights are only read from safetensors. Errors of `huggingface_hub` pass through.
 """
 
 import dataclasses
@@ -67,10 +67,10 @@ def save_pretrained(
 ) -> None:
     """Save a model to a folder that `create_model`, `timm.create_model` and `push_to_hub` accept.
 
-    The folder gets `config.json`, `model.safetensors` and the model card, `README.md`. An existing card is kept unless
-    you pass `metrics`. Other files are left alone. The config stores the SHA-256 sum of the weights, to detect files
-    that do not belong together. The licence on the card is `model.pretrained_cfg["license"]`, that of the weights the
-    model started from. Set it to your own.
+    The function writes `config.json`, `model.safetensors` and the model card, `README.md`. An existing card is kept
+    unless you pass `metrics`. Other files do not change. The config stores the SHA-256 sum of the weights, to detect
+    files that do not belong together. The licence on the card is `model.pretrained_cfg["license"]`, that of the weights
+    the model started from. Set it to your own.
 
     Args:
         model: A model from `causalcxr.create_model` or `timm.create_model`.
@@ -149,7 +149,7 @@ def push_to_hub(
     Args:
         model: A model, or a folder written by `save_pretrained`.
         repo_id: `"owner/repo"`, created if it does not exist.
-        label_names: As in `save_pretrained`. Not allowed with a folder; nor are `calibration` and `data_config`.
+        label_names: As in `save_pretrained`. Not allowed with a folder, like `calibration` and `data_config`.
         calibration: As in `save_pretrained`.
         metrics: As in `save_pretrained`, e.g. from the JSON of `examples/evaluate.py`. Without metrics, a folder's card
             is uploaded unchanged, and a model does not replace the card of an existing repository.

@@ -41,11 +41,11 @@ def predict(
 ) -> Iterator[Prediction]:
     """Score films in batches on the model's device, and yield predictions in input order as they are ready.
 
-    Films are read, resized and normalised as in `model.preprocess`. If a film cannot be read, its prediction holds the
-    error, and the others are still scored. Memory holds only a few batches, whatever the number of films.
+    Films are read, resized and normalised as in `model.preprocess`. If a film cannot be read, its prediction contains
+    the error, and the others are still scored. Memory use does not grow with the number of films.
 
-    The mode of the model does not change. If it is in training mode, a copy in evaluation mode that shares its weights
-    scores the films. An active `torch.autocast` applies.
+    The mode of the model does not change. If it is in training mode, a copy in evaluation mode scores the films and
+    shares its weights. An active `torch.autocast` applies.
 
     Args:
         model: A model from `causalcxr.create_model` or `timm.create_model`, or any module with `pretrained_cfg` that

@@ -38,8 +38,8 @@ class Finding(NamedTuple):
 class Panels:
     """Draws panels into a folder that mirrors the paths of the images.
 
-    `findings` are the labels to draw. Default: the positives, topped up to three with the highest-scoring others.
-    The maps are `evidence_maps`, or `attention_maps` if `attention` is set.
+    `findings` are the labels to draw. Default: the positives, and the others with the highest scores up to a total of
+    three. The maps are `evidence_maps`, or `attention_maps` if `attention` is set.
     """
 
     def __init__(self, model: Any, labels: list[str], folder: Path, findings: Sequence[str], attention: bool) -> None:

@@ -45,7 +45,7 @@ def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) 
     Args:
         scores: CSV file written by `causalcxr predict`. Images are matched by file name or, if names repeat, by as many
             parent folders as needed to tell all images apart.
-        labels: CSV file with 0, 1 or nothing (unknown) for each label, or the table of the NIH release.
+        labels: CSV file with 0, 1 or an empty cell (unknown) for each label, or the table of the NIH release.
         groups: Columns of `labels`. Results are also computed within each of their values.
         patients: Column of `labels` with the patients, who are resampled for the intervals. None resamples images.
     """

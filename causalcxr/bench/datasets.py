@@ -87,10 +87,10 @@ class ConfoundedDataset(StratifiedImages):
     has an AUROC of r.
 
     The shares are exact, up to rounding to whole images. Lowering r flips the presence of the marker on as few images
-    as possible. The look of a marker depends only on seed, index and kind.
+    as possible. The appearance of a marker depends only on seed, index and kind.
 
-    Use different seeds for training and test images, or image i gets the same marker in both. Splitting by patient is
-    up to the caller.
+    Use different seeds for training and test images. Otherwise, image i has the same marker in both. Splitting by
+    patient is up to the caller.
 
     Args:
         images: As for [`StratifiedImages`][causalcxr.bench.StratifiedImages]. Markers are painted on access.

@@ -24,8 +24,8 @@ class Scores(NamedTuple):
     Attributes:
         auroc: AUROC of the finding, a 95 % `causalcxr.metrics.Interval`.
         worst_group: The lower of the AUROCs with and without the confounder (`causalcxr.metrics.worst_group_auroc`), an
-            `Interval`, without resamples that lack a class in either. It is biased downwards if both are equal.
-        undefined: Number of these resamples.
+            `Interval` over the resamples with both classes in both groups. It is biased downwards if both are equal.
+        undefined: Number of the other resamples.
         ece: Expected calibration error.
         mean_probability: Mean of the predicted probabilities.
         shift: Mean probability with the confounder minus that without, averaged over positives and negatives; NaN if
@@ -71,7 +71,8 @@ def evaluate(
     Choose epochs, thresholds and hyperparameters on validation images with the association of the training images,
     never by the results on "reversed".
 
-    Intervals are 95 % percentile intervals over resamples of patients if the tests have a `patient`, else of images.
+    Intervals are 95 % percentile intervals over resamples of patients if the tests have a `patient`, and otherwise of
+    images.
     All tests are resampled together: a patient in two tests is drawn equally often in both, which narrows the intervals
     of differences. Without patients, images at the same index of two tests are treated as the same image.
 

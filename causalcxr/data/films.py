@@ -67,8 +67,7 @@ class CSVDataset(FilmFiles):
         label_names: Names of the columns of `targets`.
         targets: (N, K) float32 tensor of 0, 1 and NaN (unknown).
         patient: (N,) values of `patient`, or of `path` without that column.
-        metadata: The remaining columns by name, (N,) strings each: those that `label_names` leaves out. Without
-            `label_names`, it is empty.
+        metadata: Columns that are not labels, by name, (N,) strings each. Empty without `label_names`.
 
     Shape:
         Each item is an image (1, H, W) and its target (K,).

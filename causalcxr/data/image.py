@@ -29,7 +29,7 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, sectio
 
 
 def read_image(image: ImageLike, *, size: int | tuple[int, int] | None = None) -> torch.Tensor:
-    """Read a radiograph as one grey channel, whatever its format.
+    """Read a radiograph in any supported format as one grey channel.
 
     Grey, RGB, palette, 1-bit and 16-bit files of the same radiograph give the same tensor. 8-bit values are divided by
     255, 16-bit values by 65535, and 12-bit values of a TIFF by 4095. A TIFF that declares zero as white is inverted.

@@ -24,7 +24,7 @@ def preprocess(
 ) -> Tensor:
     """Read, resize and normalise radiographs according to a model's data config.
 
-    Applies `read_image`, `resize_image` and `normalise`. The whole image is resized; its aspect ratio is not kept.
+    Applies `read_image`, `resize_image` and `normalise`. The whole image is resized. Its aspect ratio is not preserved.
     Datasets with `image_size` read and resize with the same functions. `CausalCXR.preprocess` calls this function with
     the model's config.
 
@@ -68,7 +68,7 @@ def read_resized(image: ImageLike, cfg: Mapping[str, Any], size: int | tuple[int
 def normalise(images: Tensor, cfg: Mapping[str, Any]) -> Tensor:
     """Repeat the grey channel and normalise by the mean and standard deviation of a model's data config.
 
-    If `mean` or `std` is for another number of channels, its average is used for every channel.
+    If `mean` or `std` has a different number of channels, its average is used for all channels.
 
     Args:
         images: Grey images with values in [0, 1].

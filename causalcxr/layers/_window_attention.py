@@ -20,8 +20,9 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, *, num_heads: int, window:
 
     A large map is cut into blocks of queries. Each block gathers the keys and values of all its windows, and one mask
     serves all blocks. This copies each key two or three times. Unfolding the windows would copy it `window ** 2` times.
-    A small map is attended to as a whole, with a mask that counts how often each window contains each pixel. So is a
-    map of dynamic size in an exported graph, since the number of blocks would depend on the size.
+    For a small map, attention covers the whole map, with a mask that counts how often each window contains each pixel.
+    A map of dynamic size in an exported graph is treated in the same way, since the number of blocks would depend on
+    the size.
 
     Args:
         q: Queries (B, C, H, W), where C is a multiple of `num_heads`.

@@ -28,8 +28,8 @@ class ACmix(nn.Module):
     channel of a head. The grouped convolution `dep_conv`, initialised to shifts, sums them. The output is
     rate1 * attention + rate2 * convolution, in the memory format of the input.
 
-    Parameters have the published names and shapes. Unlike the published layer, this one has no stride or dilation,
-    supports half precision and maps smaller than the window, and does not unfold the windows.
+    Parameters have the names and shapes of the official implementation. Unlike the published layer, this one has no
+    stride or dilation, supports half precision and maps smaller than the window, and does not unfold the windows.
 
     Args:
         in_chs: Input channels.

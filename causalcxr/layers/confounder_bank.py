@@ -71,8 +71,8 @@ class ConfounderBank(nn.Module):
     def slot_prior(self) -> Tensor:
         """P(c) of every slot, (size,), with 0 for empty slots.
 
-        Like `stored`, it keeps its shape while the bank fills up. So a training step never waits for the device, and a
-        compiled step remains a single graph.
+        Like `stored`, it keeps its shape while the bank fills up. This way, a training step never synchronises with the
+        device, and a compiled step remains a single graph.
         """
         dtype = torch.promote_types(self.stored.dtype, torch.float32)
         filled = (torch.arange(self.size, device=self.num_seen.device) < self.num_seen).to(dtype)

@@ -46,7 +46,8 @@ class CausalDecoder(nn.Module):
     """Decode a feature map into one causal and one confounding feature per label (arXiv 2305.12072, Eq. 2).
 
     The K label queries start with zero content. Their position is a learned label embedding, added before each
-    attention. Keys, but not values, carry fixed positions: sin y, sin x, cos y and cos x to the base 10,000.
+    attention. Keys, but not values, have fixed sine-cosine position embeddings: sin y, sin x, cos y and cos x with base
+    10,000.
     Each layer updates the queries with its causal branch: x = norm(x + Q), then x = norm(x + MLP(x)), with 4 D hidden
     units. The confounding feature (before norm and MLP) and the attention (averaged over heads) are those of the last
     layer. As in the equations, labels do not attend to each other, so adding labels does not change the others.

@@ -48,7 +48,7 @@ def classification_loss(
         logits: (..., K), any real number. The loss is computed in at least float32.
         targets: (..., K) labels in [0, 1], NaN where unknown. The range is checked only on the CPU: reading values from
             an accelerator would stall every step.
-        criterion: Elementwise loss to use instead of cross-entropy. It never sees unknown labels.
+        criterion: Elementwise loss to use instead of cross-entropy. Unknown labels are masked.
         weight: Weight of each element, e.g. from `backdoor_weights`, of each image (..., 1) or of each label (1, K).
         reduction: `"mean"` over the known labels, `"sum"`, or `"none"` for the shape of the logits, 0 where unknown.
             The mean divides by the number of known labels, not by the sum of the weights.
@@ -150,7 +150,7 @@ def asymmetric_loss(
 def uniform_kl_loss(logits: Tensor, *, uniform: str = "categorical", reduction: str = "mean") -> Tensor:
     r"""KL divergence between the uniform distribution and the confounder prediction (arXiv 2305.12072, Eq. 5).
 
-    It is minimised. The minus sign in the paper would push the prediction *away* from uniform.
+    This loss is minimised. The minus sign in the paper would push the prediction *away* from uniform.
 
     The `"categorical"` form, as in the paper, applies a softmax over the K labels. The `"bernoulli"` form compares each
     label with 0.5 and averages over labels. Use it for labels that are not mutually exclusive and for a single label:

@@ -172,8 +172,8 @@ def paired_difference(
 ) -> BootstrapResult:
     """Compute the AUROC of one model minus that of another, with intervals from a paired bootstrap.
 
-    Both models are scored on the same resamples, so sampling noise they share cancels: the interval of the difference
-    is narrower than their separate intervals suggest. Each resample gives AUROC*(scores) - AUROC*(baseline), with the
+    Both models are scored on the same resamples, so shared sampling noise cancels: the interval of the difference is
+    narrower than their separate intervals suggest. Each resample gives AUROC*(scores) - AUROC*(baseline), with the
     draws of [`bootstrap_auroc`][causalcxr.metrics.bootstrap_auroc].
 
     The interval covers the sampling of patients, not the variation between training seeds. To compare training methods
@@ -184,8 +184,8 @@ def paired_difference(
     with, for the same images in the same order.
 
     Returns:
-        A [`BootstrapResult`][causalcxr.metrics.BootstrapResult] of the differences. If an interval contains zero, these
-        patients do not separate the two models.
+        A [`BootstrapResult`][causalcxr.metrics.BootstrapResult] of the differences. If an interval contains zero, the
+        data show no difference.
 
     Example:
         >>> targets, noise = np.tile([0, 1], 50), np.random.default_rng(0).normal(size=100)

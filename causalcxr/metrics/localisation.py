@@ -15,8 +15,8 @@ def pointing_game(heat_map: Tensor, boxes: Sequence[Any] | Tensor) -> bool:
     """Return whether the maximum of a heat map lies in one of the finding's boxes.
 
     This is the pointing game of Zhang et al. (IJCV 126, 2018); a model's score is the share of images with a hit. The
-    maximum is located at its pixel's centre, and ties go to the first pixel in row-major order. Boxes get no margin. A
-    map that is constant up to float32 rounding has no maximum and counts as a miss.
+    maximum is located at its pixel's centre, and ties go to the first pixel in row-major order. Boxes have no tolerance
+    margin. A map that is constant up to float32 rounding has no maximum and counts as a miss.
 
     Interpolate the map to the image size instead of scaling the boxes down: on a coarse map, a small box may contain no
     pixel centre.

@@ -129,7 +129,7 @@ class CausalCXR(nn.Module):
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
-        """Names of the labels in the order of the logits, or None if neither the weights nor you have set them.
+        """Names of the labels in the order of the logits, or None if not set.
 
         Once set, they cannot be replaced by other names. Call `reset_classifier` for new labels.
         """
@@ -146,7 +146,8 @@ class CausalCXR(nn.Module):
     def calibration(self) -> Calibration | None:
         """Temperature and thresholds fitted to the weights, or None.
 
-        They apply to the weights at the time of setting. `save_pretrained` leaves them out if the weights have changed.
+        They apply to the weights at the time of setting. `save_pretrained` omits them if the weights have changed
+        since.
         """
         return self._calibration
 

@@ -259,9 +259,9 @@ def create_model(
     A folder or repository may also hold a plain timm model. It is returned with `label_names` and `calibration` as
     attributes. Prepare its input with `causalcxr.data.preprocess(image, model.pretrained_cfg)`.
 
-    If you ask for labels other than those of the weights, the label-dependent parameters are newly initialised, and the
-    logger `causalcxr` warns about them. Labels in `label_names` that the weights know keep their rows, hence their
-    logits. If all labels are known, the calibration is kept too. For another `in_chans`, timm adapts the first layer.
+    If the labels differ from those of the weights, the label-dependent parameters are randomly initialised, and the
+    logger `causalcxr` warns about them. Labels that the weights have keep their parameters and logits. If all labels
+    are known, the calibration is kept too. For another `in_chans`, timm adapts the first layer.
 
     Args:
         name: Registered name with or without a tag, such as `"causal_resnet101"`; `"hf-hub:owner/repo[@revision]"`;
@@ -271,7 +271,7 @@ def create_model(
             labels of the weights, the order must be the same too.
         **kwargs: Arguments of `causalcxr.CausalCXR`, such as `num_classes`, `in_chans` or `pretrained_backbone`.
             `backbone` may also be a name from `list_backbones`. This loads its weights unless
-            `pretrained_backbone=False`, and sets `pretrained_cfg` to the images that they expect. Also accepted:
+            `pretrained_backbone=False`, and sets `pretrained_cfg` to the input that they expect. Also accepted:
             `img_size` for backbones built for one size; `features_only` and `out_indices`, as in timm, for the
             backbone's feature maps; `cache_dir`, the folder for downloads.
 

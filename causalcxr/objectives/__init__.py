@@ -1,4 +1,4 @@
-"""Training objectives: modules from images and targets to losses. `CausalObjective` is the one of the paper."""
+"""Training objectives: modules that map images and targets to losses. `CausalObjective` is the one of the paper."""
 
 from causalcxr.objectives.agreement import AgreementObjective
 from causalcxr.objectives.borrow_regions import BorrowRegions

@@ -17,9 +17,9 @@ __all__ = ["AgreementObjective"]
 class AgreementObjective(nn.Module):
     r"""Training objective against unrecorded confounders: no small region of an image may decide alone.
 
-    A marker is a small region that decides alone. Most findings are visible in more than one place. So each image is
-    classified twice: unchanged, and with a few boxes borrowed from another image pi(i) of the batch. Each box is the
-    one that changes the prediction most, to first order, among randomly drawn places:
+    A marker is a small region that can determine the prediction alone. Most findings are visible in more than one
+    place. Each image is therefore classified twice: unchanged, and with a few boxes borrowed from another image pi(i)
+    of the batch. Each box is the one that changes the prediction most, to first order, among randomly drawn places:
 
     .. math:: \Big| \sum_{p \in \text{box}} \nabla_p z_i \cdot (x_{\pi(i)} - x_i)_p \Big|
 
@@ -34,7 +34,7 @@ class AgreementObjective(nn.Module):
       to 25 times larger: the agreement then outweighs the labels, and all logits become nearly equal. Call
       `model.reset_classifier(num_classes)` first.
     - A step takes two forward and three backward passes.
-    - With several labels, the boxes of each image target one label, drawn at random.
+    - With several labels, the boxes of each image are chosen for one random label.
     - The agreement covers all labels, including unknown ones and those of weight 0.
     - In evaluation mode, without gradients or for a batch of one, only the first view is used.
     - For a causal model, only the causal branch is trained, as in `ClassificationObjective`.

@@ -24,19 +24,19 @@ class BorrowRegions(nn.Module):
     .. math:: \tilde x_i = m_i \, x_i + (1 - m_i) \, x_{\pi(i)}, \qquad \tilde y_i = y_i.
 
     The pixels outside the kept region are then independent of the label. Unlike in CutMix (Yun et al., ICCV 2019),
-    labels are not mixed. The cost is the evidence in the replaced regions.
+    labels are not mixed. The image loses the evidence in the replaced regions.
 
     Two kinds of region can be kept:
 
     - `"boxes"`: all but a few randomly placed boxes.
     - `"thorax"`: a soft ellipse of random size around the centre, against markers near the border.
 
-    Each image lends to at most one other. The module is the identity in evaluation mode.
+    Each image is the source for at most one other. The module is the identity in evaluation mode.
 
     Args:
         region: `"boxes"` or `"thorax"`.
-        probability: Probability that an image borrows. The others still show their markers. If the finding is subtle,
-            these few are enough for a model to rely on the markers, so use 1.
+        probability: Probability that an image borrows. The others keep their markers. If the finding is subtle, a model
+            can still learn the markers from them, so use 1.
         size: Range of the box sides, or of the axes of the ellipse, as fractions of the image sides. Default:
             (0.14, 0.36) for boxes, (0.6, 0.95) for the thorax.
         num_boxes: Number of boxes, for `"boxes"` only.

@@ -18,8 +18,8 @@ _ABDOMEN = 0.67  # attenuation that the abdomen adds, as a fraction of the chest
 class Film:
     """Geometry, in cm from the patient's origin, and attenuation of one patient's normal radiograph.
 
-    `patient` determines the anatomy, `pose` the position and depth of breath. Generators in the same state give the
-    same patient in either view.
+    `patient` determines the anatomy. `pose` determines the position and the depth of inspiration. Generators in the
+    same state give the same patient in either view.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Film:
 def develop(density: Array, rng: np.random.Generator, *, ap: bool) -> Array:
     """Turn attenuation into grey values in [0, 1] by Beer's law, a contrast curve and detector noise.
 
-    Bedside films (AP) are less exposed: they look whiter, flatter and noisier.
+    Bedside films (AP) are less exposed: they are brighter and noisier, with less contrast.
     """
     u: list[float] = rng.uniform(-1.0, 1.0, 3).tolist()
     if ap:

@@ -48,7 +48,7 @@ class SyntheticSample(NamedTuple):
 class SyntheticCXR(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Schematic chest radiographs with planted findings, drawn on demand.
 
-    Each item shows a patient in AP or PA view. AP films have a larger heart, a higher diaphragm and less exposure.
+    Each item shows a patient in AP or PA view. AP films have a larger heart, a higher diaphragm and lower exposure.
     A film may have findings and markers: a side letter and, on 60 % of AP films, a "PORTABLE" stamp. View, findings and
     markers are sampled before drawing, so `sample` can draw the same patient with any of them replaced. For a marker
     that is associated with a finding, use [`ConfoundedDataset`][causalcxr.bench.ConfoundedDataset].
