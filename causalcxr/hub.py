@@ -363,7 +363,8 @@ def _card(config: dict[str, Any], metrics: Mapping[str, Any] | None) -> str:
             f"`model.calibration` converts logits to probabilities with temperature {calibration['temperature']:.3g}, "
             f"and these to findings with the thresholds below.\n\n{_table('threshold', thresholds)}"
         )
-    causal = "a timm backbone with `CausalHead` ([paper](https://arxiv.org/abs/2305.12072))"
+    backbone = config["model_args"].get("backbone", "a timm backbone")
+    causal = f"{backbone} with `CausalHead` ([paper](https://arxiv.org/abs/2305.12072))"
     height, width = cfg["input_size"][1:]
     return f"""---
 {head.to_yaml()}
@@ -374,7 +375,7 @@ def _card(config: dict[str, Any], metrics: Mapping[str, Any] | None) -> str:
 **Not for clinical use.** These weights are for research only. They must not inform patient care.
 
 `{architecture}` is {causal if _is_causal(architecture) else "a timm model"}.
-It takes radiographs of {height} x {width} px and returns logits for {len(labels)} labels: {", ".join(labels)}.
+It takes radiographs of {height} x {width} px and returns logits for {len(labels)} label{"s" * (len(labels) > 1)}: {", ".join(labels)}.
 
 ```python
 import causalcxr
