@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: Command-line arguments. Default: those of the process.
 
     Returns:
-        0 on success, 1 if some images failed, 2 if the arguments are wrong or nothing could be done.
+        0 on success, 1 if some images failed, 2 if the arguments are wrong or nothing could be done, 130 on Ctrl-C.
     """
     arguments = vars(parser().parse_args(argv))
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":

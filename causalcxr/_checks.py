@@ -20,9 +20,14 @@ def check_tensor(name: str, x: Any, shape: str, **sizes: int) -> None:
         shape: Names of the axes, e.g. `"B C H W"`. `"... K D"` allows any number of leading axes.
         **sizes: Required sizes of named axes.
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        given = f"dtype {x.dtype}; use {name}.float()" if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"{name} must be a floating-point tensor of shape ({shape}), but got {given}")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a floating-point tensor of shape ({shape}), but got {type(x).__name__}")
+    if not x.is_floating_point():
+        scale = " / 255, normalised" if name == "images" and x.dtype == torch.uint8 else ""
+        raise TypeError(
+            f"{name} must be a floating-point tensor of shape ({shape}), but got dtype {x.dtype}; "
+            f"use {name}.float(){scale}"
+        )
     axes = shape.split()
     fits = x.ndim >= len(axes) - 1 if axes[0] == "..." else x.ndim == len(axes)
     if not fits or any(x.shape[axes.index(axis) - len(axes)] != size for axis, size in sizes.items()):

@@ -74,7 +74,7 @@ class Calibration:
         targets on average.
 
         The threshold of a label maximises the criterion on the calibrated probabilities of images with a known target.
-        It lies halfway between two probabilities, or between the lowest and 0. Among equally good thresholds, the
+        It lies halfway between two probabilities. Among equally good thresholds, the
         highest is used. If all known targets of a label are of one class, or no threshold is better than marking every
         image, the threshold is 0.5, with a warning that lists the indices of these labels.
 
@@ -186,7 +186,7 @@ def _fit_threshold(probabilities: FloatArray, labels: FloatArray, criterion: str
     if quality.max() <= quality[0]:  # that of marking every image
         return None
     best = len(values) - 1 - int(quality[::-1].argmax())
-    below = values[best - 1] if best else 0.0
+    below = values[best - 1]
     middle = (below + values[best]) / 2
     return float(middle if middle > below else values[best])  # adjacent floats have no midpoint
 

@@ -57,7 +57,7 @@ def run(command: str, **arguments: Any) -> int:
             _say(f"error: {error}")
             return NOTHING_DONE
         except KeyboardInterrupt:
-            _say("stopped; with --output, the same command continues")
+            _say("stopped; the same command continues" if arguments.get("output") else "stopped")
             return STOPPED
         except BrokenPipeError:  # the reader, e.g. `head`, closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -127,7 +127,8 @@ def _predict(
         raise CommandError(error) from error
     name = Path(os.path.normpath(model)).as_posix()  # one spelling for a folder
     if format != "table":  # tell retrained weights apart
-        name += f" ({zlib.crc32(repr(loaded.calibration).encode(), weights_checksum(loaded)):08x})"
+        scaling = [loaded.pretrained_cfg.get(key) for key in ("input_size", "mean", "std")]
+        name += f" ({zlib.crc32(repr([loaded.calibration, *scaling]).encode(), weights_checksum(loaded)):08x})"
     writer = _Writer(format, name, labels, getattr(loaded.calibration, "thresholds", None))
     left = writer.open(output, paths) if first else []
     failed = bool(problems)
@@ -311,7 +312,7 @@ class _Writer:
             raise ValueError("it has other columns than this model would write; use another --output")
         done = set()
         for row in rows:
-            if row["model"].split()[-1] != self.model.split()[-1]:  # the checksum: a folder may have moved
+            if str(row["model"]).rpartition(" ")[2] != self.model.rpartition(" ")[2]:  # checksums: folders may move
                 raise ValueError(f"its rows come from the model {row['model']}, not {self.model}; use another --output")
             done.add(row["path"])
         os.truncate(output, len(whole))

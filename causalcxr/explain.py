@@ -145,8 +145,8 @@ def overlay(image: Any, heatmap: Any, *, alpha: float = 0.5, vmax: float | None 
         heatmap: (h, w). Result: (H, W, 3), RGB in uint8.
 
     Raises:
-        ValueError: If the heat map is not (h, w) or not finite, alpha lies outside [0, 1], or vmax is not positive; or
-            as in `read_image`, like `TypeError` and `OSError`.
+        ValueError: If the heat map is not (h, w) or not finite, alpha lies outside [0, 1], or vmax is not positive.
+        ValueError, TypeError, OSError: If the image cannot be read (see `read_image`).
 
     Example:
         >>> picture = overlay(torch.rand(1, 64, 64), torch.rand(8, 8), alpha=0.4)

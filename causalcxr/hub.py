@@ -149,11 +149,11 @@ def push_to_hub(
     Args:
         model: A model, or a folder written by `save_pretrained`.
         repo_id: `"owner/repo"`, created if it does not exist.
-        label_names: As in `save_pretrained`. Not allowed with a folder, like `calibration` and `data_config`.
-        calibration: As in `save_pretrained`.
+        label_names: As in `save_pretrained`. Not allowed with a folder.
+        calibration: As in `save_pretrained`. Not allowed with a folder.
         metrics: As in `save_pretrained`, e.g. from the JSON of `examples/evaluate.py`. Without metrics, a folder's card
             is uploaded unchanged, and a model does not replace the card of an existing repository.
-        data_config: As in `save_pretrained`.
+        data_config: As in `save_pretrained`. Not allowed with a folder.
         picture: PNG file to show on the uploaded card, e.g. from `causalcxr predict --heatmap`. It is as public as the
             repository, so use a film that you may publish.
         commit_message: Title of the commit.
@@ -366,6 +366,7 @@ def _card(config: dict[str, Any], metrics: Mapping[str, Any] | None) -> str:
     backbone = config["model_args"].get("backbone", "a timm backbone")
     causal = f"{backbone} with `CausalHead` ([paper](https://arxiv.org/abs/2305.12072))"
     height, width = cfg["input_size"][1:]
+    outputs = f"{len(labels)} label{'s' * (len(labels) > 1)}: {', '.join(labels)}"
     return f"""---
 {head.to_yaml()}
 ---
@@ -375,7 +376,7 @@ def _card(config: dict[str, Any], metrics: Mapping[str, Any] | None) -> str:
 **Not for clinical use.** These weights are for research only. They must not inform patient care.
 
 `{architecture}` is {causal if _is_causal(architecture) else "a timm model"}.
-It takes radiographs of {height} x {width} px and returns logits for {len(labels)} label{"s" * (len(labels) > 1)}: {", ".join(labels)}.
+It takes radiographs of {height} x {width} px and returns logits for {outputs}.
 
 ```python
 import causalcxr

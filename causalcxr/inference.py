@@ -21,6 +21,8 @@ from causalcxr.data.transforms import normalise, read_resized
 
 __all__ = ["Prediction", "predict"]
 
+FILM_ERRORS = (OSError, ValueError, TypeError, ImportError)
+
 
 class Prediction(NamedTuple):
     """Prediction for one film.
@@ -177,5 +179,7 @@ def _score(
 def _stack(images: list[Future[Tensor]]) -> tuple[Tensor | None, list[Any]]:
     """Return the images that were read as one tensor, or None, and the error or None of each film."""
     errors = [image.exception() for image in images]
+    if unexpected := [error for error in errors if error and not isinstance(error, FILM_ERRORS)]:
+        raise unexpected[0]
     good = [image.result() for image, error in zip(images, errors, strict=True) if error is None]
     return torch.stack(good) if good else None, errors

@@ -120,7 +120,8 @@ def warn_of_training_patients(name, dataset):
     if (file := Path(name, "train_patients.txt")).is_file() and hasattr(dataset, "paths"):
         known = np.isin(dataset.patient.astype(str), file.read_text().splitlines())
         if known.any():
-            warnings.warn(f"{name} was trained on patients of {known.sum()} of {len(known)} films", stacklevel=2)
+            text = f"{known.sum()} of {len(known)} films have the patient names of films that {name} was trained on"
+            warnings.warn(text, stacklevel=2)
 
 
 def commit():
@@ -182,8 +183,8 @@ def main(argv=None):
             results[name]["difference"] = difference._asdict() | {"from": args.models[0]}
             print(f"{name} minus {args.models[0]}: mean AUROC {'{:+.4f} ({:+.4f}, {:+.4f})'.format(*difference)}")
     print(table(results, labels))
-    data = [Path(part).absolute().name.removesuffix(".csv") for part in (args.data, args.labels) if part]
-    data = [Path(args.data).absolute().parent.name, *data] if args.data.endswith(".csv") else data
+    data = [Path(part).resolve().name.removesuffix(".csv") for part in (args.data, args.labels) if part]
+    data = [Path(args.data).resolve().parent.name, *data] if args.data.endswith(".csv") else data
     file = f"{'-'.join([*data, args.split])}.json".replace(":", "-")
     for name, result in results.items():
         path = args.output / f"{Path(name).name}-{file}" if args.output else Path(name, file)

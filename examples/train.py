@@ -47,7 +47,7 @@ def parse_args(argv):
     add("--backbone-weights", help="'timm' to download, or a file; default: none, or the published ones of --backbone")
     add("--freeze-backbone", action="store_true", help="train only the head (train_head.py caches the features)")
     add("--objective", default="causal", choices=["causal", "plain", "agreement"], help="plain: no causal losses")
-    add("--adjust", help="reweight labels by a recorded confounder: view, sex, age or another column of FILE.csv")
+    add("--adjust", help="reweight labels by a recorded confounder: a column of FILE.csv, or view, sex or age of NIH")
     add("--epochs", type=int, default=12, help="number of epochs; default: %(default)s")
     add("--image-size", type=int, help="image height and width in pixels; default: that of the weights, or 224")
     add("--batch-size", type=int, default=64, help="images per update, over all processes; default: %(default)s")
@@ -66,6 +66,8 @@ def parse_args(argv):
     parser.set_defaults(**{"optimizer": "adamw"} | (PAPER if parser.parse_known_args(argv)[0].preset else {}))
     args = parser.parse_args(argv)
     args.model_kwargs = (PAPER["model_kwargs"] if args.preset else {}) | args.model_kwargs
+    if not 1 <= args.accumulate <= args.batch_size or args.epochs < 1:
+        parser.error("--epochs and --accumulate must be at least 1, and --batch-size at least --accumulate")
     if args.labels and not args.data.endswith(".csv"):
         parser.error("--labels selects columns of FILE.csv; other datasets have fixed labels")
     args.model = f"local-dir:{args.model}" if Path(args.model).is_dir() else args.model
@@ -110,7 +112,7 @@ def label_weights(dataset, adjust):
     own = isinstance(dataset, CSVDataset)
     columns = dataset.metadata if own else {"view": dataset.view, "sex": dataset.sex, "age": dataset.age // 20}
     if adjust not in columns:
-        raise ValueError(f"--adjust {adjust} is none of: {', '.join(columns) or 'no column, as all are --labels'}")
+        raise ValueError(f"--adjust {adjust} is none of: {', '.join(columns) or '(all are labels, see --labels)'}")
     strata = torch.from_numpy(np.unique(columns[adjust], return_inverse=True)[1])
     return backdoor_weights(dataset.targets, strata, smoothing=1)
 
@@ -177,8 +179,9 @@ def save_state(accelerator, output, options, log):
 def load_state(accelerator, args, options):
     """Load the state of the last completed epoch if there is one, and return the log up to then."""
     folders = sorted(args.output.glob("resume/epoch-*"))
-    if (args.output / "config.json").exists() and not (folders and args.resume):
-        raise SystemExit(f"{args.output} holds a model: use another --output, or --resume if it has resume/")
+    if ((args.output / "config.json").exists() or folders) and not (folders and args.resume):
+        state = "--resume" if folders else "it has no state to resume"
+        raise SystemExit(f"{args.output} holds a model: use another --output ({state})")
     if not folders:
         return []
     then, log = json.loads((folders[-1] / "run.json").read_text()).values()
@@ -208,7 +211,9 @@ def main(argv=None):
     except (AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise SystemExit(f"cannot train with these options: {error}") from error
     model, processes = objective.model, accelerator.num_processes
-    share = min(args.batch_size, len(train_set)) // args.accumulate
+    share = args.batch_size // args.accumulate
+    if share > len(train_set):  # a single batch
+        share = len(train_set) // processes * processes
     model.set_grad_checkpointing(args.checkpointing)
     ema = ModelEmaV3(model, decay=args.ema_decay, use_warmup=True, device=accelerator.device)
     if torch.distributed.is_initialized() and accelerator.device.type == "cuda":
@@ -231,7 +236,8 @@ def main(argv=None):
     options["data of checksum"] = str(zlib.crc32(repr([contents, weights.tolist()]).encode()))
     log = load_state(accelerator, args, options)
     if hasattr(train_set, "paths"):  # real films: evaluate.py warns of these patients
-        (args.output / "train_patients.txt").write_text("\n".join(map(str, np.unique(train_set.patient))))
+        patients = {*map(str, train_set.patient)} - {*train_set.names}  # a name stands for an unknown patient
+        (args.output / "train_patients.txt").write_text("\n".join(sorted(patients)))
     counts = (f"{len(part)} images of {len(set(part.patient.tolist()))} patients" for part in (train_set, val_set))
     accelerator.print(f"training: {next(counts)}, validation: {next(counts)}, processes: {processes}")
     accelerator.print(f"labels: {', '.join(train_set.label_names)}")

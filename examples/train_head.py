@@ -120,7 +120,8 @@ def main(argv=None):
     for made in (args.output, folder):
         made.mkdir(parents=True, exist_ok=True)
     if hasattr(sets[0], "paths"):  # real films: evaluate.py warns of these patients
-        (args.output / "train_patients.txt").write_text("\n".join(map(str, np.unique(sets[0].patient))))
+        patients = {*map(str, sets[0].patient)} - {*sets[0].names}  # a name stands for an unknown patient
+        (args.output / "train_patients.txt").write_text("\n".join(sorted(patients)))
     train, val = (keep_features(path, dataset, model, cfg, args) for path, dataset in zip(files, sets, strict=True))
     torch.manual_seed(0)  # same seed with and without cached features
     targets, val_targets = (dataset.targets for dataset in sets)

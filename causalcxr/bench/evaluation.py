@@ -25,7 +25,7 @@ class Scores(NamedTuple):
         auroc: AUROC of the finding, a 95 % `causalcxr.metrics.Interval`.
         worst_group: The lower of the AUROCs with and without the confounder (`causalcxr.metrics.worst_group_auroc`), an
             `Interval` over the resamples with both classes in both groups. It is biased downwards if both are equal.
-        undefined: Number of the other resamples.
+        undefined: Number of resamples that `worst_group` leaves out, since a group lacks a class.
         ece: Expected calibration error.
         mean_probability: Mean of the predicted probabilities.
         shift: Mean probability with the confounder minus that without, averaged over positives and negatives; NaN if

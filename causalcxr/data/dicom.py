@@ -13,7 +13,10 @@ __all__ = ["is_dicom", "read_dicom"]
 
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # pydicom returns all of these as RGB
 _NO_RADIOGRAPHS = ("CT", "MG", "MR", "NM", "PT", "US")
-_FRONTAL_CHEST = {"BodyPartExamined": ("CHEST", "THORAX"), "ViewPosition": ("AP", "PA")}
+_FRONTAL_CHEST = {
+    "BodyPartExamined": ("CHEST", "THORAX", "TORAX", "LUNG", "UNKNOWN"),
+    "ViewPosition": ("AP", "PA", "ANTERO", "POSTERO", "FRONTAL"),
+}
 
 
 def is_dicom(data: bytes) -> bool:
@@ -38,7 +41,7 @@ def read_dicom(data: bytes, name: str) -> npt.NDArray[Any]:
         warnings.warn(f"image {name} is FOR PROCESSING: raw pixels, not processed for display", stacklevel=4)
     for field, words in _FRONTAL_CHEST.items():
         if (given := str(dataset.get(field) or "")) and not any(word in given.upper() for word in words):
-            warnings.warn(f"image {name} has {field} {given}, expected {' or '.join(words)}", stacklevel=4)
+            warnings.warn(f"image {name} has {field} {given}, expected {' or '.join(words[:2])}", stacklevel=4)
     stored, kind = dataset.pixel_array, dataset.PhotometricInterpretation
     if kind in _COLOUR:
         return stored

@@ -111,9 +111,10 @@ class CSVDataset(FilmFiles):
         similar = [name for name in others if re.sub(r"[\W_]", "", name.lower()) in ("patient", "patientid")]
         if similar and "patient" not in columns:
             raise ValueError(f"{table}: rename the column {similar[0]!r} to 'patient', so that no patient is split")
-        if lacking := [name for name in label_names or () if name not in others]:
-            raise ValueError(f"{table} has no column {lacking[0]!r}, only: {', '.join(others)}")
-        labels = others if label_names is None else [others[k] for k in label_positions(label_names, others)]
+        try:
+            labels = others if label_names is None else [others[k] for k in label_positions(label_names, others)]
+        except ValueError as error:
+            raise ValueError(f"{table} does not have these columns: {error}") from error
         for line, row in rows:
             if wrong := [name for name in labels if row[name].strip().lower() not in TARGETS]:
                 raise ValueError(

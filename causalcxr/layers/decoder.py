@@ -47,10 +47,9 @@ class CausalDecoder(nn.Module):
 
     The K label queries start with zero content. Their position is a learned label embedding, added before each
     attention. Keys, but not values, have fixed sine-cosine position embeddings: sin y, sin x, cos y and cos x with base
-    10,000.
-    Each layer updates the queries with its causal branch: x = norm(x + Q), then x = norm(x + MLP(x)), with 4 D hidden
-    units. The confounding feature (before norm and MLP) and the attention (averaged over heads) are those of the last
-    layer. As in the equations, labels do not attend to each other, so adding labels does not change the others.
+    10,000. Each layer updates the queries with its causal branch: x = norm(x + Q), then x = norm(x + MLP(x)), with 4 D
+    hidden units. The confounding feature (before norm and MLP) and the attention (averaged over heads) are those of the
+    last layer. As in the equations, labels do not attend to each other, so adding labels does not change the others.
 
     Args:
         num_classes: Number of labels K; 0 for none.

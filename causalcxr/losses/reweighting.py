@@ -31,8 +31,8 @@ def backdoor_weights(targets: Tensor, strata: Tensor, *, smoothing: float = 0.0)
         smoothing: Pseudo-count added to every combination of label and stratum (Laplace smoothing).
 
     Returns:
-        (N, K) float32 weights. Without smoothing, their mean over the known labels is 1, and less if a combination of
-        label and stratum never occurs although both occur.
+        (N, K) float32 weights. Without smoothing, their mean over the known labels is 1. It is less if a label and a
+        stratum both occur, but never together.
 
     Raises:
         ValueError: If shapes do not match, a target is not 0, 1 or NaN, or `smoothing` is negative or not finite.

@@ -20,7 +20,7 @@ def as_floats(given: Any) -> FloatArray:
     if isinstance(given, np.ma.MaskedArray):
         given = np.ma.filled(given.astype(np.float64), np.nan)
     try:
-        return np.require(given, np.float64, ["C", "W", "E"])  # torch needs the first two; pandas has read-only views
+        return np.require(given, np.float64, ["C", "W", "E"])  # for torch; pandas has read-only views
     except TypeError:  # raised for pandas.NA
         cells = np.asarray(given, dtype=object)
         return np.where(np.vectorize(_is_missing, otypes=[bool])(cells), np.nan, cells).astype(np.float64)
@@ -38,7 +38,7 @@ def check_inputs(scores: Any, targets: Any, name: str = "scores") -> tuple[Float
     """Return scores and targets (N, K) in float64; error messages call the scores `name`."""
     frames = hasattr(scores, "columns") and hasattr(targets, "columns")
     given, expected = ([str(name) for name in frame.columns] if frames else [] for frame in (scores, targets))
-    if any(column in expected and expected.index(column) != i for i, column in enumerate(given)):
+    if given != expected and any(column in expected and expected.index(column) != i for i, column in enumerate(given)):
         raise ValueError(f"{name} and targets must have their columns in the same order, got {given} and {expected}")
     values, labels = as_floats(scores), as_floats(targets)
     if values.shape != labels.shape:

@@ -98,7 +98,7 @@ class BootstrapResult(NamedTuple):
             >>> list(result.by_label(["Mass", "Hernia"]))
             ['mean', 'Mass', 'Hernia']
         """
-        names = checked_names(label_names, len(self.positives)) or ()
+        names = checked_names(label_names or (), len(self.positives)) or ()
         mean = self.mean._asdict() | {"labels": self.num_labels, "incomplete": self.incomplete}
         counts = {"positives": self.positives, "positive_groups": self.positive_groups}
         columns = self.per_label._asdict() | counts

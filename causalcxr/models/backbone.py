@@ -94,7 +94,7 @@ def check_feature_map(model: Any, img_size: Any = None) -> None:
         with torch.device("meta"), torch.enable_grad():
             features = feature_map(twin, next(twin.parameters()).new_empty(2, model.in_chans, height, width))
     except (AssertionError, AttributeError, RuntimeError) as error:  # the last for images that do not suit it
-        raise _no_feature_map(name, f"for images {(2, model.in_chans, height, width)}: {error}") from error
+        raise _no_feature_map(name, f"on images {(2, model.in_chans, height, width)}, {error}") from error
     if features.ndim != 4 or features.shape[1] != in_chs:
         raise _no_feature_map(name, f"shape {tuple(features.shape)} instead of (B, {in_chs}, H, W)")
     features.sum().backward()
@@ -167,6 +167,6 @@ def _dilate_densenet(backbone: Any, output_stride: int) -> None:
 
 def _no_feature_map(name: str, reason: str) -> ValueError:
     return ValueError(
-        f"backbone {name!r} yields no feature map ({textwrap.shorten(reason, 200)}); "
+        f"backbone {name!r} yields no feature map: {textwrap.shorten(reason, 200)}; "
         "use a convolutional network or a vision transformer such as 'resnet50' or 'vit_small_patch16_224'"
     )

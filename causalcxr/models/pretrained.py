@@ -1,6 +1,7 @@
 """Find backbone weights on disk or on the Hub, and read them without running code."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from timm.models import PretrainedCfg, load_state_dict
@@ -11,6 +12,7 @@ from causalcxr import hub
 __all__ = ["find_weights", "read_weights"]
 
 HUB = "hf-hub:"
+CONTAINERS = ("state_dict", "model", "module")
 
 
 def find_weights(source: str | Path) -> Path:
@@ -33,13 +35,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file, unwrapped from a training checkpoint if necessary."""
     try:
         content = load_state_dict(path, weights_only=True)
-        content = content.get("module", content)  # of DeepSpeed
+        while inner := next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), None):
+            content = inner
         tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     except Exception as error:  # damaged files raise many types of error
         raise ValueError(
-            f"{path} cannot be read as a file of tensors ({error!r:.300}); save the state_dict() of the model with "
+            f"{path} cannot be read as a file of tensors ({error!r:.150}); save the state_dict() of the model with "
             "torch.save or as safetensors"
         ) from error
     if not tensors:
-        raise ValueError(f"{path} has no weights at the top level or under 'state_dict', 'model' or 'module'")
+        raise ValueError(f"{path} has no weights at the top level or under {', '.join(CONTAINERS)}")
     return tensors

@@ -308,7 +308,7 @@ def create_model(
     try:
         model = _open(name, pretrained, kwargs) if somewhere else timm.create_model(name, pretrained, **kwargs)
     except (RuntimeError, AssertionError, AttributeError, LookupError, SafetensorError) as error:
-        if not pretrained:
+        if not pretrained or not (somewhere or isinstance(error, RuntimeError | SafetensorError)):
             raise
         raise ValueError(
             f"weights do not fit {name!r}: {textwrap.shorten(str(error), 400)}; pass the arguments that they were "

@@ -43,7 +43,7 @@ def test_a_stopped_run_says_how_to_go_on(run, images, tmp_path, monkeypatch):
 
     monkeypatch.setattr("causalcxr.cli.find_images", stop)
     code, _, err = run("predict", images, "--output", tmp_path / "scores.csv")
-    assert (code, err) == (130, "stopped; with --output, the same command continues\n")
+    assert (code, err) == (130, "stopped; the same command continues\n")
 
 
 def test_a_file_that_a_spreadsheet_saved_again_goes_on(run, folder, images, tmp_path, monkeypatch):

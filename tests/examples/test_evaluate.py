@@ -82,7 +82,7 @@ def test_own_films_from_a_table(made_release, tmp_path, capsys):
     table.write_text("\n".join(["path,view,Mass,patient,Drain", *rows]))
     (mine / "train_patients.txt").write_text(f"p{films.patient[0]}\nother")
     there = sum(films.patient == films.patient[0])
-    with pytest.warns(UserWarning, match=f"mine was trained on patients of {there} of {len(films)} films"):
+    with pytest.warns(UserWarning, match=f"^{there} of {len(films)} films have the patient names of films"):
         run(mine, "--data", table)
     (mine / "train_patients.txt").unlink()
     where = f"{tmp_path.name}-films"

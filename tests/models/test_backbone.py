@@ -86,7 +86,7 @@ def test_backbone_that_gives_no_final_map():
 
 @pytest.mark.filterwarnings("ignore:CSATv2 is designed for 3-channel")
 def test_backbone_that_does_not_run_on_such_images():
-    with pytest.raises(ValueError, match=r"no feature map .for images .2, 1, 512, 512.: shape .* is invalid"):
+    with pytest.raises(ValueError, match=r"no feature map: on images .2, 1, 512, 512., shape .* is invalid"):
         causalcxr.create_model("causal_timm", backbone="csatv2", in_chans=1, device="meta")
 
 
