@@ -124,9 +124,8 @@ class CSVDataset(FilmFiles):
             row["patient"] = row.get("patient", row["path"]).strip()
             if not row["patient"]:
                 raise ValueError(f"{line}: 'patient' or 'path' is empty")
-        if twice := [
-            name for name, count in Counter(os.path.normpath(row["path"]) for _, row in rows).items() if count > 1
-        ]:
+        counts = Counter(os.path.normpath(row["path"]) for _, row in rows)
+        if twice := [name for name, count in counts.items() if count > 1]:
             raise ValueError(f"{table}: {len(twice)} paths occur more than once: {few(twice)}")
         patients = np.array([row["patient"] for _, row in rows])
         in_val = np.isin(patients, val_patients(patients, val_fraction, seed))
