@@ -69,8 +69,8 @@ def save_pretrained(
 
     The function writes `config.json`, `model.safetensors` and the model card, `README.md`. An existing card is kept
     unless you pass `metrics`. Other files do not change. The config stores the SHA-256 sum of the weights, to detect
-    files that do not belong together. The licence on the card is `model.pretrained_cfg["license"]`, that of the weights
-    the model started from. Set it to your own.
+    files that do not belong together. As in timm, it does not store dropout rates. The licence on the card is
+    `model.pretrained_cfg["license"]`, that of the weights the model started from. Set it to your own.
 
     Args:
         model: A model from `causalcxr.create_model` or `timm.create_model`.

@@ -81,8 +81,9 @@ def predict(
             f"{type(model).__name__} has no pretrained_cfg to define the image scaling; build the model with "
             "causalcxr.create_model or timm.create_model (for a wrapped model, pass its .module)"
         )
-    single = isinstance(films, (str, os.PathLike)) or hasattr(films, "read") or getattr(films, "ndim", 1) in (0, 2)
-    if single or not isinstance(films, Iterable):
+    shape = getattr(films, "shape", (1,))
+    single = isinstance(films, (str, os.PathLike)) or hasattr(films, "read") or len(shape) in (0, 2)
+    if single or (len(shape) == 3 and shape[-1] in (1, 3, 4)) or not isinstance(films, Iterable):
         raise TypeError(f"films must be an iterable of films, but got {type(films).__name__}; for one, pass [film]")
     kind = next(model.parameters()).device.type
     precision = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}

@@ -164,7 +164,7 @@ def test_errors_say_what_would_work(model):
     for wrong in ({"batch_size": 0}, {"workers": 0}):
         with pytest.raises(ValueError, match="positive integer"):
             causalcxr.predict(model, [], **wrong)
-    for film in ("film.png", Path("film.png"), torch.rand(80, 80), torch.tensor(0.5)):
+    for film in ("film.png", Path("film.png"), torch.rand(80, 80), np.ones((80, 80, 3)), torch.tensor(0.5)):
         with pytest.raises(TypeError, match=r"pass \[film\]"):
             causalcxr.predict(model, film)
     assert [film for film, _, _ in causalcxr.predict(model, np.array(["a.png"]))] == ["a.png"]

@@ -85,7 +85,8 @@ def classification_loss(
     if loss.shape != logits.shape:
         raise ValueError(
             f"criterion must return the loss of each element, of shape {tuple(logits.shape)}, but the shape is "
-            f'{tuple(loss.shape)}; use reduction="none". Labels are independent: softmax over classes is not supported'
+            f'{tuple(loss.shape)}; use reduction="none" and a loss that does not average over labels, such as '
+            "nn.BCEWithLogitsLoss"
         )
     return _reduce(loss, known, weight, reduction)
 

@@ -253,8 +253,8 @@ def create_model(
     """Create a model, optionally with pretrained weights.
 
     Once `causalcxr` is imported, `timm.create_model` builds the same models. This function also suggests close names in
-    its errors, accepts a `Path`, loads weights by default from a folder or repository, and validates their contents. It
-    never runs code or opens pickles from a repository.
+    its errors, accepts a `Path`, loads weights by default from a folder or repository, validates their contents and
+    sets their calibration. It never runs code or opens pickles from a repository.
 
     A folder or repository may also hold a plain timm model. It is returned with `label_names` and `calibration` as
     attributes. Prepare its input with `causalcxr.data.preprocess(image, model.pretrained_cfg)`.
