@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from causalcxr.data.films import TARGETS, read_rows
-from causalcxr.data.labels import NIH_LABELS
+from causalcxr.data.labels import NIH_LABELS, label_positions
 from causalcxr.data.nih_tables import few
 from causalcxr.metrics import bootstrap_auroc
 
@@ -58,12 +58,17 @@ def aurocs(scores: Path, labels: Path, groups: list[str], patients: str | None) 
         warnings.warn(f"{counts} images of {labels} have no scores and are left out: {few(unscored)}", stacklevel=2)
     rows = {image: labelled[image] for image in scored}
     columns = list(next(iter(rows.values())))
-    given = [name for name in next(iter(scored.values())) if name not in (*IMAGE_COLUMNS, "model", "positives")]
-    given = [name for name in given if not name.endswith(" threshold")]
+    no_labels = (*IMAGE_COLUMNS, "model", "positives", *groups, patients)
+    given = [name for name in next(iter(scored.values())) if name not in no_labels and not name.endswith(" threshold")]
     if NIH_FINDINGS in columns:  # one column that lists the findings
         absent = [name for name in NIH_LABELS if name not in columns]
-        for row in rows.values():
-            row |= {name: str(int(name in row[NIH_FINDINGS].split("|"))) for name in absent}
+        for image, row in rows.items():
+            findings = [name.strip() for name in row[NIH_FINDINGS].split("|")]
+            try:
+                label_positions(findings, (*NIH_LABELS, "No Finding"))
+            except ValueError as error:
+                raise ValueError(f"{labels}: {NIH_FINDINGS} of {image}: {error}") from error
+            row |= {name: str(int(name in findings)) for name in absent}
         columns += absent
     names = [name for name in given if name in columns]
     if not names:
@@ -104,6 +109,8 @@ def _read(table: Path, folder: str | Path, errors: str) -> dict[tuple[str, ...],
         raise ValueError(
             f"{table} has no column of image names ({names}) or is not comma-separated; its columns: {few(columns)}"
         )
+    if twice := [name for name in columns if name and columns.count(name) > 1]:
+        raise ValueError(f"{table} has several columns {twice[0]!r}")
     rows = {}
     for line, row in lines:
         image = Path(os.path.abspath(os.path.join(folder, row[image_column].replace("\\", "/")))).parts
@@ -144,7 +151,10 @@ def _score(cell: str) -> float:
 
 
 def _target(cell: str) -> float:
-    value = TARGETS[cell.lower()] if cell.lower() in TARGETS else float(cell)  # e.g. 1.00
+    try:
+        value = TARGETS[cell.lower()] if cell.lower() in TARGETS else float(cell)  # e.g. 1.00
+    except ValueError:
+        value = math.nan
     if cell and value not in (0, 1):
         raise ValueError(f"labels must be 0, 1 or empty (unknown), got {cell}")
     return value

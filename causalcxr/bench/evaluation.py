@@ -92,7 +92,8 @@ def evaluate(
         ValueError: As for `predict`. There are no tests, a test has only one class, or only some tests have patients.
 
     Warns:
-        UserWarning: All logits are in [0, 1], as if they were probabilities. Then only the AUROCs are valid.
+        UserWarning: All logits are in [0, 1], as if they were probabilities. Then only the AUROCs are valid. Or
+            resamples of a test have images of one class only.
 
     Example:
         >>> import torch
@@ -167,6 +168,12 @@ def _resample(
         n_resamples=n_resamples,
         seed=seed,
     )
+    for (name, stratum), count in zip(keys, result.undefined.tolist(), strict=True):
+        if stratum is None and count:
+            warnings.warn(
+                f"{count} of {n_resamples} resamples of test {name!r} have one class: intervals may be too narrow",
+                stacklevel=3,
+            )
     values = np.concatenate([result.per_label.value[None], result.resamples])
     return dict(zip(keys, values.T, strict=True))
 

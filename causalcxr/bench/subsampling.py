@@ -62,8 +62,10 @@ def subsample(
     present = check_binary("confounder", confounder, len(labels)).numpy()
     people = check_groups("patient", patient, len(labels))
     years = np.zeros(len(labels)) if age is None else np.asarray(age, dtype=np.float64)
-    if years.shape != labels.shape or not (np.isfinite(years) & (years >= 0)).all():
-        raise ValueError(f"age must be years, not negative or missing, of shape {labels.shape}, got {years.shape}")
+    if years.shape != labels.shape:
+        raise ValueError(f"age must have shape {labels.shape}, got {years.shape}")
+    if unknown := int((~(years >= 0) | np.isinf(years)).sum()):
+        raise ValueError(f"age must be years, but {unknown} of {len(years)} are missing or negative; leave them out")
     bands, band_of = np.unique(years // _BAND, return_inverse=True)
     in_cell = np.array([(labels == y) & (present == c) for y, c in _CELLS])
     counts = np.array([np.bincount(band_of[cell], minlength=len(bands)) for cell in in_cell])

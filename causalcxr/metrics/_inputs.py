@@ -60,7 +60,7 @@ def check_groups(name: str, groups: Any, num_images: int) -> npt.NDArray[Any]:
     if names.shape != (num_images,):
         raise ValueError(f"{name} must have one value per image, shape ({num_images},), got {names.shape}")
     listed = groups.tolist() if hasattr(groups, "tolist") else groups  # before NumPy turns NaN into "nan"
-    if missing := sum(map(_is_missing, listed)):
+    if missing := sum(_is_missing(group) or group == "" for group in listed):
         raise ValueError(f"{name} must not have missing values, got {missing} of {num_images}")
     return names
 

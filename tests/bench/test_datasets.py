@@ -123,7 +123,7 @@ def test_items_by_index_are_the_callers_own(correlation):
         ({"correlation": 1.2}, "1.2"),
         ({"correlation": 0.98}, "2 of 2"),  # would round to a perfect association
         ({"patient": [1, 2]}, "patient must have one value per image"),
-        ({"patient": ["a", float("nan"), None, "b"]}, "patient must not have missing values, got 2 of 4"),
+        ({"patient": ["a", float("nan"), None, ""]}, "patient must not have missing values, got 3 of 4"),
         ({"images": []}, "empty"),
         ({"targets": [0, 1, 1]}, r"\(4,\)"),
         ({"targets": [0, 1, 0, np.nan]}, "nan"),

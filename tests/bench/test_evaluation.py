@@ -79,6 +79,7 @@ def test_tests_of_different_images_of_the_same_patients_are_drawn_together():
     assert result.tests["same"].auroc.low < result.tests["same"].auroc.high
 
 
+@pytest.mark.filterwarnings("ignore:.* resamples of test 'same' have one class")
 def test_shift_compares_at_equal_label():
     # Probabilities by (label, confounder). Means over images with and without the confounder would mix in the label.
     p = torch.tensor([[0.1, 0.3], [0.6, 0.9]])
@@ -115,6 +116,14 @@ def test_result_as_json(tests):
     assert read["tests"]["absent"]["shift"] is None  # was NaN
     curve = as_dict(reliability_curve([0.1, 0.9], [0, 1], n_bins=3))
     assert json.loads(json.dumps(curve, allow_nan=False))["frequency"] == [[0.0, None, 1.0]]
+
+
+def test_intervals_of_few_patients_give_a_warning():
+    patient = [0] * 4 + [1] * 4 + [2] * 2
+    test = StratifiedImages(torch.rand(10, 1, 8, 8), [0] * 4 + [1] * 4 + [0] * 2, [0, 1] * 5, patient=patient)
+    expected = bootstrap_auroc(range(10), test.targets[:, 0], patient, n_resamples=50).undefined[0]
+    with pytest.warns(UserWarning, match=f"{expected} of 50 resamples of test 'few' have one class"):
+        evaluate(known(torch.arange(10.0)), {"few": test}, n_resamples=50)
 
 
 def test_probabilities_in_the_place_of_logits_are_noticed(tests):

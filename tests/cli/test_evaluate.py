@@ -109,6 +109,23 @@ def test_evaluate_reads_the_table_of_the_nih_release(run, tables, tmp_path):
     assert float(_rows(out)["all images", "Mass"]["auroc"]) == auroc(tables[2][:, 0], tables[3][:, 0])[0]
 
 
+@pytest.mark.parametrize("cell", ["Infiltrate", "mass", "Mass Hernia", ""])
+def test_unknown_findings_of_the_release_are_refused(run, tables, tmp_path, cell):
+    lines = [f"{i}.png,{cell if i == 7 else 'Mass | Hernia'}" for i in range(60)]
+    (tmp_path / "nih.csv").write_text("\n".join(["Image Index,Finding Labels", *lines]))
+    code, _, err = run("evaluate", tables[0], tmp_path / "nih.csv")
+    assert (code, f"Finding Labels of 7.png: unknown label '{cell}'" in err) == (2, True)
+
+
+def test_repeated_columns_are_refused_and_columns_of_groups_are_no_labels(run, tables):
+    expected = run("evaluate", *tables[:2], "--group=view", "--format=csv")
+    head, *rows = tables[0].read_text().splitlines()
+    tables[0].write_text("\n".join([f"{head},view", *(f"{row},1" for row in rows)]))
+    assert run("evaluate", *tables[:2], "--group=view", "--format=csv")[:2] == expected[:2]
+    tables[0].write_text("\n".join([f"{head},Mass", *(f"{row},1" for row in rows)]))
+    assert "several columns 'Mass'" in run("evaluate", *tables[:2])[2]
+
+
 def test_columns_of_labels_hold_beside_the_findings_of_the_release(run, tables):
     head, *rows = tables[1].read_text().splitlines()
     tables[1].write_text("\n".join([f"{head},Finding Labels", *(f"{row},Mass" for row in rows)]))
