@@ -40,8 +40,8 @@ class StratifiedImages(Dataset[tuple[Tensor, Tensor]]):
         targets and strata: (N,) or (N, 1). Each item is an image (1, H, W), float32 in [0, 1], and its target (1,).
 
     Raises:
-        ValueError: There are no images, lengths differ, or a value is not 0 or 1. On access, as for `read_image`.
-        TypeError: Targets or strata are not numbers.
+        ValueError: There are no images, lengths differ, a value is not 0 or 1, or a patient is missing.
+        TypeError: Targets or strata are not numbers. On access, errors are those of `read_image`.
 
     Example:
         >>> images = torch.randint(256, (6, 1, 64, 64), dtype=torch.uint8)

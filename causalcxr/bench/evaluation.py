@@ -23,9 +23,9 @@ class Scores(NamedTuple):
 
     Attributes:
         auroc: AUROC of the finding, a 95 % `causalcxr.metrics.Interval`.
-        worst_group: The lower of the AUROCs with and without the confounder (`causalcxr.metrics.worst_group_auroc`), an
-            `Interval` over the resamples with both classes in both groups. It is biased downwards if both are equal.
-        undefined: Number of resamples that `worst_group` leaves out, since a group lacks a class.
+        worst_group: The lower of the AUROCs with and without the confounder (`causalcxr.metrics.worst_group_auroc`), or
+            that of one group if the other lacks a class; an `Interval`. It is biased downwards if both are equal.
+        undefined: Number of resamples that `worst_group` leaves out, since one of its groups lacks a class.
         ece: Expected calibration error.
         mean_probability: Mean of the predicted probabilities.
         shift: Mean probability with the confounder minus that without, averaged over positives and negatives; NaN if
@@ -72,9 +72,8 @@ def evaluate(
     never by the results on "reversed".
 
     Intervals are 95 % percentile intervals over resamples of patients if the tests have a `patient`, and otherwise of
-    images.
-    All tests are resampled together: a patient in two tests is drawn equally often in both, which narrows the intervals
-    of differences. Without patients, images at the same index of two tests are treated as the same image.
+    images. All tests are resampled together: a patient in two tests is drawn equally often in both, which narrows the
+    intervals of differences. Without patients, images at the same index of two tests are treated as the same image.
 
     Args:
         model: A module or another callable from images to logits (B, K).

@@ -30,9 +30,9 @@ def predict(
     A module is switched to `eval` mode for the call, then restored.
 
     Args:
-        model: A module or another callable from images (B, C, H, W) to multi-label logits (B, K). For a two-class
-            softmax, pass the difference of the logits, `lambda x: model(x).diff(dim=1)`. For adjusted probabilities,
-            pass `lambda x: model.predict_do(x, bank).logit(eps=1e-6)`. Images are moved to the device of a module's
+        model: A module or another callable from images (B, C, H, W) to multi-label logits (B, K). For two logits
+            (normal, finding), pass their difference, `lambda x: model(x).diff(dim=1)`. For adjusted probabilities, pass
+            `lambda x: model.predict_do(x, bank).logit(eps=1e-6)`. Images are moved to the device of a module's
             parameters. Other callables receive images on the CPU, and you must call `model.eval()` yourself.
         dataset: Items (image, target) with images (1, H, W) in [0, 1], e.g. a
             [`ConfoundedDataset`][causalcxr.bench.ConfoundedDataset].

@@ -64,7 +64,8 @@ def read_image(image: ImageLike, *, size: int | tuple[int, int] | None = None) -
 
     Warns:
         UserWarning: The image is in colour: the channels differ by more than a tenth of their range in more than a
-            quarter of the pixels, more than coloured marks cover. Or a DICOM file has raw pixels (FOR PROCESSING).
+            quarter of the pixels, more than coloured marks cover. Or a DICOM file has raw pixels (FOR PROCESSING), or
+            its header names a body part other than the chest or a view other than AP or PA.
 
     Example:
         >>> import os, tempfile

@@ -185,7 +185,7 @@ def paired_difference(
 
     Returns:
         A [`BootstrapResult`][causalcxr.metrics.BootstrapResult] of the differences. If an interval contains zero, the
-        data show no difference.
+        data do not show a difference.
 
     Example:
         >>> targets, noise = np.tile([0, 1], 50), np.random.default_rng(0).normal(size=100)

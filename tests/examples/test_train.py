@@ -154,6 +154,8 @@ def test_a_run_is_not_overwritten(trained, tmp_path):
         ([f"--output={__file__}"], "^cannot train with these options: .* File exists"),
         (["--model=resnet18", "--freeze-backbone"], "--freeze-backbone needs weights"),
         (["--labels", "Mass"], "--labels selects columns of FILE.csv"),
+        (["--accumulate=0"], "--epochs and --accumulate must be at least 1"),
+        (["--accumulate=8", "--batch-size=4"], "--batch-size at least --accumulate"),
         (["--model=hf-hub:owner/repo", "--backbone-weights=timm"], "does not work with hf-hub:owner/repo"),
     ],
 )

@@ -1,6 +1,5 @@
 """examples/train.py on a GPU: in a process group, after an overflow, and after a kill; tests/examples has the CPU."""
 
-import functools
 import json
 import subprocess
 import sys
@@ -38,10 +37,16 @@ def test_bfloat16_in_a_process_group_leaves_a_model(tmp_path, device):
 
 
 def test_float16_skips_updates_that_overflow(tmp_path, monkeypatch, device):
-    start = functools.partialmethod(torch.amp.GradScaler.__init__, init_scale=2.0**60, backoff_factor=2.0**-22)
+    scalers, initialise = [], torch.amp.GradScaler.__init__
+
+    def start(scaler, *args, **kwargs):
+        initialise(scaler, *args, **kwargs | {"init_scale": 2.0**60, "backoff_factor": 2.0**-22})
+        scalers.append(scaler)
+
     monkeypatch.setattr(torch.amp.GradScaler, "__init__", start)
     AcceleratorState._reset_state(reset_partial_state=True)
     train.main(options(tmp_path, "--epochs=2", "--mixed-precision=fp16"))
+    assert scalers[0].get_scale() < 2.0**40  # an overflow lowers it, and skips the update
     assert len(log(tmp_path)) == 2  # an update that is not skipped makes the loss NaN, which stops the run
 
 
