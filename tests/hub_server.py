@@ -28,7 +28,7 @@ class Repo(dict):
 
 
 class HubServer(ThreadingHTTPServer):
-    """The server; `requests` records the method and path of every request."""
+    """The server; `requests` has the method and path of every request, `last` the token and query of the last."""
 
     daemon_threads = True
 
@@ -37,6 +37,7 @@ class HubServer(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.repos = {}
         self.requests = []
+        self.last = None
 
     def asked(self, method):
         return [path for verb, path in self.requests if verb == method]
@@ -52,6 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         repos = self.server.repos
+        self.server.last = self.headers.get("Authorization"), urlsplit(self.path).query
         if path != "/api/agent-harnesses":  # asked for by the client at most once a day
             self.server.requests.append((self.command, path))
         match path.strip("/").split("/"):
@@ -97,7 +99,8 @@ class _Handler(BaseHTTPRequestHandler):
     def commit(self, repo, items):
         files = [item["value"] for item in items if item["key"] == "file"]
         name = self.server.repos[repo].commit({file["path"]: base64.b64decode(file["content"]) for file in files})
-        self.json({"commitOid": name, "commitUrl": f"{self.server.url}/{repo}/commit/{name}"})
+        at = f"{self.server.url}/{repo}"
+        self.json({"commitOid": name, "commitUrl": f"{at}/commit/{name}", "pullRequestUrl": f"{at}/discussions/1"})
 
     def json(self, content, status=200):
         self.send(json.dumps(content).encode(), {"Content-Type": "application/json"}, status)

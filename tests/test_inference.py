@@ -1,5 +1,6 @@
 """Batched scoring: the same logits as one image at a time, in order, with bounded memory, for any input."""
 
+import io
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +57,15 @@ def test_films_that_cannot_be_scored_are_reported_in_their_place(model, tmp_path
     assert [type(error) for _, _, error in predictions[1:5]] == [FileNotFoundError, ValueError, TypeError, TypeError]
     alone = next(causalcxr.predict(model, [other])).logits
     torch.testing.assert_close(predictions[-1].logits, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_other_errors_stop_the_call(model, monkeypatch):
+    def out_of_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(inference, "read_resized", out_of_memory)
+    with pytest.raises(MemoryError):
+        list(causalcxr.predict(model, films(2)))
 
 
 def test_scores_that_are_not_finite_are_an_error():
@@ -164,7 +174,9 @@ def test_errors_say_what_would_work(model):
     for wrong in ({"batch_size": 0}, {"workers": 0}):
         with pytest.raises(ValueError, match="positive integer"):
             causalcxr.predict(model, [], **wrong)
-    for film in ("film.png", Path("film.png"), torch.rand(80, 80), np.ones((80, 80, 3)), torch.tensor(0.5)):
+    arrays = torch.rand(80, 80), np.ones((80, 80, 3)), torch.tensor(0.5)
+    for film in ("film.png", Path("film.png"), io.BytesIO(), 3, *arrays):
         with pytest.raises(TypeError, match=r"pass \[film\]"):
             causalcxr.predict(model, film)
     assert [film for film, _, _ in causalcxr.predict(model, np.array(["a.png"]))] == ["a.png"]
+    assert len(list(causalcxr.predict(model, torch.rand(2, 80, 80)))) == 2

@@ -80,13 +80,11 @@ def _shown_values(
     """Return the displayed values, in [0, 1], of stored values."""
     from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
 
-    modality_table = bool(dataset.get("ModalityLUTSequence"))
     for name in ("WindowCenter", "WindowWidth", "VOILUTFunction", "RescaleSlope", "RescaleIntercept"):
-        if name in dataset and (dataset[name].is_empty or (modality_table and name.startswith("Rescale"))):
+        if name in dataset and dataset[name].is_empty:
             del dataset[name]  # treat an empty element as absent
-    if "RescaleSlope" in dataset or "RescaleIntercept" in dataset:
-        dataset.RescaleSlope = dataset.get("RescaleSlope", 1)
-        dataset.RescaleIntercept = dataset.get("RescaleIntercept", 0)
+    dataset.RescaleSlope = dataset.get("RescaleSlope", 1)  # pydicom ignores one without the other
+    dataset.RescaleIntercept = dataset.get("RescaleIntercept", 0)
 
     def look_up(values: Any, sequence: str, apply: Any) -> tuple[Any, int]:
         item = dataset[sequence][0]
@@ -98,7 +96,7 @@ def _shown_values(
 
     lowest = -(2 ** (dataset.BitsStored - 1)) if dataset.PixelRepresentation else 0
     ends = np.array([lowest, lowest + 2**dataset.BitsStored - 1])
-    if modality_table:
+    if dataset.get("ModalityLUTSequence"):
         values, ends[:] = look_up(stored, "ModalityLUTSequence", apply_modality_lut)
         ends[0] = 0
     else:

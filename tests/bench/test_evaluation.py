@@ -65,6 +65,18 @@ def test_figures_are_those_of_the_metrics(tests, films):
         assert difference == pytest.approx([end[0] for end in paired.per_label])
 
 
+def test_label_preparation_and_batch_size_go_to_predict(tests):
+    sizes = []
+
+    def second_of_two(images):
+        sizes.append(len(images))
+        return torch.cat([torch.zeros(len(images), 1), reads_finding(images)], dim=1)
+
+    result = run(second_of_two, tests, label=1, prepare=lambda images: 1 - images, batch_size=150)
+    assert result.tests["none"].auroc.value == 0
+    assert sizes == [150, 50] * 4
+
+
 def test_tests_of_different_images_of_the_same_patients_are_drawn_together():
     # Scores depend only on the patient, who has one image in one test and two in the other: they never differ.
     rng = np.random.default_rng(0)

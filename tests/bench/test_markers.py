@@ -63,6 +63,7 @@ def test_the_same_marker_at_two_resolutions(kind):
         (torch.rand(1, 64, 64), "lettre", "'lettre'"),
         (torch.rand(3, 64, 64), "letter", r"\(3, 64, 64\)"),
         (255 * torch.ones(1, 64, 64), "letter", "255"),
+        (torch.rand(1, 64, 64) - 1, "letter", "values from -"),
         (torch.full((1, 64, 64), torch.nan), "tube", "nan"),
         (torch.rand(1, 31, 64), "tube", "31 x 64"),
     ],

@@ -77,6 +77,7 @@ def test_one_seed_chooses_the_same_and_settings_share_images():
         ({"counts": [40, 0, 20, 30]}, r"all four cells .* 0 \(0, 1\)"),
         ({"age": np.repeat([10, 20, 30, 40], 20)}, "in one band of ten years"),
         ({"age": np.full(80, np.nan)}, "age must be years, but 80 of 80 are missing"),
+        ({"age": 40.0}, r"age must have shape \(80,\), got \(\)"),  # it would broadcast
         ({"patient": [1]}, "patient"),
         ({"confounder": [0, 1]}, "confounder"),
     ],

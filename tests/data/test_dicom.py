@@ -60,7 +60,7 @@ def read(tmp_path):
 
 def table(entries, first, bits, vr="US"):
     item = Dataset()
-    item.add_new("LUTDescriptor", "US", [len(entries), first, bits])
+    item.add_new("LUTDescriptor", "US", [len(entries) % 2**16, first, bits])
     item.add_new("LUTData", vr, entries if vr == "US" else np.array(entries, "<u2").tobytes())
     return item
 
@@ -119,7 +119,8 @@ def test_the_declared_range_is_that_of_signed_and_rescaled_values(read):
 def test_an_empty_element_counts_as_absent(read):
     shown = read(RAMP, RescaleSlope=2, RescaleIntercept=None, WindowCenter=4096, WindowWidth=8192, VOILUTFunction="")
     np.testing.assert_allclose(shown, RAMP / 4095.5, atol=1e-6)
-    np.testing.assert_allclose(read(RAMP, WindowCenter=None, WindowWidth=None), RAMP / 4095, atol=1e-7)
+    for window in ({"WindowCenter": None, "WindowWidth": None}, {"WindowCenter": 9}, {"WindowWidth": 9}):
+        np.testing.assert_allclose(read(RAMP, **window), RAMP / 4095, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -147,12 +148,19 @@ def test_a_table_maps_values_and_holds_its_ends(read, bits, vr):
     np.testing.assert_allclose(shown, entries[np.clip(RAMP.astype(int) - 500, 0, 999)] / (2**bits - 1), atol=1e-7)
 
 
+def test_a_full_table_ends_at_the_last_value_of_its_type(read):
+    """Its number of entries, 65,536, is declared as 0. Rescaled values exceed 16 bits."""
+    shown = read(RAMP, RescaleSlope=20, VOILUTSequence=[table([*range(65535, -1, -1)], 0, 16, "OW")])
+    np.testing.assert_allclose(shown, 1 - np.minimum(RAMP * 20.0, 65535) / 65535, atol=1e-7)
+
+
 def test_a_modality_table_comes_before_the_window(read):
     item = table((np.arange(4096) // 16).tolist(), 0, 8)
     item.ModalityLUTType = "OD"
     np.testing.assert_allclose(read(RAMP, ModalityLUTSequence=[item]), (RAMP // 16) / 255, atol=1e-7)
-    windowed = read(RAMP, ModalityLUTSequence=[item], WindowCenter=128.5, WindowWidth=129)
-    np.testing.assert_allclose(windowed, np.clip((RAMP.astype(int) // 16 - 128) / 128 + 0.5, 0, 1), atol=1e-7)
+    for rescale in ({}, {"RescaleSlope": -3, "RescaleIntercept": 9}):  # not used beside a table
+        windowed = read(RAMP, ModalityLUTSequence=[item], WindowCenter=128.5, WindowWidth=129, **rescale)
+        np.testing.assert_allclose(windowed, np.clip((RAMP.astype(int) // 16 - 128) / 128 + 0.5, 0, 1), atol=1e-7)
 
 
 @pytest.mark.filterwarnings("ignore:image .* is in colour")

@@ -78,6 +78,8 @@ def test_columns_that_are_no_labels(tmp_path):
     assert {name: values.tolist() for name, values in films.metadata.items()} == {"view": ["AP"]}
     with pytest.raises(ValueError, match=r"films\.csv does not have these columns: unknown label .*Edema"):
         CSVDataset(tmp_path / "films.csv", "all", label_names=np.array(["Mass", "Edema"]))
+    table = write(tmp_path, "path,Mass,patient,PatientID\na.png,1,p,1\n")
+    assert CSVDataset(table, "all", label_names=["Mass"]).patient.tolist() == ["p"]
 
 
 def test_another_encoding_is_refused(tmp_path):

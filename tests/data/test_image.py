@@ -75,7 +75,10 @@ def test_arrays_and_tensors_read_as_files_do(grey):
         (torch.zeros(3, 8, 8), ValueError, r"\(3, 8, 8\)"),
         (torch.rand(1, 8, 8) * 255 + 2, ValueError, "before normalisation"),
         (torch.full((1, 8, 8), torch.nan), ValueError, "nan"),
+        (torch.rand(8, 8) - 1, ValueError, "before normalisation, got -"),
+        (np.zeros((8, 8, 3)), ValueError, r"\(8, 8, 3\)"),  # only bytes may be in colour
         (np.zeros((8, 8), dtype=np.int16), TypeError, "int16"),
+        (np.zeros((8, 8), dtype=np.uint32), TypeError, "uint32"),
         (Image.fromarray(np.full((4, 4), 70000, dtype=np.int32)), ValueError, "16 bits"),
         ([[0.0, 1.0]], TypeError, "list"),
         (io.StringIO("text"), TypeError, "'rb'"),

@@ -177,12 +177,19 @@ def test_items_are_images_and_targets_in_the_order_of_the_tables(release):
 
 def test_options_select_images_and_columns_and_change_the_image(release):
     assert NIHChestXray14(release, "test").names == NAMES[3:]
+    assert NIHChestXray14(release, "train", val_fraction=0).names == NAMES[:3]
     assert len({tuple(NIHChestXray14(release, "val", val_fraction=0.5, seed=seed).names) for seed in range(8)}) == 2
     options = {"image_size": (4, 5), "transform": lambda image: image.expand(3, -1, -1) * 2}
     dataset = NIHChestXray14(release, "all", labels=("Hernia", "Cardiomegaly"), **options)
     assert dataset.label_names == ("Hernia", "Cardiomegaly")
     assert [target.tolist() for _, target in dataset] == [[0, 1], [0, 0], [1, 0], [1, 0]]
     torch.testing.assert_close(dataset[1][0], torch.full((3, 4, 5), 20 / 255))
+
+
+def test_all_images_may_be_in_numbered_folders(release):
+    (release / "images_001").mkdir()
+    (release / "images").rename(release / "images_001" / "images")
+    assert [round(image[0, 0, 0].item() * 255) for image, _ in NIHChestXray14(release, "all")] == [0, 10, 20, 30]
 
 
 def remove(root, names):

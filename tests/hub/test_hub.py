@@ -128,9 +128,18 @@ def test_card_that_is_there_stays_unless_there_are_figures(hub, repo, model, met
     assert (copied / "README.md").read_text() == kept
 
 
+def test_pull_request_to_a_branch_with_a_token(hub, copied):
+    options = {"revision": "dev", "create_pr": True, "token": "hf_other"}
+    commit = causalcxr.push_to_hub(copied, "owner/new", **options)
+    assert commit.pr_num == 1
+    assert hub.asked("POST")[-1] == "/api/models/owner/new/commit/dev"
+    assert hub.last == ("Bearer hf_other", "create_pr=1")
+
+
 def test_private_models_are_not_put_into_public_repositories(hub, repo, model):
     causalcxr.push_to_hub(model, "owner/new", private=True)
     assert hub.repos["owner/new"].private
+    assert "README.md" in hub.repos["owner/new"].files
     with pytest.raises(ValueError, match="'owner/repo' exists and is public"):
         causalcxr.push_to_hub(model, "owner/repo", private=True)
     assert len(repo) == 1

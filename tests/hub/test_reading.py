@@ -139,6 +139,8 @@ def test_folder_that_timm_wrote(tmp_path, name, images):
     loaded = causalcxr.create_model(tmp_path).eval()
     assert torch.equal(loaded(images), model(images))
     assert (loaded.label_names, loaded.calibration) == (("a", "b"), None)
+    with pytest.raises(ValueError, match="in this order: a, b"):
+        causalcxr.create_model(tmp_path, label_names=["b", "a"])
     (tmp_path / "model.safetensors").write_bytes(pickle.dumps(_Bomb()))
     with pytest.raises(ValueError, match=r"weights do not fit .* or use an undamaged file"):
         causalcxr.create_model(tmp_path)

@@ -25,7 +25,7 @@ def _bank(size=5, **kwargs):
     ("dtype", "bad"), [(torch.float32, float("nan")), (torch.float32, float("inf")), (torch.float16, 1e6)]
 )
 @pytest.mark.parametrize("size", [1, 4, 5])
-@pytest.mark.parametrize("lengths", [(3, 3, 3), (1, 1, 1, 1, 1, 1), (7, 2, 1), (2, 12, 3, 4), (5, 5), (0, 3, 0)])
+@pytest.mark.parametrize("lengths", [(3, 3, 3), (1, 1, 1, 1, 1, 1), (7, 2, 1), (2, 12, 3, 4), (5, 5), (0, 3, 0), (60,)])
 def test_the_newest_finite_features_are_kept(lengths, size, dtype, bad):
     """A weight of 0 would not make the others harmless: 0 times infinity is NaN. 1e6 is infinite in float16."""
     bank, seen = _bank(size, dtype=dtype), []

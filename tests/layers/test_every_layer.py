@@ -115,6 +115,8 @@ X = torch.zeros
 BAD = [
     (lambda: ACmix(3, 10, num_heads=4), ValueError, "10 and 4"),
     (lambda: ACmix(3, 4, num_heads=2, attn_kernel_size=4), ValueError, "odd"),
+    (lambda: ACmix(3, 4, kernel_size=2), ValueError, "7 and 2"),
+    (lambda: ACmix(3, 4, kernel_size=-1), ValueError, "7 and -1"),
     (lambda: ACmix(3, 4)(X(2, 4, 5, 5)), ValueError, r"C=3, but got \(2, 4, 5, 5\)"),
     (lambda: ACmix(3, 4)(X(3, 5, 5)), ValueError, "x must"),
     (lambda: ACmix(3, 4)(X(1, 3, 5, 5, dtype=torch.uint8)), TypeError, "x must"),
@@ -124,15 +126,20 @@ BAD = [
     (lambda: DisentangledCrossAttention(6, num_heads=3)(X(2, 4, 5), X(2, 5, 6)), ValueError, "query must"),
     (lambda: DisentangledCrossAttention(6, num_heads=3)(X(2, 4, 6), X(1, 5, 6)), ValueError, "key must"),
     (lambda: DisentangledCrossAttention(6, num_heads=3)(X(2, 4, 6), X(2, 5, 6), X(2, 4, 6)), ValueError, "value must"),
+    (lambda: DisentangledCrossAttention(6, num_heads=3)(X(2, 4, 6), X(2, 5, 6), X(1, 5, 6)), ValueError, "value must"),
     (lambda: CausalDecoder(3, 6, num_heads=2), ValueError, "multiple of 4"),
     (lambda: CausalDecoder(3, 8, depth=0), ValueError, "depth"),
     (lambda: CausalDecoder(3, 8)(X(1, 4, 2, 3)), ValueError, "features must"),
     (lambda: GroupLinear(3, 5)(X(2, 3, 4)), ValueError, "x must"),
+    (lambda: GroupLinear(3, 4)(X(2, 1, 4)), ValueError, "x must"),  # it would broadcast
     (lambda: GroupLinear(3, 4)([[1.0]]), TypeError, "x must"),
     (lambda: BackdoorIntervention(3, 4, combine="mul"), ValueError, "'cat'"),
     (lambda: BackdoorIntervention(3, 4)(X(2, 3, 5), X(2, 3, 4)), ValueError, "causal must"),
+    (lambda: BackdoorIntervention(3, 4)(X(2, 1, 4), X(2, 3, 4)), ValueError, "causal must"),
     (lambda: BackdoorIntervention(3, 4)(X(2, 3, 4), X(5, 2, 4)), ValueError, "confounders must"),
     (lambda: ConfounderBank(0, 2, 3), ValueError, "positive"),
+    (lambda: ConfounderBank(5, 2, 3).update(X(4, 1, 3)), ValueError, "features must"),
+    (lambda: ConfounderBank(5, 2, 3).update(X(4, 2, 1)), ValueError, "features must"),
 ]
 
 

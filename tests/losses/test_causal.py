@@ -100,3 +100,8 @@ def test_nobody_to_borrow_from_costs_nothing(partners):
     loss = CausalLoss(partners=partners)
     for number, prior in ((0, None), (0, torch.zeros(0)), (4, torch.zeros(4))):
         assert loss(_output(number), TARGETS, prior=prior)["bd"].item() == 0
+
+
+def test_random_partners_need_probabilities_too():
+    with pytest.raises(ValueError, match=r"sum \[4.0"):
+        CausalLoss(partners="random")(_output(), TARGETS, prior=torch.ones(4))

@@ -54,7 +54,8 @@ def test_label_without_known_targets_is_nan_and_named():
 
 
 @pytest.mark.parametrize(
-    ("probabilities", "n_bins", "given"), [([-2.5, 4], 15, "-2.5 to 4"), ([0.5, 0.5], 0, "0"), ([0.5, 0.5], 2.5, "2.5")]
+    ("probabilities", "n_bins", "given"),
+    [([-2.5, 1], 15, "-2.5 to 1"), ([0, 4], 15, "0 to 4"), ([0.5, 0.5], 0, "0"), ([0.5, 0.5], 2.5, "2.5")],
 )
 def test_bad_inputs_are_refused(probabilities, n_bins, given):
     with pytest.raises(ValueError, match=given):

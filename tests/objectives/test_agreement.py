@@ -106,15 +106,15 @@ def test_layers_before_the_objective_are_trained():
 
 def test_evaluation_no_gradients_and_a_batch_of_one_have_the_first_view_alone():
     model, images, targets = Linear(torch.rand(1, 16, 16)), torch.rand(3, 1, 16, 16), torch.zeros(3, 1)
-    objective = AgreementObjective(model)
-    one = objective(images[:1], targets[:1])
+    objective = AgreementObjective(model, criterion=AsymmetricLoss())
+    one = objective(images[:1], targets[:1], weight=torch.full((1, 1), 0.5))
     with torch.no_grad():
         without_gradients = objective(images, targets)
     evaluated = objective.eval()(images, targets)
     assert len(model.given) == 3
     assert one["agreement"] == without_gradients["agreement"] == evaluated["agreement"] == 0
-    torch.testing.assert_close(one["loss"], classification_loss(model(images[:1]), targets[:1]))
-    torch.testing.assert_close(evaluated["loss"], classification_loss(model(images), targets))
+    torch.testing.assert_close(one["loss"], asymmetric_loss(model(images[:1]), targets[:1]) / 2)
+    torch.testing.assert_close(evaluated["loss"], asymmetric_loss(model(images), targets))
 
 
 def _train(rank):

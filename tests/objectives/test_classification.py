@@ -27,5 +27,6 @@ def test_every_parameter_that_trains_has_a_gradient():
     assert all(parameter.requires_grad for parameter in model.head.causal_classifier.parameters())
     causalcxr.CausalObjective(model)  # unfreezes them, but nothing that the caller froze
     assert all(parameter.requires_grad for parameter in model.head.parameters())
-    causalcxr.CausalObjective(model.requires_grad_(False))
+    for objective in (ClassificationObjective, causalcxr.CausalObjective):
+        objective(model.requires_grad_(False))
     assert not any(parameter.requires_grad for parameter in model.parameters())
