@@ -127,6 +127,7 @@ def test_items_by_index_are_the_callers_own(correlation):
         ({"images": []}, "empty"),
         ({"targets": [0, 1, 1]}, r"\(4,\)"),
         ({"targets": [0, 1, 0, np.nan]}, "nan"),
+        ({"targets": np.zeros((4, 2))}, r"\(4, 2\)"),
     ],
 )
 def test_bad_arguments_are_refused(kwargs, match):

@@ -97,6 +97,7 @@ def test_what_cannot_be_drawn_ends_before_the_work(run, images, tmp_path, monkey
         (["--heatmap", images / "a.png"], str(images / "a.png")),
         (["--heatmap", tmp_path, "--finding", "Massa"], "unknown finding Massa; the model has Atelectasis"),
         (["--finding", "Mass"], "need --heatmap DIR"),
+        (["--attention"], "need --heatmap DIR"),
     ]:
         code, out, err = run("predict", images, *arguments)
         assert (code, out) == (2, "")

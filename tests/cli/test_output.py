@@ -24,7 +24,7 @@ def paths_in(file):
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_a_run_that_was_killed_goes_on(run, images, tmp_path, suffix):
     """Wherever its last row broke off, also within a name of several lines. A complete file gets no row."""
-    paths, file = [tmp_path / f'{number}"\n\r.png' for number in range(3)], tmp_path / f"scores{suffix}"
+    paths, file = [tmp_path / f'{number}"\n\r.png' for number in range(3)], tmp_path / "a" / "b" / f"scores{suffix}"
     for path in paths:
         path.symlink_to(images / "a.png")
     assert run("predict", *paths, "--output", file) == (0, "", f"wrote 3 rows to {file}\n")
@@ -72,6 +72,23 @@ def test_rows_of_other_weights_are_not_mixed(run, images, folder, calibrated, tm
     assert (code, "its rows come from the model" in err, file.read_bytes()) == (2, True, before)
     assert run(*command, calibrated if thresholds else folder)[0] == 0  # the same model elsewhere
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_rows_with_other_labels_are_not_mixed(run, images, folder, tmp_path, suffix):
+    shutil.copytree(folder, tmp_path / "model")
+    command, config = ["predict", images, "--output", tmp_path / f"scores.{suffix}", "--model"], "model/config.json"
+    assert run(*command, folder)[0] == 0
+    (tmp_path / config).write_text((tmp_path / config).read_text().replace("Mass", "Lump"))
+    code, _, err = run(*command, tmp_path / "model")
+    assert (code, "it has other columns than this model would write" in err) == (2, True)
+
+
+def test_a_bad_file_beside_rows_of_an_earlier_run_is_1(run, images, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    for there in (0, 1):
+        code, _, err = run("predict", images / "a.png", tmp_path / "bad.png", "--output", tmp_path / "scores.csv")
+        assert (code, f"wrote {1 - there} rows" in err) == (1, True)
 
 
 @pytest.mark.parametrize(

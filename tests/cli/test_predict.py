@@ -76,6 +76,18 @@ def test_no_image_that_can_be_scored_is_2(run, tmp_path):
     assert run("predict", tmp_path / "*.dcm") == (2, "", said)
 
 
+def test_a_model_without_weights_is_refused(run, images):
+    code, out, err = run("predict", images, "--model", "causal_test_resnet")
+    assert (code, out, "error: cannot load the model causal_test_resnet: " in err) == (2, "", True)
+
+
+def test_batch_size_and_workers_go_to_predict(run, images, monkeypatch):
+    given = []
+    monkeypatch.setattr(cli, "score", lambda *_, **options: given.append(options) or ())
+    run("predict", images, "--batch-size=3", "--workers=5")
+    assert given == [{"batch_size": 3, "workers": 5}]
+
+
 def test_warnings_name_the_file_once(run, images, tmp_path):
     Image.open(images / "a.png").resize((40, 40)).save(tmp_path / "small.png")
     err = run("predict", tmp_path / "small.png", "--heatmap", tmp_path / "maps")[2]
@@ -123,16 +135,17 @@ def test_images_of_a_folder_are_known_by_ending_or_content(tmp_path, monkeypatch
     (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
     assert cli.find_images([str(tmp_path)]) == ([], [f"no images in {tmp_path}"])
     assert cli.find_images([str(tmp_path / "notes.txt")]) == ([tmp_path / "notes.txt"], [])  # named, so it is tried
-    dicom, broken = tmp_path / "1.2.840.113", tmp_path / "to_nothing.png"
+    dicom, upper, broken = tmp_path / "1.2.840.113", tmp_path / "A.JPG", tmp_path / "to_nothing.png"
     dicom.write_bytes(bytes(128) + b"DICM")
+    upper.touch()
     broken.symlink_to(tmp_path / "absent")  # tried, to report the error
-    assert cli.find_images([str(tmp_path)]) == ([dicom, broken], [])
+    assert cli.find_images([str(tmp_path)]) == ([dicom, upper, broken], [])
 
     def refuse(*args):
         raise PermissionError
 
     monkeypatch.setattr(Path, "open", refuse)  # not skipped, so that reading it reports the error
-    assert cli.find_images([str(tmp_path)]) == ([dicom, tmp_path / "notes.txt", broken], [])
+    assert cli.find_images([str(tmp_path)]) == ([dicom, upper, tmp_path / "notes.txt", broken], [])
 
 
 def test_a_folder_that_cannot_be_listed_is_reported(images, monkeypatch):
