@@ -172,10 +172,10 @@ def _fit_temperature(margins: FloatArray) -> float:
 
 def _fit_threshold(probabilities: FloatArray, labels: FloatArray, criterion: str) -> float | None:
     """Return the best threshold for one label, or None if there is none."""
+    if not len(labels):
+        return None
     num_positives = int(labels.sum())
     num_negatives = len(labels) - num_positives
-    if not num_positives or not num_negatives:
-        return None
     values, index = np.unique(probabilities, return_inverse=True)
     # Counts of images at or above each value.
     hits, alarms = (np.bincount(index, labels == kind)[::-1].cumsum()[::-1] for kind in (1, 0))
@@ -183,7 +183,7 @@ def _fit_threshold(probabilities: FloatArray, labels: FloatArray, criterion: str
         quality = hits * num_negatives - alarms * num_positives  # J times both counts: integers tie exactly
     else:
         quality = 2 * hits / (hits + alarms + num_positives)
-    if quality.max() <= quality[0]:  # that of marking every image
+    if quality.max() <= quality[0]:  # that of marking every image; also with one class
         return None
     best = len(values) - 1 - int(quality[::-1].argmax())
     below = values[best - 1]

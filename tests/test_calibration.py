@@ -1,5 +1,8 @@
 """`Calibration`: temperature and thresholds against an exhaustive search, and inputs that cannot be fitted."""
 
+import dataclasses
+import json
+import warnings
 from contextlib import nullcontext
 
 import numpy as np
@@ -80,8 +83,13 @@ def test_neighbouring_probabilities_are_kept_apart():
 
 @pytest.mark.parametrize(
     ("criterion", "column"),
-    [("f1", [0, 0, 0, np.nan]), ("f1", [1, np.nan, 1, 1]), ("youden", [0, 1, 1, 0]), ("f1", [0, 1, 0, 0])],
-    ids=["all negative", "all positive", "no better J than that of marking all", "no better F1"],
+    [
+        pytest.param("f1", [np.nan] * 4, id="all unknown"),
+        pytest.param("f1", [0, 0, 0, np.nan], id="all negative"),
+        pytest.param("f1", [1, np.nan, 1, 1], id="all positive"),
+        pytest.param("youden", [0, 1, 1, 0], id="no better J than that of marking all"),
+        pytest.param("f1", [0, 1, 0, 0], id="no better F1"),
+    ],
 )
 def test_labels_without_a_threshold_are_named(criterion, column):
     logits = np.array([[-2.0, 0.2, 0.3], [1.0, -0.2, 0.1], [-1.5, 0.1, 0.2], [2.0, 0.3, 0.6]])
@@ -121,6 +129,13 @@ def test_probabilities_are_in_float32_at_least(given, expected):
     assert calibration.positives(logits).tolist() == [[False, True], [True, True]]  # at the threshold as well
 
 
+def test_numbers_of_numpy_are_stored_as_those_of_python():
+    calibration = Calibration(np.float32(1.5), np.array([0.25, 1], dtype=np.float32))
+    assert json.loads(json.dumps(dataclasses.asdict(calibration))) == {"temperature": 1.5, "thresholds": [0.25, 1.0]}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        calibration.temperature = 2.0
+
+
 @pytest.mark.parametrize("temperature", [0, float("nan"), float("inf"), "1.5", [1.0]])
 def test_temperatures_that_are_none(temperature):
     with pytest.raises(ValueError, match="temperature must be a positive number"):
@@ -152,6 +167,15 @@ def test_logits_like_probabilities_are_fitted_with_a_warning():
     with pytest.warns(UserWarning, match="scores before the sigmoid"):
         calibration = Calibration.fit([[0.4], [0.2], [0.3], [0.1]], [[1], [0], [1], [0]])
     assert calibration.positives([[0.35], [0.15]]).tolist() == [[True], [False]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Calibration.fit([[0.4], [0.2], [0.3], [1.2]], [[1], [0], [1], [1]])
+        Calibration.fit([[0.4], [0.2], [0.3], [-0.1]], [[1], [0], [1], [0]])
+
+
+def test_an_unknown_criterion_is_refused():
+    with pytest.raises(ValueError, match="criterion must be one of 'youden', 'f1'"):
+        Calibration.fit([0.5, 1.5], [0, 1], criterion="accuracy")
 
 
 def test_probabilities_in_a_compiled_graph():

@@ -93,12 +93,16 @@ def test_names_come_from_weights_or_from_the_caller(folder, tmp_path):
         other.label_names = list(range(14))
 
 
-def test_calibration_goes_when_the_weights_change(folder, images, tmp_path, caplog):
+@pytest.mark.parametrize("plain", [False, True])
+def test_calibration_goes_when_the_weights_change(folder, plain, images, tmp_path, caplog):
+    if plain:
+        folder, model = tmp_path / "plain", timm.create_model("test_resnet", num_classes=14)
+        causalcxr.save_pretrained(model, folder, calibration=Calibration(1.5, [0.25] * 14))
     model = causalcxr.create_model(folder, label_names=NIH_LABELS).to(memory_format=torch.channels_last)
     causalcxr.save_pretrained(model, tmp_path / "same")
     assert causalcxr.create_model(tmp_path / "same").calibration == model.calibration == Calibration(1.5, [0.25] * 14)
     assert caplog.records == []
-    optimizer = torch.optim.SGD(model.backbone.parameters(), lr=1e-4)  # the head is unchanged
+    optimizer = torch.optim.SGD([next(model.parameters())], lr=1e-4)  # in the backbone; the head is unchanged
     model(images).sum().backward()
     optimizer.step()
     with caplog.at_level(logging.WARNING, "causalcxr"):
