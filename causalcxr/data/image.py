@@ -99,11 +99,9 @@ def resize_image(image: torch.Tensor, size: int | tuple[int, int]) -> torch.Tens
     `read_image(path, size=size)` are bitwise equal.
     """
     height, width = height_and_width(size)
-    image = image.detach().float().cpu()
-    if image.shape[1:] == (height, width):
-        return image
     # In float, so that 8-bit and 16-bit files of the same radiograph stay equal; this is as fast as 8 bits.
-    resized = Image.fromarray(image[0].numpy()).resize((width, height), Image.Resampling.BILINEAR)
+    grey = Image.fromarray(image[0].detach().float().cpu().numpy())
+    resized = grey.resize((width, height), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(resized).clip(0, 1)).unsqueeze(0)  # the weights sum to 1 up to rounding
 
 
@@ -163,7 +161,7 @@ def _pillow_values(image: Image.Image, name: str = "that was given") -> npt.NDAr
         return np.divide(np.asarray(grey), np.float32(255), dtype=np.float32)
     bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     unsigned = upright.mode in ("I;16", "I;16B") or (upright.mode == "I" and not tags)  # TIFF: signed, or 32 bits
-    if not unsigned or bits not in (12, 16):
+    if not unsigned:
         raise ValueError(
             f"pixels of mode {upright.mode!r} have an unsupported type or depth; save it as 8-bit or 16-bit grey"
         )
