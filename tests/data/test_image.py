@@ -104,6 +104,13 @@ def test_a_photograph_warns_and_coloured_marks_do_not(tmp_path, grey):
     assert len(said) == 1
 
 
+def test_a_preview_within_a_jpeg_is_no_second_page(tmp_path, grey):
+    image = Image.fromarray(grey)
+    image.save(tmp_path / "one.jpg")
+    image.save(tmp_path / "two.jpg", format="MPO", save_all=True, append_images=[image.resize((8, 8))])
+    assert torch.equal(read_image(tmp_path / "two.jpg"), read_image(tmp_path / "one.jpg"))
+
+
 def test_one_and_sixteen_bits_are_kept(tmp_path):
     values = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
     for name, kind in (("image.png", "<u2"), ("big_endian.tif", ">u2")):

@@ -112,6 +112,10 @@ def test_calibration_goes_when_the_weights_change(folder, plain, images, tmp_pat
     model.calibration = Calibration(2.0, [0.5] * 14)  # fitted again
     causalcxr.save_pretrained(model, tmp_path / "again")
     assert causalcxr.create_model(tmp_path / "again").calibration == Calibration(2.0, [0.5] * 14)
+    if not plain:  # for plain models, setting the attribute leaves no record
+        optimizer.step()
+        causalcxr.save_pretrained(model, tmp_path / "trained on")
+        assert causalcxr.create_model(tmp_path / "trained on").calibration is None
 
 
 @pytest.mark.parametrize(
@@ -125,6 +129,9 @@ def test_calibration_goes_when_the_weights_change(folder, plain, images, tmp_pat
     ],
 )
 def test_descriptions_that_do_not_fit(model, tmp_path, options, error, message):
+    if calibration := options.get("calibration"):
+        with pytest.raises(error, match=message):
+            model.calibration = calibration
     with pytest.raises(error, match=message):
         causalcxr.save_pretrained(model, tmp_path / "saved", **options)
     assert not (tmp_path / "saved").exists()

@@ -36,7 +36,8 @@ def test_weights_from_a_file(weights, tmp_path, in_chans):
 
 
 @pytest.mark.parametrize(
-    ("name", "native", "asked"), [("resnet18", 32, 4), ("densenet121", 32, 64), ("vit_small_patch16_224", 16, 8)]
+    ("name", "native", "asked"),
+    [("resnet18", 32, 4), ("densenet121", 32, 4), ("densenet121", 32, 64), ("vit_small_patch16_224", 16, 8)],
 )
 def test_stride_that_cannot_be_had(name, native, asked):
     message = f"a stride of {native} pixels and cannot be built with output_stride={asked}"

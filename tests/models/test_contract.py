@@ -84,6 +84,7 @@ def test_intermediate_maps_are_those_of_feature_info(model):
         model.get_submodule(info["module"])
     last = model.forward_intermediates(_images(96, 160), indices=1, intermediates_only=True)
     torch.testing.assert_close(last, maps[-1:])
+    torch.testing.assert_close(model.forward_intermediates(_images(96, 160), indices=[0]), (final, maps[:1]))
 
 
 def test_layers_after_the_deepest_index_can_be_dropped(model):
@@ -94,6 +95,9 @@ def test_layers_after_the_deepest_index_can_be_dropped(model):
     assert other.num_classes == 0
     assert sum(p.numel() for p in other.backbone.parameters()) < sum(p.numel() for p in model.backbone.parameters())
     torch.testing.assert_close(other.forward_intermediates(_images(), kept, intermediates_only=True), maps[:1])
+    other = copy.deepcopy(model)
+    other.prune_intermediate_layers(1, prune_head=False)  # the deepest index is the last
+    torch.testing.assert_close(other(_images()), model(_images()))
 
 
 def test_layers_are_grouped_as_the_backbone_groups_them(model):
