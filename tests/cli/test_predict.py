@@ -108,7 +108,8 @@ def test_a_name_may_be_any_bytes(run, images, tmp_path, monkeypatch):
         assert run("predict", tmp_path / odd / odd)[0] == 0
     assert os.fsencode(tmp_path / odd / odd) in strict.buffer.getvalue()
     run("predict", tmp_path / odd / "a.png", images / "more", "--output", table)
-    (tmp_path / "labels.csv").write_text("path,Mass\nb.png,1\na.png,0\n")
+    rows = (f"{name}{f',{label}' * len(NIH_LABELS)}" for name, label in (("b.png", 1), ("a.png", 0)))
+    (tmp_path / "labels.csv").write_text("\n".join([",".join(["path", *NIH_LABELS]), *rows]))
     code, _, err = run("evaluate", table, tmp_path / "labels.csv")
     assert (code, "threshold" in err) == (0, False)  # columns of the table, but no labels
 
