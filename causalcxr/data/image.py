@@ -99,9 +99,11 @@ def resize_image(image: torch.Tensor, size: int | tuple[int, int]) -> torch.Tens
     `read_image(path, size=size)` are bitwise equal.
     """
     height, width = height_and_width(size)
+    image = image.detach().float().cpu()
+    if image.shape[1:] == (height, width):  # the rest would take as long as reading the file
+        return image
     # In float, so that 8-bit and 16-bit files of the same radiograph stay equal; this is as fast as 8 bits.
-    grey = Image.fromarray(image[0].detach().float().cpu().numpy())
-    resized = grey.resize((width, height), Image.Resampling.BILINEAR)
+    resized = Image.fromarray(image[0].numpy()).resize((width, height), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(resized).clip(0, 1)).unsqueeze(0)  # the weights sum to 1 up to rounding
 
 
