@@ -53,9 +53,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         repos = self.server.repos
-        self.server.last = self.headers.get("Authorization"), urlsplit(self.path).query
         if path != "/api/agent-harnesses":  # asked for by the client at most once a day
             self.server.requests.append((self.command, path))
+            self.server.last = self.headers.get("Authorization"), urlsplit(self.path).query
         match path.strip("/").split("/"):
             case [owner, name, "resolve", revision, *file] if f"{owner}/{name}" in repos:
                 self.resolve(repos[f"{owner}/{name}"], revision, "/".join(file))
